@@ -1,0 +1,36 @@
+"""The errors that users can meet, in one hierarchy, and how a command reports them.
+
+Every message says what was given, what was expected and what to do instead.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2
+
+
+class ReSearchError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class UserError(ReSearchError):
+    """An input that cannot be used: a flag, a file, a config value, an address. Commands exit with code 2."""
+
+
+class SearchError(ReSearchError):
+    """A search that got no answer from the retrieval server, after every allowed attempt."""
+
+
+def exit_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Make a command's `main` print a `UserError` as one line on stderr and return exit code 2."""
+
+    @functools.wraps(main)
+    def guarded(*args: object, **kwargs: object) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+
+    return guarded
