@@ -1,0 +1,32 @@
+"""One retrieved passage, in the shape of a FlashRAG corpus line.
+
+A corpus line is `{"id", "contents"}`, where `contents` is the title in double quotes, a line break, and the text.
+Passages that do not follow the convention are legal: their first line is the title all the same.
+Does not cover: reading a corpus (corpus.py), scores (they travel beside documents, never inside).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A passage: `id` and `contents` are kept exactly as the corpus holds them.
+
+    >>> document = Document(id="7", contents='"Zhou dynasty"\\nIt lasted longest.\\nIt ended in 256 BC.')
+    >>> document.title, document.text
+    ('Zhou dynasty', 'It lasted longest.\\nIt ended in 256 BC.')
+    """
+
+    id: str
+    contents: str
+
+    @property
+    def title(self) -> str:
+        """The first line, without the pair of quotes around it (a lone quote stays)."""
+        line = self.contents.partition("\n")[0]
+        return line[1:-1] if len(line) >= 2 and line[0] == line[-1] == '"' else line
+
+    @property
+    def text(self) -> str:
+        """Everything after the first line break; empty where there is none."""
+        return self.contents.partition("\n")[2]
