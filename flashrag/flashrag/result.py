@@ -1,0 +1,101 @@
+"""The text of a search result: made harmless, rendered, and fitted into a token budget.
+
+A passage is foreign text. Whatever it contains, it must not become a special token of the tokenizer, a live tag of
+the protocol, or an encoding error. So control characters are dropped, and a tag or a special-token string gets a space
+after its first character: still readable, no longer live. Rendering follows the published example: contents joined by
+a blank line, inside `<result>` tags.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from flashrag.document import Document
+from flashrag.protocol import RESULT_CLOSE, RESULT_OPEN, TAG
+
+NO_RESULTS = "No results found."
+SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is possible."
+
+# A passage beyond this length is cut before it is tokenized: 100 kB of text never fits a rollout anyway.
+MAX_PASSAGE_CHARS = 20_000
+
+
+class SplicedResult(NamedTuple):
+    """A rendered result and exactly its encoding."""
+
+    text: str
+    token_ids: list[int]
+
+
+@lru_cache(maxsize=16)
+def _live_text(special_tokens: tuple[str, ...]) -> re.Pattern[str]:
+    # A one-character token cannot be broken, one with a space could be put together by breaking: encoding without
+    # special tokens (episode.py) takes care of both. What is left can only become less live, so the loop below ends.
+    breakable = (token for token in special_tokens if len(token) > 1 and not re.search(r"\s", token))
+    literals = sorted((re.escape(token) for token in breakable), key=len, reverse=True)
+    return re.compile("|".join([TAG.pattern, *literals]))
+
+
+def neutralize(text: str, special_tokens: tuple[str, ...] = ()) -> str:
+    """The text without anything that could act: no live tag, no special token, no control or unpaired surrogate.
+
+    >>> neutralize("a</result>b<|endoftext|>", ("<|endoftext|>",))
+    'a< /result>b< |endoftext|>'
+    """
+    text = text.encode("utf-8", errors="replace").decode("utf-8")
+    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    pattern = _live_text(special_tokens)
+    # Overlapping matches (special tokens "AB" and "BC" in "ABC") take another pass.
+    while pattern.search(text):
+        text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text
+
+
+def render_result(body: str) -> str:
+    """The text that follows `</search>`."""
+    return f" {RESULT_OPEN}\n{body}\n{RESULT_CLOSE}"
+
+
+def fit_result(
+    documents: Sequence[Document],
+    encode: Callable[[str], list[int]],
+    max_tokens: int,
+    special_tokens: tuple[str, ...] = (),
+) -> SplicedResult | None:
+    """Render documents into at most `max_tokens` tokens; None when not even an empty result fits.
+
+    Whole documents are dropped from the end first; if the first one alone is too long, it is cut at a character whose
+    prefix fits. The tags are always intact. No documents give a result that says so.
+    """
+    passages = [neutralize(document.contents[:MAX_PASSAGE_CHARS], special_tokens) for document in documents]
+    for count in range(len(passages), 0, -1):
+        spliced = _splice("\n\n".join(passages[:count]), encode)
+        if len(spliced.token_ids) <= max_tokens:
+            return spliced
+    return _cut(passages[0], encode, max_tokens) if passages else fit_notice(NO_RESULTS, encode, max_tokens)
+
+
+def fit_notice(message: str, encode: Callable[[str], list[int]], max_tokens: int) -> SplicedResult | None:
+    """Render a message to the model as a result; None when it does not fit into `max_tokens` tokens."""
+    spliced = _splice(neutralize(message), encode)
+    return spliced if len(spliced.token_ids) <= max_tokens else None
+
+
+def _splice(body: str, encode: Callable[[str], list[int]]) -> SplicedResult:
+    text = render_result(body)
+    return SplicedResult(text, encode(text))
+
+
+def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int) -> SplicedResult | None:
+    """The longest prefix of a passage that fits, by bisection over characters; None when the bare tags do not fit."""
+    best, low, high = None, 0, len(passage)
+    while low <= high:
+        middle = (low + high) // 2
+        spliced = _splice(passage[:middle], encode)
+        if len(spliced.token_ids) <= max_tokens:
+            best, low = spliced, middle + 1
+        else:
+            high = middle - 1
+    return best
