@@ -143,6 +143,10 @@ class Episode:
 class InvariantViolation(ReSearchError):
     """An episode that is not token-exact: a bug of ours, never of the user or the model."""
 
+    def __init__(self, message: str, episode: Episode):
+        super().__init__(message)
+        self.episode = episode
+
 
 class EpisodeCodec:
     """How an episode reads and writes tokens with one tokenizer."""
@@ -256,26 +260,29 @@ async def _answer_search(
 
 def check_invariants(episode: Episode, codec: EpisodeCodec) -> None:
     """Raise `InvariantViolation` unless ids, mask and log-probabilities agree and every splice is harmless."""
-    length = len(episode.response_ids)
-    if len(episode.loss_mask) != length or (episode.log_probs and len(episode.log_probs) != length):
-        raise InvariantViolation(
-            f"{length} response ids, {len(episode.loss_mask)} mask values, {len(episode.log_probs)} log-probabilities"
-        )
+    violation = _misalignment(episode) or next(
+        filter(None, (_splice_fault(s, codec) for s in episode.segments if s.source is Source.RESULT)), None
+    )
+    if violation:
+        raise InvariantViolation(violation, episode)
+
+
+def _misalignment(episode: Episode) -> str | None:
+    ids, mask, log_probs = len(episode.response_ids), len(episode.loss_mask), len(episode.log_probs)
+    if mask != ids or log_probs not in (0, ids):
+        return f"{ids} response ids, {mask} mask values, {log_probs} log-probabilities"
     sources = [segment.source for segment in episode.segments]
     if any(source is not (Source.RESULT if index % 2 else Source.MODEL) for index, source in enumerate(sources)):
-        raise InvariantViolation(f"model and result segments do not alternate: {sources}")
-    for segment in episode.segments:
-        if segment.source is Source.RESULT:
-            _check_splice(segment, codec)
+        return f"model and result segments do not alternate: {sources}"
+    return None
 
 
-def _check_splice(segment: Segment, codec: EpisodeCodec) -> None:
+def _splice_fault(segment: Segment, codec: EpisodeCodec) -> str | None:
     if list(segment.token_ids) != codec.encode_text(segment.text):
-        raise InvariantViolation(f"spliced ids are not the encoding of the rendered result {segment.text!r}")
+        return f"spliced ids are not the encoding of the rendered result {segment.text!r}"
     special = codec.special_ids.intersection(segment.token_ids)
     if special:
-        raise InvariantViolation(f"special tokens {sorted(special)} in the spliced result {segment.text!r}")
+        return f"special tokens {sorted(special)} in the spliced result {segment.text!r}"
     decoded = codec.tokenizer.decode(list(segment.token_ids), skip_special_tokens=False)
     tags = [tag[0] for tag in TAG.finditer(decoded)]
-    if tags != [RESULT_OPEN, RESULT_CLOSE]:
-        raise InvariantViolation(f"live tags {tags} in the spliced result {decoded!r}")
+    return None if tags == [RESULT_OPEN, RESULT_CLOSE] else f"live tags {tags} in the spliced result {decoded!r}"

@@ -1,0 +1,104 @@
+"""The client of the retrieval server: pooled, bounded in time and attempts, one typed error at the end.
+
+Transport errors, 429 and 5xx are tried again with jittered back-off; any other answer is final at once. What cannot be
+had raises `SearchError`: never None, never an empty list in its place.
+"""
+
+from typing import Any, Self
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from flashrag.document import Document
+from flashrag.errors import SearchError, UserError
+
+
+class _Retryable(SearchError):
+    """A failure that another attempt may mend."""
+
+
+class RetrievalClient:
+    """Searches one retrieval server; safe for any number of coroutines of one event loop."""
+
+    def __init__(
+        self, url: str, *, top_n: int = 5, timeout_s: float = 30.0, max_attempts: int = 5, max_connections: int = 256
+    ):
+        self.url = check_search_url(url)
+        self.top_n = top_n
+        self._max_attempts = max_attempts
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            timeout=httpx.Timeout(timeout_s, pool=None),
+            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+        )
+
+    async def search(self, query: str) -> list[Document]:
+        """The `top_n` documents for a query, best first. Raises `SearchError`."""
+        payload = await self._post("/search", {"query": query, "top_n": self.top_n})
+        try:
+            return [Document(id=str(item["id"]), contents=item["contents"]) for item in payload]
+        except (TypeError, KeyError) as error:
+            raise SearchError(
+                f"{self.url}/search answered {str(payload)[:200]!r}; expected a list of objects with id and contents"
+            ) from error
+
+    async def _post(self, route: str, body: dict[str, Any]) -> Any:
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(_Retryable),
+            wait=wait_random_exponential(multiplier=0.25, max=10.0),
+            stop=stop_after_attempt(self._max_attempts),
+            retry_error_callback=_raise_last,
+        )
+        return await attempts(self._post_once, route, body)
+
+    async def _post_once(self, route: str, body: dict[str, Any]) -> Any:
+        try:
+            response = await self._http.post(route, json=body)
+        except httpx.TransportError as error:
+            raise _Retryable(f"{self.url}{route} cannot be reached: {error or type(error).__name__}") from error
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error:
+            raise _Retryable(f"{self.url}{route} answered {response.status_code}: {response.text[:200]}")
+        if not response.is_success:
+            raise SearchError(f"{self.url}{route} answered {response.status_code}: {response.text[:200]}")
+        try:
+            return response.json()
+        except ValueError as error:
+            raise SearchError(f"{self.url}{route} answered no JSON: {response.text[:200]!r}") from error
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _raise_last(state: RetryCallState) -> None:
+    assert state.outcome is not None, "called after an attempt"
+    last = state.outcome.exception()
+    raise SearchError(f"{last} (gave up after {state.attempt_number} attempts)") from last
+
+
+def check_search_url(url: str) -> str:
+    """The address without a trailing slash; raises `UserError` when it is no http(s) address."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UserError(f"search_url={url!r} is no address ({error}); expected e.g. http://127.0.0.1:8000") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UserError(f"search_url={url!r} is no http address; expected e.g. http://127.0.0.1:8000")
+    return url.rstrip("/")
+
+
+def check_server(url: str, *, timeout_s: float = 5.0) -> None:
+    """Raise `UserError` unless a healthy retrieval server answers at `url`."""
+    url = check_search_url(url)
+    remedy = "start one with: python rag_serving/serving.py --config rag_serving/serving_config.yaml --port P"
+    try:
+        response = httpx.get(f"{url}/health", timeout=timeout_s)
+    except httpx.TransportError as error:
+        raise UserError(f"no retrieval server answers at search_url={url} ({error}); {remedy}") from error
+    if not response.is_success:
+        raise UserError(f"search_url={url}/health answered {response.status_code}, expected 200; {remedy}")
