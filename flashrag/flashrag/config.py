@@ -1,0 +1,110 @@
+"""Configuration under FlashRAG's keys: a YAML file with a dict on top, and validation into a typed model.
+
+`Config` is the mapping that FlashRAG's users know. Where a caller knows its keys (the server, evaluation), `validated`
+turns such a mapping into a frozen pydantic model and refuses the rest. Light: no torch, no faiss.
+Does not cover: default values (each model states its own), command-line flags.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flashrag.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Config(Mapping[str, Any]):
+    """The keys of `config_file_path` overlaid with `config_dict`; read as items or as attributes.
+
+    As in FlashRAG, an item that is not set reads as None. An attribute that is not set raises AttributeError.
+    With `known_keys`, any other key is refused.
+
+    >>> config = Config(config_dict={"retrieval_topk": 5})
+    >>> config.retrieval_topk, config["retrieval_topk"], config["index_path"]
+    (5, 5, None)
+    """
+
+    def __init__(
+        self,
+        config_file_path: str | Path | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        known_keys: Iterable[str] | None = None,
+    ) -> None:
+        self._values: dict[str, Any] = {
+            **(read_yaml_mapping(Path(config_file_path)) if config_file_path is not None else {}),
+            **(config_dict or {}),
+        }
+        if known_keys is not None:
+            known = sorted(known_keys)
+            for key in self._values:
+                if key not in known:
+                    raise UserError(f"unknown config key {key!r}{suggestion(key, known)}")
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def __getattr__(self, key: str) -> Any:
+        # Only called for names that are no real attribute; `_values` is missing while the object is being unpickled.
+        if key != "_values" and key in self._values:
+            return self._values[key]
+        raise AttributeError(f"config key {key!r} is not set")
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Config({sorted(self._values)})"  # keys only: values may hold API keys
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """The top-level mapping of a YAML file; raises UserError for a file that is missing, unreadable or something else."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"config file not found: {path}; give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config file {path} is not valid YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"config file {path} holds {type(content).__name__}; expected `key: value` lines with text keys")
+    return content
+
+
+def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """`values` as a `model`; raises UserError naming `source`, the key, the value given and what was expected."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key {key!r}{suggestion(key, model.model_fields)}"
+        elif problem["type"] == "missing":
+            message = f"{key} is not set; give it a value"
+        elif not key:  # a rule over several keys: its own text says it all
+            message = problem["msg"].removeprefix("Value error, ")
+        else:
+            message = f"{key}: {problem['input']!r} was given; {problem['msg'].removeprefix('Value error, ')}"
+        raise UserError(f"{source}: {message}") from error
+
+
+def suggestion(key: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for the nearest known key, else the list of known keys."""
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"

@@ -1,0 +1,152 @@
+"""A corpus of passages: FlashRAG's jsonl, read once into an Arrow file and memory-mapped from there.
+
+The Arrow file is a cache named after the SHA-256 of the jsonl, so a changed corpus can never be served from an old
+cache. It lives beside the index; where that folder cannot be written (a read-only volume), it goes into a temporary
+folder that is removed when the process ends. Fields other than `id` and `contents` are dropped.
+Does not cover: compressed corpora (decompress first), images.
+"""
+
+import atexit
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.ipc
+
+from flashrag.document import Document
+from flashrag.errors import UserError
+from flashrag.staging import staged
+
+EXPECTED_LINE = '{"id": "…", "contents": "\\"Title\\"\\ntext"}'
+SCHEMA = pa.schema([("id", pa.string()), ("contents", pa.string())])
+ROWS_PER_BATCH = 8192
+BYTES_PER_BATCH = 64 << 20  # an Arrow string column holds 2 GiB at most; passages can be long
+HASH_BLOCK_BYTES = 1 << 20
+CACHE_FOLDER = "corpus_cache"
+
+
+class Corpus:
+    """The passages of one jsonl file by row number; `sha256` is the fingerprint of that file."""
+
+    def __init__(self, path: Path, sha256: str, table: pa.Table) -> None:
+        self.path = path
+        self.sha256 = sha256
+        self._ids = table.column("id")
+        self._contents = table.column("contents")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, row: int) -> Document:
+        if not 0 <= row < len(self):  # -1 is faiss's padding and must never become the last passage
+            raise IndexError(f"row {row} of a corpus of {len(self)} passages")
+        return Document(id=self._ids[row].as_py(), contents=self._contents[row].as_py())
+
+    def documents(self, rows: Sequence[int]) -> list[Document]:
+        return [self[int(row)] for row in rows]
+
+    def contents(self, start: int, stop: int) -> list[str]:
+        """The texts of the rows from `start` up to `stop`, for building an index."""
+        return self._contents.slice(start, stop - start).to_pylist()
+
+
+def open_corpus(path: Path, cache_parent: Path) -> Corpus:
+    """The corpus at `path`, through a cache under `cache_parent`; raises UserError naming the first bad line."""
+    if not path.is_file():
+        raise UserError(f"corpus_path: no file at {path}; give a jsonl file with one {EXPECTED_LINE} a line")
+    sha256 = file_sha256(path)
+    cache = cache_parent / CACHE_FOLDER / f"{sha256[:32]}.arrow"
+    table = _mapped(cache)
+    if table is None:
+        cache = _write_cache(path, cache)
+        table = _mapped(cache)
+        assert table is not None, f"the corpus cache {cache} was written but cannot be opened"
+    if len(table) == 0:
+        raise UserError(f"corpus_path: {path} holds no passages; expected one {EXPECTED_LINE} a line")
+    return Corpus(path, sha256, table)
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """`(id, contents)` of every non-blank line; raises UserError with the number of the first bad one."""
+    with path.open("rb") as file:  # bytes: only \n ends a line, never U+2028 or a form feed
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield parse_line(line)
+            except ValueError as error:
+                raise UserError(f"corpus_path: {path} line {number}: {error}; expected {EXPECTED_LINE}") from error
+
+
+def parse_line(line: bytes) -> tuple[str, str]:
+    """One corpus line; an integer id is accepted and becomes text. Raises ValueError saying what is wrong."""
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{type(record).__name__} instead of an object")
+    for key in ("id", "contents"):
+        if key not in record:
+            raise ValueError(f"no {key!r} among the keys {sorted(record)[:8]}")
+    identifier, contents = record["id"], record["contents"]
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)
+    for key, value in (("id", identifier), ("contents", contents)):
+        if not isinstance(value, str):
+            raise ValueError(f"{key!r} is {type(value).__name__} instead of text")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{key!r} holds half of a surrogate pair (character {error.start})") from error
+    return identifier, contents
+
+
+def _mapped(cache: Path) -> pa.Table | None:
+    """The memory-mapped table of a cache file, or None where there is none (or it is damaged: it is made again)."""
+    try:
+        table = pyarrow.ipc.open_file(pa.memory_map(str(cache))).read_all()
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return table if table.schema.equals(SCHEMA) else None
+
+
+def _write_cache(path: Path, cache: Path) -> Path:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        probe = tempfile.TemporaryFile(dir=cache.parent)
+        probe.close()
+    except OSError:  # read-only: every process makes its own, and takes it away again
+        folder = Path(tempfile.mkdtemp(prefix="flashrag-corpus-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        cache = folder / cache.name
+    with staged(cache) as staging, pyarrow.ipc.new_file(str(staging), SCHEMA) as writer:
+        ids: list[str] = []
+        contents: list[str] = []
+        held_bytes = 0
+        for identifier, text in read_lines(path):
+            ids.append(identifier)
+            contents.append(text)
+            held_bytes += 4 * (len(identifier) + len(text))  # UTF-8 takes at most four bytes a character
+            if len(ids) == ROWS_PER_BATCH or held_bytes > BYTES_PER_BATCH:
+                writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
+                ids, contents, held_bytes = [], [], 0
+        if ids:
+            writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
+    return cache
