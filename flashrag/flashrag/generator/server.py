@@ -1,0 +1,72 @@
+"""What a model server serves, asked once before a run starts. Light: nothing but HTTP."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from flashrag.errors import UserError
+from flashrag.generator.settings import GeneratorSettings
+
+_REMEDY = (
+    "start one with: python3 -m sglang.launch_server --model-path MODEL --port P, "
+    "or: python -m vllm.entrypoints.openai.api_server --model MODEL --port P"
+)
+
+
+class ServedModel(NamedTuple):
+    """The name to ask for, and the longest sequence that the server takes (None when it does not say)."""
+
+    name: str
+    max_tokens: int | None
+
+
+def find_served_model(settings: GeneratorSettings, api_key: str, *, timeout_s: float = 5.0) -> ServedModel:
+    """The model that the server at `sgl_remote_url` offers for `generator_model`.
+
+    A server with a single model is asked for that one, whatever its name: published set-ups name it freely. Raises
+    `UserError` when no server answers, when several models are served under other names, or when the server's context
+    is shorter than `generator_max_input_len`.
+    """
+    cards = _model_cards(settings, api_key, timeout_s)
+    card = _matching_card(cards, settings.generator_model)
+    if card is None:
+        names = ", ".join(str(card.get("id")) for card in cards) or "none"
+        raise UserError(
+            f"the server at sgl_remote_url={settings.sgl_remote_url} serves these models: {names}; "
+            f"generator_model={settings.generator_model!r} names none of them"
+        )
+    max_tokens = card.get("max_model_len")
+    if isinstance(max_tokens, int) and max_tokens < settings.generator_max_input_len:
+        raise UserError(
+            f"generator_max_input_len={settings.generator_max_input_len}, but the server at {settings.sgl_remote_url} "
+            f"takes {max_tokens} tokens; lower generator_max_input_len or serve the model with a longer context"
+        )
+    return ServedModel(str(card["id"]), max_tokens if isinstance(max_tokens, int) else None)
+
+
+def _model_cards(settings: GeneratorSettings, api_key: str, timeout_s: float) -> list[dict[str, Any]]:
+    url = f"{settings.api_base_url}/models"
+    try:
+        response = httpx.get(url, timeout=timeout_s, headers={"Authorization": f"Bearer {api_key}"})
+    except httpx.TransportError as error:
+        raise UserError(
+            f"no model server answers at sgl_remote_url={settings.sgl_remote_url} ({error}); {_REMEDY}"
+        ) from error
+    if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise UserError(f"{url} answered {response.status_code}; put the server's key into OPENAI_API_KEY")
+    try:
+        cards = response.raise_for_status().json()["data"]
+        return [card for card in cards if card["id"]]
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{url} answered {response.status_code} {response.text[:100]!r}; "
+            f"sgl_remote_url must be an OpenAI-compatible model server; {_REMEDY}"
+        ) from error
+
+
+def _matching_card(cards: list[dict[str, Any]], generator_model: str) -> dict[str, Any] | None:
+    if len(cards) == 1:
+        return cards[0]
+    names = {generator_model, Path(generator_model).name}
+    return next((card for card in cards if names & {card["id"], card.get("root")}), None)

@@ -1,0 +1,68 @@
+"""The configuration keys of a generator, under FlashRAG's and the published evaluation's names."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from flashrag.client import check_search_url
+from flashrag.errors import UserError
+
+
+class Framework(StrEnum):
+    """How the model is served. Both speak the OpenAI completion route; the names are kept for existing configs."""
+
+    SGL_REMOTE = "sgl_remote"
+    OPENAI = "openai"
+
+
+class SamplingSettings(BaseModel):
+    """`generation_params`: greedy unless a temperature is given.
+
+    Every value is sent with each request: a server would otherwise fill gaps from the model's own
+    generation_config.json (a repetition penalty, a top_p) and evaluate something else than what was trained.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(0.0, ge=0.0, le=10.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(-1, ge=-1)
+    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    repetition_penalty: float = Field(1.0, gt=0.0)
+    seed: int | None = None
+    do_sample: bool | None = Field(None, description="FlashRAG's switch: false is temperature 0")
+    max_tokens: int | None = Field(None, ge=1, description="most tokens of one request; null: what the budget leaves")
+
+    @model_validator(mode="after")
+    def _check_do_sample(self) -> "SamplingSettings":
+        if self.do_sample is False and self.temperature > 0:
+            raise ValueError(f"do_sample is false, but temperature is {self.temperature}; drop one of them")
+        if self.do_sample is True and self.temperature == 0:
+            raise ValueError("do_sample is true, but temperature is 0; give a temperature above 0")
+        return self
+
+
+class GeneratorSettings(BaseModel):
+    """What a generator reads from a configuration; `generator_model` is the path of the model, for its tokenizer."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    framework: Framework = Framework.SGL_REMOTE
+    sgl_remote_url: str
+    generator_model: str = Field(min_length=1)
+    generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
+    generation_params: SamplingSettings = SamplingSettings()
+    generator_timeout_s: float = Field(600.0, gt=0)
+    generator_max_retries: int = Field(3, ge=0)
+
+    @field_validator("sgl_remote_url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        try:
+            return check_search_url(url).removesuffix("/v1")
+        except UserError as error:
+            raise ValueError(f"expected an http address, e.g. http://127.0.0.1:80 ({error})") from error
+
+    @property
+    def api_base_url(self) -> str:
+        return f"{self.sgl_remote_url}/v1"

@@ -1,0 +1,51 @@
+"""The tokenizer beside a model, and the tokens that end a sequence."""
+
+from pathlib import Path
+from typing import Any
+
+from flashrag.errors import UserError
+
+# One of these makes a folder one that a tokenizer can be loaded from.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+
+
+def check_model_path(path: str) -> None:
+    """Raise `UserError` when `path` is meant as a folder and holds no tokenizer; a hub's name is left to the loader."""
+    folder = Path(path)
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise UserError(f"generator_model={path} does not exist; give the folder of the served model")
+        return
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UserError(f"generator_model={path} holds no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}")
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of the model at `path`; raises `UserError` when there is none."""
+    check_model_path(path)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"generator_model={path}: its tokenizer cannot be loaded ({reason})") from error
+
+
+def eos_token_ids(tokenizer: Any, path: str) -> list[int]:
+    """The ids at which engines end a sequence: the tokenizer's own and those of generation_config.json, in this order.
+
+    Raises `UserError` when there is none: every response would then run until its budget ends.
+    """
+    from transformers import GenerationConfig
+
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    try:
+        configured = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:  # the file is optional
+        configured = None
+    ids += configured if isinstance(configured, list) else [configured]
+    ids = [token_id for token_id in dict.fromkeys(ids) if token_id is not None]
+    if not ids:
+        raise UserError(f"generator_model={path}: neither its tokenizer nor its generation config has an EOS token")
+    return ids
