@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flashrag.config import Config
+    from flashrag.dataset import Question
+    from flashrag.generator.openai_completion import OpenAICompletionGenerator
     from flashrag.retriever import Retriever
 
 
@@ -14,3 +16,25 @@ def get_retriever(config: Config) -> Retriever:
     from flashrag.retriever import load_retriever
 
     return load_retriever(config)
+
+
+def get_generator(config: Config) -> OpenAICompletionGenerator:
+    """A generator on the model server at `sgl_remote_url`, once the server and the tokenizer are found to be there."""
+    from flashrag.config import validated
+    from flashrag.generator import GeneratorSettings
+    from flashrag.generator.loading import load_generator
+
+    return load_generator(validated(GeneratorSettings, config, "config"))
+
+
+def get_dataset(config: Config) -> dict[str, list[Question]]:
+    """The questions of each split that `split` names (one name or a list), by split."""
+    from flashrag.config import validated
+    from flashrag.dataset import DatasetSettings, load_questions
+    from flashrag.errors import UserError
+
+    splits = [config["split"]] if isinstance(config["split"], str) else config["split"]
+    if not splits or not all(isinstance(split, str) for split in splits):
+        raise UserError(f"split={config['split']!r}; expected the name of a split, e.g. dev, or a list of them")
+    settings = validated(DatasetSettings, config, "config")
+    return {split: load_questions(settings, split) for split in splits}

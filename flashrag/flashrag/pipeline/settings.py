@@ -1,0 +1,30 @@
+"""The configuration keys of a pipeline."""
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from flashrag.errors import UserError
+from flashrag.prompts import check_template_name
+
+
+class PipelineSettings(BaseModel):
+    """What a pipeline reads from a configuration. The budgets are those of the full training run."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    apply_chat: bool = Field(False, description="true for instruct models: their own chat template")
+    prompt_template_name: str = "qa_template"
+    retrieval_topk: int = Field(5, ge=1, description="passages per search")
+    generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
+    max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")
+    max_result_tokens: int = Field(2048, ge=1, description="tokens of one spliced result")
+    max_searches: int = Field(8, ge=0)
+    concurrency: int = Field(64, ge=1, description="questions in flight at once")
+
+    @field_validator("prompt_template_name")
+    @classmethod
+    def _check_template(cls, name: str) -> str:
+        try:
+            check_template_name(name)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return name
