@@ -1,6 +1,5 @@
 """Writing a file or a folder so that it is either wholly there or not there at all."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,9 +24,3 @@ def staged(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
-
-def writable_folder(folder: Path) -> bool:
-    """Whether files can be made in `folder`, or in the nearest folder above it that exists."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

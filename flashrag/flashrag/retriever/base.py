@@ -1,0 +1,53 @@
+"""What every retriever does, whatever it ranks with.
+
+Does not cover: how passages are ranked (dense.py, bm25.py), concurrency (the server's Searcher).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flashrag.corpus import Corpus
+from flashrag.document import Document
+
+
+class Hit(NamedTuple):
+    """One retrieved passage with its score: inner product (dense) or BM25; higher is better."""
+
+    document: Document
+    score: float
+
+
+class Retriever(ABC):
+    """Ranks the passages of one corpus against queries. Safe to call from several threads at once."""
+
+    method: str
+    corpus: Corpus
+    topk: int
+
+    @abstractmethod
+    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        """The best `num` hits of each query, best first, in the order of the queries.
+
+        A list is shorter than `num` where the index has no more to give; a passage never stands in it twice.
+        """
+
+    def search(
+        self, query: str, num: int | None = None, return_score: bool = False
+    ) -> list[Document] | tuple[list[Document], list[float]]:
+        """FlashRAG's single search: documents, or (documents, scores). `num` defaults to `retrieval_topk`."""
+        documents, scores = self.batch_search([query], num, return_score=True)
+        return (documents[0], scores[0]) if return_score else documents[0]
+
+    def batch_search(
+        self, queries: Sequence[str], num: int | None = None, return_score: bool = False
+    ) -> list[list[Document]] | tuple[list[list[Document]], list[list[float]]]:
+        """FlashRAG's batch search: documents per query, or (documents per query, scores per query)."""
+        num = self.topk if num is None else num
+        if num < 1:
+            raise ValueError(f"num is {num}; ask for at least one document")
+        if isinstance(queries, str):  # as in FlashRAG; iterating over its letters would be worse
+            queries = [queries]
+        ranked = self.rank(queries, num) if queries else []
+        documents = [[hit.document for hit in hits] for hits in ranked]
+        return (documents, [[hit.score for hit in hits] for hits in ranked]) if return_score else documents

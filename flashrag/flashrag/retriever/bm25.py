@@ -1,0 +1,100 @@
+"""BM25 retrieval over bm25s. Importing this module loads numpy, bm25s and the stemmer; no torch.
+
+Tokenizer: lower case; words of two letters or more (Unicode `\\b\\w\\w+\\b`); bm25s's English stop words out; Snowball's
+English stemmer. Scores: Lucene's variant of BM25, with the k1 and b of the index (defaults below are Anserini's for
+passages). A passage that shares no word with the query is never returned, so a list may be shorter than asked for.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import Stemmer
+
+from flashrag.corpus import Corpus
+from flashrag.errors import UserError
+from flashrag.retriever.base import Hit, Retriever
+from flashrag.retriever.index_card import IndexCard
+
+TOKEN_PATTERN = r"(?u)\b\w\w+\b"
+STOP_WORDS = "english"
+STEMMER = "english"
+SCORING = "lucene"
+TOKENIZER_CARD = {"lower": True, "pattern": TOKEN_PATTERN, "stop_words": f"bm25s {STOP_WORDS}", "stemmer": STEMMER}
+DEFAULT_K1 = 0.9
+DEFAULT_B = 0.4
+
+
+class Tokenizer:
+    """Text to stemmed words, the same for passages and queries."""
+
+    def __init__(self) -> None:
+        self._stemmer = Stemmer.Stemmer(STEMMER)
+        self._lock = threading.Lock()  # a Snowball stemmer must not be used by two threads at once
+
+    def words(self, texts: Iterable[str]) -> list[list[str]]:
+        with self._lock:
+            return bm25s.tokenize(texts, return_ids=False, **self._options())
+
+    def vocabulary(self, texts: Iterable[str]) -> bm25s.tokenization.Tokenized:
+        """Word numbers per text and the vocabulary, as an index is built from."""
+        with self._lock:
+            return bm25s.tokenize(texts, return_ids=True, **self._options())
+
+    def _options(self) -> dict[str, object]:
+        return {
+            "token_pattern": TOKEN_PATTERN,
+            "stopwords": STOP_WORDS,
+            "stemmer": self._stemmer,
+            "show_progress": False,
+        }
+
+
+class BM25Retriever(Retriever):
+    def __init__(self, index: bm25s.BM25, corpus: Corpus, topk: int) -> None:
+        if index.scores["num_docs"] != len(corpus):
+            raise UserError(
+                f"index_path: the index holds {index.scores['num_docs']} passages, but corpus_path has {len(corpus)} "
+                f"({corpus.path}); give the corpus that it was built from, or build the index again"
+            )
+        self.method = "bm25"
+        self.corpus = corpus
+        self.topk = topk
+        self._index = index
+        self._tokenizer = Tokenizer()
+
+    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        return [self._rank_one(words, num) for words in self._tokenizer.words(queries)] if queries else []
+
+    def _rank_one(self, words: list[str], num: int) -> list[Hit]:
+        word_numbers = self._index.get_tokens_ids(words)
+        if not word_numbers:
+            return []
+        scores = self._index.get_scores_from_ids(word_numbers)
+        return [Hit(self.corpus[row], float(scores[row])) for row in best_rows(scores, num)]
+
+
+def best_rows(scores: np.ndarray, num: int) -> list[int]:
+    """Rows of the `num` highest scores above zero, best first; equal scores in the order of the corpus.
+
+    >>> best_rows(np.array([0.0, 2.0, 1.0, 2.0]), 3)
+    [1, 3, 2]
+    """
+    rows = np.flatnonzero(scores > 0)
+    if len(rows) > num:
+        least = np.partition(scores[rows], -num)[-num]
+        rows = rows[scores[rows] >= least]
+    return [int(row) for row in rows[np.argsort(-scores[rows], kind="stable")][:num]]
+
+
+def read_index(path: Path, card: IndexCard) -> bm25s.BM25:
+    """The memory-mapped index in the folder `path`; raises UserError where files are missing or the tokenizer differs."""
+    built_with = (card.bm25 or {}).get("tokenizer")
+    if built_with != TOKENIZER_CARD:
+        raise UserError(f"index_path: {path} was built with another tokenizer ({built_with}); build the index again")
+    try:
+        return bm25s.BM25.load(path, mmap=True, load_corpus=False, allow_pickle=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"index_path: {path} is no readable bm25 index ({error}); build the index again") from error

@@ -1,0 +1,89 @@
+"""The card beside an index: how it was built, so that it is never searched with another encoder or corpus.
+
+A dense index `e5_Flat.index` has `e5_Flat.index.json`, a bm25 folder holds `index_card.json`. A faiss index without a
+card (one downloaded, one that FlashRAG built) is still served: dimension and count are checked against encoder and
+corpus, the rest cannot be.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from flashrag.errors import UserError
+from flashrag.retriever.settings import BM25
+
+BM25_CARD_NAME = "index_card.json"
+
+
+@dataclass(frozen=True)
+class IndexCard:
+    """`model`, `pooling`, … are None on a bm25 index, `bm25` is None on a dense one."""
+
+    retrieval_method: str
+    count: int
+    corpus_sha256: str
+    corpus: str  # as given to the builder; for messages only
+    model: str | None = None  # as given to the builder; for messages only
+    model_sha256: str | None = None
+    dimension: int | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+    query_instruction: str = ""
+    passage_instruction: str = ""
+    faiss_type: str | None = None
+    bm25: dict[str, Any] | None = None  # tokenizer, k1, b and scoring variant
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def card_path(index_path: Path, retrieval_method: str) -> Path:
+    if retrieval_method.lower() == BM25:
+        return index_path / BM25_CARD_NAME
+    return index_path.with_name(index_path.name + ".json")
+
+
+def find_index(index_path: Path, retrieval_method: str) -> None:
+    """Raise UserError unless `index_path` is the kind of index that the method needs."""
+    build = f"build it with `python -m flashrag.retriever.index_builder --retrieval_method {retrieval_method} …`"
+    if not index_path.exists():
+        raise UserError(f"index_path: nothing at {index_path}; give the index's path, or {build}")
+    if retrieval_method.lower() == BM25:
+        if not index_path.is_dir():
+            raise UserError(f"index_path: {index_path} is a file, but a bm25 index is a folder; {build}")
+        if not card_path(index_path, retrieval_method).is_file():
+            raise UserError(f"index_path: {index_path} holds no {BM25_CARD_NAME}, so it is no bm25 index; {build}")
+    elif not index_path.is_file():
+        raise UserError(f"index_path: {index_path} is a folder, but a dense index is a file (*.index); {build}")
+
+
+def read_card(index_path: Path, retrieval_method: str) -> IndexCard | None:
+    """The card of an index, or None where a dense index has none."""
+    path = card_path(index_path, retrieval_method)
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return IndexCard(**{field.name: values[field.name] for field in fields(IndexCard)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"index_path: the card {path} cannot be read ({error!r}); build the index again") from error
+
+
+def check_card(card: IndexCard, retrieval_method: str, corpus_sha256: str, model_sha256: str | None) -> None:
+    """Raise UserError where an index was not built by this method, from this corpus, with this encoder."""
+    if card.retrieval_method.lower() != retrieval_method.lower():
+        raise UserError(
+            f"retrieval_method: {retrieval_method!r} was given, but the index was built as {card.retrieval_method!r}; "
+            "set retrieval_method to that, or give that method's index_path"
+        )
+    if card.corpus_sha256 != corpus_sha256:
+        raise UserError(
+            f"corpus_path: this corpus (sha256 {corpus_sha256[:12]}) is not the one that the index was built from "
+            f"({card.corpus}, sha256 {card.corpus_sha256[:12]}); give that corpus, or build the index again"
+        )
+    if card.model_sha256 != model_sha256:
+        raise UserError(
+            f"retrieval_model_path: this encoder (sha256 {str(model_sha256)[:12]}) is not the one that the index was "
+            f"built with ({card.model}, sha256 {str(card.model_sha256)[:12]}); give that encoder, or build the index again"
+        )
