@@ -1,0 +1,101 @@
+"""The wire: what requests may hold (limits make the schema, so a breach is a 422) and what answers look like.
+
+/retrieve is the dialect of Search-R1's, verl's and slime's clients; `query` (SkyRL) and `top_k` (rLLM) are taken too.
+Pure: no I/O, no retriever.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, create_model
+
+from flashrag.document import Document
+from flashrag.retriever.base import Hit
+
+DEFAULT_TOP_N = 10
+EMPTY_QUERY = "Query content cannot be empty"
+
+
+class DocumentOut(BaseModel):
+    id: str
+    contents: str
+
+
+class ScoredDocumentOut(BaseModel):
+    document: DocumentOut
+    score: float
+
+
+class RetrieveOut(BaseModel):
+    result: list[list[ScoredDocumentOut]] | list[list[DocumentOut]]
+
+
+class RetrieversOut(BaseModel):
+    total: int
+    available: int
+
+
+class HealthOut(BaseModel):
+    status: str
+    retrievers: RetrieversOut
+    retrieval_method: str
+    documents: int
+
+
+class ErrorOut(BaseModel):
+    detail: str
+
+
+SearchOut = list[DocumentOut] | tuple[list[DocumentOut], list[float]]
+BatchSearchOut = list[list[DocumentOut]] | tuple[list[list[DocumentOut]], list[list[float]]]
+
+
+@dataclass(frozen=True)
+class RequestModels:
+    """The request schemas under one server's limits."""
+
+    search: type[BaseModel]
+    batch_search: type[BaseModel]
+    retrieve: type[BaseModel]
+
+
+def request_models(max_query_chars: int, max_batch_queries: int, max_top_n: int) -> RequestModels:
+    query = Annotated[str, Field(max_length=max_query_chars)]
+    queries = Annotated[list[query], Field(max_length=max_batch_queries)]
+    top_n = Annotated[int, Field(ge=1, le=max_top_n)]
+    with_scores = (bool, False)
+    one_or_many = Annotated[
+        queries,
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        Field(validation_alias=AliasChoices("queries", "query")),
+    ]
+    topk = Annotated[top_n | None, Field(validation_alias=AliasChoices("topk", "top_k"))]
+    return RequestModels(
+        search=create_model("SearchIn", query=query, top_n=(top_n, DEFAULT_TOP_N), return_score=with_scores),
+        batch_search=create_model("BatchSearchIn", query=queries, top_n=(top_n, DEFAULT_TOP_N), return_score=with_scores),
+        retrieve=create_model("RetrieveIn", queries=one_or_many, topk=(topk, None), return_scores=with_scores),
+    )
+
+
+def document_json(document: Document) -> dict[str, str]:
+    return {"id": document.id, "contents": document.contents}
+
+
+def search_json(hits: list[Hit], return_score: bool) -> list[Any]:
+    """`[doc, …]`, or `[[doc, …], [score, …]]`."""
+    documents = [document_json(hit.document) for hit in hits]
+    return [documents, [hit.score for hit in hits]] if return_score else documents
+
+
+def batch_search_json(ranked: list[list[Hit]], return_score: bool) -> list[Any]:
+    """`[[doc, …], …]`, or `[[[doc, …], …], [[score, …], …]]`: two lists of one entry a query, however many queries."""
+    documents = [[document_json(hit.document) for hit in hits] for hits in ranked]
+    return [documents, [[hit.score for hit in hits] for hits in ranked]] if return_score else documents
+
+
+def retrieve_json(ranked: list[list[Hit]], return_scores: bool) -> dict[str, Any]:
+    if not return_scores:
+        return {"result": batch_search_json(ranked, return_score=False)}
+    return {
+        "result": [[{"document": document_json(hit.document), "score": hit.score} for hit in hits] for hits in ranked]
+    }
