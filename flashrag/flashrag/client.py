@@ -81,24 +81,24 @@ def _raise_last(state: RetryCallState) -> None:
     raise SearchError(f"{last} (gave up after {state.attempt_number} attempts)") from last
 
 
-def check_search_url(url: str) -> str:
-    """The address without a trailing slash; raises `UserError` when it is no http(s) address."""
+def check_search_url(url: str, key: str = "search_url") -> str:
+    """The address without a trailing slash; raises `UserError` naming `key` when it is no http(s) address."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise UserError(f"search_url={url!r} is no address ({error}); expected e.g. http://127.0.0.1:8000") from error
+        raise UserError(f"{key}={url!r} is no address ({error}); expected e.g. http://127.0.0.1:8000") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"search_url={url!r} is no http address; expected e.g. http://127.0.0.1:8000")
+        raise UserError(f"{key}={url!r} is no http address; expected e.g. http://127.0.0.1:8000")
     return url.rstrip("/")
 
 
-def check_server(url: str, *, timeout_s: float = 5.0) -> None:
-    """Raise `UserError` unless a healthy retrieval server answers at `url`."""
-    url = check_search_url(url)
+def check_server(url: str, *, timeout_s: float = 5.0, key: str = "search_url") -> None:
+    """Raise `UserError`, naming `key`, unless a healthy retrieval server answers at `url`."""
+    url = check_search_url(url, key)
     remedy = "start one with: python rag_serving/serving.py --config rag_serving/serving_config.yaml --port P"
     try:
         response = httpx.get(f"{url}/health", timeout=timeout_s)
     except httpx.TransportError as error:
-        raise UserError(f"no retrieval server answers at search_url={url} ({error}); {remedy}") from error
+        raise UserError(f"no retrieval server answers at {key}={url} ({error}); {remedy}") from error
     if not response.is_success:
-        raise UserError(f"search_url={url}/health answered {response.status_code}, expected 200; {remedy}")
+        raise UserError(f"{key}={url}/health answered {response.status_code}, expected 200; {remedy}")

@@ -86,7 +86,7 @@ class OpenAICompletionGenerator:
     def _encode_response(
         self, text: str, finish_reason: str | None, matched: str | int | None, stop: Sequence[str]
     ) -> list[int]:
-        """The ids of a response known as text: with its stop string, or its end of sequence, where the server cut it."""
+        """The ids of a response known as text, with the stop string or the end of sequence that the server cut off."""
         if finish_reason != "stop":
             return self._encode(text)
         if matched is None and (SEARCH_CLOSE in stop and _has_open_search(text)):

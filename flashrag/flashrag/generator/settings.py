@@ -59,9 +59,9 @@ class GeneratorSettings(BaseModel):
     @classmethod
     def _check_url(cls, url: str) -> str:
         try:
-            return check_search_url(url).removesuffix("/v1")
+            return check_search_url(url, "sgl_remote_url").removesuffix("/v1")
         except UserError as error:
-            raise ValueError(f"expected an http address, e.g. http://127.0.0.1:80 ({error})") from error
+            raise ValueError(str(error)) from error
 
     @property
     def api_base_url(self) -> str:

@@ -33,10 +33,6 @@ class Outcome:
     score: AnswerScore
     seconds: float
 
-    @property
-    def answered_searches(self) -> int:
-        return sum(search.error is None for search in self.answer.searches)
-
 
 class BasicPipeline(ABC):
     """Answers questions, `concurrency` of them at a time. A subclass says how one is answered."""
