@@ -54,6 +54,9 @@ class Config(Mapping[str, Any]):
             return self._values[key]
         raise AttributeError(f"config key {key!r} is not set")
 
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._values.get(key, default)
+
     def __contains__(self, key: object) -> bool:
         return key in self._values
 

@@ -1,0 +1,27 @@
+import doctest
+
+import flashrag.document
+import pytest
+from flashrag.document import Document
+
+
+@pytest.mark.parametrize(
+    ("contents", "title", "text"),
+    [
+        ('"Zhou dynasty"\nIt lasted.\n\nLong.', "Zhou dynasty", "It lasted.\n\nLong."),
+        ("Dynasty\nno quotes", "Dynasty", "no quotes"),
+        ('""Ulysses" (novel)"\ntext', '"Ulysses" (novel)', "text"),
+        ('"only a title"', "only a title", ""),
+        ('"', '"', ""),
+        ('""\ntext', "", "text"),
+        ("", "", ""),
+        ("one\u2028line", "one\u2028line", ""),  # only \n ends the title
+    ],
+)
+def test_title_and_text(contents, title, text):
+    document = Document(id="1", contents=contents)
+    assert (document.title, document.text) == (title, text)
+
+
+def test_the_example_in_the_docstring_holds():
+    assert doctest.testmod(flashrag.document).failed == 0
