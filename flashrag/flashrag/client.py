@@ -4,6 +4,7 @@ Transport errors, 429 and 5xx are tried again with jittered back-off; any other 
 had raises `SearchError`: never None, never an empty list in its place.
 """
 
+import re
 from typing import Any, Self
 
 import httpx
@@ -11,6 +12,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from flashrag.document import Document
 from flashrag.errors import SearchError, UserError
+
+# A name or an address, IPv6 included, as httpx holds it; it lets other characters through.
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
 class _Retryable(SearchError):
@@ -35,12 +39,12 @@ class RetrievalClient:
     async def search(self, query: str) -> list[Document]:
         """The `top_n` documents for a query, best first. Raises `SearchError`."""
         payload = await self._post("/search", {"query": query, "top_n": self.top_n})
-        try:
-            return [Document(id=str(item["id"]), contents=item["contents"]) for item in payload]
-        except (TypeError, KeyError) as error:
+        documents = _parse_documents(payload)
+        if documents is None:
             raise SearchError(
                 f"{self.url}/search answered {str(payload)[:200]!r}; expected a list of objects with id and contents"
-            ) from error
+            )
+        return documents
 
     async def _post(self, route: str, body: dict[str, Any]) -> Any:
         attempts = AsyncRetrying(
@@ -54,8 +58,9 @@ class RetrievalClient:
     async def _post_once(self, route: str, body: dict[str, Any]) -> Any:
         try:
             response = await self._http.post(route, json=body)
-        except httpx.TransportError as error:
-            raise _Retryable(f"{self.url}{route} cannot be reached: {error or type(error).__name__}") from error
+        except httpx.RequestError as error:
+            # A time-out's own text is empty.
+            raise _Retryable(f"{self.url}{route} cannot be reached: {type(error).__name__} {error}".rstrip()) from error
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error:
             raise _Retryable(f"{self.url}{route} answered {response.status_code}: {response.text[:200]}")
         if not response.is_success:
@@ -75,6 +80,20 @@ class RetrievalClient:
         await self.aclose()
 
 
+def _parse_documents(payload: Any) -> list[Document] | None:
+    """The documents of a reply; None when it has another shape."""
+    if not isinstance(payload, list):
+        return None
+    documents = []
+    for item in payload:
+        match item:
+            case {"id": str() | int() as document_id, "contents": str() as contents}:
+                documents.append(Document(str(document_id), contents))
+            case _:
+                return None
+    return documents
+
+
 def _raise_last(state: RetryCallState) -> None:
     assert state.outcome is not None, "called after an attempt"
     last = state.outcome.exception()
@@ -87,7 +106,7 @@ def check_search_url(url: str, key: str = "search_url") -> str:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise UserError(f"{key}={url!r} is no address ({error}); expected e.g. http://127.0.0.1:8000") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.raw_host):
         raise UserError(f"{key}={url!r} is no http address; expected e.g. http://127.0.0.1:8000")
     return url.rstrip("/")
 
@@ -98,7 +117,7 @@ def check_server(url: str, *, timeout_s: float = 5.0, key: str = "search_url") -
     remedy = "start one with: python rag_serving/serving.py --config rag_serving/serving_config.yaml --port P"
     try:
         response = httpx.get(f"{url}/health", timeout=timeout_s)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise UserError(f"no retrieval server answers at {key}={url} ({error}); {remedy}") from error
     if not response.is_success:
         raise UserError(f"{key}={url}/health answered {response.status_code}, expected 200; {remedy}")

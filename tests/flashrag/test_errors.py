@@ -1,0 +1,67 @@
+"""How a command reports what it cannot use, and what the light core may import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flashrag.errors import ReSearchError, SearchError, UserError, exit_on_user_error
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]):
+    @exit_on_user_error
+    def main() -> int:
+        raise UserError("port=99999 is no port; expected 1 to 65535")
+
+    assert main() == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: port=99999 is no port; expected 1 to 65535\n"
+    assert captured.out == ""
+
+
+def test_other_errors_keep_their_traceback():
+    @exit_on_user_error
+    def main() -> int:
+        raise SearchError("outage")
+
+    with pytest.raises(SearchError):
+        main()
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_a_finished_command_keeps_its_code(returned: int | None, code: int):
+    assert exit_on_user_error(lambda: returned)() == code
+
+
+def test_there_is_one_hierarchy():
+    assert issubclass(UserError, ReSearchError)
+    assert issubclass(SearchError, ReSearchError)
+    assert not issubclass(SearchError, UserError)
+
+
+LIGHT_MODULES = [
+    "flashrag.client",
+    "flashrag.config",
+    "flashrag.dataset",
+    "flashrag.document",
+    "flashrag.episode",
+    "flashrag.errors",
+    "flashrag.generator",
+    "flashrag.generator.loading",
+    "flashrag.metrics",
+    "flashrag.pipeline",
+    "flashrag.prompt_ids",
+    "flashrag.prompts",
+    "flashrag.protocol",
+    "flashrag.result",
+    "flashrag.utils",
+]
+
+
+def test_the_light_core_needs_nothing_heavy():
+    heavy = ["torch", "faiss", "transformers", "vllm", "ray", "openai", "pandas", "numpy", "sentence_transformers"]
+    program = (
+        f"import sys\nfor name in {heavy}: sys.modules[name] = None  # an import of it raises ImportError\n"
+        f"for name in {LIGHT_MODULES}: __import__(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
