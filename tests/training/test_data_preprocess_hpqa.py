@@ -1,0 +1,259 @@
+"""The preprocess script on records in each of HotpotQA's formats, and what it says about bad ones."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from flashrag.errors import UserError
+from training import data_preprocess_hpqa, qa_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "training" / "data_preprocess_hpqa.py"
+
+
+def official(number: int, **changes: Any) -> dict[str, Any]:
+    """A record as in hotpot_train_v1.1.json."""
+    return {
+        "_id": f"5a7a0693554299{number:010x}",
+        "question": f"Which river crosses city {number}?",
+        "answer": f"River {number}",
+        "type": "bridge",
+        "level": "medium",
+        "supporting_facts": [[f"City {number}", 0]],
+        "context": [[f"City {number}", [f"City {number} lies on River {number}.", " It is old."]]],
+    } | changes
+
+
+def hub(number: int, **changes: Any) -> dict[str, Any]:
+    """A record as in the hub's variant: no `_id`, columns instead of pairs."""
+    return {
+        "question": f"Who built tower {number}?",
+        "answer": f"Builder {number}",
+        "type": "comparison",
+        "level": "hard",
+        "supporting_facts": {"title": [f"Tower {number}"], "sent_id": [0]},
+        "context": {"title": [f"Tower {number}"], "sentences": [[f"Builder {number} built it."]]},
+    } | changes
+
+
+def without(record: dict[str, Any], field: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != field}
+
+
+def write_json(path: Path, records: Any) -> Path:
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return path
+
+
+def run(tmp_path: Path, train: Any, dev: Any, *more: str) -> int:
+    train_path = write_json(tmp_path / "train.json", train)
+    dev_path = write_json(tmp_path / "dev.json", dev)
+    arguments = ["--train_data_path", str(train_path), "--dev_data_path", str(dev_path)]
+    return data_preprocess_hpqa.main([*arguments, "--output_dir", str(tmp_path / "out"), *more])
+
+
+def read(tmp_path: Path, name: str) -> list[dict[str, Any]]:
+    return pq.read_table(tmp_path / "out" / name).to_pylist()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_official_train_and_hub_dev(tmp_path: Path) -> None:
+    assert run(tmp_path, [official(0), official(1)], [hub(0)]) == 0
+    assert read(tmp_path, "train.parquet")[1] == {
+        "data_source": "hotpotqa",
+        "question": "Which river crosses city 1?",
+        "ability": "question_answering",
+        "reward_model": {"style": "rule", "ground_truth": ["River 1"]},
+        "extra_info": {"id": "5a7a06935542990000000001", "index": 1, "split": "train"},
+        "prompt": [{"role": "user", "content": "Which river crosses city 1?"}],
+        "agent_name": "search_agent",
+    }
+    (dev_row,) = read(tmp_path, "test.parquet")
+    assert dev_row["extra_info"] == {"id": "dev_0", "index": 0, "split": "dev"}
+    assert dev_row["reward_model"]["ground_truth"] == ["Builder 0"]
+
+
+def test_jsonl_and_parquet_sources_give_the_same_rows(tmp_path: Path) -> None:
+    records = [hub(number, id=f"h{number}") for number in range(3)]
+    lines = tmp_path / "records.jsonl"
+    lines.write_text("\n".join(map(json.dumps, records)) + "\n\n", encoding="utf-8")
+    table = tmp_path / "records.parquet"
+    pq.write_table(pa.Table.from_pylist(records), table)
+    from_lines, from_table = (
+        data_preprocess_hpqa.rows_of(data_preprocess_hpqa.read_records(path), split="train", path=path)
+        for path in (lines, table)
+    )
+    assert from_lines == from_table
+    assert [row["extra_info"]["id"] for row in from_lines] == ["h0", "h1", "h2"]
+
+
+def test_flashrag_jsonl_keeps_every_golden_answer() -> None:
+    record = {"id": "dev_0", "question": "Who?", "golden_answers": ["Ada", "Ada Lovelace"], "metadata": {}}
+    (row,) = data_preprocess_hpqa.rows_of([record], split="dev", path=Path("dev.jsonl"))
+    assert row["reward_model"]["ground_truth"] == ["Ada", "Ada Lovelace"]
+
+
+def test_text_is_kept_verbatim(tmp_path: Path) -> None:
+    question = "  Où est “Saïgon”?\n\u200f\x00 "
+    assert run(tmp_path, [official(0, question=question, answer=" 1,000 ")], [hub(0)]) == 0
+    (row,) = read(tmp_path, "train.parquet")
+    assert row["question"] == question
+    assert row["reward_model"]["ground_truth"] == [" 1,000 "]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (official(7, answer=""), "record 3: field \"answer\" is ''"),
+        (official(7, answer=None), 'record 3: field "answer" is None'),
+        (official(7, answer=["x"]), "record 3: field \"answer\" is ['x']"),
+        (official(7, question=" "), "record 3: field \"question\" is ' '"),
+        (official(7, _id=5), 'record 3: field "id" is 5'),
+        (official(7, question="half \ud800"), 'record 3: field "question" is'),
+        (without(official(7), "answer"), 'record 3: field "answer" is missing'),
+        (without(official(7), "question"), 'record 3: field "question" is missing'),
+        (without(official(7), "answer") | {"golden_answers": []}, 'record 3: field "golden_answers" is []'),
+        (without(official(7), "answer") | {"golden_answers": "x"}, "record 3: field \"golden_answers\" is 'x'"),
+        ("text", "record 3: is a str"),
+        (official(1), "record 3: id '5a7a06935542990000000001' was record 2's already"),
+    ],
+)
+def test_first_bad_record_is_named_and_nothing_is_written(
+    bad: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, [official(0), official(1), bad, official(9, answer="")], [hub(0)]) == 2
+    printed = capsys.readouterr().err
+    assert f"train.json: {message}" in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_dev_file_leaves_earlier_output_alone(tmp_path: Path) -> None:
+    assert run(tmp_path, [official(0)], [hub(0)]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert run(tmp_path, [official(5)], [hub(0, answer="")]) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_sample_is_seeded_and_in_file_order(tmp_path: Path) -> None:
+    dev = [hub(number) for number in range(250)]
+
+    def sampled(*more: str) -> list[int]:
+        assert run(tmp_path, [official(0)], dev, *more) == 0
+        return [row["extra_info"]["index"] for row in read(tmp_path, "test.parquet")]
+
+    first = sampled()
+    assert len(first) == 100
+    assert first == sorted(set(first))
+    assert sampled() == first
+    assert sampled("--seed", "1") != first
+    assert len(sampled("--dev_sample_size", "7")) == 7
+    assert sampled("--dev_sample_size", "-1") == list(range(250))
+    assert sampled("--dev_sample_size", "999") == list(range(250))
+
+
+def test_questions_in_both_files_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, [official(0), official(1)], [official(1), official(2)]) == 0
+    assert "warning: 1 of them are training questions too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data.csv", b"question,answer\n", "ends with '.csv'"),
+        ("data.json.xz", b"\xfd7zXZ", "ends with '.xz'"),
+        ("data.json", b"[{]", "is not valid JSON"),
+        ("data.json", b"\xff\xfe", "is not valid JSON"),
+        ("data.json", b'{"data": []}', "holds a dict, expected a list"),
+        ("data.json", b"[]", "holds no records"),
+        ("data.jsonl", b'{"question": "a"}\n{oops\n', "line 2 is not valid JSON"),
+        ("data.parquet", b"not parquet", "is not a parquet file"),
+    ],
+)
+def test_unreadable_file_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}.*") as caught:
+        data_preprocess_hpqa.read_records(path)
+    assert message in str(caught.value)
+
+
+def test_missing_file_is_refused_by_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--train_data_path", "nowhere.json", "--dev_data_path", "x.json"]
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: nowhere.json is not a file; give a HotpotQA file (json, jsonl or parquet)\n"
+
+
+@pytest.mark.parametrize("more", [["--dev_sample_size", "0"], ["--dev_sample_size", "-2"], ["--unknown", "1"]])
+def test_bad_flag_ends_with_code_2(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, [official(0)], [hub(0)], *more)
+    assert caught.value.code == 2
+    assert more[0] in capsys.readouterr().err
+
+
+def test_output_dir_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert run(tmp_path, [official(0)], [hub(0)]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    row = qa_rows.qa_row("Who?", ["Ada"], data_source="demo", id="a", index=0, split="train", extra={"hops": 2})
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(UserError, match="cannot write"):
+        qa_rows.write_parquet_files({tmp_path / "first.parquet": [row], blocked / "second.parquet": [row]})
+    assert names_in(tmp_path) == ["file"]
+    with pytest.raises(UserError, match="no rows to write to"):
+        qa_rows.write_parquet([], tmp_path / "empty.parquet")
+    qa_rows.write_parquet([row], tmp_path / "first.parquet")
+    assert names_in(tmp_path) == ["file", "first.parquet"]
+    assert pq.read_table(tmp_path / "first.parquet").to_pylist()[0]["extra_info"]["hops"] == 2
+
+
+def test_extra_info_cannot_be_overwritten() -> None:
+    with pytest.raises(UserError, match=r"\['index'\]"):
+        qa_rows.qa_row("Who?", ["Ada"], data_source="d", id="a", index=0, split="train", extra={"index": 9})
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Whitespace words, and a chat template that adds one word a message."""
+    words = Tokenizer(WordLevel({"[UNK]": 0, "user": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}{% endfor %}"
+    return tokenizer
+
+
+def test_verl_reads_the_file(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    long = official(2, question="why " * 40)
+    assert run(tmp_path, [official(0), official(1), long], [hub(0)]) == 0
+    # "user Which river crosses city 0 ?" is 7 words; the long one is 41.
+    settings = {"max_prompt_length": 20, "filter_overlong_prompts_workers": 1, "cache_dir": str(tmp_path / "cache")}
+    dataset = RLHFDataset(str(tmp_path / "out" / "train.parquet"), tokenizer, OmegaConf.create(settings))
+    assert len(dataset) == 2
+    item = dataset[1]
+    assert item["raw_prompt"] == [{"role": "user", "content": "Which river crosses city 1?"}]
+    assert item["index"] == 1
+    assert item["agent_name"] == "search_agent"
+    assert item["reward_model"]["ground_truth"] == ["River 1"]

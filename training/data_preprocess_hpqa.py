@@ -1,0 +1,169 @@
+"""HotpotQA's files into the parquet files that training reads: every training record, a seeded sample of the dev file.
+
+Reads the official json (`hotpot_train_v1.1.json`: a list of records with `_id`), the hub's variant (`id` or no id at
+all; json, one record a line, or parquet), and FlashRAG's jsonl (`golden_answers` instead of `answer`). Only id,
+question and answer are used: passages come from the retrieval server. Source of the format: https://hotpotqa.github.io
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from flashrag.errors import UserError, exit_on_user_error
+from training.qa_rows import qa_row, write_parquet_files
+
+DATA_SOURCE = "hotpotqa"
+ALL = -1
+_ID_FIELDS = ("_id", "id")  # official file, hub's variant
+
+
+@dataclass(frozen=True)
+class Options:
+    train_data_path: Path
+    dev_data_path: Path
+    output_dir: Path
+    dev_sample_size: int
+    seed: int
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a .json, .jsonl or .parquet file; raises `UserError` naming the file and the first bad record."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; give a HotpotQA file (json, jsonl or parquet)")
+    try:
+        match path.suffix:
+            case ".parquet":
+                records = _read_parquet(path)
+            case ".jsonl":
+                records = list(_read_lines(path))
+            case ".json":
+                records = json.loads(path.read_text(encoding="utf-8"))
+            case suffix:
+                raise UserError(f"{path} ends with {suffix!r}; expected .json, .jsonl or .parquet (decompressed)")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}); download it again, or name a jsonl file .jsonl"
+        ) from error
+    if not isinstance(records, list):
+        raise UserError(f"{path} holds a {type(records).__name__}, expected a list of records")
+    if not records:
+        raise UserError(f"{path} holds no records")
+    return records
+
+
+def rows_of(records: Sequence[Any], *, split: str, path: Path) -> list[dict[str, Any]]:
+    """Training rows, one a record and in its order. Raises `UserError` for the first bad record, by number from 1."""
+    rows: list[dict[str, Any]] = []
+    number_by_id: dict[str, int] = {}
+    for index, record in enumerate(records):
+        number = index + 1
+        try:
+            row = _row(record, index=index, split=split)
+        except UserError as error:
+            raise UserError(f"{path}: record {number}: {error}") from error
+        record_id = row["extra_info"]["id"]
+        if record_id in number_by_id:
+            raise UserError(f"{path}: record {number}: id {record_id!r} was record {number_by_id[record_id]}'s already")
+        number_by_id[record_id] = number
+        rows.append(row)
+    return rows
+
+
+def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[str, Any]]:
+    """`size` rows in file order, the same for the same seed; every row for `ALL` or when there are fewer."""
+    if size == ALL or size >= len(rows):
+        return list(rows)
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), size))
+    return [rows[index] for index in chosen]
+
+
+def _row(record: Any, *, index: int, split: str) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise UserError(f"is a {type(record).__name__}, expected an object with question and answer")
+    answer_field = "golden_answers" if "golden_answers" in record else "answer"
+    for field in ("question", answer_field):
+        if field not in record:
+            raise UserError(f'field "{field}" is missing; found {sorted(record)}')
+    answer = record[answer_field]
+    if answer_field == "answer":
+        if not isinstance(answer, str) or not answer.strip():
+            raise UserError(f'field "answer" is {answer!r}, expected a text that is not blank')
+        answer = [answer]
+    id_field = next((field for field in _ID_FIELDS if field in record), None)
+    return qa_row(
+        record["question"],
+        answer,
+        data_source=DATA_SOURCE,
+        id=record[id_field] if id_field else f"{split}_{index}",
+        index=index,
+        split=split,
+    )
+
+
+def _read_lines(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}: line {number} is not valid JSON ({error})") from error
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = {"question", "answer", "golden_answers", *_ID_FIELDS}
+    try:
+        columns = [name for name in pq.read_schema(path).names if name in wanted]
+        return pq.read_table(path, columns=columns).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not a parquet file ({error}); download it again") from error
+
+
+def _parse(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh", allow_abbrev=False
+    )
+    parser.add_argument("--train_data_path", type=Path, required=True, help="for example hotpot_train_v1.1.json")
+    parser.add_argument("--dev_data_path", type=Path, required=True, help="for example hotpot_dev_distractor_v1.json")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of train.parquet and test.parquet")
+    parser.add_argument(
+        "--dev_sample_size", type=int, default=100, help="dev questions to validate on; -1 for all (default: 100)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the dev sample (default: 0)")
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.dev_sample_size < 1 and options.dev_sample_size != ALL:
+        parser.error(f"--dev_sample_size is {options.dev_sample_size}, expected 1 or more, or -1 for all")
+    return options
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise UserError(f"--output_dir {options.output_dir} is a file; give a folder")
+    train = rows_of(read_records(options.train_data_path), split="train", path=options.train_data_path)
+    dev = rows_of(read_records(options.dev_data_path), split="dev", path=options.dev_data_path)
+    test = sample(dev, options.dev_sample_size, options.seed)
+    write_parquet_files({options.output_dir / "train.parquet": train, options.output_dir / "test.parquet": test})
+    print(f"{options.output_dir / 'train.parquet'}: {len(train)} questions")
+    print(f"{options.output_dir / 'test.parquet'}: {len(test)} of {len(dev)} dev questions")
+    train_questions = {row["question"] for row in train}
+    if shared := sum(row["question"] in train_questions for row in test):
+        print(f"warning: {shared} of them are training questions too: validation will look too good", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
