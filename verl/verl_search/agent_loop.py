@@ -1,0 +1,167 @@
+"""SearchAgentLoop: runs one search episode per trajectory on verl's rollout servers.
+
+A thin caller of `flashrag.episode.run_episode`: it lends the engine and the retrieval client, and hands verl the ids,
+the loss mask, the log-probabilities and the reward. Named in config/agent_loop.yaml, read by every agent-loop worker.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
+
+from flashrag.client import RetrievalClient
+from flashrag.episode import (
+    EndReason,
+    Episode,
+    EpisodeCodec,
+    Generation,
+    InvariantViolation,
+    run_episode,
+)
+from flashrag.prompt_ids import prompt_token_ids
+from flashrag.protocol import SEARCH_CLOSE
+from flashrag.generator.tokenizer import eos_token_ids
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from verl_search.reward import Reward, episode_reward
+from verl_search.settings import SearchSettings
+from verl_search.trajectories import TrajectoryRecord, append_trajectory, write_violation
+
+
+@lru_cache(maxsize=1)
+def _shared_client(url: str, top_n: int, timeout_s: float, max_attempts: int) -> RetrievalClient:
+    """One connection pool per worker process: its agent loops share an event loop."""
+    return RetrievalClient(url, top_n=top_n, timeout_s=timeout_s, max_attempts=max_attempts)
+
+
+def fingerprint(token_ids: Sequence[int]) -> str:
+    """A digest of token ids, to recognise them at the other end of the data path."""
+    return hashlib.sha256(array("q", token_ids).tobytes()).hexdigest()
+
+
+class SearchAgentLoop(AgentLoopBase):
+    """One trajectory: prompt, then model and result segments in turn, on the rollout servers."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.settings = SearchSettings.from_config(self.config.search)
+        self.limits = self.settings.limits(self.rollout_config.response_length)
+        self.codec = EpisodeCodec(
+            self.tokenizer, eos_token_ids(self.tokenizer, self.config.actor_rollout_ref.model.path)
+        )
+        self.client = _shared_client(
+            self.settings.url, self.settings.top_n, self.settings.timeout_s, self.settings.max_attempts
+        )
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
+        """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping."""
+        question = row["raw_prompt"][-1]["content"]
+        prompt_ids = prompt_token_ids(
+            self.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
+        )
+        engine = _Engine(self.server_manager, sampling_params, int(priority))
+        try:
+            episode = await run_episode(prompt_ids, engine.generate, self.client.search, self.codec, self.limits)
+            check_sampled_ids(episode, engine.sampled_ids)
+        except InvariantViolation as violation:
+            path = write_violation(self.settings.trajectory_path(), question, violation)
+            raise RuntimeError(f"an episode is not token-exact ({violation}); its trajectory is in {path}") from violation
+        gold_answers = list(row["reward_model"]["ground_truth"])
+        reward = episode_reward(episode, gold_answers, self.settings.answer_metric)
+        record = TrajectoryRecord(
+            question_id=str(row["extra_info"].get("id", row["index"])),
+            data_source=str(row["data_source"]),
+            question=question,
+            gold_answers=gold_answers,
+            step=int(row["global_steps"]),
+            split=row["split"],
+            episode=episode,
+            reward=reward,
+        )
+        append_trajectory(self.settings.trajectory_path(), record)
+        return agent_loop_output(episode, reward, engine.extra_fields)
+
+
+class _Engine:
+    """The rollout servers as the episode's `generate`, remembering every id that they returned."""
+
+    def __init__(self, server_manager: Any, sampling_params: dict[str, Any], priority: int):
+        self.server_manager = server_manager
+        self.sampling_params = {**sampling_params, **_stop_at_search()}
+        self.priority = priority
+        # One id for the whole episode keeps its turns on one server, where their prefix is cached.
+        self.request_id = uuid4().hex
+        self.sampled_ids: list[int] = []
+        self.extra_fields: dict[str, Any] = {}
+
+    async def generate(self, token_ids: list[int], max_tokens: int) -> Generation:
+        output = await self.server_manager.generate(
+            request_id=self.request_id,
+            prompt_ids=token_ids,
+            sampling_params={**self.sampling_params, "max_tokens": max_tokens},
+            priority=self.priority,
+        )
+        self.sampled_ids += output.token_ids
+        # The trainer reads the range of weight versions: the first turn's minimum, the last turn's maximum.
+        first_version = self.extra_fields.get("min_global_steps", output.extra_fields.get("min_global_steps"))
+        self.extra_fields.update(output.extra_fields, min_global_steps=first_version)
+        return Generation(output.token_ids, output.log_probs or None, aborted=output.stop_reason == "aborted")
+
+
+@lru_cache(maxsize=1)
+def _stop_at_search() -> dict[str, Any]:
+    """vLLM's sampling parameters of a search episode: one message per request instead of one per token."""
+    from vllm.sampling_params import RequestOutputKind
+
+    return {
+        "stop": [SEARCH_CLOSE],
+        "include_stop_str_in_output": True,
+        "output_kind": RequestOutputKind.FINAL_ONLY,
+    }
+
+
+def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:
+    """Raise `InvariantViolation` unless the episode's loss tokens are exactly what the engine sampled."""
+    trained = [i for i, trains in zip(episode.response_ids, episode.loss_mask, strict=True) if trains]
+    if trained != list(sampled_ids):
+        raise InvariantViolation(f"{len(sampled_ids)} sampled ids differ from the {len(trained)} to train on", episode)
+
+
+def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, Any]) -> AgentLoopOutput:
+    """What verl trains on. A failed search is nobody's mistake: its episode carries no loss."""
+    failed = episode.ended_by is EndReason.SEARCH_FAILED
+    loss_mask = [0] * len(episode.loss_mask) if failed else episode.loss_mask
+    sampled_ids = [i for i, trains in zip(episode.response_ids, loss_mask, strict=True) if trains]
+    search_s = sum(search.latency_s for search in episode.searches)
+    rollout = {
+        "em": reward.answer.em,
+        "f1": reward.answer.f1,
+        "format_valid": float(episode.format_fault is None),
+        "searches": float(len(episode.searches)),
+        "search_failed": float(failed),
+        "sampled_tokens": float(sum(episode.loss_mask)),
+        "spliced_tokens": float(len(episode.loss_mask) - sum(episode.loss_mask)),
+        "search_s": search_s,
+        "generate_s": episode.generate_s,
+    }
+    return AgentLoopOutput(
+        prompt_ids=list(episode.prompt_ids),
+        response_ids=episode.response_ids,
+        response_mask=loss_mask,
+        response_logprobs=episode.log_probs or None,
+        reward_score=reward.value,
+        num_turns=1 + len(episode.segments),
+        metrics=AgentLoopMetrics(generate_sequences=episode.generate_s, tool_calls=search_s),
+        extra_fields={
+            **extra_fields,
+            "turn_scores": [],
+            "tool_rewards": [],
+            # Upstream averages this for validation; the sampler averages "search_rollout" for training.
+            "reward_extra_info": rollout,
+            "search_rollout": {**rollout, "ended_by": episode.ended_by.value},
+            "sampled_fingerprint": fingerprint(sampled_ids),
+            "response_fingerprint": fingerprint(episode.response_ids),
+        },
+    )

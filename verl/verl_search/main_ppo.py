@@ -1,0 +1,106 @@
+"""Train with search: `python -m verl_search.main_ppo [--config-name research|cpu|demo] key=value …`.
+
+Upstream's PPO entry with our config group, agent loop, dataset and sampler. Everything that can be wrong with the
+input is found here, before Ray or an engine starts. The published command line is `training/run.sh`.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+from flashrag.client import check_server
+from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from verl_search.settings import SearchSettings
+from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
+
+REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", "actor_rollout_ref.model.path")
+MODEL_FILES = ("config.json", "tokenizer_config.json")
+
+
+def check_input(config: DictConfig) -> None:
+    """Raise `UserError` for a missing value, file, model or server; seconds, not minutes."""
+    missing = [key for key in REQUIRED_KEYS if OmegaConf.select(config, key) is None]
+    if missing:
+        raise UserError(f"the training config lacks {', '.join(missing)}; give each as key=value")
+    settings = SearchSettings.from_config(config.search)
+    if config.actor_rollout_ref.rollout.name != "vllm":
+        raise UserError(f"rollout.name={config.actor_rollout_ref.rollout.name!r}: search rollouts run on vllm only")
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        for file in [files] if isinstance(files, str) else files:
+            if not Path(file).is_file():
+                raise UserError(f"data.{key}={file} does not exist; make it with training/data_preprocess_hpqa.py")
+    check_model(str(config.actor_rollout_ref.model.path))
+    check_server(settings.url)
+
+
+def check_model(path: str) -> None:
+    """Raise `UserError` when a model folder lacks the files that every engine needs; hub names are left to the hub."""
+    folder = Path(path)
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise UserError(f"the model folder {path} does not exist")
+        return
+    lacking = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        lacking.append("*.safetensors")
+    if lacking:
+        raise UserError(f"the model folder {path} lacks {', '.join(lacking)}; a Hugging Face model folder is needed")
+
+
+def check_platform(config: DictConfig) -> None:
+    """Raise `UserError` when the config is made for another kind of machine than this one."""
+    from verl.plugin.platform import get_platform
+
+    found = get_platform().device_name
+    if config.trainer.device != found:
+        raise UserError(
+            f"trainer.device={config.trainer.device} but this machine's platform is {found!r}; "
+            "use --config-name cpu without an accelerator, research with GPUs (VERL_PLATFORM overrides the detection)"
+        )
+
+
+def train(config: DictConfig) -> None:
+    """Validate everything, then hand over to upstream's trainer."""
+    check_input(config)
+    # From here on verl is imported, which takes half a minute on two cores.
+    from verl_search.plugin import check_loaded
+    from verl_search.upstream import REQUIRED_CPU_NAMES, REQUIRED_NAMES, check_contract
+
+    check_loaded()
+    check_platform(config)
+    check_contract(REQUIRED_NAMES + (REQUIRED_CPU_NAMES if config.trainer.device == "cpu" else ()))
+    validate(config)
+    agent = config.actor_rollout_ref.rollout.agent
+    agent.agent_loop_config_path = agent.agent_loop_config_path or str(AGENT_LOOP_CONFIG)
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+
+    run_ppo(config, task_runner_class=TaskRunnerV1)
+
+
+def validate(config: DictConfig) -> None:
+    """Upstream's own validation of the composed config; raises `UserError` with its words."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    try:
+        validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    except (AssertionError, ValueError, OmegaConfBaseException) as error:
+        raise UserError(f"verl refuses the training config: {error}") from error
+
+
+@hydra.main(config_path="config", config_name="research", version_base=None)
+def main(config: DictConfig) -> None:
+    try:
+        train(config)
+    except ReSearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+if __name__ == "__main__":
+    register_with_hydra()
+    main()

@@ -1,0 +1,35 @@
+"""The reward of one episode: format and answer, judged on what the model sampled, with its reason.
+
+Format invalid or not ended by itself: 0. Format valid, answer wrong: 0.1. Format valid, answer right: 1. "Right" is the
+chosen metric of `flashrag.metrics`: exact match (the pilot's) or F1 (the paper's, arXiv 2503.19470), whose value is the
+reward of a valid answer that is partly right.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from flashrag.episode import Episode
+from flashrag.metrics import AnswerScore, score_answer
+
+AnswerMetric = Literal["em", "f1"]
+FORMAT_ONLY_REWARD = 0.1
+
+
+class Reward(NamedTuple):
+    """The reward in [0, 1], why it is that, and the answer's scores, which do not depend on the format."""
+
+    value: float
+    reason: str
+    answer: AnswerScore
+
+
+def episode_reward(episode: Episode, gold_answers: Sequence[str], metric: AnswerMetric = "em") -> Reward:
+    """Reward an episode against its gold answers."""
+    scores = score_answer(episode.answer, gold_answers)
+    fault = episode.format_fault
+    if fault is not None:
+        return Reward(0.0, f"format: {fault.value} (ended by {episode.ended_by.value})", scores)
+    correctness = scores.em if metric == "em" else scores.f1
+    if correctness == 0.0:
+        return Reward(FORMAT_ONLY_REWARD, f"wrong answer {episode.answer!r}", scores)
+    return Reward(correctness, f"{metric} {correctness:.2f}: {episode.answer!r}", scores)

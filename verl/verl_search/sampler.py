@@ -1,0 +1,101 @@
+"""The trainer's sampler: checks what is about to be trained on, and turns rollouts into metrics.
+
+Upstream's replay buffer with three additions at its public `sample`: a rollout that raised stops the run instead of
+being padded away, the tensors in the TransferQueue are compared with what the engine sampled, and the step's search
+metrics join the trainer's own. Does not cover: DAPO's group filtering, which upstream gives to its own buffer only.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import transfer_queue as tq
+from flashrag.errors import ReSearchError
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from verl_search.agent_loop import fingerprint
+
+TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]
+
+
+class RolloutFailed(ReSearchError):
+    """A step's rollouts cannot be trained on; the message says what to do."""
+
+
+class SearchReplayBuffer(ReplayBuffer):
+    """`ReplayBuffer` that polls often, verifies token identity and reports how the rollouts searched."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        # Upstream polls every 2 s, which rounds a small model's generation time up to multiples of that.
+        self.poll_interval = float(self.sampler_kwargs["poll_interval_s"])
+        self.max_failed_share = float(self.sampler_kwargs["max_failed_share"])
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        """Upstream's sampling; raises `RolloutFailed` when a rollout raised or too many searches failed."""
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        failed = self.failure_keys[partition_id]
+        if failed:
+            raise RolloutFailed(
+                f"{len(failed)} of {batch_size} prompts of step {global_steps} failed in the rollout; the error is in "
+                "the log above. The same command resumes from the last checkpoint."
+            )
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=TRAINED_FIELDS)
+        # The TransferQueue hands objects out bare or wrapped in tensordict's NonTensorData.
+        extra_fields = [getattr(extra, "data", extra) for extra in data["extra_fields"]]
+        for key, responses, loss_mask, response_mask, extra in zip(
+            batch.keys, data["responses"], data["loss_mask"], data["response_mask"], extra_fields, strict=True
+        ):
+            check_trained_tensors(key, responses.tolist(), loss_mask.tolist(), response_mask.tolist(), extra)
+        rollouts = [extra["search_rollout"] for extra in extra_fields]
+        check_failed_share(rollouts, self.max_failed_share, global_steps)
+        return batch, {**metrics, **rollout_metrics(rollouts)}
+
+
+def check_trained_tensors(
+    key: str, responses: list[int], loss_mask: list[int], response_mask: list[int], extra: Mapping[str, Any]
+) -> None:
+    """Raise `RolloutFailed` unless the tensors hold exactly the episode's ids and its loss tokens are the sampled ones."""
+    sampled = [token_id for token_id, trains in zip(responses, loss_mask, strict=True) if trains]
+    exact = (
+        loss_mask == response_mask
+        and fingerprint(responses) == extra["response_fingerprint"]
+        and fingerprint(sampled) == extra["sampled_fingerprint"]
+    )
+    if not exact:
+        raise RolloutFailed(f"trajectory {key}: the ids or the loss mask to train on are not those that were sampled")
+
+
+def check_failed_share(rollouts: Sequence[Mapping[str, Any]], max_failed_share: float, global_steps: int) -> None:
+    """Raise `RolloutFailed` when the share of episodes whose search failed exceeds its limit."""
+    failed = sum(rollout["search_failed"] for rollout in rollouts)
+    if failed > max_failed_share * len(rollouts):
+        raise RolloutFailed(
+            f"{failed:.0f} of {len(rollouts)} episodes of step {global_steps} ended in a failed search, more than "
+            f"search.max_failed_share={max_failed_share}; look at the retrieval server, then run the same command "
+            "again: it resumes from the last checkpoint."
+        )
+
+
+def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """A step's means over its episodes, and the share of each end reason; times are seconds per episode."""
+
+    def mean(name: str) -> float:
+        return fmean(rollout[name] for rollout in rollouts)
+
+    searches = sum(rollout["searches"] for rollout in rollouts)
+    metrics = {
+        "rollout/em": mean("em"),
+        "rollout/f1": mean("f1"),
+        "rollout/format_rate": mean("format_valid"),
+        "rollout/searches": mean("searches"),
+        "rollout/search_failed_share": mean("search_failed"),
+        "rollout/response_tokens_sampled": mean("sampled_tokens"),
+        "rollout/response_tokens_spliced": mean("spliced_tokens"),
+        "rollout/search_latency_s": sum(r["search_s"] for r in rollouts) / searches if searches else 0.0,
+        "rollout/search_s": mean("search_s"),
+        "rollout/generate_s": mean("generate_s"),
+    }
+    ended_by = Counter(rollout["ended_by"] for rollout in rollouts)
+    return metrics | {f"rollout/ended_by/{reason}": count / len(rollouts) for reason, count in ended_by.items()}

@@ -1,0 +1,59 @@
+"""The `search` group of the training config, as one frozen object, checked once before anything starts."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from flashrag.client import check_search_url
+from flashrag.episode import Limits
+from flashrag.errors import UserError
+from flashrag.prompts import check_template_name
+
+from verl_search.reward import AnswerMetric
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """What a search rollout needs beside verl's own config; see config/research.yaml for each key's meaning."""
+
+    url: str
+    top_n: int
+    timeout_s: float
+    max_attempts: int
+    max_searches: int
+    max_result_tokens: int
+    prompt_template_name: str
+    apply_chat: bool
+    answer_metric: AnswerMetric
+    max_failed_share: float
+    trajectory_dir: str
+
+    def __post_init__(self) -> None:
+        check_search_url(self.url)
+        check_template_name(self.prompt_template_name)
+        for key in ("top_n", "max_attempts", "max_searches", "max_result_tokens", "timeout_s"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"search.{key}={getattr(self, key)} must be greater than 0")
+        if self.answer_metric not in get_args(AnswerMetric):
+            raise UserError(f"search.answer_metric={self.answer_metric!r} is not one of {get_args(AnswerMetric)}")
+        if not 0 <= self.max_failed_share <= 1:
+            raise UserError(f"search.max_failed_share={self.max_failed_share} must lie in [0, 1]")
+
+    @classmethod
+    def from_config(cls, group: Any) -> "SearchSettings":
+        """Read the `search` group (a mapping); raises `UserError` naming a missing or unknown key."""
+        known = {field.name for field in fields(cls)}
+        given = set(group)
+        if given - known or known - given:
+            raise UserError(
+                f"the search group of the training config has unknown keys {sorted(given - known)} "
+                f"and lacks {sorted(known - given)}; see verl/verl_search/config/research.yaml"
+            )
+        return cls(**{name: group[name] for name in known})
+
+    def limits(self, max_response_tokens: int) -> Limits:
+        """The budgets of one episode."""
+        return Limits(max_response_tokens, self.max_result_tokens, self.max_searches)
+
+    def trajectory_path(self) -> Path:
+        return Path(self.trajectory_dir)
