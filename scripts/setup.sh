@@ -82,8 +82,8 @@ choose_python() {
         fi
         found+=("$(describe_python "$candidate")")
     done
-    local listing
-    listing=$(printf ', %s' "${found[@]}")
+    local listing=", none"
+    ((${#found[@]} == 0)) || listing=$(printf ', %s' "${found[@]}")
     fail "no usable Python 3.11 or 3.12; found: ${listing:2}. Install one with its venv module, or name it: --python PATH"
 }
 

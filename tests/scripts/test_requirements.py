@@ -1,0 +1,61 @@
+"""The CPU lock and the two packages' metadata: complete, pinned, free of CUDA, and in agreement with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = sorted(ROOT.glob("requirements*"))
+
+
+def names(path: Path) -> dict[str, str]:
+    """Requirement by normalised name, comments and extras left out."""
+    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return {re.sub(r"[-_.]+", "-", re.split(r"[=<>;\[ ]", line)[0]).lower(): line for line in lines if line}
+
+
+def test_lock_pins_everything_and_holds_every_direct_dependency() -> None:
+    lock = names(ROOT / "requirements-cpu.txt")
+    assert [line for line in lock.values() if not re.fullmatch(r"[a-z0-9.-]+==[^\s;]+", line)] == []
+    direct = names(ROOT / "requirements-cpu.in")
+    assert direct.keys() - lock.keys() == set()
+    for name, line in direct.items():
+        if "==" in line:
+            assert line.split("==")[1] == lock[name].split("==")[1], name
+
+
+def test_lock_has_no_gpu_package() -> None:
+    lock = names(ROOT / "requirements-cpu.txt")
+    assert [name for name in lock if re.search(r"nvidia|cuda|cupy|-cu1\d|faiss-gpu|flash-attn", name)] == []
+    left_out = names(ROOT / "requirements-cpu.overrides.txt").keys()
+    assert left_out == {"torchvision", "torchaudio", "torchcodec", "triton"}
+    assert left_out & lock.keys() == set()
+    assert lock["torch"].endswith("+cpu")
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def test_no_file_names_an_index_or_a_local_folder(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"https?://|file:|--(?:extra-)?index-url|--find-links|^-e|^/", text, re.MULTILINE) == []
+
+
+def test_stacks_agree_on_the_trainer_and_on_transformers() -> None:
+    cpu, gpu = names(ROOT / "requirements-cpu.txt"), names(ROOT / "requirements.txt")
+    for name in ("verl", "tensordict", "ray", "sentence-transformers", "bm25s", "fastapi", "httpx", "pydantic"):
+        assert cpu[name].split("==")[1] == gpu[name].split("==")[1], name
+
+
+def test_verl_search_alone_brings_what_flashrags_core_needs() -> None:
+    def project(folder: str) -> dict:
+        return tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))
+
+    verl = project("verl")
+    assert set(project("flashrag")["project"]["dependencies"]) <= set(verl["project"]["dependencies"])
+    assert verl["tool"]["hatch"]["build"]["targets"]["wheel"]["dev-mode-dirs"] == [".", "../flashrag"]
+
+
+@pytest.mark.parametrize("folder", ["verl", "flashrag"])
+def test_no_package_file_shadows_an_installed_package(folder: str) -> None:
+    assert not (ROOT / folder / "__init__.py").exists()
