@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from flashrag.client import RetrievalClient, check_search_url, check_server
@@ -50,19 +48,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
+def running(serve: Callable[[Any], str]) -> Server:
     server = Server()
-    listener = socket.create_server(("127.0.0.1", 0))
-    server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    uvicorn_server = uvicorn.Server(uvicorn.Config(server.app(), log_level="error", lifespan="off"))
-    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not uvicorn_server.started:
-        time.sleep(0.01)
-    yield server
-    uvicorn_server.should_exit = True
-    thread.join()
-    listener.close()
+    server.url = serve(server.app())
+    return server
 
 
 @pytest.fixture
@@ -70,12 +59,6 @@ def server(running: Server) -> Server:
     running.answer((200, FOUND))
     running.healthy, running.delay_s = True, 0.0
     return running
-
-
-@pytest.fixture
-def closed_url() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.asyncio

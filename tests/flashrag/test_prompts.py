@@ -14,8 +14,9 @@ QUESTION = "Who was the first king of the longest Chinese dynasty?"
 GOLDEN = (
     "A conversation between User and Assistant. The user asks a question, and the assistant solves it. The assistant "
     "first thinks about the reasoning process in the mind and then provides the user with the answer. During thinking, "
-    "the assistant can invoke the wikipedia search tool to search for fact information about specific topics if needed. "
-    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags respectively, "
+    "the assistant can invoke the wikipedia search tool to search for fact information about specific topics if "
+    "needed. The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags "
+    "respectively, "
     "and the search query and result are enclosed within <search> </search> and <result> </result> tags respectively. "
     "For example, <think> This is the reasoning process. </think> <search> search query here </search> <result> search "
     "result here </result> <think> This is the reasoning process. </think> <answer> The final answer is \\[ "
@@ -34,7 +35,7 @@ def test_a_question_with_braces_or_tags_goes_in_as_it_is():
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="prompt_template_name='qa'.*qa_template"):
+    with pytest.raises(UserError, match=r"prompt_template_name='qa'.*qa_template"):
         render_prompt(QUESTION, "qa")
 
 
@@ -55,7 +56,7 @@ def test_base_ids_are_the_encoding_of_the_rendered_prompt(tokenizer: Any):
 
 
 def test_chat_ids_are_the_chat_template_with_the_generation_prompt(tokenizer: Any):
-    with pytest.raises(UserError, match="apply_chat=true.*no chat template"):
+    with pytest.raises(UserError, match=r"apply_chat=true.*no chat template"):
         prompt_token_ids(tokenizer, QUESTION, apply_chat=True)
     template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -80,7 +80,9 @@ class OpenAICompletionGenerator:
             return list(ids)
         self.token_id_origin = TokenIdOrigin.RE_TOKENISED
         # vLLM calls it stop_reason, SGLang matched_stop; other servers say nothing.
-        matched = getattr(choice, "stop_reason", None) or getattr(choice, "matched_stop", None)
+        matched = getattr(choice, "stop_reason", None)
+        if matched is None:
+            matched = getattr(choice, "matched_stop", None)
         return self._encode_response(choice.text, choice.finish_reason, matched, stop)
 
     def _encode_response(

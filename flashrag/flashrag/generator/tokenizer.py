@@ -27,9 +27,11 @@ def load_tokenizer(path: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"generator_model={path}: its tokenizer cannot be loaded ({reason})") from error
+    except Exception as error:  # a damaged file makes the loader raise whatever it stumbles over
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"generator_model={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def eos_token_ids(tokenizer: Any, path: str) -> list[int]:

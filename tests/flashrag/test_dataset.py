@@ -1,0 +1,104 @@
+"""Reading question sets: FlashRAG's lines, and every line that is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashrag.config import Config
+from flashrag.dataset import DatasetSettings, Question, load_questions, read_questions
+from flashrag.errors import UserError
+from flashrag.utils import get_dataset
+
+LINE = {"id": "dev_0", "question": "Who?", "golden_answers": ["King Wu", "Wu"], "metadata": {"hops": 2}}
+
+
+def write(folder: Path, lines: list[Any], split: str = "dev") -> Path:
+    path = folder / "zhou" / f"{split}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path
+
+
+def test_a_line_is_kept_as_it_is(tmp_path: Path):
+    path = write(tmp_path, [LINE, "\n", {**LINE, "id": 7, "question": " ¿Quién? ", "metadata": None}])
+    assert read_questions(path) == [
+        Question("dev_0", "Who?", ("King Wu", "Wu"), {"hops": 2}),
+        Question("7", " ¿Quién? ", ("King Wu", "Wu"), {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{not json\n", "is no JSON"),
+        ('["a list"]\n', "holds list"),
+        ({**LINE, "id": None}, "id is None"),
+        ({**LINE, "id": ""}, "id is ''"),
+        ({**LINE, "id": True}, "id is True"),
+        ({**LINE, "question": " "}, "question is ' '"),
+        ({**LINE, "question": 3}, "question is 3"),
+        ({key: value for key, value in LINE.items() if key != "golden_answers"}, "golden_answers is None"),
+        ({**LINE, "golden_answers": "King Wu"}, "golden_answers is 'King Wu'"),
+        ({**LINE, "golden_answers": []}, r"golden_answers is \[\]"),
+        ({**LINE, "golden_answers": ["a", 1]}, r"golden_answers is \['a', 1\]"),
+        ({**LINE, "metadata": [1]}, r"metadata is \[1\]"),
+        (LINE, "id 'dev_0' stands in line 1 already"),
+    ],
+)
+def test_the_first_bad_line_is_named(tmp_path: Path, bad: Any, reason: str):
+    path = write(tmp_path, [LINE, "\n", bad])
+    with pytest.raises(UserError, match=rf"dev\.jsonl line 3:? .*{reason}|dev\.jsonl line 3 {reason}"):
+        read_questions(path)
+
+
+def test_a_file_without_text_or_questions_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="holds no question"):
+        read_questions(write(tmp_path, ["\n"]))
+    path = write(tmp_path, [])
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_questions(path)
+
+
+def test_what_is_missing_is_told_with_what_is_there(tmp_path: Path):
+    write(tmp_path, [LINE])
+    write(tmp_path, [LINE], "train")
+    with pytest.raises(UserError, match=r"data_dir=.*nowhere is no folder"):
+        load_questions(DatasetSettings(data_dir=str(tmp_path / "nowhere"), dataset_name="zhou"), "dev")
+    with pytest.raises(UserError, match=r"dataset_name=shang: .* data_dir holds: zhou"):
+        load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="shang"), "dev")
+    with pytest.raises(UserError, match=r"split=test: .* holds the splits: dev, train"):
+        load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="zhou"), "test")
+
+
+def ids(tmp_path: Path, **settings: Any) -> list[str]:
+    loaded = load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="zhou", **settings), "dev")
+    return [question.id for question in loaded]
+
+
+def test_sampling_is_first_or_seeded(tmp_path: Path):
+    write(tmp_path, [{**LINE, "id": number} for number in range(100)])
+    assert ids(tmp_path) == [str(number) for number in range(100)]
+    assert ids(tmp_path, test_sample_num=3) == ["0", "1", "2"]
+    assert ids(tmp_path, test_sample_num=1000) == ids(tmp_path)
+    drawn = ids(tmp_path, test_sample_num=10, random_sample=True, seed=1)
+    assert len(set(drawn)) == 10
+    assert drawn == sorted(drawn, key=int)
+    assert drawn == ids(tmp_path, test_sample_num=10, random_sample=True, seed=1)
+    assert drawn != ids(tmp_path, test_sample_num=10, random_sample=True, seed=2)
+
+
+def test_flashrags_factory_gives_every_split(tmp_path: Path):
+    write(tmp_path, [LINE])
+    write(tmp_path, [{**LINE, "id": "t"}], "train")
+    keys = {"data_dir": str(tmp_path), "dataset_name": "zhou"}
+    both = get_dataset(Config(config_dict={**keys, "split": ["dev", "train"]}))
+    assert {split: [question.id for question in questions] for split, questions in both.items()} == {
+        "dev": ["dev_0"],
+        "train": ["t"],
+    }
+    assert list(get_dataset(Config(config_dict={**keys, "split": "dev"}))) == ["dev"]
+    with pytest.raises(UserError, match="split=None"):
+        get_dataset(Config(config_dict=keys))

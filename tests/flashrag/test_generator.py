@@ -1,0 +1,276 @@
+"""The completion generator against a real HTTP server whose replies are written by hand, in the shapes of real servers.
+
+vLLM itself, with a model whose every token is known, is in tests/evaluation (slow).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request, Response
+
+from flashrag.config import Config, validated
+from flashrag.errors import UserError
+from flashrag.generator import GeneratorSettings
+from flashrag.generator.openai_completion import GeneratorError, OpenAICompletionGenerator, TokenIdOrigin
+from flashrag.generator.server import find_served_model
+from flashrag.generator.tokenizer import eos_token_ids, load_tokenizer
+from flashrag.utils import get_generator
+
+EOS = 0
+
+
+class Server:
+    """Completes every prompt with the same choice, lists the given models, remembers the requests."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.reset()
+
+    def reset(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.statuses: list[int] = []
+        self.choice: dict[str, Any] = {}
+        self.cards: list[dict[str, Any]] = [{"id": "research-7b", "object": "model", "max_model_len": 8192}]
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/v1/completions")
+        async def completions(request: Request) -> Response:
+            self.requests.append(await request.json())
+            status = self.statuses.pop(0) if self.statuses else 200
+            choice = {"index": 0, "logprobs": None, **self.choice}
+            body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+            return Response(json.dumps(body), status_code=status, media_type="application/json")
+
+        @app.get("/v1/models")
+        async def models() -> dict[str, Any]:
+            return {"object": "list", "data": self.cards}
+
+        return app
+
+
+@pytest.fixture(scope="module")
+def running(serve: Callable[[Any], str]) -> Server:
+    server = Server()
+    server.url = serve(server.app())
+    return server
+
+
+@pytest.fixture
+def server(running: Server) -> Server:
+    running.reset()
+    return running
+
+
+def settings(url: str, **values: Any) -> GeneratorSettings:
+    return validated(GeneratorSettings, {"sgl_remote_url": url, "generator_model": "m", **values}, "config")
+
+
+def generator_for(server: Server, tokenizer: Any, **values: Any) -> OpenAICompletionGenerator:
+    chosen = settings(server.url, generator_max_retries=2, **values)
+    return OpenAICompletionGenerator(chosen, "research-7b", tokenizer, [EOS, 2], "EMPTY")
+
+
+@pytest.mark.asyncio
+async def test_ids_go_in_and_the_servers_ids_come_out(server: Server, tokenizer: Any):
+    # No tokenizer would give these ids for the text: they are kept all the same.
+    server.choice = {"text": "x", "finish_reason": "stop", "stop_reason": "</search>", "token_ids": [9, 9, 9]}
+    generator = generator_for(server, tokenizer)
+    generation = await generator.generate([5, 6], 77)
+    await generator.aclose()
+    assert generation.token_ids == [9, 9, 9]
+    assert not generation.aborted
+    assert generator.token_id_origin is TokenIdOrigin.SERVER
+    assert server.requests == [
+        {
+            "model": "research-7b",
+            "prompt": [5, 6],
+            "max_tokens": 77,
+            "stop": ["</search>"],
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "return_token_ids": True,
+            "include_stop_str_in_output": True,
+            "no_stop_trim": True,
+            "skip_special_tokens": False,
+            "seed": None,
+        }
+    ]
+
+
+@pytest.mark.asyncio
+async def test_generation_params_are_sent(server: Server, tokenizer: Any):
+    server.choice = {"text": "", "finish_reason": "length", "token_ids": []}
+    params = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "seed": 5, "max_tokens": 64}
+    generator = generator_for(server, tokenizer, generation_params=params)
+    await generator.generate([1], 100, stop=["\n"])
+    await generator.generate([1], 10)
+    await generator.aclose()
+    first, second = server.requests
+    assert {key: first[key] for key in params} == params
+    assert first["stop"] == ["\n"]
+    assert second["max_tokens"] == 10
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("choice", "text", "ends"),
+    [
+        # vLLM and SGLang, told to keep the stop string
+        ({"text": "<search> a </search>", "finish_reason": "stop", "stop_reason": "</search>"}, None, False),
+        ({"text": "<search> a </search>\n\n", "finish_reason": "stop", "matched_stop": "</search>"}, None, False),
+        # the stop string cut off, and named
+        ({"text": "<search> a ", "finish_reason": "stop", "matched_stop": "</search>"}, "<search> a </search>", False),
+        ({"text": "a ", "finish_reason": "stop", "stop_reason": "</search>"}, "a </search>", False),
+        # cut off and not named: an open search says what stopped it
+        ({"text": "<search> a ", "finish_reason": "stop"}, "<search> a </search>", False),
+        ({"text": "<search> a </search>", "finish_reason": "stop"}, "<search> a </search>", False),
+        # the end of sequence, cut off or not, named or not
+        ({"text": "<answer> a </answer>", "finish_reason": "stop"}, "<answer> a </answer>", True),
+        ({"text": "<answer> a </answer>", "finish_reason": "stop", "matched_stop": EOS}, "<answer> a </answer>", True),
+        ({"text": "a<|endoftext|>", "finish_reason": "stop", "stop_reason": None}, "a", True),
+        ({"text": "<search> a ", "finish_reason": "stop", "stop_reason": EOS}, "<search> a ", True),
+        ({"text": "", "finish_reason": "stop"}, "", True),
+        # the budget
+        ({"text": "<search> a ", "finish_reason": "length"}, "<search> a ", False),
+    ],
+)  # fmt: skip
+async def test_a_reply_of_text_only_is_encoded(
+    server: Server, tokenizer: Any, choice: dict[str, Any], text: str | None, ends: bool
+):
+    server.choice = choice
+    generator = generator_for(server, tokenizer)
+    token_ids = (await generator.generate([1], 50)).token_ids
+    await generator.aclose()
+    expected = tokenizer.encode(choice["text"] if text is None else text, add_special_tokens=False)
+    assert token_ids == [*expected, EOS] if ends else token_ids == expected
+    assert generator.token_id_origin is TokenIdOrigin.RE_TOKENISED
+
+
+@pytest.mark.asyncio
+async def test_the_second_end_of_sequence_is_kept_as_the_server_names_it(server: Server, tokenizer: Any):
+    server.choice = {"text": "a<|im_end|>", "finish_reason": "stop", "matched_stop": 2}
+    generator = generator_for(server, tokenizer)
+    token_ids = (await generator.generate([1], 50)).token_ids
+    await generator.aclose()
+    assert token_ids == [*tokenizer.encode("a", add_special_tokens=False), 2]
+
+
+@pytest.mark.asyncio
+async def test_one_reply_without_ids_makes_the_run_re_tokenised(server: Server, tokenizer: Any):
+    generator = generator_for(server, tokenizer)
+    for choice in ({"token_ids": [1]}, {}, {"token_ids": [1]}):
+        server.choice = {"text": "x", "finish_reason": "length", **choice}
+        await generator.generate([1], 50)
+    await generator.aclose()
+    assert generator.token_id_origin is TokenIdOrigin.RE_TOKENISED
+
+
+@pytest.mark.asyncio
+async def test_an_aborted_request_is_told(server: Server, tokenizer: Any):
+    server.choice = {"text": "", "finish_reason": "abort", "token_ids": []}
+    generator = generator_for(server, tokenizer)
+    assert (await generator.generate([1], 50)).aborted
+    await generator.aclose()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("statuses", "requests", "fails"), [([503, 429], 3, False), ([500] * 9, 3, True), ([400], 1, True)]
+)
+async def test_attempts_are_bounded_and_mistakes_final(
+    server: Server, tokenizer: Any, statuses: list[int], requests: int, fails: bool
+):
+    server.choice, server.statuses = {"text": "x", "finish_reason": "length", "token_ids": [1]}, list(statuses)
+    generator = generator_for(server, tokenizer)
+    if fails:
+        with pytest.raises(GeneratorError, match=f"/v1/completions: .*{statuses[0]}"):
+            await generator.generate([1], 50)
+    else:
+        assert (await generator.generate([1], 50)).token_ids == [1]
+    await generator.aclose()
+    assert len(server.requests) == requests
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_went_away_is_a_typed_error(closed_url: str, tokenizer: Any):
+    chosen = settings(closed_url, generator_max_retries=0)
+    generator = OpenAICompletionGenerator(chosen, "m", tokenizer, [EOS], "EMPTY")
+    with pytest.raises(GeneratorError, match="Connection error"):
+        await generator.generate([1], 5)
+    await generator.aclose()
+
+
+def test_the_served_model_is_found_by_name_path_or_being_the_only_one(server: Server, closed_url: str):
+    assert find_served_model(settings(server.url + "/v1"), "k") == ("research-7b", 8192)
+    server.cards = [{"id": "a", "root": "/models/x"}, {"id": "b", "root": "/models/y"}]
+    assert find_served_model(settings(server.url, generator_model="/models/y"), "k") == ("b", None)
+    assert find_served_model(settings(server.url, generator_model="/elsewhere/a"), "k") == ("a", None)
+    with pytest.raises(UserError, match="serves these models: a, b; generator_model='c'"):
+        find_served_model(settings(server.url, generator_model="c"), "k")
+    server.cards = []
+    with pytest.raises(UserError, match="serves these models: none"):
+        find_served_model(settings(server.url), "k")
+    with pytest.raises(UserError, match=f"no model server answers at sgl_remote_url={closed_url}"):
+        find_served_model(settings(closed_url), "k")
+
+
+def test_a_context_that_is_too_short_is_refused(server: Server):
+    server.cards = [{"id": "m", "max_model_len": 4096}]
+    with pytest.raises(UserError, match="generator_max_input_len=8192, but the server at .* takes 4096 tokens"):
+        find_served_model(settings(server.url), "k")
+    assert find_served_model(settings(server.url, generator_max_input_len=4096), "k").max_tokens == 4096
+
+
+def test_another_kind_of_server_is_refused(serve: Callable[[Any], str]):
+    url = serve(FastAPI())
+    with pytest.raises(UserError, match="answered 404.*must be an OpenAI-compatible model server"):
+        find_served_model(settings(url), "k")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sgl_remote_url": "localhost:80"}, "sgl_remote_url"),
+        ({"framework": "hf"}, "framework: 'hf' was given"),
+        ({"generation_params": {"temprature": 1}}, "generation_params.temprature"),
+        ({"generation_params": {"temperature": -1}}, "generation_params.temperature: -1"),
+        ({"generation_params": {"do_sample": False, "temperature": 1.0}}, "do_sample is false, but temperature is 1.0"),
+        ({"generation_params": {"do_sample": True}}, "do_sample is true, but temperature is 0"),
+        ({"generator_max_input_len": 0}, "generator_max_input_len: 0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(values: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        settings(values.pop("sgl_remote_url", "http://127.0.0.1:1"), **values)
+
+
+def test_end_of_sequence_tokens_come_from_tokenizer_and_generation_config(tmp_path: Path, tokenizer: Any):
+    assert eos_token_ids(tokenizer, str(tmp_path)) == [EOS]
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    assert eos_token_ids(tokenizer, str(tmp_path)) == [EOS, 2]
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 2}')
+    assert eos_token_ids(tokenizer, str(tmp_path)) == [EOS, 2]
+
+
+def test_flashrags_factory_checks_then_loads(server: Server, tmp_path: Path, tokenizer: Any):
+    config = {"sgl_remote_url": server.url, "generator_model": str(tmp_path / "model")}
+    with pytest.raises(UserError, match="model does not exist"):
+        get_generator(Config(config_dict=config))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match=r"holds no tokenizer; expected one of tokenizer\.json"):
+        get_generator(Config(config_dict=config))
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
+        load_tokenizer(str(tmp_path / "model"))
+    tokenizer.save_pretrained(tmp_path / "model")
+    generator = get_generator(Config(config_dict=config))
+    assert generator.served_name == "research-7b"
+    assert generator.eos_token_ids == [EOS]
