@@ -68,8 +68,7 @@ print("%d.%d" % version if version in ((3, 11), (3, 12)) else "")' 2>/dev/null |
 describe_python() {
     local version
     version=$("$1" -I -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || version="does not run"
-    [[ $version != 3.1[12].* ]] || version="$version without venv and ensurepip"
-    echo "$1 ($version)"
+    echo "$1 ($version${2:-})"
 }
 
 choose_python() {
@@ -81,6 +80,7 @@ choose_python() {
             return
         fi
         found+=("$(describe_python "$candidate")")
+        [[ ${found[-1]} != *"(3.1"[12].* ]] || found[-1]=$(describe_python "$candidate" " without venv and ensurepip")
     done
     local listing=", none"
     ((${#found[@]} == 0)) || listing=$(printf ', %s' "${found[@]}")
@@ -114,7 +114,7 @@ check_disk() {
     [[ ! -d $(echo "$venv"/lib/python3.*/site-packages/torch) ]] || return 0 # an update, not a first installation
     local needed=${RESEARCH_MIN_DISK_GB:-5} place free
     [[ -n ${RESEARCH_MIN_DISK_GB:-} || $device == cpu ]] || needed=30
-    for place in "$root" "${UV_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}}"; do
+    for place in "$root" "${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-$root}/.cache}}"; do
         while [[ ! -d $place ]]; do place=$(dirname "$place"); done
         free=$(free_gb "$place")
         ((free >= needed)) || fail "$place has $free GB free, the $device stack needs about $needed GB." \
