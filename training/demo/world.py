@@ -121,7 +121,9 @@ def split_pool(rng: random.Random, pool: NamePool, train_share: float) -> tuple[
 def make_people(rng: random.Random, pool: NamePool, people_per_last_name: int) -> list[str]:
     """Full names: every last name occurs equally often, each time with another first name."""
     return [
-        f"{first} {last}" for last in pool.last_names for first in rng.sample(list(pool.first_names), people_per_last_name)
+        f"{first} {last}"
+        for last in pool.last_names
+        for first in rng.sample(list(pool.first_names), people_per_last_name)
     ]
 
 
