@@ -6,6 +6,7 @@ A blank query in a batch refuses the whole batch and names its position: answeri
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -56,7 +57,7 @@ def _add_status_routes(app: FastAPI, searcher: Searcher, metrics: Metrics) -> No
 
 def _add_search_routes(app: FastAPI, searcher: Searcher, metrics: Metrics, settings: ServerSettings) -> None:
     models = wire.request_models(settings.max_query_chars, settings.max_batch_queries, settings.max_top_n)
-    refusals = {400: {"model": wire.ErrorOut}}
+    refusals: dict[int | str, dict[str, Any]] = {400: {"model": wire.ErrorOut}}
 
     async def rank(route: str, queries: Sequence[str], num: int) -> list[list[Hit]]:
         metrics.queries.labels(route).inc(len(queries))
@@ -89,7 +90,8 @@ def _refuse_blanks(field: str, queries: Sequence[str]) -> None:
             raise HTTPException(400, f"{wire.EMPTY_QUERY}: {field}[{position}]")
 
 
-async def _answer_422(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _answer_422(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # it is registered for this type alone
     # Without the input: it may be megabytes, or hold half a surrogate pair, which no JSON answer can carry.
     problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
     return JSONResponse({"detail": problems}, status_code=422)

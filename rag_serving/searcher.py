@@ -5,7 +5,7 @@ bm25s search in parallel). Does not cover: merging requests into batches, a boun
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -37,7 +37,7 @@ class Searcher:
         future = self._pool.submit(self.retriever.rank, list(queries), num)
         self._waiting_or_running += 1
         loop = asyncio.get_running_loop()
-        # Counted down when the thread is done, not when the caller goes away: a cancelled request keeps its thread busy.
+        # Counted down when the thread is done, not when the caller goes away: its thread stays busy.
         future.add_done_callback(lambda _: _call_soon(loop, self._one_done))
         return await asyncio.wrap_future(future)
 
@@ -45,6 +45,6 @@ class Searcher:
         self._waiting_or_running -= 1
 
 
-def _call_soon(loop: asyncio.AbstractEventLoop, callback) -> None:  # noqa: ANN001
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(callback)

@@ -14,13 +14,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside rag_serving
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever import check_assets, load_retriever_from
-from rag_serving.settings import read_settings
+from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from rag_serving.settings import ServerSettings, read_settings
+
+if TYPE_CHECKING:
+    import uvicorn
 
 SHUTDOWN_TIMEOUT_S = 5
 BACKLOG = 2048
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve(settings, retriever, num_retriever: int, listener: socket.socket) -> None:  # noqa: ANN001
+def _serve(settings: ServerSettings, retriever: Retriever, num_retriever: int, listener: socket.socket) -> None:
     import uvicorn
 
     from rag_serving.app import create_app
@@ -83,7 +87,7 @@ def _serve(settings, retriever, num_retriever: int, listener: socket.socket) -> 
     server.run(sockets=[listener])
 
 
-def _announce(server, ready: str) -> None:  # noqa: ANN001
+def _announce(server: "uvicorn.Server", ready: str) -> None:
     """Print the ready line once the server takes requests."""
     while not server.started and not server.should_exit:
         time.sleep(0.01)

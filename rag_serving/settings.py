@@ -20,8 +20,8 @@ class ServerSettings(RetrieverSettings):
     def _default_within_limit(self) -> Self:
         if self.retrieval_topk > self.max_top_n:
             raise ValueError(
-                f"retrieval_topk is {self.retrieval_topk}, but max_top_n is {self.max_top_n}; raise the second or lower "
-                "the first"
+                f"retrieval_topk is {self.retrieval_topk}, but max_top_n is {self.max_top_n}; raise the second "
+                "or lower the first"
             )
         return self
 

@@ -50,30 +50,48 @@ SearchOut = list[DocumentOut] | tuple[list[DocumentOut], list[float]]
 BatchSearchOut = list[list[DocumentOut]] | tuple[list[list[DocumentOut]], list[list[float]]]
 
 
+class SearchIn(BaseModel):
+    query: str
+    top_n: int = DEFAULT_TOP_N
+    return_score: bool = False
+
+
+class BatchSearchIn(BaseModel):
+    query: list[str]
+    top_n: int = DEFAULT_TOP_N
+    return_score: bool = False
+
+
+class RetrieveIn(BaseModel):
+    queries: list[str]
+    topk: int | None = None
+    return_scores: bool = False
+
+
 @dataclass(frozen=True)
 class RequestModels:
     """The request schemas under one server's limits."""
 
-    search: type[BaseModel]
-    batch_search: type[BaseModel]
-    retrieve: type[BaseModel]
+    search: type[SearchIn]
+    batch_search: type[BatchSearchIn]
+    retrieve: type[RetrieveIn]
 
 
 def request_models(max_query_chars: int, max_batch_queries: int, max_top_n: int) -> RequestModels:
     query = Annotated[str, Field(max_length=max_query_chars)]
     queries = Annotated[list[query], Field(max_length=max_batch_queries)]
     top_n = Annotated[int, Field(ge=1, le=max_top_n)]
-    with_scores = (bool, False)
     one_or_many = Annotated[
         queries,
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
         Field(validation_alias=AliasChoices("queries", "query")),
     ]
     topk = Annotated[top_n | None, Field(validation_alias=AliasChoices("topk", "top_k"))]
+    limited_top_n = (top_n, DEFAULT_TOP_N)
     return RequestModels(
-        search=create_model("SearchIn", query=query, top_n=(top_n, DEFAULT_TOP_N), return_score=with_scores),
-        batch_search=create_model("BatchSearchIn", query=queries, top_n=(top_n, DEFAULT_TOP_N), return_score=with_scores),
-        retrieve=create_model("RetrieveIn", queries=one_or_many, topk=(topk, None), return_scores=with_scores),
+        search=create_model("SearchIn", __base__=SearchIn, query=query, top_n=limited_top_n),
+        batch_search=create_model("BatchSearchIn", __base__=BatchSearchIn, query=queries, top_n=limited_top_n),
+        retrieve=create_model("RetrieveIn", __base__=RetrieveIn, queries=one_or_many, topk=(topk, None)),
     )
 
 

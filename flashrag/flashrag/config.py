@@ -71,7 +71,7 @@ class Config(Mapping[str, Any]):
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML file; raises UserError for a file that is missing, unreadable or something else."""
+    """The top-level mapping of a YAML file; raises UserError where there is none."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -84,7 +84,8 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"config file {path} holds {type(content).__name__}; expected `key: value` lines with text keys")
+        given = type(content).__name__
+        raise UserError(f"config file {path} holds {given}; expected `key: value` lines with text keys")
     return content
 
 

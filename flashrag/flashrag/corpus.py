@@ -105,17 +105,20 @@ def parse_line(line: bytes) -> tuple[str, str]:
     for key in ("id", "contents"):
         if key not in record:
             raise ValueError(f"no {key!r} among the keys {sorted(record)[:8]}")
-    identifier, contents = record["id"], record["contents"]
+    identifier = record["id"]
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
-    for key, value in (("id", identifier), ("contents", contents)):
-        if not isinstance(value, str):
-            raise ValueError(f"{key!r} is {type(value).__name__} instead of text")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{key!r} holds half of a surrogate pair (character {error.start})") from error
-    return identifier, contents
+    return _text("id", identifier), _text("contents", record["contents"])
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is {type(value).__name__} instead of text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key!r} holds half of a surrogate pair (character {error.start})") from error
+    return value
 
 
 def _mapped(cache: Path) -> pa.Table | None:
@@ -130,8 +133,8 @@ def _mapped(cache: Path) -> pa.Table | None:
 def _write_cache(path: Path, cache: Path) -> Path:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        probe = tempfile.TemporaryFile(dir=cache.parent)
-        probe.close()
+        with tempfile.TemporaryFile(dir=cache.parent):
+            pass
     except OSError:  # read-only: every process makes its own, and takes it away again
         folder = Path(tempfile.mkdtemp(prefix="flashrag-corpus-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

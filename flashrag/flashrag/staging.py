@@ -23,4 +23,3 @@ def staged(target: Path) -> Iterator[Path]:
         staging.replace(target)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
-

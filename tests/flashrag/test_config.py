@@ -3,9 +3,10 @@ import pickle
 from typing import Literal
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
 from flashrag.config import Config, read_yaml_mapping, validated
 from flashrag.errors import UserError
-from pydantic import BaseModel, ConfigDict, Field
 
 
 class Small(BaseModel):

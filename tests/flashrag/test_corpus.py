@@ -4,14 +4,15 @@ import stat
 import tempfile
 from pathlib import Path
 
-import flashrag.corpus
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flashrag.corpus
 from flashrag.corpus import CACHE_FOLDER, open_corpus, parse_line
 from flashrag.document import Document
 from flashrag.errors import UserError
 from flashrag.staging import staged
-from hypothesis import given
-from hypothesis import strategies as st
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but halves of surrogate pairs
 

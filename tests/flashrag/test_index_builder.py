@@ -27,8 +27,15 @@ def test_flashrags_published_commands_parse():
     dense += " --batch_size 256 --pooling_method mean --faiss_type Flat --sentence_transformer"
     options = parse_args(dense.split())
     assert options.target == Path("indexes/e5_Flat.index")
-    assert (options.max_length, options.batch_size, options.use_fp16, options.pooling_method) == (512, 256, True, "mean")
-    sparse = parse_args(["--retrieval_method", "bm25", "--corpus_path", "c", "--bm25_backend", "bm25s", "--save_dir", "indexes/"])
+    assert (options.max_length, options.batch_size, options.use_fp16, options.pooling_method) == (
+        512,
+        256,
+        True,
+        "mean",
+    )
+    sparse = parse_args(
+        ["--retrieval_method", "bm25", "--corpus_path", "c", "--bm25_backend", "bm25s", "--save_dir", "indexes/"]
+    )
     assert sparse.target == Path("indexes/bm25")
 
 

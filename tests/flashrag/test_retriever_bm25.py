@@ -3,13 +3,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flashrag.config import Config
 from flashrag.errors import UserError
 from flashrag.retriever.bm25 import Tokenizer, best_rows
 from flashrag.retriever.index_builder import main as build
 from flashrag.utils import get_retriever
-from hypothesis import given
-from hypothesis import strategies as st
 
 TEXTS = [
     "apple banana",  # 2 words

@@ -1,7 +1,8 @@
 import doctest
 
-import flashrag.document
 import pytest
+
+import flashrag.document
 from flashrag.document import Document
 
 

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from flashrag.config import Config, validated
 from flashrag.errors import UserError
 from flashrag.retriever import RetrieverSettings, check_assets

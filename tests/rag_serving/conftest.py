@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from flashrag.retriever.index_builder import main as build_index
 
 PASSAGES = {

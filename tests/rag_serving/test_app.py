@@ -1,4 +1,4 @@
-"""The real application in process, over the real bm25 retriever; a predictable engine only where it must block or fail."""
+"""The real application in process, over the real bm25 retriever; a predictable engine where it must block or fail."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 import rag_serving
 from flashrag.document import Document
 from flashrag.retriever import check_assets, load_retriever_from
@@ -85,9 +86,7 @@ async def test_batch_search_and_retrieve_for_zero_to_three_queries(site, retriev
         assert await post("/batch_search", query=queries, top_n=1, return_score=True) == [best, scores]
         assert await post("/retrieve", queries=queries, topk=1) == {"result": best}
         assert await post("/retrieve", queries=queries, topk=1, return_scores=True) == {
-            "result": [
-                [{"document": found[0], "score": some[0]}] for found, some in zip(best, scores, strict=True)
-            ]
+            "result": [[{"document": found[0], "score": some[0]}] for found, some in zip(best, scores, strict=True)]
         }
 
 
@@ -154,7 +153,7 @@ class Blocking(Retriever):
         self.release = threading.Event()
         self.entered = threading.Semaphore(0)
 
-    def rank(self, queries, num):
+    def rank(self, queries, num):  # noqa: ARG002  (the interface)
         self.entered.release()
         if queries != ["stop"]:
             raise RuntimeError("secret path /data")

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 import rag_serving
 from flashrag.errors import UserError
 from rag_serving.settings import read_settings

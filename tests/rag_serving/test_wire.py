@@ -1,11 +1,12 @@
 import json
 
 import pytest
-from flashrag.document import Document
-from flashrag.retriever.base import Hit
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+from flashrag.document import Document
+from flashrag.retriever.base import Hit
 from rag_serving import wire
 
 A, B, C = (Hit(Document(name, f'"{name}"\ntext'), score) for name, score in (("a", 3.0), ("b", 2.0), ("c", 1.0)))

@@ -5,7 +5,7 @@ Does not cover: how passages are ranked (dense.py, bm25.py), concurrency (the se
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 from flashrag.corpus import Corpus
 from flashrag.document import Document
@@ -32,12 +32,30 @@ class Retriever(ABC):
         A list is shorter than `num` where the index has no more to give; a passage never stands in it twice.
         """
 
+    @overload
+    def search(self, query: str, num: int | None = None, return_score: Literal[False] = False) -> list[Document]: ...
+
+    @overload
+    def search(
+        self, query: str, num: int | None = None, *, return_score: Literal[True]
+    ) -> tuple[list[Document], list[float]]: ...
+
     def search(
         self, query: str, num: int | None = None, return_score: bool = False
     ) -> list[Document] | tuple[list[Document], list[float]]:
         """FlashRAG's single search: documents, or (documents, scores). `num` defaults to `retrieval_topk`."""
         documents, scores = self.batch_search([query], num, return_score=True)
         return (documents[0], scores[0]) if return_score else documents[0]
+
+    @overload
+    def batch_search(
+        self, queries: Sequence[str], num: int | None = None, return_score: Literal[False] = False
+    ) -> list[list[Document]]: ...
+
+    @overload
+    def batch_search(
+        self, queries: Sequence[str], num: int | None = None, *, return_score: Literal[True]
+    ) -> tuple[list[list[Document]], list[list[float]]]: ...
 
     def batch_search(
         self, queries: Sequence[str], num: int | None = None, return_score: bool = False

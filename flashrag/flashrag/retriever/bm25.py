@@ -1,13 +1,15 @@
 """BM25 retrieval over bm25s. Importing this module loads numpy, bm25s and the stemmer; no torch.
 
-Tokenizer: lower case; words of two letters or more (Unicode `\\b\\w\\w+\\b`); bm25s's English stop words out; Snowball's
-English stemmer. Scores: Lucene's variant of BM25, with the k1 and b of the index (defaults below are Anserini's for
-passages). A passage that shares no word with the query is never returned, so a list may be shorter than asked for.
+Tokenizer: lower case; words of two letters or more (Unicode `\\b\\w\\w+\\b`); bm25s's English stop words out; then
+Snowball's English stemmer. Scores: Lucene's variant of BM25, with the k1 and b of the index (defaults below are
+Anserini's for passages). A passage that shares no word with the query is never returned, so a list may be shorter
+than asked for.
 """
 
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import bm25s
 import numpy as np
@@ -35,21 +37,16 @@ class Tokenizer:
         self._lock = threading.Lock()  # a Snowball stemmer must not be used by two threads at once
 
     def words(self, texts: Iterable[str]) -> list[list[str]]:
-        with self._lock:
-            return bm25s.tokenize(texts, return_ids=False, **self._options())
+        return self._tokenize(texts, return_ids=False)
 
     def vocabulary(self, texts: Iterable[str]) -> bm25s.tokenization.Tokenized:
         """Word numbers per text and the vocabulary, as an index is built from."""
-        with self._lock:
-            return bm25s.tokenize(texts, return_ids=True, **self._options())
+        return self._tokenize(texts, return_ids=True)
 
-    def _options(self) -> dict[str, object]:
-        return {
-            "token_pattern": TOKEN_PATTERN,
-            "stopwords": STOP_WORDS,
-            "stemmer": self._stemmer,
-            "show_progress": False,
-        }
+    def _tokenize(self, texts: Iterable[str], return_ids: bool) -> Any:
+        options: Any = {"token_pattern": TOKEN_PATTERN, "stopwords": STOP_WORDS, "stemmer": self._stemmer}
+        with self._lock:
+            return bm25s.tokenize(cast(Any, texts), return_ids=return_ids, show_progress=False, **options)
 
 
 class BM25Retriever(Retriever):
@@ -90,7 +87,7 @@ def best_rows(scores: np.ndarray, num: int) -> list[int]:
 
 
 def read_index(path: Path, card: IndexCard) -> bm25s.BM25:
-    """The memory-mapped index in the folder `path`; raises UserError where files are missing or the tokenizer differs."""
+    """The memory-mapped index in the folder `path`; raises UserError where it is damaged or tokenized otherwise."""
     built_with = (card.bm25 or {}).get("tokenizer")
     if built_with != TOKENIZER_CARD:
         raise UserError(f"index_path: {path} was built with another tokenizer ({built_with}); build the index again")

@@ -47,11 +47,7 @@ class DenseRetriever(Retriever):
             scores, rows = self._index.search(vectors, min(num, self._index.ntotal))
         # faiss fills up with row -1 where it has no more neighbours (IVF with few probes, for example).
         return [
-            [
-                Hit(self.corpus[int(row)], float(score))
-                for row, score in zip(rows_K, scores_K, strict=True)
-                if row >= 0
-            ]
+            [Hit(self.corpus[int(row)], float(score)) for row, score in zip(rows_K, scores_K, strict=True) if row >= 0]
             for rows_K, scores_K in zip(rows, scores, strict=True)
         ]
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+# Both are read when the libraries below are imported.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its own threads fight with ours and with faiss's
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-import torch  # noqa: E402  (the two settings above are read at import)
-from sentence_transformers import SentenceTransformer  # noqa: E402
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer  # noqa: E402
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from flashrag.errors import UserError  # noqa: E402
-from flashrag.retriever.model_folder import own_pooling  # noqa: E402
+from flashrag.errors import UserError
+from flashrag.retriever.model_folder import own_pooling
 
 
 class Encoder:
@@ -42,7 +43,9 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        return int(self._model.get_embedding_dimension())
+        dimension = self._model.get_embedding_dimension()
+        assert dimension is not None, "the model does not say how long its vectors are"
+        return dimension
 
     def encode(self, texts: Sequence[str], instruction: str, batch_size: int) -> np.ndarray:
         """float32 unit vectors, (len(texts), dimension), in the order of the texts; an empty text is allowed."""

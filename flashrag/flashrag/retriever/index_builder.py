@@ -22,6 +22,8 @@ from flashrag.staging import staged
 if TYPE_CHECKING:
     import faiss
 
+    from flashrag.retriever.encoder import Encoder
+
 BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
 
 
@@ -115,7 +117,7 @@ def build_dense(options: BuildOptions, corpus: Corpus, folder: Path) -> None:
     passage_instruction = defaults.passage if options.instruction is None else options.instruction
     encoder = Encoder(folder, pooling, options.max_length, options.use_fp16, "--model_path")
     index = _new_index(options.faiss_type, encoder.dimension)
-    _add_vectors(index, corpus, encoder.encode, passage_instruction, options.batch_size)
+    _add_vectors(index, corpus, encoder, passage_instruction, options.batch_size)
     card = IndexCard(
         retrieval_method=options.retrieval_method,
         count=len(corpus),
@@ -147,13 +149,13 @@ def _new_index(faiss_type: str, dimension: int) -> "faiss.Index":
         raise UserError(f"--faiss_type {faiss_type!r} is no faiss index_factory text; Flat is the exact one") from error
 
 
-def _add_vectors(index: "faiss.Index", corpus: Corpus, encode, instruction: str, batch_size: int) -> None:  # noqa: ANN001
+def _add_vectors(index: "faiss.Index", corpus: Corpus, encoder: "Encoder", instruction: str, batch_size: int) -> None:
     """Add the vectors of every passage; an index that must be trained holds them all in memory first."""
     import numpy as np
 
     waiting = []
     for texts in _chunks(corpus, batch_size * BATCHES_PER_CHUNK):
-        vectors = encode(texts, instruction, batch_size)
+        vectors = encoder.encode(texts, instruction, batch_size)
         assert np.isfinite(vectors).all(), "the encoder made a vector that is not finite"
         if index.is_trained:
             index.add(vectors)
@@ -164,7 +166,8 @@ def _add_vectors(index: "faiss.Index", corpus: Corpus, encode, instruction: str,
         try:
             index.train(everything)
         except RuntimeError as error:
-            raise UserError(f"--faiss_type cannot be trained on {len(everything)} passages ({error}); use Flat") from error
+            count = len(everything)
+            raise UserError(f"--faiss_type cannot be trained on {count} passages ({error}); use Flat") from error
         index.add(everything)
 
 

@@ -85,5 +85,6 @@ def check_card(card: IndexCard, retrieval_method: str, corpus_sha256: str, model
     if card.model_sha256 != model_sha256:
         raise UserError(
             f"retrieval_model_path: this encoder (sha256 {str(model_sha256)[:12]}) is not the one that the index was "
-            f"built with ({card.model}, sha256 {str(card.model_sha256)[:12]}); give that encoder, or build the index again"
+            f"built with ({card.model}, sha256 {str(card.model_sha256)[:12]}); give that encoder, or build the index "
+            "again"
         )
