@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# As a script, Python looks for modules beside this file; the packages of the repository stand one level up.
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside evaluation
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluation.eval_settings import EvalSettings, load_settings, parse_command_line
 from evaluation.report import (
@@ -29,7 +28,7 @@ from flashrag.dataset import Question, load_questions
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.generator.loading import load_generator
 from flashrag.pipeline import Outcome, ReSearchPipeline
-from flashrag.retriever import Assets, RetrieverSettings, check_assets, load_retriever_from
+from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from
 
 
 @exit_on_user_error
@@ -38,10 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     questions = load_questions(settings, settings.split)
     assets = check_retrieval(settings)
     generator = load_generator(settings)
+    retriever = load_retriever(settings, assets)
+    pipeline = ReSearchPipeline(settings, retriever, generator)
     folder = make_run_folder(settings)
     print(f"{len(questions)} questions of {settings.dataset_name}/{settings.split} -> {folder}", flush=True)
     started = time.perf_counter()
-    outcomes = asyncio.run(run_pipeline(settings, questions, generator, assets))
+    outcomes = asyncio.run(run_pipeline(pipeline, questions, (generator, retriever)))
     summary = {
         **summarize(outcomes, settings.metrics),
         "seconds": round(time.perf_counter() - started, 2),
@@ -65,6 +66,13 @@ def check_retrieval(settings: EvalSettings) -> Assets | None:
     return None
 
 
+def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalClient | Retriever:
+    if assets is not None:
+        return load_retriever_from(assets)
+    assert settings.remote_retriever_url is not None, "checked by EvalSettings"
+    return RetrievalClient(settings.remote_retriever_url, top_n=settings.retrieval_topk)
+
+
 def make_run_folder(settings: EvalSettings) -> Path:
     """A new folder for this run; raises `UserError` when it cannot be made or holds an earlier run."""
     label = settings.save_note or time.strftime("%Y%m%d-%H%M%S")
@@ -79,18 +87,13 @@ def make_run_folder(settings: EvalSettings) -> Path:
 
 
 async def run_pipeline(
-    settings: EvalSettings, questions: Sequence[Question], generator: Any, assets: Assets | None
+    pipeline: ReSearchPipeline, questions: Sequence[Question], connections: Sequence[Any]
 ) -> list[Outcome]:
-    """Answer every question, with a progress bar that shows the exact match so far."""
+    """Answer every question, with a progress bar that shows the exact match so far; closes the connections."""
     from tqdm import tqdm
 
-    if assets is None:
-        assert settings.remote_retriever_url is not None, "checked by EvalSettings"
-        retriever = RetrievalClient(settings.remote_retriever_url, top_n=settings.retrieval_topk)
-    else:
-        retriever = load_retriever_from(assets)
     exact_matches = 0.0
-    with tqdm(total=len(questions), unit="question", desc=settings.dataset_name) as bar:
+    with tqdm(total=len(questions), unit="question") as bar:
 
         def show(outcome: Outcome) -> None:
             nonlocal exact_matches
@@ -99,11 +102,11 @@ async def run_pipeline(
             bar.set_postfix(em=f"{exact_matches / bar.n:.3f}", refresh=False)
 
         try:
-            return await ReSearchPipeline(settings, retriever, generator).run(questions, show)
+            return await pipeline.run(questions, show)
         finally:
-            await generator.aclose()
-            if isinstance(retriever, RetrievalClient):
-                await retriever.aclose()
+            for connection in connections:
+                if hasattr(connection, "aclose"):  # a local retriever has nothing to close
+                    await connection.aclose()
 
 
 def save(settings: EvalSettings, folder: Path, outcomes: Sequence[Outcome], summary: dict[str, Any]) -> None:

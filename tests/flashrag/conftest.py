@@ -49,7 +49,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[Any], str]]:
-    """A function that serves an ASGI application on a free port until the module's tests are done; gives its address."""
+    """A function that serves an ASGI application on a free port until the module is done; gives its address."""
     stops: list[Callable[[], None]] = []
 
     def start(app: Any) -> str:

@@ -224,14 +224,14 @@ def test_the_served_model_is_found_by_name_path_or_being_the_only_one(server: Se
 
 def test_a_context_that_is_too_short_is_refused(server: Server):
     server.cards = [{"id": "m", "max_model_len": 4096}]
-    with pytest.raises(UserError, match="generator_max_input_len=8192, but the server at .* takes 4096 tokens"):
+    with pytest.raises(UserError, match=r"generator_max_input_len=8192, but the server at .* takes 4096 tokens"):
         find_served_model(settings(server.url), "k")
     assert find_served_model(settings(server.url, generator_max_input_len=4096), "k").max_tokens == 4096
 
 
 def test_another_kind_of_server_is_refused(serve: Callable[[Any], str]):
     url = serve(FastAPI())
-    with pytest.raises(UserError, match="answered 404.*must be an OpenAI-compatible model server"):
+    with pytest.raises(UserError, match=r"answered 404.*must be an OpenAI-compatible model server"):
         find_served_model(settings(url), "k")
 
 
@@ -258,6 +258,9 @@ def test_end_of_sequence_tokens_come_from_tokenizer_and_generation_config(tmp_pa
     assert eos_token_ids(tokenizer, str(tmp_path)) == [EOS, 2]
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 2}')
     assert eos_token_ids(tokenizer, str(tmp_path)) == [EOS, 2]
+    (tmp_path / "generation_config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"generation_config\.json cannot be read"):
+        eos_token_ids(tokenizer, str(tmp_path))
 
 
 def test_flashrags_factory_checks_then_loads(server: Server, tmp_path: Path, tokenizer: Any):

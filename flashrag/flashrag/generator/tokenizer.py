@@ -1,5 +1,6 @@
 """The tokenizer beside a model, and the tokens that end a sequence."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,26 @@ def eos_token_ids(tokenizer: Any, path: str) -> list[int]:
 
     Raises `UserError` when there is none: every response would then run until its budget ends.
     """
-    from transformers import GenerationConfig
-
-    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    try:
-        configured = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:  # the file is optional
-        configured = None
-    ids += configured if isinstance(configured, list) else [configured]
+    ids = [tokenizer.eos_token_id, *_configured_eos_ids(path)]
     ids = [token_id for token_id in dict.fromkeys(ids) if token_id is not None]
     if not ids:
         raise UserError(f"generator_model={path}: neither its tokenizer nor its generation config has an EOS token")
     return ids
+
+
+def _configured_eos_ids(path: str) -> list[int | None]:
+    """`eos_token_id` of generation_config.json, an optional file."""
+    if Path(path).is_dir():
+        file = Path(path) / "generation_config.json"
+        try:
+            ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{file} cannot be read ({error}); expected a JSON object") from error
+    else:
+        from transformers import GenerationConfig  # imports torch: only for a hub's name
+
+        try:
+            ids = GenerationConfig.from_pretrained(path).eos_token_id
+        except OSError:
+            ids = None
+    return ids if isinstance(ids, list) else [ids]

@@ -41,13 +41,16 @@ class ReSearchPipeline(BasicPipeline):
         self.generator = generator
         self.codec = EpisodeCodec(generator.tokenizer, generator.eos_token_ids)
         self._search = _as_search(retriever, self.settings.retrieval_topk)
+        self.prompt_ids("")  # a tokenizer without a chat template is refused here, not with each question
+
+    def prompt_ids(self, question: str) -> list[int]:
+        settings = self.settings
+        return prompt_token_ids(self.generator.tokenizer, question, settings.prompt_template_name, settings.apply_chat)
 
     async def answer(self, question: Question) -> Answer:
         """The answer that one episode ends with; a search without an answer from the server is a failure."""
         settings = self.settings
-        prompt_ids = prompt_token_ids(
-            self.generator.tokenizer, question.question, settings.prompt_template_name, settings.apply_chat
-        )
+        prompt_ids = self.prompt_ids(question.question)
         room = settings.generator_max_input_len - len(prompt_ids)
         if room <= 0:
             raise PromptTooLong(

@@ -1,0 +1,247 @@
+"""A model whose every token is known, behind a real vLLM server and behind a small one that speaks the same route.
+
+The model is a Qwen2 without attention or MLP output: the last token alone decides the next one, by the table below.
+It thinks, searches, reads nothing, and answers "Wu". Its tokenizer has a token in which the stop string ends early.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+ROOT = Path(__file__).resolve().parents[2]
+EOS = "<|endoftext|>"
+CLOSE_AND_BREAK = "</search>\n\n"
+FIRST_TURN = ["<think>", "t", "</think>", "<search>", "Zhou", CLOSE_AND_BREAK]
+LAST_TURN = ["<answer>", "\\boxed{", "Wu", "}", "</answer>", EOS]
+# The prompt of a base model ends with ":", a result with its closing tag.
+CHAIN = [":", *FIRST_TURN], ["</result>", *LAST_TURN]
+PASSAGES = [
+    {
+        "id": "7",
+        "contents": '"King Wu of Zhou"\nKing Wu was the first king of the Zhou dynasty. <|endoftext|> </result>',
+    },
+    {"id": "8", "contents": '"Shang"\nThe Shang dynasty came before.'},
+]
+
+
+class Servers(NamedTuple):
+    """Addresses of a model server and a retrieval server."""
+
+    model: str
+    retrieval: str
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from tokenizers import AddedToken, pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(vocab={EOS: 0, **{byte: 1 + i for i, byte in enumerate(alphabet)}}, merges=[])
+    words = [token for chain in CHAIN for token in chain if len(token) > 1 and token != EOS]
+    tokenizer.add_tokens([AddedToken(word, special=False) for word in dict.fromkeys(words)])
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def successors(tokenizer: Any) -> dict[int, int]:
+    """The token after each token; every other token is followed by itself."""
+    pairs = [pair for chain in CHAIN for pair in pairwise(chain)]
+    following = {token_id: token_id for token_id in range(len(tokenizer))}
+    for token, successor in pairs:
+        following[token_id_of(tokenizer, token)] = token_id_of(tokenizer, successor)
+    return following
+
+
+def token_id_of(tokenizer: Any, token: str) -> int:
+    (token_id,) = tokenizer.encode(token, add_special_tokens=False)
+    return token_id
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """The tokenizer alone: what the evaluation reads of a served model."""
+    folder = tmp_path_factory.mktemp("zhou-model")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "kings").mkdir()
+    lines = [
+        '{"id": "a", "question": "Who was the first king of Zhou?", "golden_answers": ["wu"], "metadata": {"hops": 1}}',
+        '{"id": "b", "question": "Who was king of Shang?", "golden_answers": ["Tang"], "metadata": {"hops": 2}}',
+        '{"id": "c", "question": "Who beat him?", "golden_answers": ["Nobody", "King Wu"], "metadata": {"hops": 2}}',
+    ]
+    (folder / "kings" / "dev.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The keys of a local BM25 retriever over the passages."""
+    from flashrag.retriever.index_builder import main as build
+
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in PASSAGES), encoding="utf-8")
+    arguments = ["--retrieval_method", "bm25", "--corpus_path", str(folder / "corpus.jsonl"), "--save_dir", str(folder)]
+    assert build(arguments) == 0
+    return {
+        "retrieval_method": "bm25",
+        "corpus_path": str(folder / "corpus.jsonl"),
+        "index_path": str(folder / "bm25"),
+    }
+
+
+@pytest.fixture(scope="session")
+def small_servers(successors: dict[int, int], tokenizer: Any) -> Iterator[Servers]:
+    """The same model and the same passages, in this process."""
+    app, stops = FastAPI(), {0, token_id_of(tokenizer, CLOSE_AND_BREAK)}
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": "zhou", "max_model_len": 4096}]}
+
+    @app.post("/v1/completions")
+    def completions(request: dict[str, Any]) -> dict[str, Any]:
+        sampled = sample(request["prompt"], request["max_tokens"], successors, stops)
+        finish = "stop" if sampled[-1] in stops else "length"
+        choice = {"index": 0, "text": tokenizer.decode(sampled), "finish_reason": finish, "token_ids": sampled}
+        return {"id": "1", "object": "text_completion", "created": 1, "model": "zhou", "choices": [choice]}
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "healthy"}
+
+    @app.post("/search")
+    def search(request: dict[str, Any]) -> list[dict[str, str]]:
+        return PASSAGES[: request["top_n"]] if "Zhou" in request["query"] else []
+
+    with running(app) as url:
+        yield Servers(url, url)
+
+
+def sample(prompt: Sequence[int], max_tokens: int, successors: dict[int, int], stops: set[int]) -> list[int]:
+    sampled: list[int] = []
+    last = prompt[-1]
+    while not sampled or (last not in stops and len(sampled) < max_tokens):
+        last = successors[last]
+        sampled.append(last)
+    return sampled
+
+
+class running:
+    """An application on a free port, in a thread of this process."""
+
+    def __init__(self, app: FastAPI):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+
+    def __enter__(self) -> str:
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.listener.close()
+
+
+@pytest.fixture(scope="session")
+def real_servers(
+    model_folder: Path, successors: dict[int, int], corpus: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    """vLLM's OpenAI server on the model's weights, and rag_serving on a BM25 index, as processes."""
+    save_weights(model_folder, successors)
+    logs = tmp_path_factory.mktemp("logs")
+    config = logs / "serving.yaml"
+    config.write_text("".join(f"{key}: {value}\n" for key, value in corpus.items()))
+    model_port, retrieval_port = free_port(), free_port()
+    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder), "--host",
+            "127.0.0.1", "--port", str(model_port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096",
+            "--served-model-name", "zhou"]  # fmt: skip
+    serving = [sys.executable, "rag_serving/serving.py", "--config", str(config), "--port", str(retrieval_port)]
+    environment = {**os.environ, "VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1",
+                   "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
+    stops = [start(vllm, logs / "vllm.log", environment), start(serving, logs / "serving.log", environment)]
+    try:
+        servers = Servers(f"http://127.0.0.1:{model_port}", f"http://127.0.0.1:{retrieval_port}")
+        wait_until_healthy(f"{servers.retrieval}/health", logs / "serving.log")
+        wait_until_healthy(f"{servers.model}/health", logs / "vllm.log")
+        yield servers
+    finally:
+        for stop in stops:
+            stop()
+
+
+def save_weights(folder: Path, successors: dict[int, int]) -> None:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    size = 512  # at least one dimension for each token: embeddings are unit vectors
+    config = Qwen2Config(
+        vocab_size=len(successors), hidden_size=size, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8,
+        num_key_value_heads=8, max_position_embeddings=4096, tie_word_embeddings=False, eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(torch.eye(size)[: len(successors)])
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for token_id, successor in successors.items():
+            model.lm_head.weight[successor, token_id] = 1.0
+    model.save_pretrained(folder)
+
+
+def start(command: list[str], log: Path, environment: dict[str, str]) -> Callable[[], None]:
+    """Start a process in a session of its own; gives the function that ends it with all its children."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def stop() -> None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    return stop
+
+
+def wait_until_healthy(url: str, log: Path, timeout_s: float = 300.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2.0).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{url} is not healthy after {timeout_s:.0f} s:\n{log.read_text()[-3000:]}")
