@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
 from flashrag.client import RetrievalClient
 from flashrag.episode import (
     EndReason,
@@ -20,11 +22,9 @@ from flashrag.episode import (
     InvariantViolation,
     run_episode,
 )
+from flashrag.generator.tokenizer import eos_token_ids
 from flashrag.prompt_ids import prompt_token_ids
 from flashrag.protocol import SEARCH_CLOSE
-from flashrag.generator.tokenizer import eos_token_ids
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
-
 from verl_search.reward import Reward, episode_reward
 from verl_search.settings import SearchSettings
 from verl_search.trajectories import TrajectoryRecord, append_trajectory, write_violation
@@ -67,7 +67,9 @@ class SearchAgentLoop(AgentLoopBase):
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
             path = write_violation(self.settings.trajectory_path(), question, violation)
-            raise RuntimeError(f"an episode is not token-exact ({violation}); its trajectory is in {path}") from violation
+            raise RuntimeError(
+                f"an episode is not token-exact ({violation}); its trajectory is in {path}"
+            ) from violation
         gold_answers = list(row["reward_model"]["ground_truth"])
         reward = episode_reward(episode, gold_answers, self.settings.answer_metric)
         record = TrajectoryRecord(

@@ -7,9 +7,10 @@ and to leave out, by count and never by truncation, what does not fit the prompt
 from typing import Any
 
 import datasets
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
 from flashrag.errors import UserError
 from flashrag.prompt_ids import prompt_token_ids
-from verl.utils.dataset.rl_dataset import RLHFDataset
 
 
 class QuestionDataset(RLHFDataset):

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import hydra
-from flashrag.client import check_server
-from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flashrag.client import check_server
+from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
 from verl_search.settings import SearchSettings
 from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
 
@@ -67,10 +67,9 @@ def train(config: DictConfig) -> None:
     """Validate everything, then hand over to upstream's trainer."""
     check_input(config)
     # From here on verl is imported, which takes half a minute on two cores.
-    from verl_search.plugin import check_loaded
-    from verl_search.upstream import REQUIRED_CPU_NAMES, REQUIRED_NAMES, check_contract
+    from verl_search.upstream import REQUIRED_CPU_NAMES, REQUIRED_NAMES, check_contract, check_plugin_loaded
 
-    check_loaded()
+    check_plugin_loaded()
     check_platform(config)
     check_contract(REQUIRED_NAMES + (REQUIRED_CPU_NAMES if config.trainer.device == "cpu" else ()))
     validate(config)

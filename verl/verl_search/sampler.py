@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any
 
 import transfer_queue as tq
-from flashrag.errors import ReSearchError
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from flashrag.errors import ReSearchError
 from verl_search.agent_loop import fingerprint
 
 TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]

@@ -8,7 +8,6 @@ from flashrag.client import check_search_url
 from flashrag.episode import Limits
 from flashrag.errors import UserError
 from flashrag.prompts import check_template_name
-
 from verl_search.reward import AnswerMetric
 
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flashrag.episode import Episode, InvariantViolation
-
 from verl_search.reward import Reward
 
 

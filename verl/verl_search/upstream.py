@@ -8,9 +8,18 @@ tests/verl_search/test_upstream.py holds one test per name. The patches exist fo
 import functools
 import importlib
 import importlib.metadata
+import os
+import sys
 from typing import Any, NamedTuple
 
 from flashrag.errors import ReSearchError
+
+PLUGIN_NAME = "verl_search"
+PLUGIN_MODULE = "verl_search.plugin"
+
+
+class PluginNotLoaded(ReSearchError):
+    """verl runs without this project's plugin; the message says why."""
 
 
 class UpstreamMoved(ReSearchError):
@@ -65,6 +74,25 @@ def check_contract(names: tuple[RequiredName, ...] = REQUIRED_NAMES) -> None:
     """Raise `UpstreamMoved` for the first name that is not where this project expects it."""
     for required in names:
         find(required)
+
+
+def check_plugin_loaded() -> None:
+    """Raise `PluginNotLoaded` unless importing verl loaded this project's plugin; verl hides why it did not."""
+    import verl  # noqa: F401  # importing verl is what loads its plugins
+
+    if PLUGIN_MODULE in sys.modules:
+        return
+    if PLUGIN_NAME not in importlib.metadata.entry_points(group="verl.plugins").names:
+        raise PluginNotLoaded(f"no installed package offers verl the plugin {PLUGIN_NAME!r}: pip install -e verl")
+    try:
+        importlib.import_module(PLUGIN_MODULE)
+    except Exception as error:
+        raise PluginNotLoaded(f"verl could not load the plugin {PLUGIN_NAME!r}: {error!r}") from error
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
+    raise PluginNotLoaded(
+        f"verl did not load the plugin {PLUGIN_NAME!r}, which by itself is in order; "
+        f"VERL_USE_EXTERNAL_PLUGINS={policy!r} must be unset or name it"
+    )
 
 
 def alias_vllm_distribution() -> None:

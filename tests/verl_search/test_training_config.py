@@ -1,0 +1,102 @@
+"""The shipped training configs: they compose, verl accepts them, and the full run holds the published values."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from flashrag.errors import UserError
+from verl_search.main_ppo import check_input, validate
+from verl_search.settings import SearchSettings
+from verl_search.training_config import CONFIG_DIR, compose_config
+
+INPUT = [
+    "search.url=http://127.0.0.1:8000",
+    "data.train_files=train.parquet",
+    "data.val_files=test.parquet",
+    "actor_rollout_ref.model.path=model",
+    "trainer.default_local_dir=checkpoints",
+]
+
+PUBLISHED = {
+    "data.prompt_key": "question",
+    "data.train_batch_size": 256,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 256,
+    "data.max_prompt_length": 512,
+    "data.max_response_length": 8192,
+    "search.apply_chat": False,
+    "search.prompt_template_name": "qa_template",
+    "search.answer_metric": "em",
+    "search.top_n": 5,
+    "actor_rollout_ref.rollout.n": 5,
+    "trainer.nnodes": 1,
+    "trainer.n_gpus_per_node": 8,
+    "trainer.save_freq": 10,
+    "trainer.test_freq": 10,
+    "trainer.total_epochs": 10,
+    "trainer.val_before_train": True,
+    "algorithm.adv_estimator": "grpo",
+    "algorithm.use_kl_in_reward": False,
+    "actor_rollout_ref.actor.optim.lr": 1e-6,
+    "actor_rollout_ref.actor.use_kl_loss": True,
+    "actor_rollout_ref.actor.kl_loss_coef": 0.001,
+    "actor_rollout_ref.actor.kl_loss_type": "low_var_kl",
+    "actor_rollout_ref.actor.clip_ratio": 0.2,
+    "actor_rollout_ref.actor.use_dynamic_bsz": True,
+    "actor_rollout_ref.model.enable_gradient_checkpointing": True,
+    "actor_rollout_ref.rollout.temperature": 1.0,
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": 2,
+    "actor_rollout_ref.rollout.gpu_memory_utilization": 0.6,
+}
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_full_run_holds_the_published_value(key: str) -> None:
+    assert OmegaConf.select(compose_config("research", INPUT), key) == PUBLISHED[key]
+
+
+@pytest.mark.parametrize("name", ["research", "cpu", "demo"])
+@pytest.mark.filterwarnings("ignore:Disabled critic")
+def test_config_passes_verls_own_validation(name: str, tmp_path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "qwen2"}')
+    config = compose_config(name, [*INPUT, f"actor_rollout_ref.model.path={model}"])
+    validate(config)
+    SearchSettings.from_config(config.search)
+
+
+def test_every_shipped_training_config_is_covered() -> None:
+    shipped = {path.stem for path in CONFIG_DIR.glob("*.yaml")}
+    assert shipped == {"research", "cpu", "demo", "agent_loop"}
+
+
+@pytest.mark.filterwarnings("ignore:Disabled critic")
+def test_a_config_that_verl_refuses_is_a_user_error() -> None:
+    config = compose_config("research", [*INPUT, "actor_rollout_ref.actor.loss_agg_mode=nonsense"])
+    with pytest.raises(UserError, match="verl refuses the training config"):
+        validate(config)
+
+
+def test_missing_values_are_named() -> None:
+    with pytest.raises(UserError, match=r"search.url, data.train_files, data.val_files, actor_rollout_ref.model.path"):
+        check_input(compose_config("research", []))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"data.train_files=train.parquet does not exist"):
+        check_input(compose_config("research", INPUT))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.url=ftp://x", "no http address"),
+        ("search.top_n=0", "search.top_n=0 must be greater than 0"),
+        ("search.prompt_template_name=other", "choose one of: qa_template"),
+        ("search.answer_metric=bleu", "is not one of"),
+        ("+search.topn=3", r"unknown keys \['topn'\]"),
+        ("actor_rollout_ref.rollout.name=sglang", "run on vllm only"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_starts(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_input(compose_config("research", [*INPUT, override]))

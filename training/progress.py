@@ -1,0 +1,84 @@
+"""A training run on the console: one line a step, read from the metrics that verl's file logger writes.
+
+verl prints every metric of a step in one long line; that stays in the log file. Does not cover: wandb, TensorBoard.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+HEADER = (
+    " step | reward |    EM | format | searches | tokens sampled + spliced | "
+    "seconds: generate + search / log-probs / update / all"
+)
+
+
+def read_metrics(directory: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each logged step with its metrics, over all files of a run and its resumptions, in the order of writing."""
+    for path in sorted(directory.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the line that is being written
+                continue
+            yield int(entry["step"]), entry["data"]
+
+
+def step_line(step: int, total_steps: int | None, metrics: Mapping[str, Any]) -> str:
+    """One training step for people; "" for an entry that holds no training step (the validation before training)."""
+    if "rollout/searches" not in metrics:
+        return ""
+    generate_s, search_s = generation_split(metrics)
+    log_prob_s = metrics.get("timing_s/old_log_prob", 0.0) + metrics.get("timing_s/ref", 0.0)
+    of_total = f"/{total_steps}" if total_steps else ""
+    return (
+        f"{step:>4}{of_total} | {metrics['critic/score/mean']:6.3f} | {metrics['rollout/em']:5.3f} | "
+        f"{metrics['rollout/format_rate']:6.2f} | {metrics['rollout/searches']:8.2f} | "
+        f"{metrics['rollout/response_tokens_sampled']:14.0f} + {metrics['rollout/response_tokens_spliced']:<7.0f} | "
+        f"{generate_s:5.1f} + {search_s:.1f} / {log_prob_s:.1f} / {metrics['timing_s/update_actor']:.1f} / "
+        f"{metrics['timing_s/step']:.1f}"
+    )
+
+
+def generation_split(metrics: Mapping[str, Any]) -> tuple[float, float]:
+    """The rollout phase in seconds, split into (generate, search) as an average episode spent it."""
+    generate, search = metrics["rollout/generate_s"], metrics["rollout/search_s"]
+    share = search / (generate + search) if generate + search else 0.0
+    return metrics["timing_s/gen"] * (1 - share), metrics["timing_s/gen"] * share
+
+
+def validation_line(step: int, metrics: Mapping[str, Any]) -> str:
+    """The validation in an entry for people: exact match and searches of each data source; "" when there is none."""
+    parts = []
+    for key, value in metrics.items():
+        section, _, rest = key.partition("/")
+        if section.startswith("val") and rest.endswith("/em/mean@1"):
+            source = rest.split("/")[0]
+            searches = metrics.get(f"val-aux/{source}/searches/mean@1", float("nan"))
+            parts.append(f"{source}: EM {value:.3f}, {searches:.2f} searches")
+    return f"{step:>4} validation: {'; '.join(parts)}" if parts else ""
+
+
+class ProgressPrinter:
+    """Prints what has been logged since it last looked."""
+
+    def __init__(self, metrics_dir: Path, total_steps: int | None = None):
+        self.metrics_dir = metrics_dir
+        self.total_steps = total_steps
+        # What an earlier, interrupted run logged has been seen.
+        self.printed = sum(1 for _ in read_metrics(metrics_dir))
+        self.header_due = True
+
+    def print_news(self) -> None:
+        for number, (step, metrics) in enumerate(read_metrics(self.metrics_dir)):
+            if number < self.printed:
+                continue
+            self.printed += 1
+            if line := step_line(step, self.total_steps, metrics):
+                if self.header_due:
+                    print(HEADER, flush=True)
+                    self.header_due = False
+                print(line, flush=True)
+            if line := validation_line(step, metrics):
+                print(line, flush=True)

@@ -1,0 +1,66 @@
+"""The trainer as a guarded child process: its environment, its log file, its progress on our console."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
+from training.processes import start_process, tail
+from training.progress import ProgressPrinter
+
+POLL_S = 1.0
+
+
+class TrainingFailed(ReSearchError):
+    """The trainer ended with an error; the message holds the end of its log."""
+
+
+def trainer_environment(save_path: Path) -> dict[str, str]:
+    """Where verl's loggers write, and wandb offline unless a key is in the environment."""
+    metrics_dir = save_path / "metrics"
+    metrics_dir.mkdir(parents=True, exist_ok=True)
+    # verl's file logger truncates what it opens, so every start writes to a file of its own.
+    environment = {
+        "VERL_FILE_LOGGER_PATH": str(metrics_dir / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"),
+        "TENSORBOARD_DIR": str(save_path / "tensorboard"),
+        "WANDB_DIR": str(save_path),
+        "HYDRA_FULL_ERROR": "1",
+    }
+    if "OMP_NUM_THREADS" not in os.environ:
+        # Several engines share the cores; OpenMP barriers collapse when each takes them all.
+        environment["OMP_NUM_THREADS"] = "1"
+    if not os.environ.get("WANDB_API_KEY"):
+        environment["WANDB_MODE"] = "offline"
+    return environment
+
+
+def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, total_steps: int | None = None) -> None:
+    """Train to the end, printing one line a step; raises `UserError` or `TrainingFailed` when it does not get there."""
+    log_path = save_path / "train.log"
+    command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
+    printer = ProgressPrinter(save_path / "metrics", total_steps)
+    print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
+    process = start_process(command, log_path, trainer_environment(save_path))
+    _follow(process, printer)
+    if process.returncode == EXIT_USER_ERROR:
+        raise UserError(_error_line(log_path))
+    if process.returncode != 0:
+        raise TrainingFailed(
+            f"the trainer ended with exit code {process.returncode}; the same command resumes from the last "
+            f"checkpoint in {save_path}. The end of {log_path}:\n{tail(log_path)}"
+        )
+
+
+def _follow(process: subprocess.Popen, printer: ProgressPrinter) -> None:
+    while process.poll() is None:
+        time.sleep(POLL_S)
+        printer.print_news()
+    printer.print_news()
+
+
+def _error_line(log_path: Path) -> str:
+    lines = [line for line in tail(log_path, 200).splitlines() if line.startswith("error: ")]
+    return lines[-1].removeprefix("error: ") if lines else tail(log_path)
