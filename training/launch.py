@@ -37,20 +37,10 @@ KEYS_BY_FLAG = {
     "dev_data_path": ("data.val_files",),
     "actor_model_path": ("actor_rollout_ref.model.path",),
 }
-INTEGER_FLAGS = frozenset(
-    [
-        "train_batch_size",
-        "ppo_mini_batch_size",
-        "max_prompt_length",
-        "max_response_length",
-        "rollout_n",
-        "nnodes",
-        "n_gpus_per_node",
-        "save_freq",
-        "test_freq",
-        "total_epochs",
-    ]
-)
+INTEGER_FLAGS = {
+    *("train_batch_size", "ppo_mini_batch_size", "max_prompt_length", "max_response_length", "rollout_n"),
+    *("nnodes", "n_gpus_per_node", "save_freq", "test_freq", "total_epochs"),
+}
 REQUIRED_FLAGS = ("actor_model_path", "search_url", "train_data_path", "dev_data_path", "save_path")
 REWARD_MANAGERS = {"qa": "em", "qa_f1": "f1"}
 

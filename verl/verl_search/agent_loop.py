@@ -22,6 +22,7 @@ from flashrag.episode import (
     InvariantViolation,
     run_episode,
 )
+from flashrag.errors import ReSearchError
 from flashrag.generator.tokenizer import eos_token_ids
 from flashrag.prompt_ids import prompt_token_ids
 from flashrag.protocol import SEARCH_CLOSE
@@ -67,9 +68,7 @@ class SearchAgentLoop(AgentLoopBase):
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
             path = write_violation(self.settings.trajectory_path(), question, violation)
-            raise RuntimeError(
-                f"an episode is not token-exact ({violation}); its trajectory is in {path}"
-            ) from violation
+            raise ReSearchError(f"an episode is not token-exact ({violation}); its trajectory: {path}") from violation
         gold_answers = list(row["reward_model"]["ground_truth"])
         reward = episode_reward(episode, gold_answers, self.settings.answer_metric)
         record = TrajectoryRecord(

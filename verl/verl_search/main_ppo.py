@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -87,7 +88,7 @@ def validate(config: DictConfig) -> None:
 
     try:
         validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
-    except (AssertionError, ValueError, OmegaConfBaseException) as error:
+    except (AssertionError, ValueError, HydraException, OmegaConfBaseException) as error:
         raise UserError(f"verl refuses the training config: {error}") from error
 
 

@@ -56,7 +56,7 @@ class SearchReplayBuffer(ReplayBuffer):
 def check_trained_tensors(
     key: str, responses: list[int], loss_mask: list[int], response_mask: list[int], extra: Mapping[str, Any]
 ) -> None:
-    """Raise `RolloutFailed` unless the tensors hold exactly the episode's ids and its loss tokens are the sampled ones."""
+    """Raise `RolloutFailed` unless the ids are the episode's and the loss falls on the sampled ones alone."""
     sampled = [token_id for token_id, trains in zip(responses, loss_mask, strict=True) if trains]
     exact = (
         loss_mask == response_mask
