@@ -1,7 +1,7 @@
 """Evaluate a served model with search: `python evaluation/run_eval.py --config_path … --method_name research …`.
 
 Checks the input, runs the pipeline over the questions, writes predictions and scores into a folder of their own.
-Exit codes: 0 done, 1 not one question could be answered, 2 unusable input.
+Exit codes: 0 done, 1 not one question could be answered, 2 unusable input, 130 interrupted.
 """
 
 import asyncio
@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = make_run_folder(settings)
     print(f"{len(questions)} questions of {settings.dataset_name}/{settings.split} -> {folder}", flush=True)
     started = time.perf_counter()
-    outcomes = asyncio.run(run_pipeline(pipeline, questions, (generator, retriever)))
+    try:
+        outcomes = asyncio.run(run_pipeline(pipeline, questions, (generator, retriever)))
+    except BaseException:  # Ctrl-C included: nothing is written before the end
+        folder.rmdir()
+        raise
     summary = {
         **summarize(outcomes, settings.metrics),
         "seconds": round(time.perf_counter() - started, 2),
@@ -135,4 +139,8 @@ def report(settings: EvalSettings, folder: Path, outcomes: Sequence[Outcome], su
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        sys.exit(130)

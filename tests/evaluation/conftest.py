@@ -236,7 +236,7 @@ def start(command: list[str], log: Path, environment: dict[str, str]) -> Callabl
     return stop
 
 
-def wait_until_healthy(url: str, log: Path, timeout_s: float = 300.0) -> None:
+def wait_until_healthy(url: str, log: Path, timeout_s: float = 450.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:

@@ -206,3 +206,13 @@ def test_when_every_question_fails_the_run_says_so(options: dict[str, Any], caps
     assert "3 of 3 questions failed and count as wrong; the first, a: PromptTooLong" in capsys.readouterr().err
     metrics = json.loads((Path(options["save_dir"]) / "kings_run" / "metrics.json").read_text())
     assert (metrics["em"], metrics["n_failed"], metrics["n_questions"]) == (0.0, 3, 3)
+
+
+def test_an_interrupted_run_leaves_no_folder(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    async def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.run_eval.run_pipeline", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(flags(**options))
+    assert list(Path(options["save_dir"]).iterdir()) == []

@@ -276,4 +276,4 @@ def test_flashrags_factory_checks_then_loads(server: Server, tmp_path: Path, tok
     tokenizer.save_pretrained(tmp_path / "model")
     generator = get_generator(Config(config_dict=config))
     assert generator.served_name == "research-7b"
-    assert generator.eos_token_ids == [EOS]
+    assert generator.eos_token_ids == (EOS,)

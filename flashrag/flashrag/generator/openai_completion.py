@@ -37,7 +37,7 @@ class OpenAICompletionGenerator:
         self.settings = settings
         self.served_name = served_name
         self.tokenizer = tokenizer
-        self.eos_token_ids = list(eos_token_ids)
+        self.eos_token_ids = tuple(eos_token_ids)
         self.token_id_origin: TokenIdOrigin | None = None
         self._client = openai.AsyncOpenAI(
             base_url=settings.api_base_url,

@@ -20,7 +20,9 @@ class Generator(Protocol):
     """The part of a generator that an episode needs (`flashrag.generator` has one)."""
 
     tokenizer: Any
-    eos_token_ids: Sequence[int]
+
+    @property
+    def eos_token_ids(self) -> Sequence[int]: ...
 
     async def generate(self, token_ids: Sequence[int], max_tokens: int) -> Generation: ...
 
