@@ -1,0 +1,72 @@
+"""One line a step, from verl's metrics file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.progress import ProgressPrinter, generation_split, read_metrics, step_line, validation_line
+
+STEP: dict[str, Any] = {
+    "critic/score/mean": 0.25,
+    "rollout/em": 0.125,
+    "rollout/format_rate": 0.9,
+    "rollout/searches": 1.5,
+    "rollout/response_tokens_sampled": 60.0,
+    "rollout/response_tokens_spliced": 90.0,
+    "rollout/generate_s": 3.0,
+    "rollout/search_s": 1.0,
+    "timing_s/gen": 8.0,
+    "timing_s/old_log_prob": 2.0,
+    "timing_s/ref": 1.5,
+    "timing_s/update_actor": 5.0,
+    "timing_s/step": 17.0,
+}
+VALIDATION = {
+    "val-aux/2hop/em/mean@1": 0.5,
+    "val-aux/2hop/searches/mean@1": 1.75,
+    "val-core/2hop/reward/mean@1": 0.6,
+}
+
+
+def test_the_rollout_phase_is_split_as_an_episode_spent_it() -> None:
+    # an episode waited 3 s for the engine and 1 s for searches: 8 s of rollouts are 6 s and 2 s
+    assert generation_split(STEP) == pytest.approx((6.0, 2.0))
+
+
+def test_a_step_line_holds_the_figures() -> None:
+    line = step_line(3, 40, STEP)
+    assert line.startswith("   3/40 |  0.250 | 0.125 |   0.90 |     1.50 |")
+    assert line.endswith("6.0 + 2.0 / 3.5 / 5.0 / 17.0")
+
+
+def test_validation_is_named_by_source() -> None:
+    assert validation_line(10, VALIDATION) == "  10 validation: 2hop: EM 0.500, 1.75 searches"
+    assert validation_line(10, STEP) == ""
+    assert step_line(0, 40, VALIDATION) == ""
+
+
+def test_news_are_printed_once_and_a_half_written_line_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "1.jsonl"
+    first = json.dumps({"step": 1, "data": STEP})
+    second = json.dumps({"step": 2, "data": STEP})
+    printer = ProgressPrinter(tmp_path, 40)
+    file.write_text(f"{first}\n{second[:20]}")
+    printer.print_news()
+    assert [line[:5] for line in capsys.readouterr().out.splitlines()] == [" step", "   1/"]
+    file.write_text(f"{first}\n{second}\n")
+    printer.print_news()
+    printer.print_news()
+    assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["   2/"]
+    assert [step for step, _ in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_resumed_run_prints_only_what_is_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "1.jsonl").write_text(json.dumps({"step": 1, "data": STEP}) + "\n")
+    printer = ProgressPrinter(tmp_path, None)
+    (tmp_path / "2.jsonl").write_text(json.dumps({"step": 2, "data": STEP}) + "\n")
+    printer.print_news()
+    assert "   2 |" in capsys.readouterr().out
