@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
-from training.demo.servers import completion_server, retrieval_server
+from training.demo.servers import MAX_MODEL_TOKENS, completion_server, retrieval_server
 from training.processes import guarded_processes, tail
 from training.qa_rows import qa_row, write_parquet
 from training.trainer_process import run_trainer
@@ -206,6 +206,7 @@ def evaluate(folder: DemoFolder, name: str, model: Path, search_url: str) -> Non
             "--remote_retriever_url", search_url, "--sgl_remote_url", model_url, "--generator_model", model,
             "--retrieval_topk", TOP_N, "--max_result_tokens", MAX_RESULT_TOKENS,
             "--max_response_tokens", MAX_RESPONSE_TOKENS, "--max_searches", MAX_SEARCHES,
+            "--generator_max_input_len", MAX_MODEL_TOKENS,
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -26,10 +26,10 @@ class ServerFailed(ReSearchError):
 
 
 @contextlib.contextmanager
-def retrieval_server(config: dict[str, object], folder: Path) -> Iterator[str]:
+def retrieval_server(config: Mapping[str, str], folder: Path) -> Iterator[str]:
     """Serve a retrieval config for the length of the block; yields the server's URL."""
     config_path = folder / "serving_config.yaml"
-    config_path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    config_path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     port = free_port()
     script = str(REPOSITORY / "rag_serving" / "serving.py")
     command = [sys.executable, script, "--config", str(config_path), "--num_retriever", "1", "--port", str(port)]

@@ -157,4 +157,5 @@ def keep_plain_vllm_weights() -> None:
         del remove_weight
         layer.cpu_linear = torch.nn.functional.linear
 
-    utils.dispatch_cpu_unquantized_gemm = plain_linear
+    # setattr: the type checker does not see the attributes of a module imported by name.
+    setattr(utils, REQUIRED_CPU_NAMES[0].name, plain_linear)
