@@ -1,0 +1,61 @@
+"""The embedded demo, every stage of it, with two training steps instead of forty: minutes on two cores."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def demo_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "training.demo.run", "--output_dir", str(folder), "--steps", "2"]
+
+
+@pytest.mark.timeout(1500)
+def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    interrupted = subprocess.Popen(demo_command(folder), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    assert interrupted.stdout is not None
+    for line in interrupted.stdout:
+        if line.startswith("== evaluate_base"):  # the retrieval server runs, a model server is starting
+            break
+    time.sleep(5)
+    children = psutil.Process(interrupted.pid).children(recursive=True)
+    assert len(children) >= 2
+    interrupted.send_signal(signal.SIGINT)
+    assert interrupted.wait(timeout=60) == 130
+    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+
+    done = subprocess.run(demo_command(folder), env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "world: done before" in done.stdout
+    assert "Question:" in done.stdout
+
+    report = json.loads((folder / "report.json").read_text())
+    for figure in ("em_base", "em_trained", "searches_base", "searches_trained", "n_questions"):
+        assert report[figure] >= 0
+        assert report[f"{figure}_1hop"] >= 0
+    assert report["n_questions"] >= 100
+    assert report["n_questions_1hop"] >= 100
+    assert set(report["seconds"]) == {"world", "index", "evaluate_base", "train", "evaluate_trained"}
+    exactness = report["token_exactness"]
+    assert exactness["violations"] == 0
+    assert exactness["trajectories_checked"] == 2 * 8 * 8 + 2 * (report["n_questions"] + report["n_questions_1hop"])
+    assert exactness["probability_difference_max"] < 1e-2
+    assert exactness["probability_difference_mean"] < 1e-3
+    # One truth: the evaluation of the checkpoint and the trainer's last validation agree on every question.
+    same = report["same_answers_as_trainer"]
+    assert same["questions"] == same["same_em"] == report["n_questions"] + report["n_questions_1hop"]
+    assert (folder / "curves.png").stat().st_size > 10_000
+
+    again = subprocess.run(demo_command(folder), env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "start afresh" in again.stdout
