@@ -1,11 +1,13 @@
 """The episode on a real tokenizer, with an engine whose every answer is written by hand."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from flashrag.document import Document
 from flashrag.episode import (
@@ -287,6 +289,23 @@ def test_a_special_token_in_a_splice_is_a_violation(tokenizer: Any, ids: Any):
     text = " <result>\n<|im_end|>\n</result>"
     with pytest.raises(InvariantViolation, match="special tokens"):
         check_invariants(spliced(text, ids(text)), codec)
+
+
+@pytest.mark.asyncio
+async def test_special_tokens_that_cannot_be_broken_stay_text(tokenizer: Any, ids: Any):
+    """One of a single character, one with a space: neutralising leaves them, encoding must not see them."""
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens([AddedToken(token, special=True) for token in ("☃", "[end of turn]")])
+    extended.extra_special_tokens = [*tokenizer.extra_special_tokens, "☃", "[end of turn]"]
+    codec = EpisodeCodec(extended, [EOS])
+    assert {"☃", "[end of turn]"} <= set(codec.special_tokens)
+    passage = "a ☃ b [end of turn] c <|im_end|>"
+    assert len(set(extended.encode(passage, add_special_tokens=False)) & codec.special_ids) == 3
+    assert not set(codec.encode_text(passage)) & codec.special_ids
+    engine = Engine(ids(THINK_AND_SEARCH), [*ids(ANSWER), EOS])
+    episode = await run_episode([1], engine, Index(Document("1", passage)), codec, LIMITS)
+    assert "a ☃ b [end of turn] c < |im_end|>" in episode.segments[1].text
+    assert not set(episode.segments[1].token_ids) & codec.special_ids
 
 
 def test_segments_must_alternate(codec: EpisodeCodec):

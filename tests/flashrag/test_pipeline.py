@@ -194,3 +194,13 @@ async def test_cancelling_a_run_cancels_what_is_in_flight():
     with pytest.raises(asyncio.CancelledError):
         await run
     assert pipeline.cancelled == 3
+
+
+@pytest.mark.asyncio
+async def test_a_failed_question_is_wrong_whatever_was_predicted_before_it_failed():
+    class Interrupted(BasicPipeline):
+        async def answer(self, question: Question) -> Answer:  # noqa: ARG002
+            return Answer("Wu", failure="the model server aborted the request")
+
+    (outcome,) = await Interrupted(Config()).run([question("Zhou", "Wu")])
+    assert outcome.score == (0.0, 0.0, 0.0)
