@@ -68,8 +68,15 @@ def write_product(output_dir: Path, overrides: dict[str, int]) -> None:
     recipe = Recipe(**overrides)
     tokenizer, model = pretrain(recipe, report)
     output_dir.mkdir(parents=True, exist_ok=True)
+    # AutoTokenizer would take Qwen2's own class, whose NFC normalisation changes some texts, for whatever class
+    # tokenizer_config.json names; without a name there, it takes the one of config.json.
+    model.config.tokenizer_class = "PreTrainedTokenizerFast"
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
+    tokenizer_config_path = output_dir / "tokenizer_config.json"
+    tokenizer_config = json.loads(tokenizer_config_path.read_text(encoding="utf-8"))
+    del tokenizer_config["tokenizer_class"]
+    tokenizer_config_path.write_text(json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8")
     manifest = {
         "command": "python -m training.demo.base_model --output_dir training/demo/base_model --overwrite",
         "recipe": asdict(recipe),

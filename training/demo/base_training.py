@@ -1,8 +1,8 @@
 """Pretraining of the demo's base model: a tiny Qwen2, a short curriculum, loss on what the model would sample.
 
 Two phases. First perfect transcripts without the prompt's instructions, where names weigh more than tags: the model
-learns to copy. Then the imperfect mixture after the full prompt, unweighted: it learns the habits that reinforcement
-learning is to change. Deterministic for a given recipe, seed and number of threads.
+learns to copy. Then the imperfect mixture, mostly after the full prompt, unweighted: it learns the habits that
+reinforcement learning is to change. Deterministic for a given recipe, seed and number of threads.
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from flashrag.prompts import render_prompt
 from training.demo.base_init import plant_copying
@@ -33,11 +33,12 @@ class Recipe:
     layers: int = 4
     heads: int = 4
     batch_size: int = 32
-    perfect_steps: int = 400
+    perfect_steps: int = 600
     imperfect_steps: int = 150
     peak_lr: float = 2e-3
     imperfect_lr_scale: float = 0.3
     name_weight: float = 4.0
+    full_prompt_share: float = 0.75
     tokenizer_transcripts: int = 4000
 
 
@@ -74,19 +75,14 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCa
     return model
 
 
-def split_prompt(question: str) -> tuple[str, str]:
-    """The instructions, which are the same for every question, and the rest of the prompt."""
-    prompt = render_prompt(question)
-    cut = len(prompt) - len(f" User: {question} Assistant:")
-    return prompt[:cut], prompt[cut:]
-
-
-def encode_transcript(tokenizer: PreTrainedTokenizerFast, transcript: Transcript) -> tuple[list[int], list[int]]:
-    """Token ids and labels of what follows the instructions.
-
-    Each segment is encoded on its own, as the rollout does, and EOS is learnt at the end.
-    """
-    ids = tokenizer.encode(split_prompt(transcript.question)[1], add_special_tokens=False)
+def encode_transcript(
+    tokenizer: PreTrainedTokenizerFast, transcript: Transcript, full_prompt: bool
+) -> tuple[list[int], list[int]]:
+    """Token ids and labels; each segment is encoded on its own, as the rollout does, and EOS is learnt at the end."""
+    prompt = render_prompt(transcript.question)
+    if not full_prompt:
+        prompt = prompt[prompt.rindex("User: ") :]
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
     labels = [NOT_LEARNT] * len(ids)
     for segment in transcript.segments:
         piece = tokenizer.encode(segment.text, add_special_tokens=False)
@@ -96,10 +92,10 @@ def encode_transcript(tokenizer: PreTrainedTokenizerFast, transcript: Transcript
 
 
 def make_batch(
-    tokenizer: PreTrainedTokenizerFast, transcripts: Sequence[Transcript]
+    tokenizer: PreTrainedTokenizerFast, transcripts: Sequence[Transcript], full_prompt: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and labels, padded on the right (causal attention never looks at the padding)."""
-    encoded = [encode_transcript(tokenizer, transcript) for transcript in transcripts]
+    encoded = [encode_transcript(tokenizer, transcript, full_prompt) for transcript in transcripts]
     longest = max(len(ids) for ids, _ in encoded)
     padded_ids = [ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in encoded]
     padded_labels = [labels + [NOT_LEARNT] * (longest - len(labels)) for _, labels in encoded]
@@ -131,39 +127,27 @@ def pretrain(
     )
     for phase, steps, peak in phases:
         perfect = phase == "copying"
-        prefix = [] if perfect else tokenizer.encode(split_prompt("")[0], add_special_tokens=False)
         name_weight = recipe.name_weight if perfect else 1.0
         for step in range(steps):
-            batch = make_batch(tokenizer, draw_transcripts(rng, recipe.batch_size, perfect))
+            full_prompt = not perfect and rng.random() < recipe.full_prompt_share
+            batch = make_batch(tokenizer, draw_transcripts(rng, recipe.batch_size, perfect), full_prompt)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(peak, step, steps)
-            loss, name_accuracy = train_step(model, optimizer, prefix, *batch, is_name, name_weight)
+            loss, name_accuracy = train_step(model, optimizer, *batch, is_name, name_weight)
             report(Progress(phase, step + 1, steps, loss, name_accuracy, time.monotonic() - started))
     return tokenizer, model.eval()
-
-
-def hidden_after_prefix(model: Qwen2ForCausalLM, prefix: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
-    """Last hidden states of `ids`, each row following `prefix`, which is computed once for the whole batch."""
-    if not prefix:
-        return model.model(input_ids=ids, use_cache=False).last_hidden_state
-    cache = DynamicCache()
-    model.model(input_ids=torch.tensor([prefix]), past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(len(ids))
-    positions = torch.arange(len(prefix), len(prefix) + ids.shape[1])[None]
-    return model.model(input_ids=ids, past_key_values=cache, position_ids=positions, use_cache=True).last_hidden_state
 
 
 def train_step(
     model: Qwen2ForCausalLM,
     optimizer: torch.optim.Optimizer,
-    prefix: Sequence[int],
     ids: torch.Tensor,
     labels: torch.Tensor,
     is_name: torch.Tensor,
     name_weight: float,
 ) -> tuple[float, float]:
     """One update on a batch; returns the loss and the share of learnt name tokens that are the most likely one."""
-    hidden = hidden_after_prefix(model, prefix, ids)[:, :-1]
+    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     learnt = targets != NOT_LEARNT
     targets = targets[learnt]
