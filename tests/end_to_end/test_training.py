@@ -67,7 +67,7 @@ def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[s
         *more,
         *("trainer.val_before_train=false", "search.top_n=2", "search.max_result_tokens=200"),
         *("search.max_searches=3", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192"),
-        *("actor_rollout_ref.rollout.max_model_len=800", "data.dataloader_num_workers=0"),
+        "data.dataloader_num_workers=0",
     )
     assert "seconds: generate + search / log-probs / update / all" in done.stdout
     return dict(read_metrics(folder / "metrics"))

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flashrag.errors import UserError
-from verl_search.main_ppo import check_input, validate
+from verl_search.main_ppo import check_input, complete, validate
 from verl_search.settings import SearchSettings
 from verl_search.training_config import CONFIG_DIR, compose_config
 
@@ -60,8 +60,17 @@ def test_config_passes_verls_own_validation(name: str, tmp_path) -> None:
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "qwen2"}')
     config = compose_config(name, [*INPUT, f"actor_rollout_ref.model.path={model}"])
+    complete(config)
     validate(config)
     SearchSettings.from_config(config.search)
+
+
+def test_lengths_follow_the_published_ones() -> None:
+    config = compose_config("research", INPUT)
+    complete(config)
+    assert config.actor_rollout_ref.rollout.max_model_len == 512 + 8192
+    assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu == 2 * (512 + 8192)
+    assert config.actor_rollout_ref.rollout.agent.agent_loop_config_path.endswith("agent_loop.yaml")
 
 
 def test_every_shipped_training_config_is_covered() -> None:
@@ -72,6 +81,7 @@ def test_every_shipped_training_config_is_covered() -> None:
 @pytest.mark.filterwarnings("ignore:Disabled critic")
 def test_a_config_that_verl_refuses_is_a_user_error() -> None:
     config = compose_config("research", [*INPUT, "actor_rollout_ref.actor.loss_agg_mode=nonsense"])
+    complete(config)
     with pytest.raises(UserError, match="verl refuses the training config"):
         validate(config)
 

@@ -73,16 +73,24 @@ def train(config: DictConfig) -> None:
     check_plugin_loaded()
     check_platform(config)
     check_contract(REQUIRED_NAMES + (REQUIRED_CPU_NAMES if config.trainer.device == "cpu" else ()))
+    complete(config)
     validate(config)
-    agent = config.actor_rollout_ref.rollout.agent
-    agent.agent_loop_config_path = agent.agent_loop_config_path or str(AGENT_LOOP_CONFIG)
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     run_ppo(config, task_runner_class=TaskRunnerV1)
 
 
+def complete(config: DictConfig) -> None:
+    """Fill in what our configs leave to be derived: lengths in tokens, and where the agent loop is named."""
+    sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
+    rollout.max_model_len = rollout.max_model_len or sequence_tokens
+    rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(AGENT_LOOP_CONFIG)
+
+
 def validate(config: DictConfig) -> None:
-    """Upstream's own validation of the composed config; raises `UserError` with its words."""
+    """Upstream's own validation of the completed config; raises `UserError` with its words."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
