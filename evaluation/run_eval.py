@@ -114,13 +114,14 @@ async def run_pipeline(
 
 
 def save(settings: EvalSettings, folder: Path, outcomes: Sequence[Outcome], summary: dict[str, Any]) -> None:
+    """Write the files of a run, its metrics last: where they are, the run is whole."""
+    config = settings.model_dump(mode="json", exclude={"retriever"})
+    write_yaml(folder / "config.yaml", {**config, **settings.retriever})
     with_trajectory = settings.save_intermediate_data
     records = [prediction_record(outcome, with_trajectory=with_trajectory) for outcome in outcomes]
     write_predictions(folder / "predictions.jsonl", records)
     if settings.save_metric_score:
         write_json(folder / "metrics.json", summary)
-    config = settings.model_dump(mode="json", exclude={"retriever"})
-    write_yaml(folder / "config.yaml", {**config, **settings.retriever})
 
 
 def report(settings: EvalSettings, folder: Path, outcomes: Sequence[Outcome], summary: dict[str, Any]) -> None:

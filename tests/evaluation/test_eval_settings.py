@@ -31,6 +31,14 @@ def test_the_shipped_config_loads_greedy_with_the_published_budget():
     assert settings.metrics == ("em", "f1", "acc")
 
 
+def test_the_episode_is_the_one_of_the_full_training_run():
+    training = yaml.safe_load((CONFIG.parents[1] / "verl/verl_search/config/research.yaml").read_text())["search"]
+    settings = load()
+    keys = ("max_searches", "max_result_tokens", "prompt_template_name", "apply_chat")
+    assert {key: getattr(settings, key) for key in keys} == {key: training[key] for key in keys}
+    assert settings.retrieval_topk == training["top_n"]
+
+
 def test_the_shipped_config_shows_every_published_key():
     assert set(PUBLISHED_KEYS) <= set(yaml.safe_load(CONFIG.read_text()))
 

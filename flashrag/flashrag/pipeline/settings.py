@@ -17,7 +17,7 @@ class PipelineSettings(BaseModel):
     generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
     max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")
     max_result_tokens: int = Field(2048, ge=1, description="tokens of one spliced result")
-    max_searches: int = Field(8, ge=0)
+    max_searches: int = Field(16, ge=0)
     concurrency: int = Field(64, ge=1, description="questions in flight at once")
 
     @field_validator("prompt_template_name")
