@@ -23,6 +23,8 @@ def guarded_processes() -> Iterator[None]:
     """Within this block SIGTERM acts like Ctrl-C; after it, however it ends, no descendant is left."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    # A shell that starts us in the background hands SIGINT down as ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

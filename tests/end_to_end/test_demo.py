@@ -1,4 +1,4 @@
-"""The embedded demo, every stage of it, with two training steps instead of forty: minutes on two cores."""
+"""The embedded demo, every stage of it, with two training steps instead of twenty: minutes on two cores."""
 
 import json
 import os

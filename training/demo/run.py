@@ -100,7 +100,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training/run.sh --demo", description="The embedded demo.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--seed", type=int, default=1, help="of the world, the data order and the rollouts")
-    parser.add_argument("--steps", type=int, default=40, help="GRPO steps")
+    parser.add_argument("--steps", type=int, default=20, help="GRPO steps")
     parser.add_argument("--fresh", action="store_true", help="remove the output folder first")
     parser.add_argument(
         "--irrelevant_search",
