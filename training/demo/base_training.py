@@ -103,9 +103,9 @@ def make_batch(
 
 
 def learning_rate(peak: float, step: int, steps: int) -> float:
-    """Warm-up over 50 steps, then a cosine down to a tenth."""
+    """Warm-up over 50 steps (a third of a very short phase), then a cosine down to a tenth."""
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return peak * min(1.0, (step + 1) / 50) * (0.1 + 0.9 * cosine)
+    return peak * min(1.0, (step + 1) / min(50, math.ceil(steps / 3))) * (0.1 + 0.9 * cosine)
 
 
 def pretrain(
