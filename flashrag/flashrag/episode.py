@@ -116,9 +116,7 @@ class Episode:
         """The engine's log-probabilities, 0.0 for spliced tokens; empty when the engine was not asked for them."""
         if any(segment.source is Source.MODEL and segment.log_probs is None for segment in self.segments):
             return []
-        return [
-            value for segment in self.segments for value in (segment.log_probs or (0.0,) * len(segment.token_ids))
-        ]
+        return [value for segment in self.segments for value in (segment.log_probs or (0.0,) * len(segment.token_ids))]
 
     @property
     def sampled_texts(self) -> list[str]:
@@ -197,6 +195,8 @@ async def run_episode(
         if ended_by is not None:
             episode.ended_by = ended_by
             break
+        if used_tokens >= limits.max_response_tokens:
+            break  # no token is left for a result: nothing to search for
         budget = min(limits.max_result_tokens, limits.max_response_tokens - used_tokens)
         try:
             spliced = await _answer_search(episode, segment.text, search, codec, limits, budget)
