@@ -49,8 +49,8 @@ def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, tot
         raise UserError(_error_line(log_path))
     if process.returncode != 0:
         raise TrainingFailed(
-            f"the trainer ended with exit code {process.returncode}; the same command resumes from the last "
-            f"checkpoint in {save_path}. The end of {log_path}:\n{tail(log_path)}"
+            f"the trainer ended with exit code {process.returncode}: {_error_line(log_path)}\n"
+            f"Its log is {log_path}; the same command resumes from the last checkpoint in {save_path}."
         )
 
 

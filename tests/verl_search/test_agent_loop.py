@@ -1,14 +1,20 @@
 """What the agent loop hands to verl: ids, mask, log-probabilities, versions; and what it asks the engine for."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
 from flashrag.episode import EndReason, Episode, InvariantViolation, SearchRecord, Segment, Source
-from verl_search.agent_loop import _Engine, agent_loop_output, check_sampled_ids, fingerprint
+from verl_search.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.reward import episode_reward
+from verl_search.training_config import compose_config
+
+NO_FILES = ["data.train_files=none", "data.val_files=none", "trainer.default_local_dir=none"]
 
 # prompt: 1 2 | sampled: 10 11 | spliced: 20 21 22 | sampled: 12
 EPISODE = Episode(
@@ -84,3 +90,26 @@ def test_turns_share_a_server_and_carry_the_range_of_weight_versions() -> None:
     assert first["sampling_params"]["temperature"] == 1.0
     assert engine.sampled_ids == [1, 2]
     assert engine.extra_fields == {"min_global_steps": 1, "max_global_steps": 3}
+
+
+def test_a_base_model_without_chat_tokens_is_enough() -> None:
+    # verl's own loops refuse a Qwen2 tokenizer without <|im_end|>; a search episode has no use for it.
+    base_model = str(Path(__file__).parents[2] / "training" / "demo" / "base_model")
+    config = compose_config(
+        "demo", ["search.url=http://127.0.0.1:1", f"actor_rollout_ref.model.path={base_model}", *NO_FILES]
+    )
+
+    async def make_loop() -> SearchAgentLoop:
+        return SearchAgentLoop(
+            trainer_config=DictConfigWrap(config),
+            server_manager=FakeServerManager(),
+            tokenizer=AutoTokenizer.from_pretrained(base_model),
+            processor=None,
+            dataset_cls=None,
+            data_config=DictConfigWrap(config.data),
+            hf_model_type="qwen2",
+        )
+
+    loop = asyncio.run(make_loop())
+    assert loop.codec.eos_token_ids == {0}
+    assert loop.limits.max_response_tokens == config.data.max_response_length

@@ -46,7 +46,9 @@ class SearchAgentLoop(AgentLoopBase):
     """One trajectory: prompt, then model and result segments in turn, on the rollout servers."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        # Upstream builds a chat-turn tokenizer for the model family, which wants that family's chat tokens. An episode
+        # has no chat turns, and a base model's tokenizer need not have them: None takes upstream's plain builder.
+        super().__init__(*args, **{**kwargs, "hf_model_type": None})
         self.settings = SearchSettings.from_config(self.config.search)
         self.limits = self.settings.limits(self.rollout_config.response_length)
         self.codec = EpisodeCodec(

@@ -11,6 +11,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from ray.exceptions import RayTaskError
 
 from flashrag.client import check_server
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
@@ -18,6 +19,7 @@ from verl_search.settings import SearchSettings
 from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
 
 REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", "actor_rollout_ref.model.path")
+EXIT_FAILED = 1
 MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 
@@ -104,6 +106,10 @@ def validate(config: DictConfig) -> None:
 def main(config: DictConfig) -> None:
     try:
         train(config)
+    except RayTaskError as error:
+        # Raised in the trainer's own process, while training: not the input's fault.
+        print(f"error: {error.cause}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except ReSearchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
