@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashrag.errors import ReSearchError, UserError, exit_on_user_error
+from flashrag.errors import UserError, exit_on_user_error
 
 # Published flag -> the keys that it sets.
 KEYS_BY_FLAG = {
@@ -118,22 +118,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config = compose_config(config_name, [o for o in overrides if not o.startswith("hydra.")])
     check_input(config)
-    from training.processes import guarded_processes
+    from training.processes import run_guarded
     from training.trainer_process import run_trainer
 
-    try:
-        with guarded_processes():
-            run_trainer(config_name, overrides, Path(flags.save_path), config.trainer.total_training_steps)
-    except UserError:
-        raise
-    except ReSearchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 130
-    print(f"done: checkpoints, metrics and trajectories are in {flags.save_path}")
-    return 0
+    save_path = Path(flags.save_path)
+    exit_code = run_guarded(
+        lambda: run_trainer(config_name, overrides, save_path, config.trainer.total_training_steps),
+        resume_hint="the same command resumes from the last checkpoint",
+    )
+    if exit_code == 0:
+        print(f"done: checkpoints, metrics and trajectories are in {save_path}")
+    return exit_code
 
 
 if __name__ == "__main__":

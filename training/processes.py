@@ -9,13 +9,18 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from flashrag.errors import ReSearchError, UserError
+
 PR_SET_CHILD_SUBREAPER = 36
 STOP_GRACE_S = 15.0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
 
 
 @contextlib.contextmanager
@@ -35,6 +40,25 @@ def guarded_processes() -> Iterator[None]:
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, previous)
+
+
+def run_guarded(work: Callable[[], None], resume_hint: str) -> int:
+    """Do work that starts processes; the exit code of a command: 0, 1 for a failed run, 130 for an interrupted one.
+
+    A `UserError` passes: it is the command's to report.
+    """
+    try:
+        with guarded_processes():
+            work()
+    except UserError:
+        raise
+    except ReSearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(f"interrupted; {resume_hint}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
 
 
 def _interrupt(*_: object) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from training.demo.servers import MAX_MODEL_TOKENS, completion_server, retrieval_server
-from training.processes import guarded_processes, tail
+from training.processes import run_guarded, tail
 from training.qa_rows import qa_row, write_parquet
 from training.trainer_process import run_trainer
 
@@ -265,17 +265,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.demo.report import show_report
 
     if not folder.report.is_file():
-        try:
-            with guarded_processes():
-                run_demo(folder, options)
-        except UserError:
-            raise
-        except ReSearchError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print(f"interrupted; the same command resumes, --fresh starts afresh ({folder.path})", file=sys.stderr)
-            return 130
+        hint = f"the same command resumes, --fresh starts afresh ({folder.path})"
+        exit_code = run_guarded(lambda: run_demo(folder, options), resume_hint=hint)
+        if exit_code != 0:
+            return exit_code
     show_report(folder)
     return 0
 
