@@ -1,6 +1,7 @@
 """What the agent loop hands to verl: ids, mask, log-probabilities, versions; and what it asks the engine for."""
 
 import asyncio
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,12 @@ import pytest
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
+from flashrag.document import Document
 from flashrag.episode import EndReason, Episode, InvariantViolation, SearchRecord, Segment, Source
+from flashrag.errors import ReSearchError
 from verl_search.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.reward import episode_reward
 from verl_search.training_config import compose_config
-
-NO_FILES = ["data.train_files=none", "data.val_files=none", "trainer.default_local_dir=none"]
 
 # prompt: 1 2 | sampled: 10 11 | spliced: 20 21 22 | sampled: 12
 EPISODE = Episode(
@@ -92,24 +93,106 @@ def test_turns_share_a_server_and_carry_the_range_of_weight_versions() -> None:
     assert engine.extra_fields == {"min_global_steps": 1, "max_global_steps": 3}
 
 
-def test_a_base_model_without_chat_tokens_is_enough() -> None:
-    # verl's own loops refuse a Qwen2 tokenizer without <|im_end|>; a search episode has no use for it.
-    base_model = str(Path(__file__).parents[2] / "training" / "demo" / "base_model")
-    config = compose_config(
-        "demo", ["search.url=http://127.0.0.1:1", f"actor_rollout_ref.model.path={base_model}", *NO_FILES]
-    )
+BASE_MODEL = str(Path(__file__).parents[2] / "training" / "demo" / "base_model")
+THINK_AND_SEARCH = " <think> I need to search for Hawks. </think> <search> Hawks </search>"
+ANSWER = r" <think> I know. </think> <answer> The final answer is \[ \boxed{ Wildford } \] </answer><|endoftext|>"
+ROW = {
+    "raw_prompt": [{"role": "user", "content": "In which city was the band Hawks formed?"}],
+    "reward_model": {"ground_truth": ["Wildford"]},
+    "extra_info": {"id": "dev_0"},
+    "index": 0,
+    "data_source": "1hop",
+    "global_steps": 3,
+    "split": "train",
+}
 
-    async def make_loop() -> SearchAgentLoop:
-        return SearchAgentLoop(
-            trainer_config=DictConfigWrap(config),
-            server_manager=FakeServerManager(),
-            tokenizer=AutoTokenizer.from_pretrained(base_model),
-            processor=None,
-            dataset_cls=None,
-            data_config=DictConfigWrap(config.data),
-            hf_model_type="qwen2",
+
+class ScriptedServerManager:
+    """Samples these texts, one a turn, with -0.5 as log-probability of each token."""
+
+    def __init__(self, tokenizer: Any, *texts: str) -> None:
+        self.turns = [tokenizer.encode(text) for text in texts]
+        self.prompts: list[list[int]] = []
+
+    async def generate(self, prompt_ids: list[int], **_: Any) -> Any:
+        ids = self.turns[len(self.prompts)]
+        self.prompts.append(prompt_ids)
+        return SimpleNamespace(
+            token_ids=ids, log_probs=[-0.5] * len(ids), stop_reason="completed", extra_fields={"min_global_steps": 2}
         )
 
-    loop = asyncio.run(make_loop())
-    assert loop.codec.eos_token_ids == {0}
-    assert loop.limits.max_response_tokens == config.data.max_response_length
+
+def make_loop(folder: Path, *texts: str) -> SearchAgentLoop:
+    """A loop of the demo's config on a scripted engine; its searches find one document. Call within an event loop."""
+    config = compose_config(
+        "demo",
+        [
+            "search.url=http://127.0.0.1:1",
+            f"search.trajectory_dir='{folder}'",
+            f"actor_rollout_ref.model.path='{BASE_MODEL}'",
+        ],
+    )
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    loop = SearchAgentLoop(
+        trainer_config=DictConfigWrap(config),
+        server_manager=ScriptedServerManager(tokenizer, *texts),
+        tokenizer=tokenizer,
+        processor=None,
+        dataset_cls=None,
+        data_config=DictConfigWrap(config.data),
+        hf_model_type="qwen2",
+    )
+    loop.client = SimpleNamespace(search=find_hawks)
+    return loop
+
+
+async def find_hawks(query: str) -> list[Document]:
+    assert query == "Hawks"
+    return [Document("204", '"Hawks"\nThe home of Hawks is Wildford.')]
+
+
+def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: Path) -> None:
+    async def run() -> tuple[Any, SearchAgentLoop]:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop
+
+    output, loop = asyncio.run(run())
+    tokenizer, server = loop.tokenizer, loop.server_manager
+    result = ' <result>\n"Hawks"\nThe home of Hawks is Wildford.\n</result>'
+    sampled, spliced, answer = server.turns[0], tokenizer.encode(result), server.turns[1]
+    assert tokenizer.decode(output.prompt_ids).endswith("User: In which city was the band Hawks formed? Assistant:")
+    assert output.response_ids == sampled + spliced + answer
+    assert output.response_mask == [1] * len(sampled) + [0] * len(spliced) + [1] * len(answer)
+    assert output.response_logprobs == [-0.5] * len(sampled) + [0.0] * len(spliced) + [-0.5] * len(answer)
+    assert server.prompts[1] == output.prompt_ids + sampled + spliced
+    assert output.reward_score == 1.0
+    (file,) = tmp_path.glob("train/step_000003.*.jsonl")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert (record["question_id"], record["answer"], record["searches"][0]["document_ids"]) == (
+        "dev_0",
+        "Wildford",
+        ["204"],
+    )
+
+
+def test_a_violated_invariant_raises_and_leaves_the_trajectory_in_a_file(tmp_path: Path) -> None:
+    async def run() -> None:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+        loop.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    with pytest.raises(ReSearchError, match=r"not token-exact .*special tokens \[0\]"):
+        asyncio.run(run())
+    (file,) = tmp_path.glob("violations/*.json")
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert written["question"] == ROW["raw_prompt"][0]["content"]
+    assert written["episode"]["segments"][1]["source"] == "result"
+    assert not list(tmp_path.glob("train/*"))
+
+
+def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:
+    # verl's own loops refuse a Qwen2 tokenizer without <|im_end|>; a search episode has no use for it.
+    async def codec_of_loop() -> Any:
+        return make_loop(tmp_path).codec
+
+    assert asyncio.run(codec_of_loop()).eos_token_ids == {0}
