@@ -144,14 +144,18 @@ def show_report(folder: "DemoFolder") -> None:
         table.add_row(f"{hops}-hop", str(report[f"n_questions{suffix}"]), *em, *searches)
     console.print(table)
     show_trajectory(folder, console)
-    console.print(f"curves        {folder.path / CURVES_FILE}")
-    console.print(f"report        {folder.report}")
-    console.print(f"trained model {folder.trained_model(report['steps'])}")
-    console.print(f"trajectories  {folder.training / 'trajectories'}")
-    console.print(f"logs          {folder.logs} and {folder.training / 'train.log'}")
     total_s = sum(report["seconds"].values())
     stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds"].items())
-    console.print(f"seconds       {total_s:.0f} ({stages}); start afresh: bash training/run.sh --demo --fresh")
+    for name, value in (
+        ("curves", folder.path / CURVES_FILE),
+        ("report", folder.report),
+        ("trained model", folder.trained_model(report["steps"])),
+        ("trajectories", folder.training / "trajectories"),
+        ("logs", f"{folder.logs} and {folder.training / 'train.log'}"),
+        ("seconds", f"{total_s:.0f} ({stages})"),
+        ("start afresh", "bash training/run.sh --demo --fresh"),
+    ):
+        console.print(f"{name:<14}{value}", soft_wrap=True)
 
 
 def show_trajectory(folder: "DemoFolder", console: Any) -> None:

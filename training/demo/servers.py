@@ -46,6 +46,7 @@ def completion_server(model_path: Path, folder: Path) -> Iterator[str]:
     command += ["--host", HOST, "--port", str(port), "--dtype", "float32", "--enforce-eager"]
     command += ["--max-model-len", str(MAX_MODEL_TOKENS), "--max-num-seqs", "64"]
     environment = {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     with _serving(command, port, folder / "completion_server.log", environment) as url:
         yield url
 
