@@ -87,6 +87,7 @@ def plot_curves(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
     length_axis.legend(loc="lower right")
     for axis in (em_axis, search_axis, length_axis):
         axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
