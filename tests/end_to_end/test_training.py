@@ -4,15 +4,17 @@ Two training processes with two rollout replicas over passages that try to do ha
 real Wikipedia passages, where that data is at hand (it is not part of the repository).
 """
 
+import contextlib
 import json
 import lzma
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -23,6 +25,7 @@ from training.progress import read_metrics
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
+MARK = "RESEARCH_TEST_RUN"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 HARMFUL_PASSAGES = [
@@ -41,20 +44,23 @@ HARMFUL_PASSAGES = [
 
 def run(*arguments: object, timeout_s: float = 900.0) -> subprocess.CompletedProcess[str]:
     """One of our commands in a process of its own; it must end by itself and leave nothing running."""
-    before = {process.pid for process in psutil.process_iter()}
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    mark = uuid4().hex
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", MARK: mark}
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    names = ("ray", "raylet", "gcs_server", "vllm", "main_ppo", "serving.py")
-    left = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before and _is_one_of(p, names)]
-    assert left == []
+    assert marked_processes(mark) == []
     return done
 
 
-def _is_one_of(process: psutil.Process, names: Sequence[str]) -> bool:
-    line = " ".join(process.info["cmdline"] or []).lower()
-    return any(name in line for name in names) and "pytest" not in line
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """The processes that inherited a mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[str, Any]]:
