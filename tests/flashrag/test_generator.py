@@ -91,6 +91,7 @@ async def test_ids_go_in_and_the_servers_ids_come_out(server: Server, tokenizer:
             "prompt": [5, 6],
             "max_tokens": 77,
             "stop": ["</search>"],
+            "stop_token_ids": [EOS, 2],
             "temperature": 0.0,
             "top_p": 1.0,
             "top_k": -1,

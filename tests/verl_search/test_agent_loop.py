@@ -77,7 +77,7 @@ class FakeServerManager:
 
 def test_turns_share_a_server_and_carry_the_range_of_weight_versions() -> None:
     manager = FakeServerManager()
-    engine = _Engine(manager, {"temperature": 1.0, "logprobs": True}, priority=0)
+    engine = _Engine(manager, {"temperature": 1.0, "logprobs": True}, {9, 7}, priority=0)
 
     async def two_turns() -> None:
         await engine.generate([1, 2], 50)
@@ -88,6 +88,7 @@ def test_turns_share_a_server_and_carry_the_range_of_weight_versions() -> None:
     assert first["request_id"] == second["request_id"]
     assert (first["sampling_params"]["max_tokens"], second["sampling_params"]["max_tokens"]) == (50, 40)
     assert first["sampling_params"]["stop"] == ["</search>"]
+    assert first["sampling_params"]["stop_token_ids"] == [7, 9]
     assert first["sampling_params"]["temperature"] == 1.0
     assert engine.sampled_ids == [1, 2]
     assert engine.extra_fields == {"min_global_steps": 1, "max_global_steps": 3}

@@ -6,7 +6,7 @@ the loss mask, the log-probabilities and the reward. Named in config/agent_loop.
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -64,7 +64,7 @@ class SearchAgentLoop(AgentLoopBase):
         prompt_ids = prompt_token_ids(
             self.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
         )
-        engine = _Engine(self.server_manager, sampling_params, int(priority))
+        engine = _Engine(self.server_manager, sampling_params, self.codec.eos_token_ids, int(priority))
         try:
             episode = await run_episode(prompt_ids, engine.generate, self.client.search, self.codec, self.limits)
             check_sampled_ids(episode, engine.sampled_ids)
@@ -90,9 +90,12 @@ class SearchAgentLoop(AgentLoopBase):
 class _Engine:
     """The rollout servers as the episode's `generate`, remembering every id that they returned."""
 
-    def __init__(self, server_manager: Any, sampling_params: dict[str, Any], priority: int):
+    def __init__(
+        self, server_manager: Any, sampling_params: dict[str, Any], eos_token_ids: Iterable[int], priority: int
+    ):
         self.server_manager = server_manager
-        self.sampling_params = {**sampling_params, **_stop_at_search()}
+        # What ends a sequence for the episode must end it for the engine, whatever config the engine reads.
+        self.sampling_params = {**sampling_params, **_stop_at_search(), "stop_token_ids": sorted(eos_token_ids)}
         self.priority = priority
         # One id for the whole episode keeps its turns on one server, where their prefix is cached.
         self.request_id = uuid4().hex

@@ -62,7 +62,7 @@ class OpenAICompletionGenerator:
                 temperature=params.temperature,
                 top_p=params.top_p,
                 seed=params.seed,
-                extra_body=_extra_body(params),
+                extra_body=_extra_body(params, self.eos_token_ids),
             )
         except openai.OpenAIError as error:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
@@ -113,8 +113,10 @@ def _has_open_search(text: str) -> bool:
     return text.rfind(SEARCH_OPEN) > text.rfind(SEARCH_CLOSE)
 
 
-def _extra_body(params: SamplingSettings) -> dict[str, Any]:
+def _extra_body(params: SamplingSettings, eos_token_ids: Sequence[int]) -> dict[str, Any]:
     return {
+        # What ends a sequence for the episode must end it for the server, whatever config the server reads.
+        "stop_token_ids": list(eos_token_ids),
         "top_k": params.top_k,
         "min_p": params.min_p,
         "repetition_penalty": params.repetition_penalty,
