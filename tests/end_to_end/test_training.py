@@ -147,7 +147,7 @@ def test_real_questions_over_real_passages(tmp_path: Path) -> None:
     )
     corpus = tmp_path / "corpus.jsonl"
     with lzma.open(SHARED_DATA / "corpus" / "wiki_passages.jsonl.xz", "rt", encoding="utf-8") as passages:
-        corpus.write_text("".join(line for _, line in zip(range(1000), passages, strict=False)), encoding="utf-8")
+        corpus.write_text("".join(line for _, line in zip(range(400), passages, strict=False)), encoding="utf-8")
     config = build_index(corpus, tmp_path / "index")
     with retrieval_server(config, tmp_path) as url:
         metrics = train(tmp_path / "run", url, tmp_path / "data", "trainer.total_training_steps=3")
