@@ -73,6 +73,19 @@ def test_lengths_follow_the_published_ones() -> None:
     assert config.actor_rollout_ref.rollout.agent.agent_loop_config_path.endswith("agent_loop.yaml")
 
 
+@pytest.mark.parametrize("processes", [1, 2, 8])
+def test_ray_is_started_with_what_its_processes_reserve(processes: int) -> None:
+    config = compose_config("cpu", [*INPUT, f"trainer.n_gpus_per_node={processes}"])
+    complete(config)
+    # verl asks Ray for 3 CPUs and one "GPU" slot per training process; a missing one would be waited for without end.
+    assert config.ray_kwargs.ray_init.num_gpus == processes
+    assert config.ray_kwargs.ray_init.num_cpus >= 3 * processes + 4
+
+
+def test_a_cpu_machine_trains_with_one_process_unless_told_otherwise() -> None:
+    assert compose_config("cpu", INPUT).trainer.n_gpus_per_node == 1
+
+
 def test_every_shipped_training_config_is_covered() -> None:
     shipped = {path.stem for path in CONFIG_DIR.glob("*.yaml")}
     assert shipped == {"research", "cpu", "demo", "agent_loop"}

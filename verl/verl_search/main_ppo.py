@@ -20,6 +20,8 @@ from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
 
 REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", "actor_rollout_ref.model.path")
 EXIT_FAILED = 1
+# verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
+RAY_CPUS_PER_PROCESS = 4
 MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 
@@ -83,11 +85,15 @@ def train(config: DictConfig) -> None:
 
 
 def complete(config: DictConfig) -> None:
-    """Fill in what our configs leave to be derived: lengths in tokens, and where the agent loop is named."""
+    """Fill in what our configs leave to be derived: lengths in tokens, Ray's CPUs, where the agent loop is named."""
     sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
     rollout.max_model_len = rollout.max_model_len or sequence_tokens
+    if config.trainer.device == "cpu":
+        # A request for more than Ray was started with waits for ever. These are reservations, not threads.
+        ray_init = config.ray_kwargs.ray_init
+        ray_init.num_cpus = ray_init.num_cpus or RAY_CPUS_PER_PROCESS * (config.trainer.n_gpus_per_node + 1)
     rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(AGENT_LOOP_CONFIG)
 
 
