@@ -7,6 +7,7 @@ The wandb key never is an argument here: run.sh moves it into the environment.
 
 import argparse
 import difflib
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,9 +104,12 @@ def _quoted(value: object) -> str:
 
 def detect_config_name() -> str:
     """research where a GPU answers, cpu elsewhere."""
-    import torch
-
-    return "research" if torch.cuda.is_available() else "cpu"
+    # Asked as set-up and verl ask: importing torch to learn it would cost many seconds.
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "cpu"
+    return "research" if listed.stdout.startswith("GPU") else "cpu"
 
 
 @exit_on_user_error

@@ -22,7 +22,10 @@ class TrainingFailed(ReSearchError):
 def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
     """The platform of a CPU config, where verl's loggers write, and wandb offline unless a key is at hand."""
     metrics_dir = save_path / "metrics"
-    metrics_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        metrics_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"save_path={save_path} cannot be written ({error}); give another one") from error
     # verl's file logger truncates what it opens, so every start writes to a file of its own.
     environment = {
         "VERL_FILE_LOGGER_PATH": str(metrics_dir / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"),

@@ -1,5 +1,6 @@
 """The shipped training configs: they compose, verl accepts them, and the full run holds the published values."""
 
+import pandas
 import pytest
 from omegaconf import OmegaConf
 
@@ -107,6 +108,16 @@ def test_missing_values_are_named() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"data.train_files=train.parquet does not exist"):
         check_input(compose_config("research", INPUT))
+
+
+def test_a_file_that_holds_no_training_rows_is_named(tmp_path) -> None:
+    text, columns = tmp_path / "text.parquet", tmp_path / "columns.parquet"
+    text.write_text("no parquet")
+    with pytest.raises(UserError, match=r"data.train_files=.*text.parquet is no parquet file"):
+        check_input(compose_config("research", [*INPUT, f"data.train_files={text}"]))
+    pandas.DataFrame({"question": ["Who?"], "data_source": ["toy"]}).to_parquet(columns)
+    with pytest.raises(UserError, match=r"lacks the columns \['extra_info', 'reward_model'\]"):
+        check_input(compose_config("research", [*INPUT, f"data.train_files={columns}"]))
 
 
 @pytest.mark.parametrize(

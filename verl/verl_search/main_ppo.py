@@ -5,13 +5,13 @@ input is found here, before Ray or an engine starts. The published command line 
 """
 
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from ray.exceptions import RayTaskError
 
 from flashrag.client import check_server
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
@@ -22,7 +22,12 @@ REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", "actor_roll
 EXIT_FAILED = 1
 # verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
 RAY_CPUS_PER_PROCESS = 4
+ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 MODEL_FILES = ("config.json", "tokenizer_config.json")
+
+
+class TrainingStopped(ReSearchError):
+    """Something was raised in the trainer's own process, while training: not the input's fault."""
 
 
 def check_input(config: DictConfig) -> None:
@@ -36,10 +41,25 @@ def check_input(config: DictConfig) -> None:
     for key in ("train_files", "val_files"):
         files = config.data[key]
         for file in [files] if isinstance(files, str) else files:
-            if not Path(file).is_file():
-                raise UserError(f"data.{key}={file} does not exist; make it with training/data_preprocess_hpqa.py")
+            check_questions(f"data.{key}={file}", Path(file), config.data.prompt_key)
     check_model(str(config.actor_rollout_ref.model.path))
     check_server(settings.url)
+
+
+def check_questions(given: str, path: Path, prompt_key: str) -> None:
+    """Raise `UserError` when a file is no parquet file of training rows."""
+    import pyarrow
+    from pyarrow import parquet
+
+    remedy = "make it with training/data_preprocess_hpqa.py"
+    if not path.is_file():
+        raise UserError(f"{given} does not exist; {remedy}")
+    try:
+        columns = set(parquet.read_schema(path).names)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{given} is no parquet file; {remedy}") from error
+    if lacking := {prompt_key, *ROW_COLUMNS} - columns:
+        raise UserError(f"{given} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}")
 
 
 def check_model(path: str) -> None:
@@ -79,9 +99,13 @@ def train(config: DictConfig) -> None:
     check_contract(REQUIRED_NAMES + (REQUIRED_CPU_NAMES if config.trainer.device == "cpu" else ()))
     complete(config)
     validate(config)
+    from ray.exceptions import RayTaskError
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
-    run_ppo(config, task_runner_class=TaskRunnerV1)
+    try:
+        run_ppo(config, task_runner_class=TaskRunnerV1)
+    except RayTaskError as error:
+        raise TrainingStopped(str(error.cause)) from error
 
 
 def complete(config: DictConfig) -> None:
@@ -112,9 +136,9 @@ def validate(config: DictConfig) -> None:
 def main(config: DictConfig) -> None:
     try:
         train(config)
-    except RayTaskError as error:
-        # Raised in the trainer's own process, while training: not the input's fault.
-        print(f"error: {error.cause}", file=sys.stderr)
+    except TrainingStopped as error:
+        traceback.print_exception(error)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except ReSearchError as error:
         print(f"error: {error}", file=sys.stderr)
