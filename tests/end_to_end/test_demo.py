@@ -1,5 +1,6 @@
 """The embedded demo, every stage of it, with two training steps instead of twenty: minutes on two cores."""
 
+import contextlib
 import json
 import os
 import signal
@@ -20,20 +21,26 @@ def demo_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "training.demo.run", "--output_dir", str(folder), "--steps", "2"]
 
 
+def is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @pytest.mark.timeout(1500)
 def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    interrupted = subprocess.Popen(demo_command(folder), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    assert interrupted.stdout is not None
-    for line in interrupted.stdout:
-        if line.startswith("== evaluate_base"):  # the retrieval server runs, a model server is starting
-            break
-    time.sleep(5)
-    children = psutil.Process(interrupted.pid).children(recursive=True)
-    assert len(children) >= 2
-    interrupted.send_signal(signal.SIGINT)
-    assert interrupted.wait(timeout=60) == 130
-    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    with subprocess.Popen(demo_command(folder), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as interrupted:
+        assert interrupted.stdout is not None
+        for line in interrupted.stdout:
+            if line.startswith("== evaluate_base"):  # the retrieval server runs, a model server is starting
+                break
+        time.sleep(5)
+        children = psutil.Process(interrupted.pid).children(recursive=True)
+        assert len(children) >= 2
+        interrupted.send_signal(signal.SIGINT)
+        assert interrupted.wait(timeout=60) == 130
+    assert [child for child in children if is_alive(child)] == []
 
     done = subprocess.run(demo_command(folder), env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
