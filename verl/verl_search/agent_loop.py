@@ -37,6 +37,12 @@ def _shared_client(url: str, top_n: int, timeout_s: float, max_attempts: int) ->
     return RetrievalClient(url, top_n=top_n, timeout_s=timeout_s, max_attempts=max_attempts)
 
 
+@lru_cache(maxsize=1)
+def _shared_codec(tokenizer: Any, model_path: str) -> EpisodeCodec:
+    """One per worker process, not per trajectory: what ends a sequence may have to be asked of a model hub."""
+    return EpisodeCodec(tokenizer, eos_token_ids(tokenizer, model_path))
+
+
 def fingerprint(token_ids: Sequence[int]) -> str:
     """A digest of token ids, to recognise them at the other end of the data path."""
     return hashlib.sha256(array("q", token_ids).tobytes()).hexdigest()
@@ -51,9 +57,7 @@ class SearchAgentLoop(AgentLoopBase):
         super().__init__(*args, **{**kwargs, "hf_model_type": None})
         self.settings = SearchSettings.from_config(self.config.search)
         self.limits = self.settings.limits(self.rollout_config.response_length)
-        self.codec = EpisodeCodec(
-            self.tokenizer, eos_token_ids(self.tokenizer, self.config.actor_rollout_ref.model.path)
-        )
+        self.codec = _shared_codec(self.tokenizer, self.config.actor_rollout_ref.model.path)
         self.client = _shared_client(
             self.settings.url, self.settings.top_n, self.settings.timeout_s, self.settings.max_attempts
         )
