@@ -13,7 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from flashrag.retriever.base import Hit, Retriever
+from flashrag.document import Hit
+from flashrag.retriever.base import Retriever
 from rag_serving import wire
 from rag_serving.metrics import CountRequests, Metrics
 from rag_serving.searcher import Searcher

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
-from flashrag.retriever.base import Hit, Retriever
+from flashrag.document import Hit
+from flashrag.retriever.base import Retriever
 
 
 class Searcher:

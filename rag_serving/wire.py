@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, create_model
 
-from flashrag.document import Document
-from flashrag.retriever.base import Hit
+from flashrag.document import Document, Hit
 
 DEFAULT_TOP_N = 10
 EMPTY_QUERY = "Query content cannot be empty"

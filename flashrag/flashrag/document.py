@@ -2,10 +2,11 @@
 
 A corpus line is `{"id", "contents"}`, where `contents` is the title in double quotes, a line break, and the text.
 Passages that do not follow the convention are legal: their first line is the title all the same.
-Does not cover: reading a corpus (corpus.py), scores (they travel beside documents, never inside).
+Scores travel beside documents, never inside. Does not cover: reading a corpus (corpus.py).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,10 @@ class Document:
     def text(self) -> str:
         """Everything after the first line break; empty where there is none."""
         return self.contents.partition("\n")[2]
+
+
+class Hit(NamedTuple):
+    """One retrieved passage with its score: inner product, BM25, fused or reranked; higher is better."""
+
+    document: Document
+    score: float

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 import rag_serving
-from flashrag.document import Document
+from flashrag.document import Document, Hit
 from flashrag.retriever import check_assets, load_retriever_from
-from flashrag.retriever.base import Hit, Retriever
+from flashrag.retriever.base import Retriever
 from rag_serving.app import create_app
 from rag_serving.settings import ServerSettings, read_settings
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flashrag.document import Document
-from flashrag.retriever.base import Hit
+from flashrag.document import Document, Hit
 from rag_serving import wire
 
 A, B, C = (Hit(Document(name, f'"{name}"\ntext'), score) for name, score in (("a", 3.0), ("b", 2.0), ("c", 1.0)))

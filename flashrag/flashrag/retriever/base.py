@@ -5,17 +5,10 @@ Does not cover: how passages are ranked (dense.py, bm25.py), concurrency (the se
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, overload
+from typing import Literal, overload
 
 from flashrag.corpus import Corpus
-from flashrag.document import Document
-
-
-class Hit(NamedTuple):
-    """One retrieved passage with its score: inner product (dense) or BM25; higher is better."""
-
-    document: Document
-    score: float
+from flashrag.document import Document, Hit
 
 
 class Retriever(ABC):

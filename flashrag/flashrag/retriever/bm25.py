@@ -16,8 +16,9 @@ import numpy as np
 import Stemmer
 
 from flashrag.corpus import Corpus
+from flashrag.document import Hit
 from flashrag.errors import UserError
-from flashrag.retriever.base import Hit, Retriever
+from flashrag.retriever.base import Retriever
 from flashrag.retriever.index_card import IndexCard
 
 TOKEN_PATTERN = r"(?u)\b\w\w+\b"

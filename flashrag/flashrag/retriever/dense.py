@@ -12,8 +12,9 @@ from pathlib import Path
 import faiss
 
 from flashrag.corpus import Corpus
+from flashrag.document import Hit
 from flashrag.errors import UserError
-from flashrag.retriever.base import Hit, Retriever
+from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder import Encoder
 
 
