@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config = compose_config(config_name, [o for o in overrides if not o.startswith("hydra.")])
     check_input(config)
-    from training.processes import run_guarded
+    from flashrag.processes import run_guarded
     from training.trainer_process import run_trainer
 
     save_path = Path(flags.save_path)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
-from training.processes import start_process, tail
+from flashrag.processes import start_process, tail
 from training.progress import ProgressPrinter
 
 POLL_S = 1.0

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flashrag.errors import UserError
+from flashrag.processes import tail
 from training.demo.report import read_curves, same_answers, token_exactness
 from training.demo.run import (
     DemoFolder,
@@ -16,7 +17,6 @@ from training.demo.run import (
     open_folder,
     parse_arguments,
 )
-from training.processes import tail
 from training.trainer_process import trainer_environment
 
 

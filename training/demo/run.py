@@ -19,8 +19,8 @@ from pathlib import Path
 
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
+from flashrag.processes import run_guarded, tail
 from training.demo.servers import MAX_MODEL_TOKENS, completion_server, retrieval_server
-from training.processes import run_guarded, tail
 from training.qa_rows import qa_row, write_parquet
 from training.trainer_process import run_trainer
 

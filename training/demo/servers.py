@@ -12,7 +12,7 @@ import httpx
 import yaml
 
 from flashrag.errors import ReSearchError
-from training.processes import start_process, stop_process, tail
+from flashrag.processes import start_process, stop_process, tail
 
 HOST = "127.0.0.1"
 # Importing torch and vLLM takes a minute on two cores that other work keeps busy.

@@ -16,7 +16,7 @@ ORPHAN = (
 GUARDED = """
 import sys, time
 from pathlib import Path
-from training.processes import guarded_processes, start_process
+from flashrag.processes import guarded_processes, start_process
 marker, mode = sys.argv[1:]
 with guarded_processes():
     start_process([sys.executable, "-c", {orphan!r}, marker], Path(marker + ".log")).wait()
