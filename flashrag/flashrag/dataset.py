@@ -1,7 +1,8 @@
-"""Question sets in FlashRAG's format: `{data_dir}/{dataset_name}/{split}.jsonl`, a question a line.
+"""Question sets in FlashRAG's format: `{data_dir}/{dataset_name}/{split}.jsonl`, or any other such file by its path.
 
-A line is `{"id", "question", "golden_answers": [..], "metadata": {..}}`; `metadata` may be missing, the rest may not.
-Does not cover: training rows (training/).
+A line is `{"id", "question", "golden_answers", "metadata"}`; `metadata` may be missing, the rest may not. Golden
+answers are a string, a list of them, a list of lists (aliases of parts: each string counts), or true/false (yes/no).
+Does not cover: fetching and converting (scripts/), training rows (training/).
 """
 
 import json
@@ -14,6 +15,28 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flashrag.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """A data set of the published evaluations: its splits at FlashRAG's, each with its number of questions."""
+
+    rows: Mapping[str, int]
+    evaluated_split: str
+
+
+# Sizes: the table of FlashRAG's README. StrategyQA has no labelled test questions, so it is evaluated on its training
+# split, or on a dev split taken from it by others.
+DATASETS: Mapping[str, DatasetSpec] = {
+    "hotpotqa": DatasetSpec({"train": 90_447, "dev": 7_405}, "dev"),
+    "2wikimultihopqa": DatasetSpec({"train": 15_000, "dev": 12_576}, "dev"),
+    "musique": DatasetSpec({"train": 19_938, "dev": 2_417}, "dev"),
+    "bamboogle": DatasetSpec({"test": 125}, "test"),
+    "strategyqa": DatasetSpec({"train": 2_290}, "train"),
+    "nq": DatasetSpec({"train": 79_168, "dev": 8_757, "test": 3_610}, "test"),
+    "triviaqa": DatasetSpec({"train": 78_785, "dev": 8_837, "test": 11_313}, "test"),
+    "popqa": DatasetSpec({"test": 14_267}, "test"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +55,22 @@ class DatasetSettings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     data_dir: str
-    dataset_name: str = Field(min_length=1)
-    test_sample_num: int | None = Field(None, ge=1)
-    random_sample: bool = False
+    dataset_name: str = Field(min_length=1, description="a folder of data_dir, or the path of a .jsonl file")
+    test_sample_num: int | None = Field(None, ge=1, description="evaluate that many questions only")
+    random_sample: bool = Field(False, description="false: the first ones; true: drawn with `seed`")
     seed: int = 2024
 
 
-def load_questions(settings: DatasetSettings, split: str) -> list[Question]:
+def is_dataset_file(dataset_name: str) -> bool:
+    """Whether the name is the path of a file, which has no splits.
+
+    >>> is_dataset_file("my/questions.jsonl"), is_dataset_file("hotpotqa")
+    (True, False)
+    """
+    return dataset_name.endswith(".jsonl")
+
+
+def load_questions(settings: DatasetSettings, split: str | None) -> list[Question]:
     """The questions of one split, sampled when `test_sample_num` says so, in the file's order."""
     questions = read_questions(find_split(settings, split))
     count = settings.test_sample_num
@@ -50,19 +82,34 @@ def load_questions(settings: DatasetSettings, split: str) -> list[Question]:
     return [questions[index] for index in sorted(chosen)]
 
 
-def find_split(settings: DatasetSettings, split: str) -> Path:
+def find_split(settings: DatasetSettings, split: str | None) -> Path:
     """The file of a split; raises `UserError` that lists what is there instead."""
-    folder = Path(settings.data_dir) / settings.dataset_name
+    name, data_dir = settings.dataset_name, Path(settings.data_dir)
+    if is_dataset_file(name):
+        if Path(name).is_file():
+            return Path(name)
+        raise UserError(f"dataset_name={name} does not exist; give the path of a .jsonl file, or a name in data_dir")
+    folder = data_dir / name
     path = folder / f"{split}.jsonl"
     if path.is_file():
         return path
-    if not Path(settings.data_dir).is_dir():
-        raise UserError(f"data_dir={settings.data_dir} is no folder; expected {{dataset_name}}/{{split}}.jsonl inside")
+    remedy = _remedy(settings)
+    if not data_dir.is_dir():
+        raise UserError(f"data_dir={data_dir} is no folder; expected {{dataset_name}}/{{split}}.jsonl inside{remedy}")
     if not folder.is_dir():
-        there = ", ".join(sorted(child.name for child in Path(settings.data_dir).iterdir() if child.is_dir()))
-        raise UserError(f"dataset_name={settings.dataset_name}: {folder} is no folder; data_dir holds: {there or '-'}")
+        there = ", ".join(sorted(child.name for child in data_dir.iterdir() if child.is_dir()))
+        raise UserError(f"dataset_name={name}: {folder} is no folder; data_dir holds: {there or '-'}{remedy}")
     there = ", ".join(sorted(child.stem for child in folder.glob("*.jsonl")))
-    raise UserError(f"split={split}: {path} does not exist; {folder} holds the splits: {there or '-'}")
+    known = name in DATASETS and split in DATASETS[name].rows
+    raise UserError(
+        f"split={split}: {path} does not exist; {folder} holds the splits: {there or '-'}{remedy if known else ''}"
+    )
+
+
+def _remedy(settings: DatasetSettings) -> str:
+    if settings.dataset_name not in DATASETS:
+        return ""
+    return f"; fetch it: python scripts/download_data.py {settings.dataset_name} --data_dir {settings.data_dir}"
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -94,13 +141,36 @@ def _parse_line(line: str, place: str) -> Question:
     if not isinstance(record, dict):
         raise UserError(f'{place} holds {type(record).__name__}; expected {{"id", "question", "golden_answers"}}')
     question_id, question = record.get("id"), record.get("question")
-    answers, metadata = record.get("golden_answers"), record.get("metadata") or {}
+    metadata = record.get("metadata") or {}
     if not isinstance(question_id, str | int) or isinstance(question_id, bool) or question_id == "":
         raise UserError(f"{place}: id is {question_id!r}; expected a string")
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"{place}: question is {question!r}; expected a string that is not empty")
-    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise UserError(f"{place}: golden_answers is {answers!r}; expected a list of at least one string")
+    if record.get("choices"):
+        raise UserError(f"{place}: it has `choices`; multiple-choice questions are not evaluated here")
+    answers = parse_golden_answers(record.get("golden_answers"))
+    if not answers:
+        given = record.get("golden_answers")
+        raise UserError(f"{place}: golden_answers is {given!r}; expected a list of at least one string")
     if not isinstance(metadata, dict):
         raise UserError(f"{place}: metadata is {metadata!r}; expected an object")
-    return Question(str(question_id), question, tuple(answers), metadata)
+    return Question(str(question_id), question, answers, metadata)
+
+
+def parse_golden_answers(value: object) -> tuple[str, ...]:
+    """Golden answers in any of their shapes as distinct strings, in order; () when the shape is none of these.
+
+    >>> parse_golden_answers([["King Wu", "Wu"], ["Wu of Zhou"]]), parse_golden_answers(False)
+    (('King Wu', 'Wu', 'Wu of Zhou'), ('no',))
+    """
+    match value:
+        case bool():
+            return ("yes",) if value else ("no",)
+        case str():
+            return (value,)
+        case list():
+            parts = [parse_golden_answers(part) for part in value]
+            # One bad part spoils the whole: a dropped answer would count right predictions as wrong.
+            return tuple(dict.fromkeys(text for part in parts for text in part)) if all(parts) else ()
+        case _:
+            return ()

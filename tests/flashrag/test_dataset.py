@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flashrag.config import Config
-from flashrag.dataset import DatasetSettings, Question, load_questions, read_questions
+from flashrag.dataset import DATASETS, DatasetSettings, Question, load_questions, read_questions
 from flashrag.errors import UserError
 from flashrag.utils import get_dataset
 
@@ -40,7 +40,10 @@ def test_a_line_is_kept_as_it_is(tmp_path: Path):
         ({**LINE, "question": " "}, "question is ' '"),
         ({**LINE, "question": 3}, "question is 3"),
         ({key: value for key, value in LINE.items() if key != "golden_answers"}, "golden_answers is None"),
-        ({**LINE, "golden_answers": "King Wu"}, "golden_answers is 'King Wu'"),
+        ({**LINE, "golden_answers": 1999}, "golden_answers is 1999"),
+        ({**LINE, "golden_answers": {"a": 1}}, "golden_answers is {'a': 1}"),
+        ({**LINE, "golden_answers": [["a"], []]}, r"golden_answers is \[\['a'\], \[\]\]"),
+        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "it has `choices`"),
         ({**LINE, "golden_answers": []}, r"golden_answers is \[\]"),
         ({**LINE, "golden_answers": ["a", 1]}, r"golden_answers is \['a', 1\]"),
         ({**LINE, "metadata": [1]}, r"metadata is \[1\]"),
@@ -51,6 +54,47 @@ def test_the_first_bad_line_is_named(tmp_path: Path, bad: Any, reason: str):
     path = write(tmp_path, [LINE, "\n", bad])
     with pytest.raises(UserError, match=rf"dev\.jsonl line 3:? .*{reason}|dev\.jsonl line 3 {reason}"):
         read_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("King Wu", ("King Wu",)),
+        (["King Wu", "Wu", "King Wu"], ("King Wu", "Wu")),
+        ([["King Wu", "Wu"], ["Zhou Wuwang"]], ("King Wu", "Wu", "Zhou Wuwang")),
+        (["Wu", ["King Wu"]], ("Wu", "King Wu")),
+        (True, ("yes",)),
+        (False, ("no",)),
+        ([True], ("yes",)),
+        ("", ("",)),  # an answer that nothing matches is the file's, not ours to drop
+    ],
+)
+def test_golden_answers_have_several_shapes(tmp_path: Path, given: Any, read: tuple[str, ...]):
+    (question,) = read_questions(write(tmp_path, [{**LINE, "golden_answers": given}]))
+    assert question.golden_answers == read
+
+
+def test_any_jsonl_file_is_taken_by_its_path(tmp_path: Path):
+    path = write(tmp_path, [LINE])
+    settings = DatasetSettings(data_dir="/nowhere", dataset_name=str(path))
+    assert [question.id for question in load_questions(settings, None)] == ["dev_0"]
+    with pytest.raises(UserError, match=r"dataset_name=/nowhere/x\.jsonl does not exist"):
+        load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="/nowhere/x.jsonl"), None)
+
+
+def test_a_published_data_set_that_is_missing_comes_with_the_command_that_fetches_it(tmp_path: Path):
+    command = rf"python scripts/download_data.py hotpotqa --data_dir {tmp_path}"
+    with pytest.raises(UserError, match=command):
+        load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="hotpotqa"), "dev")
+    (tmp_path / "hotpotqa").mkdir()
+    with pytest.raises(UserError, match=command):
+        load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="hotpotqa"), "dev")
+    with pytest.raises(UserError, match=r"holds the splits: -$"):  # hotpotqa has no test split to fetch
+        load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="hotpotqa"), "test")
+
+
+def test_every_registered_data_set_is_evaluated_on_a_split_that_it_has():
+    assert all(spec.evaluated_split in spec.rows for spec in DATASETS.values())
 
 
 def test_a_file_without_text_or_questions_is_refused(tmp_path: Path):

@@ -4,7 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.metrics import cover_exact_match, exact_match, f1_score, normalize_answer, score_answer
+from flashrag.metrics import (
+    answer_in_top_k,
+    cover_exact_match,
+    exact_match,
+    f1_score,
+    holds_answer,
+    normalize_answer,
+    precision_score,
+    recall_score,
+    score_answer,
+    support_coverage,
+    yes_no_accuracy,
+)
+from flashrag.protocol import extract_answer
 
 
 @pytest.mark.parametrize(
@@ -87,3 +100,117 @@ def test_the_three_metrics_agree_where_they_must(prediction: str, golds: list[st
 def test_normalisation_is_idempotent(text: str):
     once = normalize_answer(text)
     assert normalize_answer(once) == once
+
+
+# The official HotpotQA scorer (hotpot_evaluate_v1.py) gives (f1, precision, recall) for one gold answer. These are its
+# values, worked out by hand; exact match beside them is SQuAD's.
+OFFICIAL = [
+    # prediction, gold, em, precision, recall, f1
+    ("the Eiffel Tower", "Eiffel tower", 1, 1.0, 1.0, 1.0),  # articles and case do not count
+    ("Eiffel Tower, Paris", "Eiffel Tower", 0, 2 / 3, 1.0, 0.8),  # 2*(2/3)/(5/3)
+    ("Beyoncé", "Beyonce", 0, 0.0, 0.0, 0.0),  # accents are kept
+    ("“King Wu”", "King Wu", 0, 0.0, 0.0, 0.0),  # typographic quotes are no ASCII punctuation: neither word is the same
+    ("1,000", "1000", 1, 1.0, 1.0, 1.0),
+    ("3.5", "35", 1, 1.0, 1.0, 1.0),  # the official rule drops the point: known, and kept
+    ("3 million", "3000000", 0, 0.0, 0.0, 0.0),
+    ("yes", "yes", 1, 1.0, 1.0, 1.0),
+    ("Yes!", "yes", 1, 1.0, 1.0, 1.0),
+    ("yes, he was", "yes", 0, 0.0, 0.0, 0.0),  # HotpotQA's rule: never partly right
+    ("no", "no longer", 0, 0.0, 0.0, 0.0),
+    ("noanswer", "answer", 0, 0.0, 0.0, 0.0),
+    ("", "King Wu", 0, 0.0, 0.0, 0.0),
+    ("the", "King Wu", 0, 0.0, 0.0, 0.0),
+    ("a man a plan", "man plan", 1, 1.0, 1.0, 1.0),
+    ("new new york", "new york", 0, 2 / 3, 1.0, 0.8),  # shared: new once, york once
+    ("Straße", "STRASSE", 0, 0.0, 0.0, 0.0),  # lower-casing, not case folding
+]
+
+
+@pytest.mark.parametrize(("prediction", "gold", "em", "precision", "recall", "f1"), OFFICIAL)
+def test_the_official_scorers_values(prediction: str, gold: str, em: float, precision: float, recall: float, f1: float):
+    assert exact_match(prediction, [gold]) == em
+    assert precision_score(prediction, [gold]) == pytest.approx(precision)
+    assert recall_score(prediction, [gold]) == pytest.approx(recall)
+    assert f1_score(prediction, [gold]) == pytest.approx(f1)
+
+
+def test_precision_and_recall_each_take_their_best_gold_answer():
+    # against "wu": P 1/3, R 1/1; against "king wu of zhou dynasty": P 3/3, R 3/5, F1 0.75
+    golds = ["Wu", "King Wu of Zhou dynasty"]
+    assert precision_score("King Wu Zhou", golds) == 1.0
+    assert recall_score("King Wu Zhou", golds) == 1.0
+    assert f1_score("King Wu Zhou", golds) == pytest.approx(0.75)
+    assert precision_score("x", []) == recall_score("x", []) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "golds", "value"),
+    [
+        ("Yes", ["yes"], 1.0),
+        ("yes.", ["True"], 1.0),
+        ("No, he could not.", ["no"], 1.0),
+        ("False", ["no"], 1.0),
+        ("no", ["yes"], 0.0),
+        ("not yes", ["yes"], 0.0),  # the first word decides
+        ("nothing", ["no"], 0.0),
+        ("", ["no"], 0.0),
+        ("Wu", ["King Wu"], None),
+        ("yes", [], None),
+    ],
+)
+def test_yes_or_no(prediction: str, golds: list[str], value: float | None):
+    assert yes_no_accuracy(prediction, golds) == value
+
+
+@pytest.mark.parametrize(
+    ("passage", "golds", "holds"),
+    [
+        ('"King Wu of Zhou"\nThe first king.', ["king wu"], True),
+        ("He came from the U.S.A. in 1999.", ["USA"], True),
+        ("It lasted 1,000 years", ["1000"], True),
+        ("Wuhan is a city", ["Wu"], False),
+        ("Wu was king", ["king Wu"], False),
+        ("there was no one, yes", ["no", "yes"], False),
+        ("anything", ["the", ""], False),
+        ("", ["Wu"], False),
+        ("Zhou was ruled by Wu", ["nobody", "Wu"], True),
+    ],
+)
+def test_a_passage_holds_an_answer_as_whole_words(passage: str, golds: list[str], holds: bool):
+    assert holds_answer(passage, golds) is holds
+
+
+def test_answer_recall_takes_the_best_search():
+    flags = [[False, False, True], [False, True]]
+    assert [answer_in_top_k(flags, ["Wu"], k) for k in (1, 2, 3)] == [0.0, 1.0, 1.0]
+    assert answer_in_top_k([], ["Wu"], 5) == 0.0
+    assert answer_in_top_k(flags, ["yes"], 5) is None
+    assert answer_in_top_k(flags, ["yes", "Wu"], 5) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "coverage"),
+    [
+        ({"golden_doc_ids": ["1", 2]}, 0.5),
+        ({"supporting_titles": ["Alû ", "lilu (mythology)", "Gallu", "Ereshkigal"]}, 0.5),
+        ({"supporting_facts": [["Alû", 3], ["Alû", 4], ["Gallu", 0]]}, 0.5),
+        ({"supporting_facts": {"title": ["Alû"], "sent_id": [3]}}, 1.0),
+        ({"supporting_facts": []}, None),
+        ({"hops": 2}, None),
+    ],
+)
+def test_support_coverage_counts_each_document_once(metadata: dict[str, object], coverage: float | None):
+    assert support_coverage(metadata, ids=["1", "9", "1"], titles=["ALÛ", "Lilu (mythology)", "other"]) == coverage
+
+
+def test_nothing_retrieved_covers_nothing():
+    assert support_coverage({"golden_doc_ids": ["1"]}, [], []) == 0.0
+
+
+def test_a_boxed_answer_keeps_its_nested_braces_and_is_scored_without_them():
+    answer = extract_answer(r"<answer> it is \boxed{f(x) = {a}^{2}_{b}} </answer>")
+    assert answer == "f(x) = {a}^{2}_{b}"
+    assert normalize_answer(answer) == "fx a2b"
+    assert exact_match(extract_answer(r"<answer>\boxed{\text{King {Wu}}}</answer>"), ["textking wu"]) == 1.0
+    assert exact_match(extract_answer(r"<answer>\boxed{\text{King Wu}}</answer>"), ["King Wu"]) == 1.0
+    assert extract_answer(r"<answer>\boxed{never closed</answer>") == ""

@@ -1,0 +1,36 @@
+"""What counts as right: the one definition that the training reward, the trainer's validation and the evaluation share.
+
+    answer.py     a prediction against its gold answers: EM, F1, precision, recall, accuracy, yes/no
+    retrieval.py  what a search brought back: the answer, the supporting documents
+
+Pure functions on plain values. Does not cover: intervals, significance and the judge, which are the evaluation's.
+"""
+
+from flashrag.metrics.answer import (
+    AnswerScore,
+    cover_exact_match,
+    exact_match,
+    f1_score,
+    normalize_answer,
+    precision_score,
+    recall_score,
+    score_answer,
+    yes_no_accuracy,
+)
+from flashrag.metrics.retrieval import answer_in_top_k, holds_answer, support_coverage, supporting_documents
+
+__all__ = [
+    "AnswerScore",
+    "answer_in_top_k",
+    "cover_exact_match",
+    "exact_match",
+    "f1_score",
+    "holds_answer",
+    "normalize_answer",
+    "precision_score",
+    "recall_score",
+    "score_answer",
+    "support_coverage",
+    "supporting_documents",
+    "yes_no_accuracy",
+]

@@ -1,0 +1,70 @@
+"""Retrieval metrics of a question: did a search bring back the answer, and the documents that support it.
+
+A method may search any number of times; what counts is the best, or the sum, of its searches. Every function gives
+None where the question cannot say (a yes/no answer stands in any passage; no supporting document is named), so that
+such a question stays out of the mean.
+Sources: Karpukhin et al., 2020 (arXiv 2004.04906) for answer recall in the top k; HotpotQA's supporting facts.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from flashrag.metrics.answer import normalize_answer
+
+_NOT_IN_PASSAGES = frozenset({"", "yes", "no", "true", "false", "noanswer"})
+
+
+def holds_answer(passage: str, gold_answers: Sequence[str]) -> bool:
+    """Whether a gold answer stands in the passage: its normalised words in a row, as whole words.
+
+    A yes/no answer stands in no passage.
+
+    >>> holds_answer("King Wu of Zhou", ["the king Wu"]), holds_answer("Wuhan", ["Wu"]), holds_answer("no", ["no"])
+    (True, False, False)
+    """
+    words = f" {normalize_answer(passage)} "
+    return any(f" {gold} " in words for gold in _searchable(gold_answers))
+
+
+def answer_in_top_k(answer_flags: Sequence[Sequence[bool]], gold_answers: Sequence[str], top_k: int) -> float | None:
+    """Answer recall at k: 1.0 when one of the first `top_k` passages of any search holds a gold answer, else 0.0.
+
+    `answer_flags` are, for each search, `holds_answer` of its passages, best first. None for a yes/no question.
+    """
+    if not _searchable(gold_answers):
+        return None
+    return float(any(any(flags[:top_k]) for flags in answer_flags))
+
+
+def _searchable(gold_answers: Sequence[str]) -> list[str]:
+    return [gold for gold in map(normalize_answer, gold_answers) if gold not in _NOT_IN_PASSAGES]
+
+
+def supporting_documents(metadata: Mapping[str, Any]) -> tuple[str, frozenset[str]] | None:
+    """What a question's metadata names as its support: ("id" or "title", the names); None where it names nothing.
+
+    `golden_doc_ids` (ids of the corpus), `supporting_titles`, or HotpotQA's `supporting_facts`: a list of
+    [title, sentence] or, as the hub has it, {"title": […], "sent_id": […]}.
+    """
+    if ids := metadata.get("golden_doc_ids"):
+        return "id", frozenset(map(str, ids))
+    titles = metadata.get("supporting_titles")
+    facts = metadata.get("supporting_facts")
+    if not titles and facts:
+        titles = facts.get("title") if isinstance(facts, Mapping) else [fact[0] for fact in facts]
+    return ("title", frozenset(map(str, titles))) if titles else None
+
+
+def support_coverage(metadata: Mapping[str, Any], ids: Collection[str], titles: Collection[str]) -> float | None:
+    """Share of the supporting documents among everything retrieved, over all searches; None where none is named.
+
+    `ids` and `titles` are those of the retrieved passages. Titles are compared without case and outer white space.
+    """
+    support = supporting_documents(metadata)
+    if support is None:
+        return None
+    kind, wanted = support
+    if kind == "id":
+        return len(wanted & set(ids)) / len(wanted)
+    wanted = frozenset(title.strip().casefold() for title in wanted)
+    return len(wanted & {title.strip().casefold() for title in titles}) / len(wanted)
