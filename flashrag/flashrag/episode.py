@@ -13,17 +13,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from flashrag.dialect import RESEARCH, Dialect
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, SearchError
-from flashrag.protocol import (
-    RESULT_CLOSE,
-    RESULT_OPEN,
-    TAG,
-    FormatFault,
-    extract_answer,
-    find_format_fault,
-    parse_query,
-)
+from flashrag.protocol import FormatFault, extract_answer, find_format_fault, parse_query
 from flashrag.result import SEARCH_LIMIT_REACHED, SplicedResult, fit_notice, fit_result
 
 
@@ -38,6 +31,7 @@ class EndReason(StrEnum):
     """What ended an episode."""
 
     EOS = "eos"
+    ANSWERED = "answered"
     LENGTH = "length"
     SEARCH_LIMIT = "search_limit"
     SEARCH_FAILED = "search_failed"
@@ -129,7 +123,7 @@ class Episode:
 
     @property
     def answer(self) -> str:
-        """The final answer, "" when the model gave none."""
+        """The final answer in the trained dialect, "" when the model gave none."""
         texts = self.sampled_texts
         return extract_answer(texts[-1]) if texts else ""
 
@@ -147,10 +141,11 @@ class InvariantViolation(ReSearchError):
 
 
 class EpisodeCodec:
-    """How an episode reads and writes tokens with one tokenizer."""
+    """How an episode reads and writes tokens with one tokenizer, in one dialect."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]):
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int], dialect: Dialect = RESEARCH):
         self.tokenizer = tokenizer
+        self.dialect = dialect
         self.eos_token_ids = frozenset(eos_token_ids)
         self.special_ids = frozenset(tokenizer.all_special_ids) | self.eos_token_ids
         self.special_tokens = tuple(tokenizer.all_special_tokens)
@@ -178,8 +173,8 @@ async def run_episode(
 ) -> Episode:
     """Run one episode to its end.
 
-    `generate` gets prompt and response ids so far and the number of tokens that it may sample; it stops after
-    `</search>`, at the end of sequence, or at that number. A `SearchError` ends the episode as SEARCH_FAILED: nothing
+    `generate` gets prompt and response ids so far and the number of tokens that it may sample; it stops after one of
+    the dialect's stops, at the end of sequence, or at that number. A `SearchError` ends the episode as SEARCH_FAILED: nothing
     is invented in the result's place. Raises `InvariantViolation` when the outcome is not token-exact.
     """
     episode = Episode(tuple(prompt_ids))
@@ -224,7 +219,11 @@ def _end_after_sampling(generation: Generation, segment: Segment, codec: Episode
     if codec.ends_sequence(segment.token_ids):
         return EndReason.EOS
     # Engines report a length stop and a stop string alike, so the text decides.
-    return EndReason.LENGTH if parse_query(segment.text) is None else None
+    if parse_query(segment.text, codec.dialect) is not None:
+        return None
+    answer = codec.dialect.answer
+    answered = codec.dialect.stops_at_answer and answer is not None and answer.close in segment.text
+    return EndReason.ANSWERED if answered else EndReason.LENGTH
 
 
 async def _answer_search(
@@ -241,12 +240,13 @@ async def _answer_search(
         if told_before:
             episode.ended_by = EndReason.SEARCH_LIMIT
             return None
-        return fit_notice(SEARCH_LIMIT_REACHED, codec.encode_text, budget_tokens)
-    query = parse_query(sampled_text)
+        return fit_notice(SEARCH_LIMIT_REACHED, codec.encode_text, budget_tokens, codec.dialect)
+    query = parse_query(sampled_text, codec.dialect)
     assert query is not None, "called only after a closed search"
     if query.fault is not None:
         episode.searches.append(SearchRecord(query.text, (), 0.0, error=query.fault.name.lower()))
-        return fit_notice(query.fault.value, codec.encode_text, budget_tokens)
+        notice = query.fault.told_in(codec.dialect)
+        return fit_notice(notice, codec.encode_text, budget_tokens, codec.dialect)
     started = time.perf_counter()
     try:
         documents = await search(query.text)
@@ -255,7 +255,7 @@ async def _answer_search(
         raise
     ids = tuple(document.id for document in documents)
     episode.searches.append(SearchRecord(query.text, ids, time.perf_counter() - started))
-    return fit_result(documents, codec.encode_text, budget_tokens, codec.special_tokens)
+    return fit_result(documents, codec.encode_text, budget_tokens, codec.special_tokens, codec.dialect)
 
 
 def check_invariants(episode: Episode, codec: EpisodeCodec) -> None:
@@ -284,5 +284,5 @@ def _splice_fault(segment: Segment, codec: EpisodeCodec) -> str | None:
     if special:
         return f"special tokens {sorted(special)} in the spliced result {segment.text!r}"
     decoded = codec.tokenizer.decode(list(segment.token_ids), skip_special_tokens=False)
-    tags = [tag[0] for tag in TAG.finditer(decoded)]
-    return None if tags == [RESULT_OPEN, RESULT_CLOSE] else f"live tags {tags} in the spliced result {decoded!r}"
+    tags = codec.dialect.pattern.findall(decoded)
+    return None if tags == list(codec.dialect.result) else f"live tags {tags} in the spliced result {decoded!r}"

@@ -4,6 +4,8 @@ A response is `<think>…</think>` blocks, searches `<search>query</search>` tha
 `<result>…</result>`, and one final `<answer>… \boxed{…} …</answer>`. Everything here is judged on the text that the
 model itself wrote: what a result contains never counts. Rendering a result is `flashrag.result`'s part.
 
+The tags are those of the trained dialect; only the query is read in any dialect (dialect.py).
+
 Source: the published description of the ReSearch pilot (prompt and reward).
 """
 
@@ -12,8 +14,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-SEARCH_OPEN, SEARCH_CLOSE = "<search>", "</search>"
-RESULT_OPEN, RESULT_CLOSE = "<result>", "</result>"
+from flashrag.dialect import RESEARCH, Dialect
+
+SEARCH_CLOSE = RESEARCH.search.close
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 TAG = re.compile(r"<(?P<closing>/?)(?P<name>think|search|result|answer)>")
 
@@ -25,11 +28,14 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
 
 
 class QueryFault(StrEnum):
-    """Why a closed search carries no usable query; the value is what the model reads as its result."""
+    """Why a closed search carries no usable query; `told_in` is what the model reads as its result."""
 
     UNOPENED = "The search was closed without being opened. Write <search> query </search>."
     EMPTY = "The search query was empty."
     TOO_LONG = f"The search query was longer than {MAX_QUERY_CHARS} characters."
+
+    def told_in(self, dialect: Dialect) -> str:
+        return self.value.replace(RESEARCH.search.open, dialect.search.open).replace(SEARCH_CLOSE, dialect.search.close)
 
 
 class FormatFault(StrEnum):
@@ -52,16 +58,16 @@ class Query(NamedTuple):
     fault: QueryFault | None
 
 
-def parse_query(sampled_text: str) -> Query | None:
-    """The query of the first `</search>` in one sampled segment; None when no search was closed in it.
+def parse_query(sampled_text: str, dialect: Dialect = RESEARCH) -> Query | None:
+    """The query of the first closed search in one sampled segment; None when no search was closed in it.
 
     >>> parse_query(" <think> x </think> <search> King Wu </search>")
     Query(text='King Wu', fault=None)
     """
-    head, closed, _ = sampled_text.partition(SEARCH_CLOSE)
+    head, closed, _ = sampled_text.partition(dialect.search.close)
     if not closed:
         return None
-    _, opened, query = head.rpartition(SEARCH_OPEN)
+    _, opened, query = head.rpartition(dialect.search.open)
     if not opened:
         return Query("", QueryFault.UNOPENED)
     query = query.strip()
@@ -82,7 +88,12 @@ def extract_answer(sampled_text: str) -> str:
     if not opened:
         return ""
     block = block.partition(ANSWER_CLOSE)[0]
-    boxed = _boxed_content(block)
+    return boxed_answer(block)
+
+
+def boxed_answer(text: str) -> str:
+    r"""The content of the last `\boxed{…}`, without LaTeX's text commands, "" when there is none."""
+    boxed = _boxed_content(text)
     return _TEXT_COMMAND.sub(r"\1", boxed).strip() if boxed is not None else ""
 
 

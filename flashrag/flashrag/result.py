@@ -2,8 +2,7 @@
 
 A passage is foreign text. Whatever it contains, it must not become a special token of the tokenizer, a live tag of
 the protocol, or an encoding error. So control characters are dropped, and a tag or a special-token string gets a space
-after its first character: still readable, no longer live. Rendering follows the published example: contents joined by
-a blank line, inside `<result>` tags.
+after its first character: still readable, no longer live. How a result looks is its dialect's part (dialect.py).
 """
 
 import re
@@ -12,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from flashrag.dialect import RESEARCH, Dialect
 from flashrag.document import Document
-from flashrag.protocol import RESULT_CLOSE, RESULT_OPEN, TAG
 
 NO_RESULTS = "No results found."
 SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is possible."
@@ -30,15 +29,15 @@ class SplicedResult(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _live_text(special_tokens: tuple[str, ...]) -> re.Pattern[str]:
+def _live_text(special_tokens: tuple[str, ...], tags: tuple[str, ...]) -> re.Pattern[str]:
     # A one-character token cannot be broken, one with a space could be put together by breaking: encoding without
     # special tokens (episode.py) takes care of both. What is left can only become less live, so the loop below ends.
     breakable = (token for token in special_tokens if len(token) > 1 and not re.search(r"\s", token))
-    literals = sorted((re.escape(token) for token in breakable), key=len, reverse=True)
-    return re.compile("|".join([TAG.pattern, *literals]))
+    literals = sorted((re.escape(token) for token in [*tags, *breakable]), key=len, reverse=True)
+    return re.compile("|".join(literals))
 
 
-def neutralize(text: str, special_tokens: tuple[str, ...] = ()) -> str:
+def neutralize(text: str, special_tokens: tuple[str, ...] = (), dialect: Dialect = RESEARCH) -> str:
     """The text without anything that could act: no live tag, no special token, no control or unpaired surrogate.
 
     >>> neutralize("a</result>b<|endoftext|>", ("<|endoftext|>",))
@@ -46,16 +45,11 @@ def neutralize(text: str, special_tokens: tuple[str, ...] = ()) -> str:
     """
     text = text.encode("utf-8", errors="replace").decode("utf-8")
     text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-    pattern = _live_text(special_tokens)
+    pattern = _live_text(special_tokens, dialect.tags)
     # Overlapping matches (special tokens "AB" and "BC" in "ABC") take another pass.
     while pattern.search(text):
         text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text
-
-
-def render_result(body: str) -> str:
-    """The text that follows `</search>`."""
-    return f" {RESULT_OPEN}\n{body}\n{RESULT_CLOSE}"
 
 
 def fit_result(
@@ -63,37 +57,45 @@ def fit_result(
     encode: Callable[[str], list[int]],
     max_tokens: int,
     special_tokens: tuple[str, ...] = (),
+    dialect: Dialect = RESEARCH,
 ) -> SplicedResult | None:
     """Render documents into at most `max_tokens` tokens; None when not even an empty result fits.
 
     Whole documents are dropped from the end first; if the first one alone is too long, it is cut at a character whose
     prefix fits. The tags are always intact. No documents give a result that says so.
     """
-    passages = [neutralize(document.contents[:MAX_PASSAGE_CHARS], special_tokens) for document in documents]
-    for count in range(len(passages), 0, -1):
-        spliced = _splice("\n\n".join(passages[:count]), encode)
+    harmless = [
+        Document(document.id, neutralize(document.contents[:MAX_PASSAGE_CHARS], special_tokens, dialect))
+        for document in documents
+    ]
+    for count in range(len(harmless), 0, -1):
+        spliced = _splice(dialect.render_passages(harmless[:count]), encode, dialect)
         if len(spliced.token_ids) <= max_tokens:
             return spliced
-    return _cut(passages[0], encode, max_tokens) if passages else fit_notice(NO_RESULTS, encode, max_tokens)
+    if not harmless:
+        return fit_notice(NO_RESULTS, encode, max_tokens, dialect)
+    return _cut(dialect.render_passages(harmless[:1]), encode, max_tokens, dialect)
 
 
-def fit_notice(message: str, encode: Callable[[str], list[int]], max_tokens: int) -> SplicedResult | None:
+def fit_notice(
+    message: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect = RESEARCH
+) -> SplicedResult | None:
     """Render a message to the model as a result; None when it does not fit into `max_tokens` tokens."""
-    spliced = _splice(neutralize(message), encode)
+    spliced = _splice(neutralize(message, dialect=dialect), encode, dialect)
     return spliced if len(spliced.token_ids) <= max_tokens else None
 
 
-def _splice(body: str, encode: Callable[[str], list[int]]) -> SplicedResult:
-    text = render_result(body)
+def _splice(body: str, encode: Callable[[str], list[int]], dialect: Dialect) -> SplicedResult:
+    text = dialect.render_result(body)
     return SplicedResult(text, encode(text))
 
 
-def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int) -> SplicedResult | None:
+def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect) -> SplicedResult | None:
     """The longest prefix of a passage that fits, by bisection over characters; None when the bare tags do not fit."""
     best, low, high = None, 0, len(passage)
     while low <= high:
         middle = (low + high) // 2
-        spliced = _splice(passage[:middle], encode)
+        spliced = _splice(passage[:middle], encode, dialect)
         if len(spliced.token_ids) <= max_tokens:
             best, low = spliced, middle + 1
         else:

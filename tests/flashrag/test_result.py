@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flashrag.dialect import RESEARCH
 from flashrag.document import Document
 from flashrag.protocol import TAG
 from flashrag.result import (
@@ -16,7 +17,6 @@ from flashrag.result import (
     fit_notice,
     fit_result,
     neutralize,
-    render_result,
 )
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -127,7 +127,7 @@ def test_whole_documents_are_dropped_from_the_end_first():
                          (29, "aaaaaaaaa"), (21, "a"), (20, "")]:  # fmt: skip
         spliced = fit_result(documents, words, budget)
         assert spliced is not None
-        assert spliced.text == render_result(kept), budget
+        assert spliced.text == RESEARCH.render_result(kept), budget
         assert len(spliced.token_ids) <= budget
 
 

@@ -1,0 +1,121 @@
+r"""How one family of models writes its searches and reads their results: the tags, and what stands between them.
+
+The episode is the same for all of them (episode.py); a dialect is its parameter. `RESEARCH` is the one that is trained
+here, the others let published models be evaluated as their authors run them. Sources: the ReSearch pilot's published
+description; Search-R1 (Jin et al., 2025, arXiv 2503.09516); Search-o1 (Li et al., 2025, arXiv 2501.05366).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from flashrag.document import Document
+
+
+class Tag(NamedTuple):
+    """A pair of strings that encloses a block."""
+
+    open: str
+    close: str
+
+
+def numbered(number: int, document: Document) -> str:
+    r"""One line for one passage, as FlashRAG and Search-R1 show it; the title is the first line as the corpus has it.
+
+    >>> numbered(2, Document("7", '"Zhou dynasty"\nIt lasted longest.'))
+    'Doc 2(Title: "Zhou dynasty") It lasted longest.'
+    """
+    title, _, text = document.contents.partition("\n")
+    return f"Doc {number}(Title: {title}) {text}"
+
+
+def whole(_: int, document: Document) -> str:
+    """A passage as the corpus holds it."""
+    return document.contents
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The tags of a family of models, and how a result looks: lead, opened tag, margin, passages, margin, closed tag."""
+
+    think: Tag
+    search: Tag
+    result: Tag
+    answer: Tag | None
+    lead: str
+    margin: str
+    tail: str
+    passage: Callable[[int, Document], str]
+    separator: str
+    stops_at_answer: bool = False
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings after which the engine hands over."""
+        at_answer = (self.answer.close,) if self.answer and self.stops_at_answer else ()
+        return (self.search.close, *at_answer)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Every string that acts."""
+        pairs = (self.think, self.search, self.result, self.answer)
+        return tuple(string for pair in pairs if pair for string in pair)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds any tag of the dialect."""
+        return _pattern(self.tags)
+
+    def render_result(self, body: str) -> str:
+        """The text that follows a closed search."""
+        return f"{self.lead}{self.result.open}{self.margin}{body}{self.margin}{self.result.close}{self.tail}"
+
+    def render_passages(self, documents: Sequence[Document]) -> str:
+        return self.separator.join(self.passage(number, document) for number, document in enumerate(documents, start=1))
+
+
+@lru_cache
+def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, tags)))
+
+
+THINK = Tag("<think>", "</think>")
+SEARCH = Tag("<search>", "</search>")
+ANSWER = Tag("<answer>", "</answer>")
+
+RESEARCH = Dialect(
+    think=THINK,
+    search=SEARCH,
+    result=Tag("<result>", "</result>"),
+    answer=ANSWER,
+    lead=" ",
+    margin="\n",
+    tail="",
+    passage=whole,
+    separator="\n\n",
+)
+SEARCH_R1 = Dialect(
+    think=THINK,
+    search=SEARCH,
+    result=Tag("<information>", "</information>"),
+    answer=ANSWER,
+    lead="\n\n",
+    margin="",
+    tail="\n\n",
+    passage=numbered,
+    separator="\n",
+    stops_at_answer=True,
+)
+SEARCH_O1 = Dialect(
+    think=THINK,
+    search=Tag("<|begin_search_query|>", "<|end_search_query|>"),
+    result=Tag("<|begin_search_result|>", "<|end_search_result|>"),
+    answer=None,  # \boxed{…}, wherever it stands
+    lead="\n\n",
+    margin="",
+    tail="\n\n",
+    passage=whole,
+    separator="\n\n",
+)
