@@ -1,0 +1,102 @@
+"""The check before an expensive start, against real HTTP servers in every state that a retrieval server can be in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request, Response
+
+from flashrag.client import check_search_url, check_server
+from flashrag.errors import UserError
+
+
+def server_in_state(status: int, body: str = "{}", token: str | None = None) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/health")
+    def health() -> Response:
+        return Response(body, status)
+
+    @app.get("/metrics")
+    def metrics(request: Request) -> Response:
+        refused = token is not None and request.headers.get("authorization") != f"Bearer {token}"
+        return Response(status_code=401 if refused else 200)
+
+    return app
+
+
+@pytest.fixture
+def healthy_url(serve: Callable[[Any], str]) -> str:
+    return serve(server_in_state(200))
+
+
+def test_a_healthy_server_passes(healthy_url: str):
+    check_server(healthy_url)
+    check_server(healthy_url + "/")
+
+
+def test_a_server_that_is_not_there_is_named_with_the_remedy(closed_url: str):
+    with pytest.raises(UserError, match=f"no retrieval server answers at search_url={closed_url}.*serving.py"):
+        check_server(closed_url)
+    with pytest.raises(UserError, match=f"at remote_retriever_url={closed_url}"):
+        check_server(closed_url, key="remote_retriever_url")
+
+
+def test_a_server_that_is_loading_is_told_apart(serve: Callable[[Any], str]):
+    with pytest.raises(UserError, match="is still loading its index"):
+        check_server(serve(server_in_state(503, '{"status":"loading"}')))
+    with pytest.raises(UserError, match="/health answered 503, expected 200"):
+        check_server(serve(server_in_state(503, '{"status":"draining"}')))
+
+
+def test_the_token_is_tried_before_the_run(serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch):
+    url = serve(server_in_state(200, token="right"))
+    monkeypatch.setenv("RESEARCH_SERVER_TOKEN", "wrong-one")
+    with pytest.raises(UserError, match="asks for another token; set RESEARCH_SERVER_TOKEN") as error:
+        check_server(url)
+    assert "wrong-one" not in str(error.value)
+    monkeypatch.setenv("RESEARCH_SERVER_TOKEN", "right")
+    check_server(url)
+
+
+def test_one_healthy_server_of_several_is_enough(healthy_url: str, closed_url: str, caplog: pytest.LogCaptureFixture):
+    check_server(f"{closed_url}, {healthy_url}")
+    (warning,) = caplog.messages
+    assert closed_url in warning and "the other servers are used until it answers" in warning
+    with pytest.raises(UserError, match=f"search_url={closed_url}.*search_url={closed_url}/b"):
+        check_server([closed_url, closed_url + "/b"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://host",
+        "http://",
+        "http://[",
+        "localhost:80",
+        "http://a b",
+        "http://h:x",
+        ",",
+        "http://a,",
+        "http://a,b",
+    ],
+)
+def test_what_is_no_address_is_refused(url: str):
+    with pytest.raises(UserError, match="search_url="):
+        check_search_url(url)
+
+
+def test_the_key_in_the_message_can_be_the_callers():
+    with pytest.raises(UserError, match="remote_retriever_url='x' is no http address"):
+        check_search_url("x", "remote_retriever_url")
+
+
+def test_several_addresses_are_all_checked_and_each_kept_once():
+    assert check_search_url("http://a:1/ , https://b/x/,http://a:1") == "http://a:1,https://b/x"
+    assert check_search_url(["http://a:1/", "http://[::1]:2"]) == "http://a:1,http://[::1]:2"
+    with pytest.raises(UserError, match="search_url='nonsense' is no http address"):
+        check_search_url(["http://a:1", "nonsense"])
+    with pytest.raises(UserError, match="search_url names no server"):
+        check_search_url([])
