@@ -38,7 +38,7 @@ def whole(_: int, document: Document) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The tags of a family of models, and how a result looks: lead, opened tag, margin, passages, margin, closed tag."""
+    """The tags of a family of models, and what stands around them in a result (`render_result`)."""
 
     think: Tag
     search: Tag

@@ -174,8 +174,8 @@ async def run_episode(
     """Run one episode to its end.
 
     `generate` gets prompt and response ids so far and the number of tokens that it may sample; it stops after one of
-    the dialect's stops, at the end of sequence, or at that number. A `SearchError` ends the episode as SEARCH_FAILED: nothing
-    is invented in the result's place. Raises `InvariantViolation` when the outcome is not token-exact.
+    the dialect's stops, at the end of sequence, or at that number. A `SearchError` ends the episode as SEARCH_FAILED:
+    nothing is invented in the result's place. Raises `InvariantViolation` when the outcome is not token-exact.
     """
     episode = Episode(tuple(prompt_ids))
     used_tokens = 0

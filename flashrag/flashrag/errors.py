@@ -22,6 +22,10 @@ class SearchError(ReSearchError):
     """A search that got no answer from the retrieval server, after every allowed attempt."""
 
 
+class GenerationError(ReSearchError):
+    """A request that the model server did not answer, or not usably, after every allowed attempt."""
+
+
 def exit_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Make a command's `main` print a `UserError` as one line on stderr and return exit code 2."""
 

@@ -1,24 +1,23 @@
-"""A generator on any OpenAI-compatible completion server: token ids go in, and token ids come out where the server can.
+"""A generator on any OpenAI-compatible server: token ids in and out for episodes, text for every other method.
 
 vLLM, and SGLang in recent releases, return the sampled ids (`return_token_ids`). From a server that returns text only,
-the text is encoded with the local tokenizer: `token_id_origin` says which of the two a run saw. Time-outs and retries
-are the openai client's own (connection errors, 408, 409, 429 and 5xx are tried again).
+the text is encoded with the local tokenizer: `token_id_origin` says which of the two a run saw. What may pass is tried
+again (retries.py). Does not cover: rendering a prompt (prompt_ids.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import openai
 
+from flashrag.dialect import RESEARCH, Dialect
 from flashrag.episode import Generation
-from flashrag.errors import ReSearchError
-from flashrag.generator.settings import GeneratorSettings, SamplingSettings
-from flashrag.protocol import SEARCH_CLOSE, SEARCH_OPEN
+from flashrag.generator.completion import Completion, read_completion
+from flashrag.generator.retries import with_retries
+from flashrag.generator.settings import GeneratorSettings
 
-
-class GeneratorError(ReSearchError):
-    """A request that the model server did not answer, after every allowed attempt."""
+Reply = TypeVar("Reply")
 
 
 class TokenIdOrigin(StrEnum):
@@ -29,7 +28,10 @@ class TokenIdOrigin(StrEnum):
 
 
 class OpenAICompletionGenerator:
-    """Samples from one served model; safe for any number of coroutines of one event loop."""
+    """Samples from one served model; safe for any number of coroutines of one event loop.
+
+    `tokenizer` is None for a server that has the chat route only.
+    """
 
     def __init__(
         self, settings: GeneratorSettings, served_name: str, tokenizer: Any, eos_token_ids: Sequence[int], api_key: str
@@ -43,36 +45,107 @@ class OpenAICompletionGenerator:
             base_url=settings.api_base_url,
             api_key=api_key,
             timeout=settings.generator_timeout_s,
-            max_retries=settings.generator_max_retries,
+            max_retries=0,  # the client would not try a cut-off reply again
         )
 
-    async def generate(
-        self, token_ids: Sequence[int], max_tokens: int, stop: Sequence[str] = (SEARCH_CLOSE,)
-    ) -> Generation:
-        """Sample at most `max_tokens` tokens after `token_ids`, ending after a stop string. Raises `GeneratorError`."""
-        params = self.settings.generation_params
-        if params.max_tokens is not None:
-            max_tokens = min(max_tokens, params.max_tokens)
-        try:
-            completion = await self._client.completions.create(
-                model=self.served_name,
-                prompt=list(token_ids),
-                max_tokens=max_tokens,
-                stop=list(stop),
-                temperature=params.temperature,
-                top_p=params.top_p,
-                seed=params.seed,
-                extra_body=_extra_body(params, self.eos_token_ids),
-            )
-        except openai.OpenAIError as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise GeneratorError(f"{self.settings.api_base_url}/completions: {error}{cause}") from error
-        choices = completion.choices
-        if not choices:
-            raise GeneratorError(f"{self.settings.api_base_url}/completions answered without a choice")
-        return Generation(self._sampled_ids(choices[0], stop), aborted=choices[0].finish_reason == "abort")
+    async def generate(self, token_ids: Sequence[int], max_tokens: int, dialect: Dialect = RESEARCH) -> Generation:
+        """Sample at most `max_tokens` tokens after `token_ids`, ending after one of the dialect's stops.
 
-    def _sampled_ids(self, choice: Any, stop: Sequence[str]) -> list[int]:
+        Raises `GenerationError`.
+        """
+
+        async def request() -> Any:
+            completion = await self._client.completions.create(
+                prompt=list(token_ids),
+                stop=list(dialect.stops),
+                extra_body={
+                    **self._extra_body(),
+                    "return_token_ids": True,
+                    # Keep the stop string and special tokens in `text`: vLLM's name for the former, then SGLang's.
+                    "include_stop_str_in_output": True,
+                    "no_stop_trim": True,
+                    "skip_special_tokens": False,
+                },
+                **self._sampling(max_tokens),
+            )
+            if not getattr(completion, "choices", None):
+                raise ValueError("the reply holds no choice")
+            return completion.choices[0]
+
+        choice = await self._ask(request, "completions")
+        return Generation(self._sampled_ids(choice, dialect), aborted=choice.finish_reason == "abort")
+
+    async def complete(
+        self, prompt: str | Sequence[int], max_tokens: int, stop: Sequence[str] = (), *, log_probs: bool = False
+    ) -> Completion:
+        """The text that continues a prompt, ending before a stop string. Raises `GenerationError`."""
+
+        async def request() -> Completion:
+            reply = await self._client.completions.create(
+                prompt=prompt if isinstance(prompt, str) else list(prompt),
+                stop=list(stop) or None,
+                logprobs=1 if log_probs else None,
+                extra_body=self._extra_body(),
+                **self._sampling(max_tokens),
+            )
+            return read_completion(reply)
+
+        return await self._ask(request, "completions")
+
+    async def chat(
+        self,
+        messages: Sequence[dict[str, str]],
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        *,
+        log_probs: bool = False,
+    ) -> Completion:
+        """The assistant's next message, ending before a stop string. Raises `GenerationError`.
+
+        A last message of the assistant is continued, where the server can (vLLM, SGLang).
+        """
+        continued = {"add_generation_prompt": False, "continue_final_message": True}
+        body = continued if messages and messages[-1]["role"] == "assistant" else {}
+
+        async def request() -> Completion:
+            reply = await self._client.chat.completions.create(
+                messages=list(messages),  # pyrefly: ignore[bad-argument-type]
+                stop=list(stop) or None,
+                logprobs=log_probs or None,
+                extra_body=body,
+                **self._sampling(max_tokens),
+            )
+            return read_completion(reply)
+
+        return await self._ask(request, "chat/completions")
+
+    async def _ask(self, request: Callable[[], Awaitable[Reply]], route: str) -> Reply:
+        return await with_retries(request, f"{self.settings.api_base_url}/{route}", self.settings.generator_max_retries)
+
+    def _sampling(self, max_tokens: int | None) -> dict[str, Any]:
+        """What every OpenAI-compatible route takes."""
+        params = self.settings.generation_params
+        limits = [limit for limit in (max_tokens, params.max_tokens) if limit is not None]
+        return {
+            "model": self.served_name,
+            "max_tokens": min(limits, default=None),
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "seed": params.seed,
+        }
+
+    def _extra_body(self) -> dict[str, Any]:
+        """What the completion route of vLLM and SGLang takes beyond OpenAI's."""
+        params = self.settings.generation_params
+        return {
+            # What ends a sequence for the episode must end it for the server, whatever config the server reads.
+            "stop_token_ids": list(self.eos_token_ids),
+            "top_k": params.top_k,
+            "min_p": params.min_p,
+            "repetition_penalty": params.repetition_penalty,
+        }
+
+    def _sampled_ids(self, choice: Any, dialect: Dialect) -> list[int]:
         ids = getattr(choice, "token_ids", None)
         if ids is not None:
             if self.token_id_origin is None:
@@ -83,19 +156,19 @@ class OpenAICompletionGenerator:
         matched = getattr(choice, "stop_reason", None)
         if matched is None:
             matched = getattr(choice, "matched_stop", None)
-        return self._encode_response(choice.text, choice.finish_reason, matched, stop)
+        return self._encode_response(choice.text, choice.finish_reason, matched, dialect)
 
     def _encode_response(
-        self, text: str, finish_reason: str | None, matched: str | int | None, stop: Sequence[str]
+        self, text: str, finish_reason: str | None, matched: str | int | None, dialect: Dialect
     ) -> list[int]:
         """The ids of a response known as text, with the stop string or the end of sequence that the server cut off."""
         if finish_reason != "stop":
             return self._encode(text)
-        if matched is None and (SEARCH_CLOSE in stop and _has_open_search(text)):
-            matched = SEARCH_CLOSE
-        if isinstance(matched, str) and matched in stop:
+        if matched is None:
+            matched = _open_block_end(text, dialect)
+        if isinstance(matched, str) and matched in dialect.stops:
             return self._encode(text if matched in text else text + matched)
-        if matched is None and any(text.endswith(string) for string in stop):
+        if matched is None and any(text.endswith(string) for string in dialect.stops):
             return self._encode(text)
         eos_id = matched if isinstance(matched, int) else self.eos_token_ids[0]
         for token_id in self.eos_token_ids:
@@ -109,20 +182,7 @@ class OpenAICompletionGenerator:
         await self._client.close()
 
 
-def _has_open_search(text: str) -> bool:
-    return text.rfind(SEARCH_OPEN) > text.rfind(SEARCH_CLOSE)
-
-
-def _extra_body(params: SamplingSettings, eos_token_ids: Sequence[int]) -> dict[str, Any]:
-    return {
-        # What ends a sequence for the episode must end it for the server, whatever config the server reads.
-        "stop_token_ids": list(eos_token_ids),
-        "top_k": params.top_k,
-        "min_p": params.min_p,
-        "repetition_penalty": params.repetition_penalty,
-        "return_token_ids": True,
-        # Keep the stop string and special tokens in `text`: vLLM's name for the former, then SGLang's.
-        "include_stop_str_in_output": True,
-        "no_stop_trim": True,
-        "skip_special_tokens": False,
-    }
+def _open_block_end(text: str, dialect: Dialect) -> str | None:
+    """The stop string that an unclosed block of the text was waiting for."""
+    blocks = (dialect.search, dialect.answer) if dialect.stops_at_answer else (dialect.search,)
+    return next((tag.close for tag in blocks if tag and text.rfind(tag.open) > text.rfind(tag.close)), None)

@@ -4,15 +4,17 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flashrag.client import check_search_url
 from flashrag.errors import UserError
+from flashrag.servers import check_address
 
 
 class Framework(StrEnum):
-    """How the model is served. Both speak the OpenAI completion route; the names are kept for existing configs."""
+    """How the model is served: by the OpenAI completion route (two names, both kept for existing configs), or by the
+    chat route alone, where the prompt's tokens are the server's affair and no tokenizer is needed here."""
 
     SGL_REMOTE = "sgl_remote"
     OPENAI = "openai"
+    OPENAI_CHAT = "openai_chat"
 
 
 class SamplingSettings(BaseModel):
@@ -59,7 +61,7 @@ class GeneratorSettings(BaseModel):
     @classmethod
     def _check_url(cls, url: str) -> str:
         try:
-            return check_search_url(url, "sgl_remote_url").removesuffix("/v1")
+            return check_address(url, "sgl_remote_url").removesuffix("/v1")
         except UserError as error:
             raise ValueError(str(error)) from error
 

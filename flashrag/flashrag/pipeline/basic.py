@@ -1,72 +1,97 @@
 """What every pipeline shares: many questions at once, each scored, and a failed one recorded instead of fatal."""
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from flashrag.config import validated
 from flashrag.dataset import Question
-from flashrag.episode import Episode, SearchRecord
+from flashrag.errors import UserError
 from flashrag.metrics import AnswerScore, score_answer
+from flashrag.pipeline.outcome import Outcome
+from flashrag.pipeline.retrieval import as_search
 from flashrag.pipeline.settings import PipelineSettings
+from flashrag.pipeline.trace import Trace
+from flashrag.prompt_ids import check_chat_template
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a pipeline made of one question. `failure` says why it could not be answered: an outage, a bug of ours."""
+class Answered:
+    """A question with its outcome and score, or with the `failure` that left it without an outcome: an outage, a bug.
 
-    prediction: str
-    searches: tuple[SearchRecord, ...] = ()
-    episode: Episode | None = None
+    A failed question has a score too: it counts as wrong, not as absent.
+    """
+
+    question: Question
+    outcome: Outcome | None
+    score: AnswerScore
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A question with its answer and score. A failed question has a score too: it counts as wrong, not as absent."""
-
-    question: Question
-    answer: Answer
-    score: AnswerScore
-    seconds: float
-
-
 class BasicPipeline(ABC):
-    """Answers questions, `concurrency` of them at a time. A subclass says how one is answered."""
+    """Answers questions, `concurrency` of them at a time. A subclass says how one is answered.
 
-    def __init__(self, config: Mapping[str, Any] | PipelineSettings) -> None:
+    `retriever` is a `flashrag.client.RetrievalClient`, or a local retriever of `flashrag.utils.get_retriever`, which
+    then searches in a thread. A method that needs none of one kind takes None in its place.
+    """
+
+    needs_retriever: ClassVar[bool] = True
+    needs_generator: ClassVar[bool] = True
+
+    def __init__(
+        self, config: Mapping[str, Any] | PipelineSettings, retriever: Any = None, generator: Any = None
+    ) -> None:
         is_settings = isinstance(config, PipelineSettings)
         self.settings = config if is_settings else validated(PipelineSettings, config, "config")
+        for needed, given, name in (
+            (self.needs_retriever, retriever, "retriever"),
+            (self.needs_generator, generator, "generator"),
+        ):
+            if needed and given is None:
+                raise UserError(f"{type(self).__name__} needs a {name}; see flashrag.utils.get_{name}")
+        if generator is not None and generator.tokenizer is not None and self.settings.apply_chat:
+            check_chat_template(generator.tokenizer)
+        self.generator = generator
+        self._search = None if retriever is None else as_search(retriever, self.settings.retrieval_topk)
+
+    def prepare(self, questions: Sequence[Question]) -> None:  # noqa: B027 (most methods need nothing)
+        """Look at the whole set once, before the first answer: all its questions, not only those left to answer."""
 
     @abstractmethod
-    async def answer(self, question: Question) -> Answer:
-        """The answer to one question."""
+    async def answer(self, question: Question) -> Outcome:
+        """The outcome of one question; any number of them at once, on one event loop.
+
+        Raises `SearchError` or `GenerationError` when a server gives no answer, and `ReSearchError` for what else
+        makes a question unanswerable.
+        """
+
+    def trace(self) -> Trace:
+        """A record for one question."""
+        return Trace(self.settings, self.generator, self._search)
 
     async def run(
-        self, questions: Sequence[Question], on_outcome: Callable[[Outcome], None] = lambda _: None
-    ) -> list[Outcome]:
-        """The outcome of each question, in their order; `on_outcome` sees each one as soon as it is there."""
+        self, questions: Sequence[Question], on_answered: Callable[[Answered], None] = lambda _: None
+    ) -> list[Answered]:
+        """Each question with its outcome, in their order; `on_answered` sees each one as soon as it is there."""
+        self.prepare(questions)
         gate = asyncio.Semaphore(self.settings.concurrency)
 
-        async def run_one(question: Question) -> Outcome:
+        async def run_one(question: Question) -> Answered:
             async with gate:
-                outcome = await self._outcome(question)
-            on_outcome(outcome)
-            return outcome
+                answered = await self._answered(question)
+            on_answered(answered)
+            return answered
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run_one(question)) for question in questions]
         return [task.result() for task in tasks]
 
-    async def _outcome(self, question: Question) -> Outcome:
-        started = time.perf_counter()
+    async def _answered(self, question: Question) -> Answered:
         try:
-            answer = await self.answer(question)
+            outcome = await self.answer(question)
         except Exception as error:  # the boundary between one question and the run: recorded with its reason
-            answer = Answer("", failure=f"{type(error).__name__}: {error}")
-        prediction = "" if answer.failure else answer.prediction
-        score = score_answer(prediction, question.golden_answers)
-        return Outcome(question, answer, score, time.perf_counter() - started)
+            failure = f"{type(error).__name__}: {error}"
+            return Answered(question, None, score_answer("", question.golden_answers), failure)
+        return Answered(question, outcome, score_answer(outcome.prediction, question.golden_answers))

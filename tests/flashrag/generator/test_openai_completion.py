@@ -12,9 +12,10 @@ import pytest
 from fastapi import FastAPI, Request, Response
 
 from flashrag.config import Config, validated
-from flashrag.errors import UserError
+from flashrag.dialect import SEARCH_O1
+from flashrag.errors import GenerationError, UserError
 from flashrag.generator import GeneratorSettings
-from flashrag.generator.openai_completion import GeneratorError, OpenAICompletionGenerator, TokenIdOrigin
+from flashrag.generator.openai_completion import OpenAICompletionGenerator, TokenIdOrigin
 from flashrag.generator.server import find_served_model
 from flashrag.generator.tokenizer import eos_token_ids, load_tokenizer
 from flashrag.utils import get_generator
@@ -111,12 +112,12 @@ async def test_generation_params_are_sent(server: Server, tokenizer: Any):
     server.choice = {"text": "", "finish_reason": "length", "token_ids": []}
     params = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "seed": 5, "max_tokens": 64}
     generator = generator_for(server, tokenizer, generation_params=params)
-    await generator.generate([1], 100, stop=["\n"])
+    await generator.generate([1], 100, SEARCH_O1)
     await generator.generate([1], 10)
     await generator.aclose()
     first, second = server.requests
     assert {key: first[key] for key in params} == params
-    assert first["stop"] == ["\n"]
+    assert first["stop"] == ["<|end_search_query|>"]
     assert second["max_tokens"] == 10
 
 
@@ -192,7 +193,7 @@ async def test_attempts_are_bounded_and_mistakes_final(
     server.choice, server.statuses = {"text": "x", "finish_reason": "length", "token_ids": [1]}, list(statuses)
     generator = generator_for(server, tokenizer)
     if fails:
-        with pytest.raises(GeneratorError, match=f"/v1/completions: .*{statuses[0]}"):
+        with pytest.raises(GenerationError, match=f"/v1/completions: .*{statuses[0]}"):
             await generator.generate([1], 50)
     else:
         assert (await generator.generate([1], 50)).token_ids == [1]
@@ -204,7 +205,7 @@ async def test_attempts_are_bounded_and_mistakes_final(
 async def test_a_server_that_went_away_is_a_typed_error(closed_url: str, tokenizer: Any):
     chosen = settings(closed_url, generator_max_retries=0)
     generator = OpenAICompletionGenerator(chosen, "m", tokenizer, [EOS], "EMPTY")
-    with pytest.raises(GeneratorError, match="Connection error"):
+    with pytest.raises(GenerationError, match="Connection error"):
         await generator.generate([1], 5)
     await generator.aclose()
 

@@ -1,4 +1,4 @@
-"""The prompts of the published project, by name.
+"""The prompts of the published project, by name, for base and instruct models.
 
 A base model continues `QA_TEMPLATE` directly; an instruct model gets the same instructions as the system message of
 its own chat template. Source: the evaluation case of the ReSearch pilot's published description.

@@ -1,0 +1,122 @@
+"""Methods that run one search episode per question: the model itself decides when to search.
+
+Training runs the same episode (flashrag.episode). Does not cover: what the dialects are (flashrag.dialect).
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from flashrag.dataset import Question
+from flashrag.dialect import Dialect
+from flashrag.document import Document
+from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, Source, run_episode
+from flashrag.errors import GenerationError, SearchError, UserError
+from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.outcome import Outcome, Passage, Step, StepKind
+from flashrag.pipeline.retrieval import as_documents
+from flashrag.pipeline.settings import PipelineSettings
+from flashrag.pipeline.trace import PromptTooLong, Trace
+
+
+class Finding(NamedTuple):
+    """What one search found, and what the model had written when it asked."""
+
+    reasoning: str
+    query: str
+    passages: tuple[Passage, ...]
+
+
+class EpisodePipeline(BasicPipeline):
+    """Runs one search episode per question, in the dialect of its models."""
+
+    dialect: ClassVar[Dialect]
+
+    def __init__(
+        self, config: Mapping[str, Any] | PipelineSettings, retriever: Any = None, generator: Any = None
+    ) -> None:
+        super().__init__(config, retriever, generator)
+        if generator.tokenizer is None:
+            raise UserError(
+                f"{type(self).__name__} splices results into token ids, which the chat route has not; "
+                "use framework: sgl_remote with a server that has the completion route"
+            )
+        self.codec = EpisodeCodec(generator.tokenizer, generator.eos_token_ids, self.dialect)
+
+    @abstractmethod
+    def prompt_ids(self, question: str) -> list[int]:
+        """What the episode starts from."""
+
+    @abstractmethod
+    def prediction(self, episode: Episode) -> str:
+        """The final answer, "" when the model gave none."""
+
+    async def read(self, finding: Finding, trace: Trace) -> Sequence[Document]:  # noqa: ARG002 (for subclasses)
+        """What the model gets to see of a finding: the passages themselves, unless overridden."""
+        return as_documents(finding.passages)
+
+    async def answer(self, question: Question) -> Outcome:
+        trace, prompt_ids = self.trace(), self.prompt_ids(question.question)
+        found: list[tuple[Passage, ...]] = []
+        reasoning: list[str] = []
+
+        async def generate(token_ids: list[int], max_tokens: int) -> Generation:
+            generation = await self.generator.generate(token_ids, max_tokens, self.dialect)
+            trace.count(len(token_ids), len(generation.token_ids))
+            reasoning.append(self.codec.decode_sampled(generation.token_ids))
+            return generation
+
+        async def search(query: str) -> Sequence[Document]:
+            found.append(await trace.find(query))
+            return await self.read(Finding("".join(reasoning), query, found[-1]), trace)
+
+        episode = await run_episode(prompt_ids, generate, search, self.codec, self._limits(len(prompt_ids)))
+        if episode.ended_by is EndReason.SEARCH_FAILED:
+            raise SearchError(f"search failed: {episode.searches[-1].error}")
+        if episode.ended_by is EndReason.ABORTED:
+            raise GenerationError("the model server aborted the request")
+        trace.steps[:] = episode_steps(episode, self.dialect, found)
+        return trace.outcome(self.prediction(episode), episode.ended_by, episode)
+
+    def _limits(self, prompt_tokens: int) -> Limits:
+        settings = self.settings
+        room = settings.generator_max_input_len - prompt_tokens
+        if room <= 0:
+            raise PromptTooLong(
+                f"the prompt has {prompt_tokens} tokens, generator_max_input_len={settings.generator_max_input_len}"
+            )
+        return Limits(min(settings.max_response_tokens, room), settings.max_result_tokens, settings.max_searches)
+
+
+def episode_steps(episode: Episode, dialect: Dialect, found: Sequence[tuple[Passage, ...]]) -> list[Step]:
+    """The blocks that the model wrote and the results it got, in order; `found` are the passages of each search made.
+
+    A result's text is what the model read, without its tags. The first results answer the recorded searches, in their
+    order; what comes after them tells that the limit is reached.
+    """
+    steps: list[Step] = []
+    passages, searches = iter(found), iter(episode.searches)
+    for segment in episode.segments:
+        if segment.source is Source.MODEL:
+            steps += _written_steps(segment.text, dialect)
+            continue
+        search = next(searches, None)
+        made = next(passages) if search is not None and search.error is None else ()
+        body = segment.text.strip().removeprefix(dialect.result.open).removesuffix(dialect.result.close)
+        steps.append(Step(StepKind.RESULT, body.strip(), made))
+    return steps
+
+
+def _written_steps(text: str, dialect: Dialect) -> Iterator[Step]:
+    """The blocks of one sampled text; what stands outside of any block is generation."""
+    kinds = {dialect.think: StepKind.THINK, dialect.search: StepKind.QUERY}
+    blocks = "|".join(f"{re.escape(tag.open)}(.*?)(?:{re.escape(tag.close)}|$)" for tag in kinds)
+    position = 0
+    for match in re.finditer(blocks, text, re.DOTALL):
+        if loose := text[position : match.start()].strip():
+            yield Step(StepKind.GENERATION, loose)
+        yield Step(list(kinds.values())[(match.lastindex or 1) - 1], (match[match.lastindex or 1]).strip())
+        position = match.end()
+    if loose := text[position:].strip():
+        yield Step(StepKind.GENERATION, loose)

@@ -1,0 +1,60 @@
+r"""A prompt: its words, the passages in it, and what the model has written so far.
+
+FlashRAG's shape: a system part, a user part, and a line for each passage. A base model continues plain text; an
+instruct model gets the same parts through its chat template. Does not cover: tokens (prompt_ids.py).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from flashrag.dialect import numbered
+from flashrag.document import Document
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """The words of a method. `{name}` is filled in, `{passages}` with a rendered passage each.
+
+    `cue` follows the user part for a base model, where an instruct model's chat template says whose turn it is.
+    """
+
+    system: str
+    user: str = "Question: {question}"
+    cue: str = "\nAnswer:"
+    passage: Callable[[int, Document], str] = numbered
+    separator: str = "\n"
+
+    def fill(self, documents: tuple[Document, ...] = (), written: str = "", **values: str) -> "Prompt":
+        return Prompt(self, values, documents, written)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A template with its values; `written` is the beginning of the answer, which the model continues."""
+
+    template: PromptTemplate
+    values: Mapping[str, str] = field(default_factory=dict)
+    documents: tuple[Document, ...] = ()
+    written: str = ""
+
+    @property
+    def text(self) -> str:
+        """What a base model continues."""
+        parts = [part for part in (self._fill(self.template.system), self._fill(self.template.user)) if part]
+        return "\n\n".join(parts) + self.template.cue + (f" {self.written}" if self.written else "")
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation of an instruct model, without what the model has written."""
+        parts = {"system": self._fill(self.template.system), "user": self._fill(self.template.user)}
+        return [{"role": role, "content": content} for role, content in parts.items() if content]
+
+    def with_documents(self, documents: tuple[Document, ...]) -> "Prompt":
+        return replace(self, documents=documents)
+
+    def _fill(self, part: str) -> str:
+        """Filled in one pass: a question that contains "{passages}" stays what it is."""
+        passages = (self.template.passage(number, document) for number, document in enumerate(self.documents, start=1))
+        values = {**self.values, "passages": self.template.separator.join(passages)}
+        return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), part)
