@@ -1,0 +1,255 @@
+"""Split a dense index into shards: `python -m flashrag.retriever.index_shards --index_path … --num_shards S --save_dir …`
+
+Writes the folder `<index name>.<S>shards`: per shard a faiss index over one contiguous slice of the corpus's rows, and
+its card. The stored codes are copied as they are, never decoded, so a shard scores a passage exactly as the whole index
+does; the shards of an IVF index share its centroids. The source is memory-mapped and one shard is in memory at a time.
+Does not cover: graphs (HNSW), whose search has no exact split; bm25, whose word statistics are those of the whole
+corpus. Serving the shards: rag_serving/ray_app.py.
+"""
+
+import argparse
+import json
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.retriever.index_card import IndexCard, read_card
+from flashrag.staging import staged
+
+if TYPE_CHECKING:
+    import faiss
+
+MAX_SHARDS = 4096
+# Types whose search is the same over a slice: each stored vector is scored by itself. By name: subclasses differ.
+CODE_TYPES = {"IndexFlat", "IndexFlatIP", "IndexScalarQuantizer", "IndexPQ"}
+LIST_TYPES = {"IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ"}
+
+
+@dataclass(frozen=True)
+class ShardCard:
+    """Which slice a shard holds: rows `first_row` up to `first_row + count` of `total_rows`.
+
+    `row_offset` turns a row number of the shard's faiss index into one of the corpus: `first_row`, or 0 where the shard
+    keeps the corpus's own numbers (IVF). `split` is the same for all shards of one run of the command.
+    """
+
+    split: str
+    shard: int
+    num_shards: int
+    first_row: int
+    count: int
+    total_rows: int
+    row_offset: int
+    file: str
+    file_bytes: int
+    index_card: IndexCard | None
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The complete shards of one index, in the order of their rows."""
+
+    folder: Path
+    cards: tuple[ShardCard, ...]
+
+    @property
+    def total_rows(self) -> int:
+        return self.cards[0].total_rows
+
+    @property
+    def index_card(self) -> IndexCard | None:
+        return self.cards[0].index_card
+
+    def index_path(self, card: ShardCard) -> Path:
+        return self.folder / card.file
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    index_path: Path
+    num_shards: int
+    save_dir: Path
+
+    @property
+    def target(self) -> Path:
+        """The folder that is written."""
+        return self.save_dir / f"{self.index_path.stem}.{self.num_shards}shards"
+
+
+def parse_args(argv: Sequence[str] | None = None) -> SplitOptions:
+    parser = argparse.ArgumentParser(
+        prog="python -m flashrag.retriever.index_shards",
+        description="Split a dense index into shards that together answer exactly as it does.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--index_path", type=Path, required=True, help="the index file that index_builder wrote")
+    add("--num_shards", type=_num_shards, required=True, help="slices of equal size, at least 1")
+    add("--save_dir", type=Path, default=Path("indexes"), help="the shards' folder goes into it, default: indexes")
+    return SplitOptions(**vars(parser.parse_args(argv)))
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse_args(argv)
+    if not options.index_path.exists():
+        raise UserError(f"--index_path: nothing at {options.index_path}; give the index file that index_builder wrote")
+    if options.index_path.is_dir():
+        raise UserError(
+            f"--index_path: {options.index_path} is a folder, but a dense index is a file; a bm25 index is not split: "
+            "its word statistics are those of the whole corpus. It is memory-mapped: serve it whole on every node"
+        )
+    card = read_card(options.index_path, "dense")
+    try:
+        split_index(options, card)
+    except OSError as error:
+        raise UserError(f"--save_dir {options.save_dir}: the shards cannot be written there ({error})") from error
+    print(f"shards: {options.target} ({options.num_shards})")
+    return 0
+
+
+def split_index(options: SplitOptions, card: IndexCard | None) -> None:
+    """Write every shard with its card; the folder appears whole or not at all."""
+    from tqdm import tqdm
+
+    source = _mapped(options.index_path)
+    bounds = row_ranges(source.ntotal, options.num_shards)
+    split = uuid.uuid4().hex
+    with staged(options.target) as folder, tqdm(total=source.ntotal, unit=" rows", desc="split") as bar:
+        folder.mkdir()
+        for number, (start, stop) in enumerate(bounds):
+            file = folder / f"shard_{number:04d}_of_{options.num_shards:04d}.index"
+            row_offset = _write_slice(options.index_path, source, start, stop, file)
+            shard = ShardCard(
+                split=split,
+                shard=number,
+                num_shards=options.num_shards,
+                first_row=start,
+                count=stop - start,
+                total_rows=source.ntotal,
+                row_offset=row_offset,
+                file=file.name,
+                file_bytes=file.stat().st_size,
+                index_card=card,
+            )
+            shard.write(file.with_name(file.name + ".json"))
+            bar.update(stop - start)
+
+
+def row_ranges(count: int, num_shards: int) -> list[tuple[int, int]]:
+    """Contiguous `(start, stop)` slices of `count` rows, whose sizes differ by one at most.
+
+    >>> row_ranges(10, 3)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    if not 1 <= num_shards <= count:
+        raise UserError(f"--num_shards {num_shards}: the index holds {count} vectors; give 1 to {count}")
+    edges = [count * number // num_shards for number in range(num_shards + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def read_shards(folder: Path) -> Shards:
+    """The shards in `folder`; raises UserError unless they are all there, whole, and of one split."""
+    again = "split the index again with `python -m flashrag.retriever.index_shards …`"
+    try:
+        cards = sorted(_cards(folder), key=lambda card: card.shard)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"index_path: a shard's card in {folder} cannot be read ({error!r}); {again}") from error
+    if not cards:
+        raise UserError(f"index_path: {folder} holds no shards (shard_*.index.json); {again}")
+    if len({(card.split, card.total_rows, card.num_shards) for card in cards}) > 1:
+        raise UserError(f"index_path: {folder} holds shards of different splits; {again}")
+    missing = sorted(set(range(cards[0].num_shards)) - {card.shard for card in cards})
+    if missing:
+        raise UserError(
+            f"index_path: {folder} holds {len(cards)} of {cards[0].num_shards} shards, missing {missing[:8]}; "
+            f"copy them here, or {again}"
+        )
+    for card in cards:
+        path = folder / card.file
+        size = path.stat().st_size if path.is_file() else None
+        if size != card.file_bytes:
+            raise UserError(f"index_path: {path} has {size} bytes, but its card says {card.file_bytes}; {again}")
+    return Shards(folder, tuple(cards))
+
+
+def _cards(folder: Path) -> Iterator[ShardCard]:
+    for path in folder.glob("shard_*.index.json"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["index_card"] is not None:
+            values["index_card"] = IndexCard(**values["index_card"])
+        yield ShardCard(**values)
+
+
+def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int, file: Path) -> int:
+    """Write the rows from `start` up to `stop` of the mapped `source` as an index; gives its `row_offset`."""
+    import faiss
+
+    shard = _mapped(index_path)  # the same quantizers and settings; its vectors are replaced, and never read
+    inner, inner_source = _innermost(shard), _innermost(source)
+    if type(inner).__name__ in LIST_TYPES:
+        lists = faiss.ArrayInvertedLists(inner.nlist, inner.code_size)
+        inner.replace_invlists(lists, True)
+        lists.this.disown()
+        inner.ntotal = 0
+        inner_source.copy_subset_to(inner, faiss.InvertedLists.SUBSET_TYPE_ID_RANGE, start, stop)
+        row_offset = 0
+    else:
+        inner.codes = type(inner.codes)()
+        inner.ntotal = 0
+        size = inner_source.code_size
+        codes = faiss.rev_swig_ptr(inner_source.codes.data(), inner_source.ntotal * size).reshape(-1, size)
+        inner.add_sa_codes(codes[start:stop])
+        row_offset = start
+    shard.ntotal = inner.ntotal
+    assert shard.ntotal == stop - start, f"{shard.ntotal} vectors were copied for the rows {start} to {stop}"
+    try:
+        faiss.write_index(shard, str(file))
+    except RuntimeError as error:
+        raise OSError(str(error).rpartition(": ")[2]) from error
+    return row_offset
+
+
+def _mapped(path: Path) -> "faiss.Index":
+    """The memory-mapped index at `path`; raises UserError where it is none, or of a type that has no exact split."""
+    import faiss
+
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise UserError(f"--index_path: {path} is no faiss index ({reason}); build the index again") from error
+    kind = type(_innermost(index)).__name__
+    if kind not in CODE_TYPES | LIST_TYPES:
+        raise UserError(
+            f"--index_path: {path} is a faiss {kind}, which cannot be split exactly; expected Flat, SQ…, PQ…, IVF… "
+            "(with OPQ or not); build one of these, or serve the index whole on every node"
+        )
+    return index
+
+
+def _innermost(index: "faiss.Index") -> "faiss.Index":
+    """The index that stores the vectors, behind any transformation of them (OPQ, PCA)."""
+    import faiss
+
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return index
+
+
+def _num_shards(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_SHARDS:
+        raise argparse.ArgumentTypeError(f"{text} was given; expected 1 to {MAX_SHARDS}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
