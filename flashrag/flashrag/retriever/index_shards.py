@@ -1,4 +1,4 @@
-"""Split a dense index into shards: `python -m flashrag.retriever.index_shards --index_path … --num_shards S --save_dir …`
+"""Split a dense index: `python -m flashrag.retriever.index_shards --index_path … --num_shards S --save_dir …`
 
 Writes the folder `<index name>.<S>shards`: per shard a faiss index over one contiguous slice of the corpus's rows, and
 its card. The stored codes are copied as they are, never decoded, so a shard scores a passage exactly as the whole index
@@ -8,6 +8,7 @@ corpus. Serving the shards: rag_serving/ray_app.py.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import uuid
@@ -152,7 +153,7 @@ def row_ranges(count: int, num_shards: int) -> list[tuple[int, int]]:
     if not 1 <= num_shards <= count:
         raise UserError(f"--num_shards {num_shards}: the index holds {count} vectors; give 1 to {count}")
     edges = [count * number // num_shards for number in range(num_shards + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def read_shards(folder: Path) -> Shards:
@@ -213,7 +214,7 @@ def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int,
     try:
         faiss.write_index(shard, str(file))
     except RuntimeError as error:
-        raise OSError(str(error).rpartition(": ")[2]) from error
+        raise OSError(str(error).rpartition("failed: ")[2]) from error
     return row_offset
 
 

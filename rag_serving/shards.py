@@ -1,0 +1,122 @@
+"""An index in slices: what one shard answers, and how the answers of all are merged into those of the whole index.
+
+Equal scores are ordered by row, on a shard and in the merge, so the outcome does not depend on where the slices end.
+Does not cover: where shards run and how they are asked (ray_app.py), how they are made (index_shards.py).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import faiss
+import numpy as np
+
+from flashrag.corpus import Corpus
+from flashrag.document import Hit
+from flashrag.errors import UserError
+from flashrag.retriever.base import Retriever
+from flashrag.retriever.index_shards import ShardCard
+
+if TYPE_CHECKING:  # a shard needs no encoder, and no torch
+    from flashrag.retriever.encoder import Encoder
+
+NO_ROW = -1  # faiss's padding
+TIE_ROWS = 16  # asked for beyond what is wanted, to see how far a tie at the end reaches
+
+
+class Ranked(NamedTuple):
+    """Per query its best rows: `scores` (N, K) float32 and `rows` (N, K) int64, best first, -1 where there is none."""
+
+    scores: np.ndarray
+    rows: np.ndarray
+
+
+def best_first(ranked: Ranked, num: int) -> Ranked:
+    """The best `num` columns: by score, equal scores by row, padding last.
+
+    >>> best_first(Ranked(np.array([[0.5, 0.9, 0.9]]), np.array([[0, 2, 1]])), 2).rows
+    array([[1, 2]])
+    """
+    scores = np.where(ranked.rows == NO_ROW, -np.inf, ranked.scores)
+    order = np.lexsort((ranked.rows, -scores), axis=-1)[:, :num]
+    return Ranked(np.take_along_axis(ranked.scores, order, 1), np.take_along_axis(ranked.rows, order, 1))
+
+
+def merge(parts: Sequence[Ranked], num: int) -> Ranked:
+    """The best `num` over all shards, each of which gave its own best `num`, or all that it holds."""
+    scores = np.concatenate([part.scores for part in parts], axis=1)
+    rows = np.concatenate([part.rows for part in parts], axis=1)
+    return best_first(Ranked(scores, rows), num)
+
+
+def search(index: faiss.Index, vectors: np.ndarray, num: int) -> Ranked:
+    """The best `num` rows of each vector. Of equal scores at the end of a list it takes the lowest rows.
+
+    faiss keeps any of them: which ones depends on what else the index holds. So it is asked for more, until the tie
+    ends.
+    """
+    num = min(num, index.ntotal)
+    asked = min(num + TIE_ROWS, index.ntotal)
+    while True:
+        ranked = Ranked(*index.search(vectors, asked))
+        cut_in_a_tie = (ranked.scores[:, num - 1] == ranked.scores[:, -1]) & (ranked.rows[:, -1] != NO_ROW)
+        if asked == index.ntotal or not cut_in_a_tie.any():
+            return best_first(ranked, num)
+        asked = min(2 * asked, index.ntotal)
+
+
+class Shard:
+    """One slice of an index, in memory."""
+
+    def __init__(self, folder: Path, card: ShardCard) -> None:
+        path = folder / card.file
+        try:
+            self._index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            reason = str(error).rpartition(": ")[2]
+            raise UserError(f"index_path: {path} is no faiss index ({reason}); split the index again") from error
+        if self._index.ntotal != card.count:
+            raise UserError(
+                f"index_path: {path} holds {self._index.ntotal} vectors, but its card says {card.count}; "
+                "split the index again"
+            )
+        self._row_offset = card.row_offset
+
+    def rank_rows(self, vectors: np.ndarray, num: int) -> Ranked:
+        """The slice's best `num` rows of each vector, as row numbers of the whole corpus."""
+        ranked = search(self._index, vectors, num)
+        return Ranked(ranked.scores, np.where(ranked.rows == NO_ROW, NO_ROW, ranked.rows + self._row_offset))
+
+
+class ShardedRetriever(Retriever):
+    """Encodes once, has every shard ranked by `ask`, merges, and fetches the documents."""
+
+    def __init__(
+        self,
+        method: str,
+        corpus: Corpus,
+        encoder: "Encoder",
+        query_instruction: str,
+        topk: int,
+        batch_size: int,
+        ask: Callable[[np.ndarray, int], Sequence[Ranked]],
+    ) -> None:
+        self.method = method
+        self.corpus = corpus
+        self.topk = topk
+        self._encoder = encoder
+        self._query_instruction = query_instruction
+        self._batch_size = batch_size
+        self._ask = ask
+
+    def encode_queries(self, queries: Sequence[str]) -> np.ndarray:
+        return self._encoder.encode(queries, self._query_instruction, self._batch_size)
+
+    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        if not queries:
+            return []
+        ranked = merge(self._ask(self.encode_queries(queries), num), num)
+        return [
+            [Hit(self.corpus[int(row)], float(score)) for score, row in zip(scores_K, rows_K, strict=True) if row >= 0]
+            for scores_K, rows_K in zip(ranked.scores, ranked.rows, strict=True)
+        ]
