@@ -84,11 +84,13 @@ def extract_answer(sampled_text: str) -> str:
     >>> extract_answer(r"<answer> The final answer is \[ \boxed{King {W}u} \] </answer>")
     'King {W}u'
     """
-    _, opened, block = sampled_text.rpartition(ANSWER_OPEN)
-    if not opened:
-        return ""
-    block = block.partition(ANSWER_CLOSE)[0]
-    return boxed_answer(block)
+    return boxed_answer(answer_block(sampled_text))
+
+
+def answer_block(text: str) -> str:
+    """The content of the last answer block, "" when there is none."""
+    _, opened, block = text.rpartition(ANSWER_OPEN)
+    return block.partition(ANSWER_CLOSE)[0] if opened else ""
 
 
 def boxed_answer(text: str) -> str:

@@ -4,15 +4,25 @@
     basic.py             many questions at once; one that fails is recorded and stops nothing
     outcome.py, trace.py what came of a question, and its record while it is answered
     episode_pipeline.py  methods whose model decides when to search; active_pipeline.py is ReSearch's
-    sequential.py        retrieve once, then answer
+    sequential.py        retrieve once, then answer; or answer at once
+    iterative.py, ircot.py, self_ask.py, flare.py, search_o1.py, search_r1.py   a method each, with its paper
+    random_answer.py, oracle.py   the floor and the ceiling
 
 Light to import: the generator and the retriever are given to a pipeline, not loaded by it.
 """
 
 from flashrag.pipeline.active_pipeline import ReSearchPipeline
 from flashrag.pipeline.basic import Answered, BasicPipeline
+from flashrag.pipeline.flare import FLAREPipeline
+from flashrag.pipeline.ircot import IRCOTPipeline
+from flashrag.pipeline.iterative import IterativePipeline
 from flashrag.pipeline.methods import METHODS, MethodSpec
+from flashrag.pipeline.oracle import OraclePassagesPipeline
 from flashrag.pipeline.outcome import Outcome, Passage, Step, StepKind, Usage
+from flashrag.pipeline.random_answer import RandomPipeline
+from flashrag.pipeline.search_o1 import SearchO1Pipeline
+from flashrag.pipeline.search_r1 import SearchR1Pipeline
+from flashrag.pipeline.self_ask import SelfAskPipeline
 from flashrag.pipeline.sequential import SequentialPipeline, ZeroShotPipeline
 from flashrag.pipeline.settings import PipelineSettings
 
@@ -20,11 +30,19 @@ __all__ = [
     "METHODS",
     "Answered",
     "BasicPipeline",
+    "FLAREPipeline",
+    "IRCOTPipeline",
+    "IterativePipeline",
     "MethodSpec",
+    "OraclePassagesPipeline",
     "Outcome",
     "Passage",
     "PipelineSettings",
+    "RandomPipeline",
     "ReSearchPipeline",
+    "SearchO1Pipeline",
+    "SearchR1Pipeline",
+    "SelfAskPipeline",
     "SequentialPipeline",
     "Step",
     "StepKind",

@@ -33,6 +33,15 @@ def marked_answer(text: str) -> str | None:
     return text[matches[-1].end() :].partition("\n")[0].strip().removesuffix(".").strip()
 
 
+def cued_answer(text: str) -> str:
+    """What was written right behind "the answer is:".
+
+    >>> cued_answer(" J. R. R. Tolkien. He was a don.")
+    'J. R. R. Tolkien'
+    """
+    return first_sentence(text).strip().removesuffix(".").strip()
+
+
 def first_sentence(text: str) -> str:
     """The beginning of a text up to the end of its first sentence, white space before it kept.
 

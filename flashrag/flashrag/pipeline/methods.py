@@ -6,6 +6,14 @@ from types import MappingProxyType
 
 from flashrag.pipeline.active_pipeline import ReSearchPipeline
 from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.flare import FLAREPipeline
+from flashrag.pipeline.ircot import IRCOTPipeline
+from flashrag.pipeline.iterative import IterativePipeline
+from flashrag.pipeline.oracle import OraclePassagesPipeline
+from flashrag.pipeline.random_answer import RandomPipeline
+from flashrag.pipeline.search_o1 import SearchO1Pipeline
+from flashrag.pipeline.search_r1 import SearchR1Pipeline
+from flashrag.pipeline.self_ask import SelfAskPipeline
 from flashrag.pipeline.sequential import SequentialPipeline, ZeroShotPipeline
 
 
@@ -31,6 +39,14 @@ _SPECS = (
     MethodSpec("research", ReSearchPipeline, "thinks and searches in turn, as trained here", "arXiv 2503.19470"),
     MethodSpec("naive", SequentialPipeline, "one search with the question, one answer", "arXiv 2005.11401"),
     MethodSpec("zero-shot", ZeroShotPipeline, "the model's own knowledge, no search", "arXiv 2405.13576"),
+    MethodSpec("flare", FLAREPipeline, "searches where the model is unsure of its next sentence", "arXiv 2305.06983"),
+    MethodSpec("iterretgen", IterativePipeline, "searches again with each answer", "arXiv 2305.15294"),
+    MethodSpec("ircot", IRCOTPipeline, "a search after each sentence of a chain of thought", "arXiv 2212.10509"),
+    MethodSpec("self-ask", SelfAskPipeline, "follow-up questions, a search for each", "arXiv 2210.03350"),
+    MethodSpec("search-o1", SearchO1Pipeline, "an instruct model, told how to search", "arXiv 2501.05366"),
+    MethodSpec("search-r1", SearchR1Pipeline, "Search-R1's models in their own tags", "arXiv 2503.09516"),
+    MethodSpec("random", RandomPipeline, "the floor: the answer of another question", "-"),
+    MethodSpec("oracle-passages", OraclePassagesPipeline, "the ceiling: the supporting passages themselves", "-"),
 )
 
 METHODS: Mapping[str, MethodSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})

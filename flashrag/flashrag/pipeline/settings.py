@@ -18,6 +18,12 @@ class PipelineSettings(BaseModel):
     max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")
     max_result_tokens: int = Field(2048, ge=1, description="tokens of one spliced result")
     max_searches: int = Field(16, ge=0)
+    iter_num: int = Field(3, ge=1, description="turns of iterretgen")
+    max_iterations: int = Field(8, ge=1, description="rounds of ircot, self-ask and flare")
+    flare_threshold: float = Field(0.8, ge=0.0, le=1.0, description="a token less likely than this starts a search")
+    flare_mask_threshold: float = Field(0.4, ge=0.0, le=1.0, description="a token less likely is left out of the query")
+    flare_look_ahead_tokens: int = Field(64, ge=1, description="tokens that flare looks ahead for the next sentence")
+    seed: int = Field(2024, description="of what a method draws")
     concurrency: int = Field(64, ge=1, description="questions in flight at once")
 
     @field_validator("prompt_template_name")

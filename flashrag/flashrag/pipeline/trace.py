@@ -53,6 +53,7 @@ class Trace:
 
     async def search(self, query: str) -> tuple[Document, ...]:
         """The documents for a query, which becomes a step, as its passages do. Raises `SearchError`."""
+        query = query[:MAX_QUERY_CHARS]
         self.add(StepKind.QUERY, query)
         passages = await self.find(query)
         self.add(StepKind.RESULT, "", passages)
@@ -62,7 +63,7 @@ class Trace:
         """The passages for a query, counted but left out of the steps. Raises `SearchError`."""
         assert self._search is not None, "a pipeline that searches has a retriever"
         self._searches += 1
-        return await self._search(query[:MAX_QUERY_CHARS])
+        return await self._search(query)
 
     def add(self, kind: StepKind, text: str, passages: tuple[Passage, ...] = ()) -> None:
         self.steps.append(Step(kind, text, passages))

@@ -1,0 +1,77 @@
+"""Look ahead one sentence, and search where the model is unsure of it (FLARE, the direct variant).
+
+Source: Jiang et al., 2023, "Active Retrieval Augmented Generation", arXiv 2305.06983. A sentence is first written
+without passages. If every token of it is likely enough (`flare_threshold`), it stays. If not, it is the query, without
+its unlikely tokens (`flare_mask_threshold`; 0 keeps them all), and the sentence is written again from the passages.
+The defaults are the paper's; FlashRAG uses one threshold of 0.2 for both.
+"""
+
+import math
+from collections.abc import Sequence
+
+from flashrag.dataset import Question
+from flashrag.episode import EndReason
+from flashrag.errors import UserError
+from flashrag.generator.completion import Completion, ScoredToken
+from flashrag.pipeline.answers import answer_stops, first_sentence, marked_answer
+from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.outcome import ITERATIONS, Outcome, end_reason_of
+from flashrag.prompts.reasoning import REASONING, REASONING_WITH_PASSAGES
+
+
+class FLAREPipeline(BasicPipeline):
+    """At most `max_iterations` sentences, each looked ahead by at most `flare_look_ahead_tokens`.
+
+    The model server must return log-probabilities; `UserError` says so when it does not.
+    """
+
+    async def answer(self, question: Question) -> Outcome:
+        settings, trace, sentences = self.settings, self.trace(), list[str]()
+        stop, ahead = answer_stops(settings), settings.flare_look_ahead_tokens
+        for _ in range(settings.max_iterations):
+            written = " ".join(sentences)
+            prompt = REASONING.fill(written=written, question=question.question)
+            completion = await trace.generate(prompt, stop=stop, max_tokens=ahead, log_probs=True)
+            tokens = _sentence_tokens(completion)
+            if _is_unsure(tokens, settings.flare_threshold):
+                query = _masked(tokens, settings.flare_mask_threshold) or question.question
+                documents = await trace.search(query)
+                prompt = REASONING_WITH_PASSAGES.fill(documents, written, question=question.question)
+                completion = await trace.generate(prompt, stop=stop, max_tokens=ahead)
+            sentence = first_sentence(completion.text)
+            sentences.append(sentence.strip())
+            if answer := marked_answer(sentence):
+                return trace.outcome(answer, EndReason.ANSWERED)
+            if not sentence.strip():
+                return trace.outcome(_last(sentences), end_reason_of(completion.finish_reason))
+        return trace.outcome(_last(sentences), ITERATIONS)
+
+
+def _sentence_tokens(completion: Completion) -> list[ScoredToken]:
+    """The tokens of the first sentence, its end included."""
+    if completion.tokens is None and completion.text:
+        raise UserError(
+            "flare needs the log-probabilities of the sampled tokens, and the model server returned none; use a server "
+            "that has them (vLLM and SGLang do), or another method"
+        )
+    left, chosen = len(first_sentence(completion.text)), []
+    for token in completion.tokens or ():
+        if left <= 0:
+            break
+        chosen.append(token)
+        left -= len(token.text)
+    return chosen
+
+
+def _is_unsure(tokens: Sequence[ScoredToken], threshold: float) -> bool:
+    return any(math.exp(token.log_prob) < threshold for token in tokens)
+
+
+def _masked(tokens: Sequence[ScoredToken], threshold: float) -> str:
+    """The sentence without its unlikely tokens."""
+    return "".join(token.text for token in tokens if math.exp(token.log_prob) >= threshold).strip()
+
+
+def _last(sentences: Sequence[str]) -> str:
+    """A chain without a marked answer: what it says last."""
+    return next((sentence for sentence in reversed(sentences) if sentence), "")

@@ -1,0 +1,25 @@
+"""Retrieve and answer in turns: each search asks with the question and the answer before (Iter-RetGen).
+
+Source: Shao et al., 2023, "Enhancing Retrieval-Augmented Large Language Models with Iterative Retrieval-Generation
+Synergy", arXiv 2305.15294. As in FlashRAG's IterativePipeline, whose figures are the published ones, each turn answers
+by the default prompt; the paper's own turns write a chain of thought.
+"""
+
+from flashrag.dataset import Question
+from flashrag.pipeline.answers import answer_stops, short_answer
+from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.outcome import Outcome, end_reason_of
+from flashrag.prompts.question import WITH_PASSAGES
+
+
+class IterativePipeline(BasicPipeline):
+    """`iter_num` turns; the passages of a turn replace those before."""
+
+    async def answer(self, question: Question) -> Outcome:
+        trace, answer, finish_reason = self.trace(), "", None
+        for _ in range(self.settings.iter_num):
+            documents = await trace.search(f"{question.question} {answer}".rstrip())
+            prompt = WITH_PASSAGES.fill(documents, question=question.question)
+            completion = await trace.generate(prompt, stop=answer_stops(self.settings))
+            answer, finish_reason = short_answer(completion.text), completion.finish_reason
+        return trace.outcome(answer, end_reason_of(finish_reason))

@@ -1,0 +1,79 @@
+"""The ceiling of retrieval: the passages that the data set itself names as support, and one answer from them.
+
+Read from a question's metadata: passages with text in the shapes of HotpotQA (both), 2WikiMultihopQA and MuSiQue; where
+only titles are named, each is looked up by a search, and the first passage under that very title is taken.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from flashrag.dataset import Question
+from flashrag.document import Document
+from flashrag.errors import ReSearchError, UserError
+from flashrag.pipeline.answers import answer_stops, short_answer
+from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.outcome import Outcome, Passage, StepKind, end_reason_of
+from flashrag.pipeline.trace import Trace
+from flashrag.prompts.question import WITH_PASSAGES
+
+
+class NoSupport(ReSearchError):
+    """A question whose supporting passages are not known, or not in the corpus."""
+
+
+class OraclePassagesPipeline(BasicPipeline):
+    """Answers from the supporting passages, by the prompt of naive RAG."""
+
+    def prepare(self, questions: Sequence[Question]) -> None:
+        if not any(supporting_passages(q.metadata) or supporting_titles(q.metadata) for q in questions):
+            raise UserError(
+                "oracle-passages needs supporting passages, and no question's metadata has any; expected "
+                "supporting_facts with context (HotpotQA, 2WikiMultihopQA), paragraphs (MuSiQue) or supporting_titles"
+            )
+
+    async def answer(self, question: Question) -> Outcome:
+        trace = self.trace()
+        documents = supporting_passages(question.metadata)
+        if documents:
+            trace.add(StepKind.RESULT, "", tuple(Passage(d.id, d.contents, None) for d in documents))
+        else:
+            documents = await _looked_up(supporting_titles(question.metadata), trace)
+        if not documents:
+            raise NoSupport(f"question {question.id}: its metadata names no supporting passage that could be found")
+        prompt = WITH_PASSAGES.fill(documents, question=question.question)
+        completion = await trace.generate(prompt, stop=answer_stops(self.settings))
+        return trace.outcome(short_answer(completion.text), end_reason_of(completion.finish_reason))
+
+
+async def _looked_up(titles: Sequence[str], trace: Trace) -> tuple[Document, ...]:
+    found = []
+    for title in titles:
+        matches = (d for d in await trace.search(title) if d.title.casefold() == title.casefold())
+        found += [document for document in [next(matches, None)] if document is not None]
+    return tuple(found)
+
+
+def supporting_titles(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The titles that the metadata names as support, in its order, each once."""
+    facts = metadata.get("supporting_facts") or []
+    titles = facts["title"] if isinstance(facts, Mapping) else [title for title, *_ in facts]
+    named = metadata.get("supporting_titles") or metadata.get("supporting") or titles
+    return tuple(dict.fromkeys(str(title) for title in named))
+
+
+def supporting_passages(metadata: Mapping[str, Any]) -> tuple[Document, ...]:
+    """The supporting passages whose text the metadata holds, each once; their ids are their titles."""
+    paragraphs = metadata.get("paragraphs") or []
+    supporting = [(p["title"], p["paragraph_text"]) for p in paragraphs if p.get("is_supporting")]
+    titles = set(supporting_titles(metadata))
+    supporting += [(title, text) for title, text in _context(metadata.get("context") or []) if title in titles]
+    return tuple(dict.fromkeys(Document(title, f'"{title}"\n{text.strip()}') for title, text in supporting))
+
+
+def _context(context: Any) -> Iterator[tuple[str, str]]:
+    """The passages of HotpotQA's official records ([title, sentences] pairs) or of the hub's (a dict of lists)."""
+    if isinstance(context, Mapping):
+        texts = context.get("sentences") or context.get("content") or []
+        context = zip(context["title"], texts, strict=True)
+    for title, sentences in context:
+        yield title, "".join(sentences)

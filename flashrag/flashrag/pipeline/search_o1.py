@@ -1,0 +1,42 @@
+r"""Agentic search by an instruct model that was never trained to search (Search-o1).
+
+Source: Li et al., 2025, "Search-o1: Agentic Search-Enhanced Large Reasoning Models", arXiv 2501.05366. The model writes
+a query between its special tags; what is found is first read by the same model in a request of its own
+(Reason-in-Documents), and only what it makes of the passages enters the chain. Passages stand in for web pages.
+"""
+
+from collections.abc import Sequence
+
+from flashrag.dialect import SEARCH_O1
+from flashrag.document import Document
+from flashrag.episode import Episode
+from flashrag.pipeline.episode_pipeline import EpisodePipeline, Finding
+from flashrag.pipeline.retrieval import as_documents
+from flashrag.pipeline.trace import Trace
+from flashrag.prompt_ids import encode_prompt
+from flashrag.prompts.search_o1 import AGENT, FINAL_INFORMATION, REASON_IN_DOCUMENTS
+from flashrag.protocol import boxed_answer
+
+NOTHING_HELPFUL = "No helpful information found."
+MAX_REASONING_CHARS = 8000  # the end of a long chain says best what is looked for
+
+
+class SearchO1Pipeline(EpisodePipeline):
+    """One episode in Search-o1's tags, every result read in documents before it is spliced in."""
+
+    dialect = SEARCH_O1
+
+    def prompt_ids(self, question: str) -> list[int]:
+        prompt = AGENT.fill(question=question, max_searches=str(self.settings.max_searches))
+        return encode_prompt(self.generator.tokenizer, prompt, self.settings.apply_chat)
+
+    async def read(self, finding: Finding, trace: Trace) -> Sequence[Document]:
+        prompt = REASON_IN_DOCUMENTS.fill(
+            as_documents(finding.passages), reasoning=finding.reasoning[-MAX_REASONING_CHARS:], query=finding.query
+        )
+        completion = await trace.generate(prompt, max_tokens=self.settings.max_result_tokens)
+        information = completion.text.rpartition(FINAL_INFORMATION)[2].strip()
+        return [Document("reason-in-documents", information or NOTHING_HELPFUL)]
+
+    def prediction(self, episode: Episode) -> str:
+        return boxed_answer("".join(episode.sampled_texts))

@@ -1,0 +1,44 @@
+"""Search-R1's models, as their authors run them: their prompt, their tags, their stops.
+
+Source: Jin et al., 2025, "Search-R1: Training LLMs to Reason and Leverage Search Engines with Reinforcement Learning",
+arXiv 2503.09516, and the project's inference script. Unlike its training loop, that script does not ask again after a
+turn with neither a search nor an answer; nor does this.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flashrag.dialect import SEARCH_R1
+from flashrag.episode import Episode
+from flashrag.errors import UserError
+from flashrag.pipeline.episode_pipeline import EpisodePipeline
+from flashrag.pipeline.settings import PipelineSettings
+from flashrag.prompt_ids import encode_prompt
+from flashrag.prompts.search_r1 import SEARCH_R1_PROMPT
+from flashrag.protocol import answer_block
+
+
+class SearchR1Pipeline(EpisodePipeline):
+    """One episode in Search-R1's tags; the answer is the whole answer block."""
+
+    dialect = SEARCH_R1
+
+    def __init__(
+        self, config: Mapping[str, Any] | PipelineSettings, retriever: Any = None, generator: Any = None
+    ) -> None:
+        super().__init__(config, retriever, generator)
+        if generator.tokenizer.chat_template and not self.settings.apply_chat:
+            raise UserError(
+                "search-r1 trains even base models with their chat template, and this tokenizer has one; "
+                "use apply_chat: true"
+            )
+
+    def prompt_ids(self, question: str) -> list[int]:
+        question = question.strip()
+        question = question if question.endswith("?") else f"{question}?"
+        prompt = SEARCH_R1_PROMPT.fill(question=question)
+        return encode_prompt(self.generator.tokenizer, prompt, self.settings.apply_chat)
+
+    def prediction(self, episode: Episode) -> str:
+        texts = episode.sampled_texts
+        return answer_block(texts[-1]).strip() if texts else ""

@@ -1,0 +1,39 @@
+"""The model asks itself follow-up questions, and a search helps to answer each (Self-Ask).
+
+Source: Press et al., 2023, "Measuring and Narrowing the Compositionality Gap in Language Models", arXiv 2210.03350.
+The paper puts a search engine's short answer behind "Intermediate answer:". A retriever gives passages: they stand
+before the question, as in FlashRAG's SelfAskPipeline, and the model writes the intermediate answer itself.
+"""
+
+from flashrag.dataset import Question
+from flashrag.document import Document
+from flashrag.episode import EndReason
+from flashrag.pipeline.answers import cued_answer, marked_answer
+from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.outcome import ITERATIONS, Outcome
+from flashrag.prompts.self_ask import FINAL_ANSWER, FOLLOW_UP, INTERMEDIATE_ANSWER, SELF_ASK
+
+STOPS = (INTERMEDIATE_ANSWER, "\nQuestion:")
+ROUND_TOKENS = 256
+
+
+class SelfAskPipeline(BasicPipeline):
+    """At most `max_iterations` follow-up questions; each one's passages replace those before."""
+
+    async def answer(self, question: Question) -> Outcome:
+        trace, written, documents = self.trace(), "", tuple[Document, ...]()
+        for _ in range(self.settings.max_iterations):
+            prompt = SELF_ASK.fill(documents, written, question=question.question)
+            completion = await trace.generate(prompt, stop=STOPS, max_tokens=ROUND_TOKENS)
+            written = f"{written} {completion.text.strip()}".strip()
+            if FINAL_ANSWER in completion.text:
+                return trace.outcome(marked_answer(completion.text) or "", EndReason.ANSWERED)
+            _, asked, follow_up = completion.text.rpartition(FOLLOW_UP)
+            follow_up = follow_up.strip().partition("\n")[0]
+            if not asked or not follow_up:
+                break
+            documents = await trace.search(follow_up)
+            written = f"{written}\n{INTERMEDIATE_ANSWER}"
+        prompt = SELF_ASK.fill(documents, f"{written}\n{FINAL_ANSWER}".lstrip(), question=question.question)
+        completion = await trace.generate(prompt, stop=("\n",), max_tokens=ROUND_TOKENS)
+        return trace.outcome(cued_answer(completion.text), ITERATIONS)
