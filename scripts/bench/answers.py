@@ -1,0 +1,108 @@
+"""What a direct search says, and whether a server's answer is the same.
+
+The direct search shares nothing with the server but the files: sentence-transformers encodes, faiss scores every
+passage. Passages whose scores are closer than TOLERANCE may change places: batches of another shape round differently.
+Does not cover: approximate indexes, whose answers depend on how they were probed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-4
+QUERIES_PER_SEARCH = 64
+
+
+class Ranking(NamedTuple):
+    """One query's answer on any route: /queries sends no ids, and scores come only where they were asked for."""
+
+    contents: list[str]
+    ids: list[str] | None = None
+    scores: list[float] | None = None
+
+
+class Truth:
+    """The exact score of every passage for each query of a pool."""
+
+    def __init__(self, scores_QN: np.ndarray, queries: Sequence[str], ids: Sequence[str], contents: Sequence[str]):
+        self.scores_QN = scores_QN
+        self.queries = list(queries)
+        self._query_rows = {query: row for row, query in enumerate(queries)}
+        self._ids = list(ids)
+        self._rows = {text: row for row, text in enumerate(contents)}
+        assert len(self._rows) == len(self._ids), "passages must differ in their text"
+
+    def problem(self, query: str, num: int, ranking: Ranking) -> str | None:
+        """What is wrong with a server's `num` best passages for `query`; None where nothing is."""
+        scores_N = self.scores_QN[self._query_rows[query]]
+        try:
+            rows = [self._rows[text] for text in ranking.contents]
+        except KeyError:
+            return "a passage that the corpus does not hold"
+        if ranking.ids is not None and [self._ids[row] for row in rows] != ranking.ids:
+            return "the id of another passage"
+        if len(rows) != min(num, len(self._ids)):
+            return f"{len(rows)} passages instead of {min(num, len(self._ids))}"
+        if len(set(rows)) != len(rows):
+            return "a passage twice"
+        found = scores_N[rows]
+        if ranking.scores is not None and not np.allclose(ranking.scores, found, rtol=0, atol=TOLERANCE):
+            return "a score that is not the passage's"
+        if np.any(np.diff(found) > TOLERANCE):
+            return "passages out of order"
+        if found.min() < np.partition(scores_N, -len(rows))[-len(rows)] - TOLERANCE:
+            return "a better passage left out"
+        return None
+
+
+def direct_truth(index_path: Path, corpus_path: Path, model_path: str, queries: Sequence[str]) -> Truth:
+    """Score every passage for every query, without the code that the server runs."""
+    import faiss
+    from sentence_transformers import SentenceTransformer
+
+    from flashrag.corpus import read_lines
+    from flashrag.retriever.model_folder import resolve_model_folder
+    from flashrag.retriever.settings import RetrieverSettings
+
+    model = SentenceTransformer(
+        str(resolve_model_folder(model_path, "--model_path")), device="cpu", local_files_only=True
+    )
+    model.max_seq_length = RetrieverSettings.model_fields["retrieval_query_max_length"].default
+    vectors = model.encode(list(queries), normalize_embeddings=True, show_progress_bar=False)
+    index = faiss.read_index(str(index_path))
+    scores_QN = np.empty((len(queries), index.ntotal), dtype=np.float32)
+    for start in range(0, len(queries), QUERIES_PER_SEARCH):
+        block = slice(start, start + QUERIES_PER_SEARCH)
+        scores, rows = index.search(vectors[block], index.ntotal)
+        np.put_along_axis(scores_QN[block], rows, scores, axis=1)
+    ids, contents = zip(*read_lines(corpus_path), strict=True)
+    return Truth(scores_QN, queries, ids, contents)
+
+
+def parse_rankings(route: str, scored: bool, payload: Any) -> list[Ranking]:
+    """The answer to each query of one request; raises KeyError, TypeError or ValueError for any other shape."""
+    match route:
+        case "/search":
+            documents, scores = payload if scored else (payload, None)
+            return [_ranking(documents, scores)]
+        case "/batch_search":
+            lists, scores = payload if scored else (payload, [None] * len(payload))
+            return [_ranking(documents, of_query) for documents, of_query in zip(lists, scores, strict=True)]
+        case "/retrieve" if scored:
+            return [
+                _ranking([hit["document"] for hit in hits], [hit["score"] for hit in hits])
+                for hits in payload["result"]
+            ]
+        case "/retrieve":
+            return [_ranking(documents, None) for documents in payload["result"]]
+        case "/queries":
+            return [Ranking(contents) for _, contents in zip(payload["queries"], payload["answers"], strict=True)]
+    raise ValueError(f"no such route: {route}")
+
+
+def _ranking(documents: list[dict[str, str]], scores: list[float] | None) -> Ranking:
+    if scores is not None and len(scores) != len(documents):
+        raise ValueError(f"{len(documents)} documents but {len(scores)} scores")
+    return Ranking([document["contents"] for document in documents], [document["id"] for document in documents], scores)

@@ -1,0 +1,47 @@
+"""The way of the first public code, restated: an async handler that searches on the event loop, one query at a time.
+
+`python -m scripts.bench.blocking --config … --port P`. It is given the same encoder, index and corpus as our server,
+and no access log, so that what differs is the handler alone. For comparison only.
+"""
+
+import argparse
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from flashrag.config import read_yaml_mapping
+from flashrag.retriever import Retriever, load_retriever
+
+
+class Search(BaseModel):
+    query: str
+    top_n: int = 10
+    return_score: bool = False
+
+
+def blocking_app(retriever: Retriever) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "healthy"}
+
+    @app.post("/search")
+    async def search(request: Search) -> list:
+        documents, scores = retriever.search(request.query, request.top_n, return_score=True)
+        found = [{"id": document.id, "contents": document.contents} for document in documents]
+        return [found, scores] if request.return_score else found
+
+    return app
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Serve retrieval the slow way, to compare with.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    retriever = load_retriever(read_yaml_mapping(options.config))
+    retriever.search("warm-up")
+    uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")

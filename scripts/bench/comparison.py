@@ -1,0 +1,163 @@
+"""Closed loops: our server, the blocking one and the retriever without a server, side by side.
+
+All run in alternating rounds on the same questions, so that a machine that slows down slows all of them; ratios are
+taken within a round.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scripts.bench.direct import Direct
+from scripts.bench.load import Load, Traffic
+from scripts.bench.questions import QuestionSupply
+from scripts.bench.server_process import Server
+
+TOP_N = 5
+KEEP_EVERY = 50  # one answer in so many is compared with a direct search
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    rounds: int
+    batch_sizes: tuple[int, ...]
+    limit_queries: int  # per batch size and round
+    throughput_clients: int
+    throughput_queries: int
+    blocking_queries: int  # the blocking server needs far longer for each
+    single_queries: int
+    client_counts: tuple[int, ...]
+    ladder_queries: int  # at least four a client
+    overload_s: float
+    memory_queries: int
+    memory_rounds: int
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is compared, the questions, and the answers kept for checking."""
+
+    plan: Plan
+    supply: QuestionSupply
+    load: Load
+    direct: Direct
+    ours: Server
+    blocking: Server
+    kept: dict[str, bytes] = field(default_factory=dict)
+
+    def post(self, server: Server, questions: Sequence[str], clients: int) -> Traffic:
+        keep_every = KEEP_EVERY if server is self.ours else 0
+        traffic = self.load.closed_loop(f"{server.url}/search", search_bodies(questions), clients, keep_every)
+        refused = {status: count for status, count in traffic.count().items() if status != 200}
+        assert not refused, f"{clients} clients were refused: {refused}"
+        self.kept.update((questions[number], answer) for number, answer in traffic.kept.items())
+        return traffic
+
+    def in_turn(self, round_number: int) -> Iterator[Server]:
+        """Both servers; the one that comes first changes with the round."""
+        yield from (self.ours, self.blocking) if round_number % 2 == 0 else (self.blocking, self.ours)
+
+
+def search_bodies(questions: Sequence[str]) -> list[bytes]:
+    return [json.dumps({"query": query, "top_n": TOP_N, "return_score": True}).encode() for query in questions]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Queries a second, an entry a round."""
+
+    limit_by_batch: dict[int, list[float]]
+    ours: list[float]
+    blocking: list[float]
+    load_ms_per_query: float  # processor time of the load generator
+
+    @property
+    def best_batch(self) -> int:
+        return max(self.limit_by_batch, key=lambda size: float(np.median(self.limit_by_batch[size])))
+
+    @property
+    def limit(self) -> list[float]:
+        return self.limit_by_batch[self.best_batch]
+
+    @property
+    def over_limit(self) -> np.ndarray:
+        return np.divide(self.ours, self.limit)
+
+    @property
+    def over_blocking(self) -> np.ndarray:
+        return np.divide(self.ours, self.blocking)
+
+
+def measure_throughput(contest: Contest) -> Throughput:
+    plan = contest.plan
+    result = Throughput({size: [] for size in plan.batch_sizes}, [], [], 0.0)
+    load_ms = []
+    for number in range(plan.rounds):
+        questions = contest.supply.take(plan.throughput_queries)
+        for size in plan.batch_sizes:
+            call_ms = contest.direct.call_ms(questions[: plan.limit_queries], size, TOP_N)
+            result.limit_by_batch[size].append(plan.limit_queries / call_ms.sum() * 1000)
+        for server in contest.in_turn(number):
+            ours = server is contest.ours
+            traffic = contest.post(server, questions if ours else questions[: plan.blocking_queries],
+                                   plan.throughput_clients)  # fmt: skip
+            (result.ours if ours else result.blocking).append(traffic.accepted_per_s)
+            if ours:
+                load_ms.append(1000 * traffic.cpu_s / len(questions))
+    return Throughput(result.limit_by_batch, result.ours, result.blocking, float(np.median(load_ms)))
+
+
+@dataclass(frozen=True)
+class SingleClient:
+    """Median milliseconds, an entry a round."""
+
+    direct_ms: list[float]
+    ours_ms: list[float]
+    http_floor_ms: float  # the same client's request that is refused before any search
+
+    @property
+    def ratio(self) -> np.ndarray:
+        return np.divide(self.ours_ms, self.direct_ms)
+
+
+def measure_single_client(contest: Contest) -> SingleClient:
+    direct_ms, ours_ms = [], []
+    for number in range(contest.plan.rounds):
+        questions = contest.supply.take(contest.plan.single_queries)
+        if number % 2:
+            direct_ms.append(float(np.median(contest.direct.call_ms(questions, 1, TOP_N))))
+        ours_ms.append(float(np.median(contest.post(contest.ours, questions, 1).latency_ms)))
+        if number % 2 == 0:
+            direct_ms.append(float(np.median(contest.direct.call_ms(questions, 1, TOP_N))))
+    blank = search_bodies([" "] * contest.plan.single_queries)
+    floor = contest.load.closed_loop(f"{contest.ours.url}/search", blank, 1)
+    return SingleClient(direct_ms, ours_ms, float(np.median(floor.latency_ms)))
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One number of clients; an entry a round."""
+
+    clients: int
+    ours_p99_ms: list[float] = field(default_factory=list)
+    blocking_p99_ms: list[float] = field(default_factory=list)
+    ours_per_s: list[float] = field(default_factory=list)
+    blocking_per_s: list[float] = field(default_factory=list)
+
+
+def measure_ladder(contest: Contest) -> list[Rung]:
+    """Latency and throughput of both servers for every number of clients."""
+    rungs = [Rung(clients) for clients in contest.plan.client_counts]
+    for number, rung in itertools.product(range(contest.plan.rounds), rungs):
+        questions = contest.supply.take(max(contest.plan.ladder_queries, 4 * rung.clients))
+        for server in contest.in_turn(number):
+            traffic = contest.post(server, questions, rung.clients)
+            ours = server is contest.ours
+            (rung.ours_p99_ms if ours else rung.blocking_p99_ms).append(float(np.percentile(traffic.latency_ms, 99)))
+            (rung.ours_per_s if ours else rung.blocking_per_s).append(traffic.accepted_per_s)
+    return rungs
