@@ -1,94 +1,158 @@
-"""The FastAPI application: routes between the wire (wire.py) and the searches (searcher.py).
+"""The FastAPI application: routes between the wire (wire.py) and the searches (searcher.py), behind a gate (gate.py).
 
-Errors: 4xx is the caller's (400 a blank query, 422 a breach of the schema), 500 ours, always `{"detail": …}`.
-A blank query in a batch refuses the whole batch and names its position: answering the rest would shift the pairing.
+Errors: 4xx is the caller's (400 a blank query, 422 a breach of the schema), 429 and 503 ask to come again, 504 is a
+missed deadline, 500 ours; always `{"detail": …}`. A blank query in a batch refuses the whole batch and names its
+position: answering the rest would shift the pairing.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from flashrag.document import Hit
 from flashrag.retriever.base import Retriever
 from rag_serving import wire
-from rag_serving.metrics import CountRequests, Metrics
-from rag_serving.searcher import Searcher
+from rag_serving.gate import RETRY_AFTER_S, TIMEOUT_HEADER, TOKEN_VARIABLE, Gate
+from rag_serving.metrics import CountRequests, Metrics, Refusal
+from rag_serving.query_queue import Ranked
+from rag_serving.searcher import QueueFull, SearchFailed, SearchUnavailable
+from rag_serving.service import Service, Status
 from rag_serving.settings import ServerSettings
 
+log = logging.getLogger(__name__)
 
-def create_app(settings: ServerSettings, retriever: Retriever, num_retriever: int) -> FastAPI:
-    """The server's application over a loaded retriever, with `num_retriever` threads."""
-    searcher = Searcher(retriever, num_retriever)
-    metrics = Metrics(searcher)
+
+def create_app(settings: ServerSettings, load: Callable[[], Retriever], num_retriever: int) -> FastAPI:
+    """The server's application: `load` runs in a thread while it answers "loading"; then `num_retriever` threads."""
+    metrics = Metrics()
+    service = Service(settings, load, num_retriever, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with searcher:
+        async with service:
             yield
 
-    app = FastAPI(title="ReSearch retrieval server", version="1", lifespan=lifespan)
-    app.add_middleware(CountRequests, metrics=metrics)
+    app = FastAPIOffline(title="ReSearch retrieval server", version="1", lifespan=lifespan)
+    app.state.service = service
     app.add_exception_handler(RequestValidationError, _answer_422)
+    app.add_exception_handler(QueueFull, _answer_429)
+    app.add_exception_handler(SearchUnavailable, _answer_503)
+    app.add_exception_handler(SearchFailed, _answer_500)
     app.add_exception_handler(Exception, _answer_500)
-    _add_status_routes(app, searcher, metrics)
-    _add_search_routes(app, searcher, metrics, settings)
+    app.include_router(_status_routes(service))
+    app.include_router(_search_routes(service))
+    app.add_middleware(Gate, service=service, token=os.environ.get(TOKEN_VARIABLE))
+    app.add_middleware(CountRequests, metrics=metrics, routes=app.routes)
     return app
 
 
-def _add_status_routes(app: FastAPI, searcher: Searcher, metrics: Metrics) -> None:
-    @app.get("/health", response_model=wire.HealthOut)
-    @app.get("/healthz", response_model=wire.HealthOut)
-    async def health() -> dict[str, object]:
-        return {
-            "status": "healthy",
-            "retrievers": {"total": searcher.num_retriever, "available": searcher.available},
-            "retrieval_method": searcher.retriever.method,
-            "documents": len(searcher.retriever.corpus),
-        }
+def _status_routes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["status"])
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"model": wire.NotReadyOut}}
 
-    @app.get("/metrics", response_class=Response)
+    @router.get("/health", response_model=wire.HealthOut, responses=not_ready)
+    @router.get("/healthz", response_model=wire.HealthOut, responses=not_ready)
+    async def health() -> Response:
+        if service.status is not Status.HEALTHY:
+            return JSONResponse({"status": service.status}, 503)
+        return JSONResponse(
+            {
+                "status": service.status,
+                "retrievers": {"total": service.num_retriever, "available": service.searcher.available},
+                "retrieval_method": service.searcher.retriever.method,
+                "documents": len(service.searcher.retriever.corpus),
+            }
+        )
+
+    @router.get("/metrics", response_class=Response, responses={401: {"model": wire.ErrorOut}}, dependencies=[_TOKEN])
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
 
 
-def _add_search_routes(app: FastAPI, searcher: Searcher, metrics: Metrics, settings: ServerSettings) -> None:
+async def _timeout(
+    x_request_timeout: Annotated[
+        float | None,
+        Header(alias=TIMEOUT_HEADER, description="seconds after which the answer is of no use", allow_inf_nan=False),
+    ] = None,
+) -> None:
+    """Declares the header that the gate reads, so that it stands in the schema and a bad one is a 422."""
+
+
+# The gate checks the token; this shows it in the schema, and a button for it on the page /docs.
+_TOKEN = Depends(HTTPBearer(auto_error=False, description=f"only where the server was started with {TOKEN_VARIABLE}"))
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": wire.ErrorOut, "description": text}
+    for status, text in {
+        400: "A blank query, or a body that is no JSON text",
+        401: "The token is missing or wrong",
+        413: "The body is too large",
+        429: "The queue is full; Retry-After says for how long",
+        500: "The search failed",
+        503: "Loading, draining, or part of the index is down; Retry-After says for how long",
+        504: "Not answered within the deadline",
+    }.items()
+}
+
+
+def _search_routes(service: Service) -> APIRouter:
+    settings = service.settings
     models = wire.request_models(settings.max_query_chars, settings.max_batch_queries, settings.max_top_n)
-    refusals: dict[int | str, dict[str, Any]] = {400: {"model": wire.ErrorOut}}
+    router = APIRouter(tags=["search"], responses=_REFUSALS, dependencies=[_TOKEN, Depends(_timeout)])
 
-    async def rank(route: str, queries: Sequence[str], num: int) -> list[list[Hit]]:
-        metrics.queries.labels(route).inc(len(queries))
-        return await searcher.rank(queries, num) if queries else []
+    async def rank(route: str, field: str, queries: Sequence[str], num: int) -> list[Ranked]:
+        _refuse_blanks(field, queries)
+        _refuse_large_answers(len(queries), num, settings.max_documents)
+        service.metrics.queries.labels(route).inc(len(queries))
+        if settings.log_queries:
+            log.warning("%s num=%d %r", route, num, list(queries))
+        return await service.searcher.rank(queries, num)
 
     # A ready Response skips FastAPI's validation of answers, which would cost more than the search of a small corpus.
-    @app.post("/search", response_model=wire.SearchOut, responses=refusals)
-    async def search(request: models.search) -> Response:  # pyrefly: ignore
-        if not request.query.strip():
+    @router.post("/search", response_model=wire.SearchOut)
+    async def search(body: models.search) -> Response:  # pyrefly: ignore
+        if not body.query.strip():
             raise HTTPException(400, wire.EMPTY_QUERY)
-        ranked = await rank("/search", [request.query], request.top_n)
-        return JSONResponse(wire.search_json(ranked[0], request.return_score))
+        ranked = await rank("/search", "query", [body.query], body.top_n)
+        return wire.Json(wire.search_json(ranked[0], body.return_score))
 
-    @app.post("/batch_search", response_model=wire.BatchSearchOut, responses=refusals)
-    async def batch_search(request: models.batch_search) -> Response:  # pyrefly: ignore
-        _refuse_blanks("query", request.query)
-        ranked = await rank("/batch_search", request.query, request.top_n)
-        return JSONResponse(wire.batch_search_json(ranked, request.return_score))
+    @router.post("/batch_search", response_model=wire.BatchSearchOut)
+    async def batch_search(body: models.batch_search) -> Response:  # pyrefly: ignore
+        ranked = await rank("/batch_search", "query", body.query, body.top_n)
+        return wire.Json(wire.batch_search_json(ranked, body.return_score))
 
-    @app.post("/retrieve", response_model=wire.RetrieveOut, responses=refusals)
-    async def retrieve(request: models.retrieve) -> Response:  # pyrefly: ignore
-        _refuse_blanks("queries", request.queries)
-        ranked = await rank("/retrieve", request.queries, request.topk or settings.retrieval_topk)
-        return JSONResponse(wire.retrieve_json(ranked, request.return_scores))
+    @router.post("/retrieve", response_model=wire.RetrieveOut)
+    async def retrieve(body: models.retrieve) -> Response:  # pyrefly: ignore
+        ranked = await rank("/retrieve", "queries", body.queries, body.topk or settings.retrieval_topk)
+        return wire.Json(wire.retrieve_json(ranked, body.return_scores))
+
+    @router.post("/queries", response_model=wire.QueriesOut)
+    async def queries(body: models.queries) -> Response:  # pyrefly: ignore
+        ranked = await rank("/queries", "queries", body.queries, body.k or settings.retrieval_topk)
+        return wire.Json(wire.queries_json(body.queries, ranked))
+
+    return router
 
 
 def _refuse_blanks(field: str, queries: Sequence[str]) -> None:
     for position, query in enumerate(queries):
         if not query.strip():
             raise HTTPException(400, f"{wire.EMPTY_QUERY}: {field}[{position}]")
+
+
+def _refuse_large_answers(queries: int, num: int, max_documents: int) -> None:
+    if queries * num > max_documents:
+        text = f"{queries} queries times {num} documents are more than {max_documents} (max_documents)"
+        raise RequestValidationError([{"type": "too_many_documents", "loc": ("body",), "msg": text}])
 
 
 async def _answer_422(_: Request, error: Exception) -> JSONResponse:
@@ -98,6 +162,17 @@ async def _answer_422(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": problems}, status_code=422)
 
 
+async def _answer_429(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, QueueFull)  # it is registered for this type alone
+    request.app.state.service.metrics.refused.labels(Refusal.QUEUE_FULL).inc()
+    return JSONResponse({"detail": str(error)}, 429, {"Retry-After": str(error.retry_after_s)})
+
+
+async def _answer_503(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(RETRY_AFTER_S)})
+
+
 async def _answer_500(_: Request, error: Exception) -> JSONResponse:
-    # Starlette raises the error again after this answer, so that the server logs it with its traceback.
-    return JSONResponse({"detail": f"the search failed: {type(error).__name__}"}, status_code=500)
+    # Starlette raises what is no SearchFailed again after this answer, so that the server logs it with its traceback.
+    reason = str(error) if isinstance(error, SearchFailed) else f"the request failed: {type(error).__name__}"
+    return JSONResponse({"detail": reason}, status_code=500)

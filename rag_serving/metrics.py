@@ -4,43 +4,66 @@ Every app has its own registry, so that two apps in one process (tests) do not a
 """
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.routing import BaseRoute
 
-from rag_serving.searcher import Searcher
-
+Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+QUERIES_BUCKETS = tuple(2**power for power in range(11))
+
+
+class Refusal(StrEnum):
+    """Why a sound request got no answer."""
+
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "deadline"
+    GONE = "gone"
+    LOADING = "loading"
+    DRAINING = "draining"
 
 
 class Metrics:
-    def __init__(self, searcher: Searcher) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("rag_requests", "Answered requests", ["route", "status"], registry=self.registry)
-        self.seconds = Histogram(
-            "rag_request_seconds", "Time to answer", ["route"], buckets=SECONDS_BUCKETS, registry=self.registry
-        )
-        self.queries = Counter("rag_queries", "Queries searched", ["route"], registry=self.registry)
-        self._gauge("rag_documents", "Passages in the corpus", lambda: len(searcher.retriever.corpus))
-        self._gauge("rag_retrievers", "Retriever threads", lambda: searcher.num_retriever)
-        self._gauge("rag_retrievers_available", "Retriever threads with nothing to do", lambda: searcher.available)
+        self.requests = self._counter("rag_requests", "Answered requests", "route", "status")
+        self.seconds = self._histogram("rag_request_seconds", "Time to answer", SECONDS_BUCKETS, "route")
+        self.queries = self._counter("rag_queries", "Queries asked", "route")
+        self.batch_queries = self._histogram("rag_batch_queries", "Queries searched together", QUERIES_BUCKETS)
+        self.batch_seconds = self._histogram("rag_batch_seconds", "Time of one search", SECONDS_BUCKETS)
+        self.cache_hits = self._counter("rag_cache_hits", "Queries answered from the cache")
+        self.cache_misses = self._counter("rag_cache_misses", "Queries that had to be searched")
+        self.joined_queries = self._counter("rag_joined_queries", "Queries that joined the search of an identical one")
+        self.refused = self._counter("rag_refused", "Requests refused or given up", "reason")
+        for reason in Refusal:  # from the start, so that a rate over time has a zero to begin with
+            self.refused.labels(reason)
 
-    def _gauge(self, name: str, text: str, read: Callable[[], int]) -> None:
+    def gauge(self, name: str, text: str, read: Callable[[], int]) -> None:
+        """A figure that is read when it is asked for."""
         Gauge(name, text, registry=self.registry).set_function(read)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
 
 class CountRequests:
     """Counts each HTTP request by route and status, and times it. A path without a route counts as `unmatched`."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
         self.app = app
         self.metrics = metrics
+        self.paths = frozenset(getattr(route, "path", "") for route in routes)  # no path here has parameters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +72,7 @@ class CountRequests:
         started = time.perf_counter()
         status = 500  # stays where the app raises before it answers
 
-        async def watch(message: MutableMapping[str, Any]) -> None:
+        async def watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -58,6 +81,6 @@ class CountRequests:
         try:
             await self.app(scope, receive, watch)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
+            route = scope["path"] if scope["path"] in self.paths else "unmatched"
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - started)

@@ -1,32 +1,33 @@
 """The retrieval server's command: `python rag_serving/serving.py --config … --num_retriever N --port P`
 
-Everything that can be refused (flags, configuration, files, port) is checked before torch or faiss is imported.
-Exit codes: 0 after SIGTERM or Ctrl-C, 2 for a bad input.
+Everything that can be refused (flags, configuration, files, port) is checked before torch or faiss is imported. The port
+answers "loading" meanwhile. The first SIGTERM or Ctrl-C drains: new searches are refused, those in hand are finished.
+Exit codes: 0 after that, 2 for a bad input, 128 + its number for a second signal, which ends the process at once.
 """
 
 import argparse
 import contextlib
-import signal
+import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside rag_serving
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import uvicorn
+
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from rag_serving.app import create_app
+from rag_serving.service import Service, Status
 from rag_serving.settings import ServerSettings, read_settings
 
-if TYPE_CHECKING:
-    import uvicorn
-
-SHUTDOWN_TIMEOUT_S = 5
+CLOSE_TIMEOUT_S = 1  # for connections, once every request is answered
 BACKLOG = 2048
 
 
@@ -53,50 +54,77 @@ def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, _leave)
     settings = read_settings(options.config)
+    _share_cores(options.num_retriever)
     with contextlib.closing(_bound_socket(options.host, options.port)) as listener:
-        assets = check_assets(settings)
-        print(f"loading {settings.retrieval_method} over {len(assets.corpus)} passages …", file=sys.stderr, flush=True)
-        started = time.monotonic()
-        retriever = load_retriever_from(assets)
-        retriever.search("warm-up")  # the first search pays for lazy set-up; let it be ours
-        print(f"loaded in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-        _listen(listener, options)
-        _serve(settings, retriever, options.num_retriever, listener)
+        server = _Server(settings, options.num_retriever, listener)
+        server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
+    if server.service.busy:  # the interpreter's own end would crash on threads that still load or search
+        os._exit(0)
     return 0
 
 
-def _serve(settings: ServerSettings, retriever: Retriever, num_retriever: int, listener: socket.socket) -> None:
-    import uvicorn
-
-    from rag_serving.app import create_app
-
-    app = create_app(settings, retriever, num_retriever)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S, backlog=BACKLOG
-    )
-    server = uvicorn.Server(config)
-    host, port = listener.getsockname()[:2]
-    ready = (
-        f"ready: http://{f'[{host}]' if ':' in host else host}:{port} "
-        f"({settings.retrieval_method}, {len(retriever.corpus)} documents, {num_retriever} retrievers)"
-    )
-    threading.Thread(target=_announce, args=(server, ready), daemon=True).start()
-    server.run(sockets=[listener])
+def _share_cores(num_retriever: int) -> None:
+    """Divide the cores among the threads that search; torch and faiss read this when they are imported."""
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_retriever)))
 
 
-def _announce(server: "uvicorn.Server", ready: str) -> None:
-    """Print the ready line once the server takes requests."""
-    while not server.started and not server.should_exit:
-        time.sleep(0.01)
-    if server.started:
-        print(ready, flush=True)
+def _load(settings: ServerSettings) -> Retriever:
+    started = time.monotonic()
+    assets = check_assets(settings)
+    print(f"loading {settings.retrieval_method} over {len(assets.corpus)} passages …", file=sys.stderr, flush=True)
+    retriever = load_retriever_from(assets)
+    print(f"loaded in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+    return retriever
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a ready line, an end when loading fails, and draining."""
+
+    def __init__(self, settings: ServerSettings, num_retriever: int, listener: socket.socket) -> None:
+        app = create_app(settings, lambda: _load(settings), num_retriever)
+        super().__init__(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, timeout_graceful_shutdown=CLOSE_TIMEOUT_S, backlog=BACKLOG
+            )
+        )
+        self.failure: BaseException | None = None
+        self.service: Service = app.state.service
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._drain_until: float | None = None
+        host, port = listener.getsockname()[:2]
+        self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.service.loaded.add_done_callback(lambda _: self._announce())
+
+    def _announce(self) -> None:
+        self.failure = self.service.loaded.exception()
+        if self.failure is not None:
+            self.should_exit = True
+        elif self.service.status is Status.HEALTHY:
+            retriever = self.service.loaded.result()
+            what = f"{retriever.method}, {len(retriever.corpus)} documents, {self.service.num_retriever} retrievers"
+            print(f"ready: {self._url} ({what})", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's interface)
+        if self._drain_until is not None:
+            os._exit(128 + sig)
+        self._drain_until = time.monotonic() + self._drain_timeout_s
+        self.service.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._drain_until is not None and (not self.service.in_hand or time.monotonic() > self._drain_until):
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that holds the port from now on; connections are refused until `_listen`."""
+    """A socket that listens at once: another server could bind the same port until one of them does."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:
@@ -105,28 +133,17 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago is free
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise _port_error(host, port, error) from error
     return listener
 
 
-def _listen(listener: socket.socket, options: ServeOptions) -> None:
-    try:  # another server that was loading at the same time may have been faster
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise _port_error(options.host, options.port, error) from error
-
-
 def _port_error(host: str, port: int, error: OSError) -> UserError:
     return UserError(
         f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or give another --port"
     )
-
-
-def _leave(*_: object) -> None:
-    """End at once and cleanly: uvicorn raises its signals again, for this handler, after it has shut down."""
-    raise SystemExit(0)
 
 
 def _retrievers(text: str) -> int:

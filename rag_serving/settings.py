@@ -1,4 +1,4 @@
-"""The server's configuration: FlashRAG's retrieval keys and the limits on requests."""
+"""The server's configuration: FlashRAG's retrieval keys, the limits on requests and the size of the queue."""
 
 from pathlib import Path
 from typing import Self
@@ -10,18 +10,33 @@ from flashrag.retriever.settings import RetrieverSettings
 
 
 class ServerSettings(RetrieverSettings):
-    """Validated once, at the start. A request over a limit is answered with 422."""
+    """Validated once, at the start."""
 
     max_query_chars: int = Field(8192, ge=1, description="characters in one query")
     max_batch_queries: int = Field(1024, ge=1, description="queries in one request")
     max_top_n: int = Field(1000, ge=1, description="documents per query")
+    max_documents: int = Field(100_000, ge=1, description="documents in one answer: queries times documents per query")
+    max_body_bytes: int = Field(10_000_000, ge=1, description="bytes in the body of one request")
+
+    search_batch_size: int = Field(64, ge=1, description="queries searched together")
+    max_wait_ms: float = Field(2.0, ge=0, le=1000, description="how long a thread waits for clients to come back")
+    max_queue_queries: int = Field(4096, ge=1, description="queries that may wait, over all requests")
+    cache_queries: int = Field(4096, ge=0, description="results kept, of ten documents each; 0: none")
+    request_timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="a request's longest time to answer")
+    drain_timeout_s: float = Field(10.0, ge=0, allow_inf_nan=False, description="for what is in hand after SIGTERM")
+    log_queries: bool = Field(False, description="write each request's queries to stderr")
 
     @model_validator(mode="after")
-    def _default_within_limit(self) -> Self:
+    def _limits_agree(self) -> Self:
         if self.retrieval_topk > self.max_top_n:
             raise ValueError(
                 f"retrieval_topk is {self.retrieval_topk}, but max_top_n is {self.max_top_n}; raise the second "
                 "or lower the first"
+            )
+        if self.max_batch_queries > self.max_queue_queries:
+            raise ValueError(
+                f"max_batch_queries is {self.max_batch_queries}, but max_queue_queries is {self.max_queue_queries}: "
+                "the largest request would never fit; raise the second or lower the first"
             )
         return self
 

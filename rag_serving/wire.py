@@ -1,12 +1,15 @@
 """The wire: what requests may hold (limits make the schema, so a breach is a 422) and what answers look like.
 
 /retrieve is the dialect of Search-R1's, verl's and slime's clients; `query` (SkyRL) and `top_k` (rLLM) are taken too.
-Pure: no I/O, no retriever.
+/queries is R1-Searcher's. Pure: no I/O, no retriever.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import orjson
+from fastapi.responses import Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, create_model
 
 from flashrag.document import Document, Hit
@@ -29,6 +32,11 @@ class RetrieveOut(BaseModel):
     result: list[list[ScoredDocumentOut]] | list[list[DocumentOut]]
 
 
+class QueriesOut(BaseModel):
+    queries: list[str]
+    answers: list[list[str]]
+
+
 class RetrieversOut(BaseModel):
     total: int
     available: int
@@ -39,6 +47,10 @@ class HealthOut(BaseModel):
     retrievers: RetrieversOut
     retrieval_method: str
     documents: int
+
+
+class NotReadyOut(BaseModel):
+    status: str
 
 
 class ErrorOut(BaseModel):
@@ -67,6 +79,11 @@ class RetrieveIn(BaseModel):
     return_scores: bool = False
 
 
+class QueriesIn(BaseModel):
+    queries: list[str]
+    k: int | None = None
+
+
 @dataclass(frozen=True)
 class RequestModels:
     """The request schemas under one server's limits."""
@@ -74,6 +91,7 @@ class RequestModels:
     search: type[SearchIn]
     batch_search: type[BatchSearchIn]
     retrieve: type[RetrieveIn]
+    queries: type[QueriesIn]
 
 
 def request_models(max_query_chars: int, max_batch_queries: int, max_top_n: int) -> RequestModels:
@@ -91,28 +109,42 @@ def request_models(max_query_chars: int, max_batch_queries: int, max_top_n: int)
         search=create_model("SearchIn", __base__=SearchIn, query=query, top_n=limited_top_n),
         batch_search=create_model("BatchSearchIn", __base__=BatchSearchIn, query=queries, top_n=limited_top_n),
         retrieve=create_model("RetrieveIn", __base__=RetrieveIn, queries=one_or_many, topk=(topk, None)),
+        queries=create_model("QueriesIn", __base__=QueriesIn, queries=queries, k=(top_n | None, None)),
     )
+
+
+class Json(Response):
+    """An answer as JSON text in UTF-8."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
 
 
 def document_json(document: Document) -> dict[str, str]:
     return {"id": document.id, "contents": document.contents}
 
 
-def search_json(hits: list[Hit], return_score: bool) -> list[Any]:
+def search_json(hits: Sequence[Hit], return_score: bool) -> list[Any]:
     """`[doc, …]`, or `[[doc, …], [score, …]]`."""
     documents = [document_json(hit.document) for hit in hits]
     return [documents, [hit.score for hit in hits]] if return_score else documents
 
 
-def batch_search_json(ranked: list[list[Hit]], return_score: bool) -> list[Any]:
+def batch_search_json(ranked: Sequence[Sequence[Hit]], return_score: bool) -> list[Any]:
     """`[[doc, …], …]`, or `[[[doc, …], …], [[score, …], …]]`: two lists of one entry a query, however many queries."""
     documents = [[document_json(hit.document) for hit in hits] for hits in ranked]
     return [documents, [[hit.score for hit in hits] for hits in ranked]] if return_score else documents
 
 
-def retrieve_json(ranked: list[list[Hit]], return_scores: bool) -> dict[str, Any]:
+def retrieve_json(ranked: Sequence[Sequence[Hit]], return_scores: bool) -> dict[str, Any]:
     if not return_scores:
         return {"result": batch_search_json(ranked, return_score=False)}
     return {
         "result": [[{"document": document_json(hit.document), "score": hit.score} for hit in hits] for hits in ranked]
     }
+
+
+def queries_json(queries: Sequence[str], ranked: Sequence[Sequence[Hit]]) -> dict[str, Any]:
+    return {"queries": list(queries), "answers": [[hit.document.contents for hit in hits] for hits in ranked]}

@@ -1,12 +1,21 @@
-"""A real bm25 index over a few passages, adversarial ones among them, and the settings that serve it."""
+"""A real bm25 index over a few passages, adversarial ones among them, and the settings that serve it; and an engine of
+predictable answers, where a test must hold searches back, count them or make them fail."""
 
 import json
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
+from flashrag.document import Document, Hit
+from flashrag.retriever.base import Retriever
 from flashrag.retriever.index_builder import main as build_index
+from rag_serving.app import create_app
+from rag_serving.settings import ServerSettings, read_settings
 
 PASSAGES = {
     "rome": '"Rome"\nRome is the capital of Italy.',
@@ -44,3 +53,61 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     config = folder / "serving.yaml"
     config.write_text(json.dumps(values))
     return Site(folder, config, values)
+
+
+class Engine(Retriever):
+    """Answers any query with documents named after it; waits while `proceed` is cleared, raises for "boom"."""
+
+    method = "engine"
+    topk = 5
+
+    def __init__(self) -> None:
+        self.corpus = range(1000)
+        self.batches: list[tuple[list[str], int]] = []
+        self.proceed = threading.Event()
+        self.proceed.set()
+
+    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        if queries != ["warm-up"]:
+            self.batches.append((list(queries), num))
+            assert self.proceed.wait(20)
+        if "boom" in queries:
+            raise RuntimeError("secret path /data")
+        return [self.answer(query, num) for query in queries]
+
+    @staticmethod
+    def answer(query: str, num: int) -> list[Hit]:
+        return [Hit(Document(f"{query} {place}", f"about {query}"), float(num - place)) for place in range(num)]
+
+    @property
+    def searched(self) -> list[str]:
+        """Every query that was searched, in order."""
+        return [query for queries, _ in self.batches for query in queries]
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@asynccontextmanager
+async def client_of(settings: ServerSettings, retriever: Retriever, num_retriever: int = 2):
+    """A client of the application in process, once it has loaded; `client.service` is its service."""
+    app = create_app(settings, lambda: retriever, num_retriever)
+    async with app.router.lifespan_context(app):
+        await app.state.service.loaded
+        # Errors of the application become answers, as they do behind uvicorn.
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            client.service = app.state.service
+            yield client
+
+
+@pytest.fixture
+def serve(site: Site) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]:
+    """`async with serve(retriever, num_retriever=2, **changes of the configuration) as client:`"""
+
+    def over(retriever: Retriever, num_retriever: int = 2, **changes: object):
+        return client_of(read_settings(site.with_config(**changes)), retriever, num_retriever)
+
+    return over

@@ -2,34 +2,18 @@
 
 import asyncio
 import json
-import threading
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 import rag_serving
-from flashrag.document import Document, Hit
 from flashrag.retriever import check_assets, load_retriever_from
-from flashrag.retriever.base import Retriever
-from rag_serving.app import create_app
-from rag_serving.settings import ServerSettings, read_settings
+from rag_serving.settings import read_settings
 
 
 @pytest.fixture(scope="session")
 def retriever(site):
     return load_retriever_from(check_assets(read_settings(site.config)))
-
-
-@asynccontextmanager
-async def client_of(settings: ServerSettings, retriever: Retriever, num_retriever: int = 2):
-    app = create_app(settings, retriever, num_retriever)
-    async with app.router.lifespan_context(app):
-        # Errors of the application become answers, as they do behind uvicorn.
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            yield client
 
 
 def doc(site_passages: dict[str, str], key: str) -> dict[str, str]:
@@ -42,22 +26,22 @@ def passages(retriever):
 
 
 @pytest.mark.asyncio
-async def test_health_and_its_alias(site, retriever):
+async def test_health_and_its_alias(serve, retriever):
     expected = {
         "status": "healthy",
         "retrievers": {"total": 2, "available": 2},
         "retrieval_method": "bm25",
         "documents": 8,
     }
-    async with client_of(read_settings(site.config), retriever) as client:
+    async with serve(retriever) as client:
         for path in ("/health", "/healthz"):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()) == (200, expected)
 
 
 @pytest.mark.asyncio
-async def test_search_in_both_score_modes(site, retriever, passages):
-    async with client_of(read_settings(site.config), retriever) as client:
+async def test_search_in_both_score_modes(serve, retriever, passages):
+    async with serve(retriever) as client:
         body = {"query": "radioactivity", "top_n": 5}
         assert (await client.post("/search", json=body)).json() == [doc(passages, "curie")]
         documents, scores = (await client.post("/search", json={**body, "return_score": True})).json()
@@ -72,10 +56,10 @@ FOUND = ["curie", "rome", "paris"]
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-async def test_batch_search_and_retrieve_for_zero_to_three_queries(site, retriever, passages, count):
+async def test_batch_search_and_retrieve_for_zero_to_three_queries(serve, retriever, passages, count):
     queries, best = QUERIES[:count], [[doc(passages, key)] for key in FOUND[:count]]
     scores = [some[:1] for some in retriever.batch_search(queries, 1, return_score=True)[1]]
-    async with client_of(read_settings(site.config), retriever) as client:
+    async with serve(retriever) as client:
 
         async def post(path: str, **body: object):
             answer = await client.post(path, json=body)
@@ -91,15 +75,15 @@ async def test_batch_search_and_retrieve_for_zero_to_three_queries(site, retriev
 
 
 @pytest.mark.asyncio
-async def test_retrieve_without_topk_uses_the_configured_one(site, retriever):
-    async with client_of(read_settings(site.with_config(retrieval_topk=1)), retriever) as client:
+async def test_retrieve_without_topk_uses_the_configured_one(serve, retriever):
+    async with serve(retriever, retrieval_topk=1) as client:
         answer = await client.post("/retrieve", json={"query": "capital"})  # two passages hold the word
         assert [len(found) for found in answer.json()["result"]] == [1]
 
 
 @pytest.mark.asyncio
-async def test_adversarial_passages_come_over_byte_exactly(site, retriever, passages):
-    async with client_of(read_settings(site.config), retriever) as client:
+async def test_adversarial_passages_come_over_byte_exactly(serve, retriever, passages):
+    async with serve(retriever) as client:
         body = (await client.post("/search", json={"query": "oddity longword", "top_n": 10})).content
         found = {document["id"]: document["contents"] for document in json.loads(body.decode("utf-8"))}
     assert found == {key: passages[key] for key in ("nul", "long", "special", "rtl")}
@@ -107,8 +91,8 @@ async def test_adversarial_passages_come_over_byte_exactly(site, retriever, pass
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("blank", ["", " ", "\n\t\u3000"])
-async def test_blank_queries_are_refused(site, retriever, blank):
-    async with client_of(read_settings(site.config), retriever) as client:
+async def test_blank_queries_are_refused(serve, retriever, blank):
+    async with serve(retriever) as client:
         for path, body, detail in [
             ("/search", {"query": blank}, "Query content cannot be empty"),
             ("/batch_search", {"query": ["a", blank]}, "Query content cannot be empty: query[1]"),
@@ -133,68 +117,48 @@ async def test_blank_queries_are_refused(site, retriever, blank):
         ("/search", b""),
     ],
 )
-async def test_breaches_are_422_without_echoing_the_input(site, retriever, path, body):
-    config = site.with_config(max_top_n=5, max_query_chars=10, max_batch_queries=3)
-    async with client_of(read_settings(config), retriever) as client:
+async def test_breaches_are_422_without_echoing_the_input(serve, retriever, path, body):
+    async with serve(retriever, max_top_n=5, max_query_chars=10, max_batch_queries=3) as client:
         answer = await client.post(path, content=body, headers={"content-type": "application/json"})
         assert answer.status_code in ((422, 400) if body == b"\xff\xfe" else (422,))
         assert "detail" in answer.json()
         assert "12345678901" not in answer.text
 
 
-class Blocking(Retriever):
-    """Answers `stop` only when released; everything else raises."""
-
-    method = "blocking"
-    topk = 5
-
-    def __init__(self, corpus) -> None:
-        self.corpus = corpus
-        self.release = threading.Event()
-        self.entered = threading.Semaphore(0)
-
-    def rank(self, queries, num):  # noqa: ARG002  (the interface)
-        self.entered.release()
-        if queries != ["stop"]:
-            raise RuntimeError("secret path /data")
-        assert self.release.wait(20)
-        return [[Hit(Document("1", "x"), 1.0)]]
-
-
 @pytest.mark.asyncio
-async def test_health_answers_while_every_thread_is_busy(site, retriever):
-    engine = Blocking(retriever.corpus)
-    async with client_of(read_settings(site.config), engine, num_retriever=2) as client:
+async def test_health_answers_while_every_thread_is_busy(serve, engine):
+    engine.proceed.clear()
+    async with serve(engine, num_retriever=2) as client:
 
         async def available() -> int:
             answer = await asyncio.wait_for(client.get("/health"), 5)
             return answer.json()["retrievers"]["available"]
 
-        searches = [asyncio.create_task(client.post("/search", json={"query": "stop"})) for _ in range(3)]
-        while not engine.entered.acquire(blocking=False):
-            await asyncio.sleep(0.001)
+        searches = [asyncio.create_task(client.post("/search", json={"query": f"q{n}", "top_n": 1})) for n in range(40)]
         while await available() > 0:
             await asyncio.sleep(0.001)
         assert not any(search.done() for search in searches)
-        engine.release.set()
+        engine.proceed.set()
         answers = await asyncio.gather(*searches)
-        assert [answer.json() for answer in answers] == [[{"id": "1", "contents": "x"}]] * 3
-        while await available() < 2:
-            await asyncio.sleep(0.001)
+        assert [answer.json() for answer in answers] == [
+            [{"id": f"q{n} 0", "contents": f"about q{n}"}] for n in range(40)
+        ]
+        assert await available() == 2
 
 
 @pytest.mark.asyncio
-async def test_a_failing_search_is_a_500_in_json_that_names_no_internals(site, retriever):
-    async with client_of(read_settings(site.config), Blocking(retriever.corpus)) as client:
-        answer = await client.post("/search", json={"query": "x"})
+async def test_a_failing_search_is_a_500_that_names_no_internals_and_the_thread_lives_on(serve, engine):
+    async with serve(engine, num_retriever=1) as client:
+        answer = await client.post("/search", json={"query": "boom"})
         assert (answer.status_code, answer.json()) == (500, {"detail": "the search failed: RuntimeError"})
+        assert (await client.post("/search", json={"query": "x"})).status_code == 200
         metrics = (await client.get("/metrics")).text
         assert 'rag_requests_total{route="/search",status="500"} 1.0' in metrics
 
 
 @pytest.mark.asyncio
-async def test_metrics_count_requests_queries_and_documents(site, retriever):
-    async with client_of(read_settings(site.config), retriever, num_retriever=3) as client:
+async def test_metrics_count_requests_queries_and_documents(serve, retriever):
+    async with serve(retriever, num_retriever=3) as client:
         await client.post("/batch_search", json={"query": ["a", "b"]})
         await client.post("/search", json={"query": ""})
         for path in ("/no/such/1", "/no/such/2"):
@@ -215,8 +179,8 @@ async def test_metrics_count_requests_queries_and_documents(site, retriever):
 
 
 @pytest.mark.asyncio
-async def test_openapi_is_the_committed_one(site, retriever):
+async def test_openapi_is_the_committed_one(serve, retriever):
     """After a wanted change: write the answer of /openapi.json into rag_serving/openapi.json."""
     committed = json.loads((Path(rag_serving.__file__).parent / "openapi.json").read_text())
-    async with client_of(read_settings(site.config), retriever) as client:
+    async with serve(retriever) as client:
         assert (await client.get("/openapi.json")).json() == committed
