@@ -1,28 +1,34 @@
-"""The settings of an evaluation: the keys of eval_config.yaml, overridden by flags of the same names.
+"""The settings of an evaluation: the keys of eval_config.yaml, each checked alone and against the others.
 
-Covers what is asked for, not whether it is there: servers and files are checked by run_eval.py.
+Covers what is asked for, not whether it is there: servers and files are checked by run_eval.py. How a file and flags
+come together is command_line.py's part.
 """
 
-import argparse
 import difflib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from flashrag.client import check_search_url
-from flashrag.config import read_yaml_mapping, suggestion, validated
-from flashrag.dataset import DatasetSettings
+from evaluation.scoring import JUDGE, METRICS, MetricSettings
+from flashrag.config import validated
+from flashrag.dataset import DatasetSettings, is_dataset_file
 from flashrag.errors import UserError
 from flashrag.generator import GeneratorSettings
-from flashrag.pipeline import PipelineSettings
+from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.retriever import RetrieverSettings
+from flashrag.server_check import check_search_url
 
-METHODS = ("research",)
-METRICS = ("em", "f1", "acc")
-RETRIEVER_KEYS = frozenset(RetrieverSettings.model_fields) - {"retrieval_topk"}
+METHOD_NAMES = tuple(METHODS)
+# What may differ between a run and its continuation: where things are and how fast they are asked, never what is
+# asked. Scores are worked out again from what is saved; that the questions are the same is checked by their hash.
+MAY_CHANGE = frozenset(
+    {
+        *("data_dir", "save_dir", "remote_retriever_url", "sgl_remote_url", "concurrency"),
+        *("generator_timeout_s", "generator_max_retries"),
+        *("metrics", "metric_setting", "save_metric_score", "save_intermediate_data"),
+    }
+)
 
 
 class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
@@ -30,33 +36,69 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method_name: Literal["research"]
-    split: str = Field(min_length=1)
+    method_name: str
+    split: str | None = Field(None, min_length=1, description="unused where dataset_name is a file")
     save_dir: Path
-    save_note: str | None = Field(None, pattern=r"^[\w.-]+$", description="names the run's folder in place of the time")
-    save_metric_score: bool = True
-    save_intermediate_data: bool = True
+    save_note: str | None = Field(None, pattern=r"^[\w.-]+$", description="ends the name of the run's folder")
+    save_metric_score: bool = Field(True, description="write metric_score.txt")
+    save_intermediate_data: bool = Field(True, description="write intermediate_data.json, as FlashRAG does")
     use_remote_retriever: bool = True
     remote_retriever_url: str | None = None
     retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, put together")
-    metrics: tuple[str, ...] = METRICS
-    metric_setting: dict[str, Any] = Field(default_factory=dict, description="FlashRAG's; no metric here has a setting")
+    metrics: tuple[str, ...] = Field(("em", "f1", "acc"), description=", ".join(METRICS))
+    metric_setting: MetricSettings = MetricSettings()
+
+    @field_validator("method_name")
+    @classmethod
+    def _check_method(cls, name: str) -> str:
+        if name not in METHOD_NAMES:
+            raise ValueError(f"no method here has this name{_nearest(name, METHOD_NAMES)}")
+        return name
+
+    @field_validator("dataset_name")
+    @classmethod
+    def _check_dataset_name(cls, name: str) -> str:
+        if not is_dataset_file(name) and ("/" in name or name in (".", "..")):
+            raise ValueError("expected the name of a folder in data_dir, or the path of a .jsonl file")
+        return name
 
     @field_validator("metrics")
     @classmethod
     def _check_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in METRICS:
-                raise ValueError(f"{name!r} is no metric here; choose from {', '.join(METRICS)}")
+                raise ValueError(f"{name!r} is no metric here{_nearest(name, METRICS)}")
         if not names:
             raise ValueError(f"choose at least one of {', '.join(METRICS)}")
-        return names
+        return tuple(dict.fromkeys(names))
+
+    @model_validator(mode="after")
+    def _check_questions(self) -> "EvalSettings":
+        if self.split is None and not is_dataset_file(self.dataset_name):
+            raise ValueError("split is not set; give it a value, e.g. dev")
+        if self.random_sample and self.test_sample_num is None:
+            raise ValueError("random_sample is true, but test_sample_num is not set; say how many questions to draw")
+        return self
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> "EvalSettings":
+        judge = self.metric_setting.judge
+        if JUDGE in self.metrics and judge is None:
+            raise ValueError(f"metrics has {JUDGE}, but metric_setting.judge is not set; give it a model and a url")
+        if judge is not None and JUDGE not in self.metrics:
+            raise ValueError(f"metric_setting.judge is set, but metrics lacks {JUDGE}; add it, or drop the judge")
+        return self
 
     @model_validator(mode="after")
     def _check_retriever(self) -> "EvalSettings":
         if not self.use_remote_retriever:
             validated(RetrieverSettings, {**self.retriever, "retrieval_topk": self.retrieval_topk}, "local retriever")
             return self
+        if self.retriever:
+            raise ValueError(
+                f"{min(self.retriever)} is a local retriever's key, but use_remote_retriever is true; "
+                "drop one, or set use_remote_retriever: false"
+            )
         if self.remote_retriever_url is None:
             raise ValueError("use_remote_retriever is true, but remote_retriever_url is not set; give its address")
         try:
@@ -65,82 +107,31 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
             raise ValueError(str(error)) from error
         return self
 
+    @property
+    def dataset_title(self) -> str:
+        """The name of the data set, or that of a file without its folder and ending."""
+        return Path(self.dataset_name).stem if is_dataset_file(self.dataset_name) else self.dataset_name
 
-class CommandLine(NamedTuple):
-    """The flags of run_eval.py: where the configuration is, and what is put on top of it."""
+    @property
+    def dataset_label(self) -> str:
+        """`hotpotqa_dev`; a file has no split."""
+        return self.dataset_title if is_dataset_file(self.dataset_name) else f"{self.dataset_name}_{self.split}"
 
-    config_path: Path
-    overrides: dict[str, Any]
+    @property
+    def run_folder(self) -> Path:
+        """The same for the same command: that is how a run is found again."""
+        note = f"_{self.save_note}" if self.save_note else ""
+        return self.save_dir / f"{self.dataset_label}_{self.method_name}{note}"
 
-
-def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
-    """Read the flags; raises `UserError` for an unknown one."""
-    parser = _parser()
-    known, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise UserError(_unknown_argument(unknown[0]))
-    overrides = {key: _parse_value(text) for key, text in vars(known).items() if text is not None}
-    return CommandLine(Path(overrides.pop("config_path")), overrides)
-
-
-def _unknown_argument(argument: str) -> str:
-    if not argument.startswith("-"):
-        return f"unexpected argument {argument!r}; quote a value that holds spaces"
-    close = difflib.get_close_matches(argument.partition("=")[0], [f"--{name}" for name in _flag_names()], n=1)
-    return f"unknown flag {argument!r}; " + (f"did you mean {close[0]!r}?" if close else "--help lists them")
+    def as_config(self) -> dict[str, Any]:
+        """All keys with their values, in the shape that a configuration file has."""
+        return {**self.model_dump(mode="json", exclude={"retriever"}), **self.retriever}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows the flags")
+# Keys that only a local retriever has.
+RETRIEVER_KEYS = frozenset(RetrieverSettings.model_fields) - frozenset(EvalSettings.model_fields)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="evaluation/run_eval.py",
-        description="Evaluate a served model on a question set, with search.",
-        epilog="Each flag but the first overrides the key of the same name in the configuration file.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config_path", required=True, metavar="YAML")
-    for name in _flag_names():
-        required = name in ("method_name", "split", "dataset_name")
-        choices = f" ({', '.join(METHODS)})" if name == "method_name" else ""
-        field = EvalSettings.model_fields.get(name) or RetrieverSettings.model_fields[name]
-        text = f"{field.description or ''}{choices}{' [required]' if required else ''}"
-        parser.add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%") or None)
-    return parser
-
-
-def _flag_names() -> list[str]:
-    return sorted((set(EvalSettings.model_fields) | RETRIEVER_KEYS) - {"retriever"})
-
-
-def _parse_value(text: str) -> Any:
-    """A flag's text as the YAML value it would be in the file: `false`, `5`, `[em, f1]`, `{temperature: 1.0}`."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    # Dates and the like stay the text they were written as.
-    return value if isinstance(value, str | int | float | bool | list | dict) or value is None else text
-
-
-def load_settings(command_line: CommandLine) -> EvalSettings:
-    """The checked settings of one run; raises `UserError` naming the key, its value and what was expected."""
-    source = str(command_line.config_path)
-    values = {**read_yaml_mapping(command_line.config_path), **command_line.overrides}
-    for key in values:
-        if key not in _flag_names():
-            raise UserError(f"{source}: unknown key {key!r}{suggestion(key, _flag_names())}")
-    if isinstance(values.get("metrics"), str):
-        values["metrics"] = [name.strip() for name in values["metrics"].split(",")]
-    for key in ("dataset_name", "split", "save_note"):
-        if isinstance(values.get(key), int | float):  # a name made of digits reads as a number
-            values[key] = str(values[key])
-    return validated(EvalSettings, _with_retriever(values), source)
-
-
-def _with_retriever(values: Mapping[str, Any]) -> dict[str, Any]:
-    rest = {key: value for key, value in values.items() if key not in RETRIEVER_KEYS}
-    return {**rest, "retriever": {key: value for key, value in values.items() if key in RETRIEVER_KEYS}}
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(known)}"

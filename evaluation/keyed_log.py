@@ -50,6 +50,10 @@ class KeyedLog:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
+    def keys(self) -> list[str]:
+        """Every key, in the order of first appearance."""
+        return list(self._places)
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record behind everything whole; it takes the place of an earlier one with the same key."""
         line = encode_line(record)

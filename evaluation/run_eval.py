@@ -1,12 +1,13 @@
 """Evaluate a served model with search: `python evaluation/run_eval.py --config_path … --method_name research …`.
 
-Checks the input, runs the pipeline over the questions, writes predictions and scores into a folder of their own.
+Checks the input, asks the questions, keeps every answer as it arrives in a folder of the run's own, and scores them.
+The same command again continues the run; `--resume` asks the failed questions again, too. Other commands:
+`run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
 Exit codes: 0 done, 1 not one question could be answered, 2 unusable input, 130 interrupted.
 """
 
 import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,51 +15,71 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside evaluation
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from evaluation.eval_settings import EvalSettings, load_settings, parse_command_line
-from evaluation.report import (
-    format_table,
-    prediction_record,
-    summarize,
-    write_json,
-    write_predictions,
-    write_yaml,
-)
-from flashrag.client import RetrievalClient, check_server
+from evaluation.command_line import load_settings, parse_command_line
+from evaluation.environment import describe_environment
+from evaluation.eval_settings import EvalSettings
+from evaluation.judge import Judge
+from evaluation.run_folder import RunFolder
+from evaluation.runner import Pipeline, answer_all
+from evaluation.scoring import JUDGE, score_record, summarize
+from evaluation.summary_table import format_table
+from flashrag.client import RetrievalClient
 from flashrag.dataset import Question, load_questions
-from flashrag.errors import UserError, exit_on_user_error
+from flashrag.errors import exit_on_user_error
 from flashrag.generator.loading import load_generator
-from flashrag.pipeline import Outcome, ReSearchPipeline
+from flashrag.metrics import exact_match
+from flashrag.pipeline import METHODS
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from
+from flashrag.server_check import check_server
+
+INTERRUPTED = 130
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    settings = load_settings(parse_command_line(argv))
-    questions = load_questions(settings, settings.split)
-    assets = check_retrieval(settings)
-    generator = load_generator(settings)
-    retriever = load_retriever(settings, assets)
-    pipeline = ReSearchPipeline(settings, retriever, generator)
-    folder = make_run_folder(settings)
-    print(f"{len(questions)} questions of {settings.dataset_name}/{settings.split} -> {folder}", flush=True)
-    started = time.perf_counter()
-    try:
-        outcomes = asyncio.run(run_pipeline(pipeline, questions, (generator, retriever)))
-    except BaseException:  # Ctrl-C included: nothing is written before the end
-        folder.rmdir()
-        raise
-    summary = {
-        **summarize(outcomes, settings.metrics),
-        "seconds": round(time.perf_counter() - started, 2),
-        "method": settings.method_name,
-        "dataset": settings.dataset_name,
-        "split": settings.split,
-        "served_model": generator.served_name,
-        "token_ids": generator.token_id_origin,
-    }
-    save(settings, folder, outcomes, summary)
-    report(settings, folder, outcomes, summary)
-    return 1 if summary["n_failed"] == len(outcomes) else 0
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    match arguments[:1]:
+        case ["report"]:
+            from evaluation.report import main as report
+
+            return report(arguments[1:])
+        case ["compare"]:
+            from evaluation.comparison import main as compare
+
+            return compare(arguments[1:])
+    command_line = parse_command_line(arguments)
+    settings = load_settings(command_line)
+    folder = RunFolder(settings, load_questions(settings, settings.split))
+    pending = folder.pending(retry_failed=command_line.resume)
+    if not pending:
+        return show_complete_run(folder)
+    interrupted = ask(folder, pending)
+    with folder.working():
+        summary = finish(folder)
+    return show(folder, summary, interrupted)
+
+
+def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
+    """Put the pending questions to the model; gives whether it was interrupted."""
+    settings = folder.settings
+    method = METHODS[settings.method_name]
+    assets = check_retrieval(settings) if method.needs_retriever else None
+    generator = load_generator(settings) if method.needs_generator else None
+    retriever = load_retriever(settings, assets) if method.needs_retriever else None
+    pipeline = method.pipeline(settings, retriever, generator)
+    pipeline.prepare(folder.questions)
+    with folder.working():
+        folder.start_session(describe_environment(), generator.served_name if generator else None)
+        done = len(folder.questions) - len(pending)
+        already = f", {done} of them answered before" if done else ""
+        print(f"{len(folder.questions)} questions of {settings.dataset_label}{already} -> {folder.path}", flush=True)
+        try:
+            asyncio.run(answer_with_progress(folder, pipeline, pending, (generator, retriever)))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return True
+        finally:
+            folder.end_session()
+    return False
 
 
 def check_retrieval(settings: EvalSettings) -> Assets | None:
@@ -77,71 +98,98 @@ def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalCl
     return RetrievalClient(settings.remote_retriever_url, top_n=settings.retrieval_topk)
 
 
-def make_run_folder(settings: EvalSettings) -> Path:
-    """A new folder for this run; raises `UserError` when it cannot be made or holds an earlier run."""
-    label = settings.save_note or time.strftime("%Y%m%d-%H%M%S")
-    folder = settings.save_dir / f"{settings.dataset_name}_{label}"
-    try:
-        folder.mkdir(parents=True, exist_ok=False)
-    except FileExistsError as error:
-        raise UserError(f"{folder} exists already; give another save_note, or remove it") from error
-    except OSError as error:
-        raise UserError(f"save_dir={settings.save_dir}: {folder} cannot be made ({error})") from error
-    return folder
-
-
-async def run_pipeline(
-    pipeline: ReSearchPipeline, questions: Sequence[Question], connections: Sequence[Any]
-) -> list[Outcome]:
-    """Answer every question, with a progress bar that shows the exact match so far; closes the connections."""
+async def answer_with_progress(
+    folder: RunFolder, pipeline: Pipeline, pending: Sequence[Question], connections: Sequence[Any]
+) -> None:
+    """Answer the questions, with a bar that shows exact match so far and time left; closes the connections."""
     from tqdm import tqdm
 
-    exact_matches = 0.0
-    with tqdm(total=len(questions), unit="question") as bar:
+    asked = {question.id for question in pending}
+    before = [r for r in folder.records() if r["id"] not in asked]
+    right = sum(exact_match(record["prediction"], record["golden_answers"]) for record in before)
+    with tqdm(total=len(folder.questions), initial=len(before), unit="question") as bar:
 
-        def show(outcome: Outcome) -> None:
-            nonlocal exact_matches
-            exact_matches += outcome.score.em
+        def keep(record: dict[str, Any]) -> None:
+            nonlocal right
+            folder.add(record)
+            right += exact_match(record["prediction"], record["golden_answers"])
             bar.update()
-            bar.set_postfix(em=f"{exact_matches / bar.n:.3f}", refresh=False)
+            bar.set_postfix(em=f"{right / bar.n:.3f}", failed=len(folder.failed_ids), refresh=False)
 
         try:
-            return await pipeline.run(questions, show)
+            await answer_all(pipeline, pending, dict(folder.attempts), folder.settings.concurrency, keep)
         finally:
             for connection in connections:
                 if hasattr(connection, "aclose"):  # a local retriever has nothing to close
                     await connection.aclose()
 
 
-def save(settings: EvalSettings, folder: Path, outcomes: Sequence[Outcome], summary: dict[str, Any]) -> None:
-    """Write the files of a run, its metrics last: where they are, the run is whole."""
-    config = settings.model_dump(mode="json", exclude={"retriever"})
-    write_yaml(folder / "config.yaml", {**config, **settings.retriever})
-    with_trajectory = settings.save_intermediate_data
-    records = [prediction_record(outcome, with_trajectory=with_trajectory) for outcome in outcomes]
-    write_predictions(folder / "predictions.jsonl", records)
-    if settings.save_metric_score:
-        write_json(folder / "metrics.json", summary)
+def finish(folder: RunFolder) -> dict[str, Any]:
+    """Have the answers judged where that is asked for, and write the figures."""
+    settings = folder.settings
+    judge = None
+    n_unjudged = 0
+    if settings.metric_setting.judge is not None:
+        judge = Judge(settings.metric_setting.judge, folder.path / "judge.jsonl")
+        n_unjudged = judge_answers(folder, judge)
+
+    def score(record: Any) -> dict[str, float | None]:
+        verdict = judge.known_verdict(record) if judge else None
+        return score_record(record, settings.metrics, settings.metric_setting, verdict)
+
+    extra = {"n_unjudged": n_unjudged} if JUDGE in settings.metrics else {}
+    return folder.finish(score, lambda records: {**summarize(records, settings.metric_setting), **extra})
 
 
-def report(settings: EvalSettings, folder: Path, outcomes: Sequence[Outcome], summary: dict[str, Any]) -> None:
-    print(format_table(f"{settings.method_name} on {settings.dataset_name}/{settings.split}", summary))
-    if summary["token_ids"] == "re-tokenised":
-        print("note: the model server returns text only; its responses were encoded again with the local tokenizer")
-    failures = [outcome for outcome in outcomes if outcome.answer.failure]
+def judge_answers(folder: RunFolder, judge: Judge) -> int:
+    """Ask the judge about every answer that it has not seen; gives how many it would not judge."""
+    from tqdm import tqdm
+
+    keys = ("id", "question", "golden_answers", "prediction")
+    unseen = [{key: r[key] for key in keys} for r in folder.records() if judge.known_verdict(r) is None]
+    if not unseen:
+        return 0
+    with tqdm(total=len(unseen), unit="verdict") as bar:
+        failures = asyncio.run(judge.verdicts(unseen, bar.update))
     if failures:
-        first = failures[0]
+        first = next(iter(failures.values()))
         print(
-            f"warning: {len(failures)} of {len(outcomes)} questions failed and count as wrong; "
-            f"the first, {first.question.id}: {first.answer.failure}",
+            f"warning: {len(failures)} answers were not judged and count as wrong; the first: {first}. "
+            "The same command again asks for them",
             file=sys.stderr,
         )
-    print(f"written to {folder}")
+    return len(failures)
+
+
+def show_complete_run(folder: RunFolder) -> int:
+    with folder.working():
+        summary = finish(folder)
+    print(f"{folder.path}: the run is complete")
+    return show(folder, summary, interrupted=False)
+
+
+def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
+    print(format_table(summary))
+    print(f"written to {folder.path}")
+    if summary["n_failed"]:
+        first = next(record for record in folder.records() if record["error"])
+        print(
+            f"warning: {summary['n_failed']} of {summary['n']} questions failed and count as wrong; the first, "
+            f"{first['id']}: {first['error']['type']}: {first['error']['message']}. --resume asks them again",
+            file=sys.stderr,
+        )
+    if interrupted:
+        print(
+            f"interrupted: {summary['n_missing']} questions are left; the same command again continues the run",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return 1 if summary["n_failed"] == summary["n"] else 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted: the same command again continues the run", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -6,9 +6,10 @@ Does not cover: default values (each model states its own), command-line flags.
 """
 
 import difflib
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -97,7 +98,7 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            message = f"unknown key {key!r}{suggestion(key, model.model_fields)}"
+            message = f"unknown key {key!r}{suggestion(str(problem['loc'][-1]), _keys_beside(model, problem['loc']))}"
         elif problem["type"] == "missing":
             message = f"{key} is not set; give it a value"
         elif not key:  # a rule over several keys: its own text says it all
@@ -105,6 +106,21 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
         else:
             message = f"{key}: {problem['input']!r} was given; {problem['msg'].removeprefix('Value error, ')}"
         raise UserError(f"{source}: {message}") from error
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field with this annotation holds, also where it may be None."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+
+
+def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that may stand where the key at `location` stands."""
+    inner: type[BaseModel] | None = model
+    for part in location[:-1]:
+        field = inner.model_fields.get(str(part)) if inner else None
+        inner = inner_model(field.annotation) if field else None
+    return list(inner.model_fields) if inner else []
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:

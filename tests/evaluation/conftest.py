@@ -90,7 +90,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "kings").mkdir()
     lines = [
-        '{"id": "a", "question": "Who was the first king of Zhou?", "golden_answers": ["wu"], "metadata": {"hops": 1}}',
+        '{"id": "a", "question": "Who was the first king of Zhou?", "golden_answers": ["wu"], '
+        '"metadata": {"hops": 1, "supporting_titles": ["King Wu of Zhou", "Zhou dynasty"]}}',
         '{"id": "b", "question": "Who was king of Shang?", "golden_answers": ["Tang"], "metadata": {"hops": 2}}',
         '{"id": "c", "question": "Who beat him?", "golden_answers": ["Nobody", "King Wu"], "metadata": {"hops": 2}}',
     ]
@@ -135,8 +136,9 @@ def small_servers(successors: dict[int, int], tokenizer: Any) -> Iterator[Server
         return {"status": "healthy"}
 
     @app.post("/search")
-    def search(request: dict[str, Any]) -> list[dict[str, str]]:
-        return PASSAGES[: request["top_n"]] if "Zhou" in request["query"] else []
+    def search(request: dict[str, Any]) -> list[Any]:
+        found = PASSAGES[: request["top_n"]] if "Zhou" in request["query"] else []
+        return [found, [1.0 / (1 + rank) for rank in range(len(found))]] if request.get("return_score") else found
 
     with running(app) as url:
         yield Servers(url, url)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from evaluation.run_eval import main
+from flashrag.pipeline import METHODS
 from flashrag.prompt_ids import prompt_token_ids
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +48,10 @@ def options(data_dir: Path, model_folder: Path, tmp_path: Path, small_servers: A
         ({"apply_caht": True}, "unknown flag '--apply_caht'; did you mean '--apply_chat'?"),
         ({"apply_chat": "perhaps"}, "apply_chat: 'perhaps' was given"),
         ({"apply_chat": True}, "apply_chat=true, but the tokenizer has no chat template"),
-        ({"method_name": "flare"}, "method_name: 'flare' was given"),
+        ({"method_name": "iterretge"}, "method_name: 'iterretge' was given"),
         ({"metrics": "em,rouge"}, "'rouge' is no metric here; choose from em, f1, acc"),
-        ({"generation_params": {"temp": 1}}, "unknown key 'generation_params.temp'"),
+        ({"metric_setting": {"tokenizer_name": "gpt-4"}}, "unknown key 'metric_setting.tokenizer_name'"),
+        ({"generation_params": {"temp": 1}}, "unknown key 'generation_params.temp'; known keys: do_sample"),
         ({"concurrency": 0}, "concurrency: 0 was given"),
         ({"retrieval_topk": "many"}, "retrieval_topk: 'many' was given"),
         ({"prompt_template_name": "qa"}, "choose one of: qa_template"),
@@ -119,100 +122,155 @@ def test_a_whole_run_gives_the_figures_worked_out_by_hand(
     servers: Any, options: dict[str, Any], tokenizer: Any, capsys: pytest.CaptureFixture[str]
 ):
     addresses = {"sgl_remote_url": servers.model, "remote_retriever_url": servers.retrieval}
-    assert main(flags(**{**options, **addresses}, retrieval_topk=1)) == 0
-    folder = Path(options["save_dir"]) / "kings_run"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.json", "predictions.jsonl"]
+    metrics = "em,f1,acc,precision,recall,retrieval_recall,support_coverage,yes_no_acc"
+    price = {"prompt_usd_per_million": 1.0, "completion_usd_per_million": 100.0}
+    more = {"retrieval_topk": 1, "metrics": metrics, "metric_setting": {"price": price}}
+    assert main(flags(**{**options, **addresses}, **more)) == 0
+    folder = run_folder(options)
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "environment.json", "prompts", "items.jsonl", "summary.json"),
+        *("metric_score.txt", "intermediate_data.json"),
+    }
 
     # Every answer is "Wu": right for a, wrong for b, and one of two words of c's second answer: P 1/1, R 1/2, F1 2/3.
-    metrics = json.loads((folder / "metrics.json").read_text())
-    shared = {"searches": 1.0, "format_rate": 1.0, "n_failed": 0}
-    assert metrics["by_hops"] == {
-        "1": {"em": 1.0, "f1": 1.0, "acc": 1.0, **shared, "n_questions": 1},
-        "2": {"em": 0.0, "f1": pytest.approx(1 / 3), "acc": 0.0, **shared, "n_questions": 2},
+    # Its one search brings passage 7 each time, which holds a's "wu", not b's "Tang", and c's "King Wu".
+    summary = read_json(folder / "summary.json")
+    means = {name: figures and figures["mean"] for name, figures in summary["metrics"].items()}
+    assert means == {
+        "em": pytest.approx(1 / 3),
+        "f1": pytest.approx((1 + 2 / 3) / 3),
+        "acc": pytest.approx(1 / 3),
+        "precision": pytest.approx(2 / 3),
+        "recall": pytest.approx((1 + 1 / 2) / 3),
+        "retrieval_recall_top5": pytest.approx(2 / 3),
+        "support_coverage": 0.5,  # a alone names its support, two titles: one was found
+        "yes_no_acc": None,
     }
-    assert metrics["em"] == pytest.approx(1 / 3)
-    assert metrics["f1"] == pytest.approx((1 + 2 / 3) / 3)
-    assert metrics["n_questions"] == 3
-    assert metrics["token_ids"] == "server"
-    assert metrics["served_model"] == "zhou"
+    assert {hops: (row["metrics"]["em"]["mean"], row["n"]) for hops, row in summary["by_hops"].items()} == {
+        "1": (1.0, 1),
+        "2": (0.0, 2),
+    }
+    assert summary["metrics"]["em"]["low"] <= 1 / 3 <= summary["metrics"]["em"]["high"]
+    assert {key: summary[key] for key in ("method", "dataset", "split", "n", "n_failed", "n_missing")} == {
+        "method": "research", "dataset": "kings", "split": "dev", "n": 3, "n_failed": 0, "n_missing": 0,
+    }  # fmt: skip
+    assert (summary["served_model"], summary["end_reasons"], summary["format_rate"]) == ("zhou", {"eos": 3}, 1.0)
 
-    first, *_ = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    sampled = [token_id for turn in (turns()[0], turns()[1]) for token_id in tokenizer.convert_tokens_to_ids(turn)]
+    first, *_ = read_lines(folder)
+    assert (first["id"], first["prediction"], first["end_reason"], first["format_fault"]) == ("a", "Wu", "eos", None)
+    assert [(step["kind"], step["text"]) for step in first["steps"] if step["kind"] in ("think", "query")] == [
+        ("think", "t"),
+        ("query", "Zhou"),
+    ]
+    (result,) = [step for step in first["steps"] if step["passages"]]
+    assert [(passage["id"], passage["has_answer"]) for passage in result["passages"]] == [("7", True)]
+    assert (first["metrics"]["em"], first["error"], first["attempt"]) == (1.0, None, 1)
+
+    # Two calls: the prompt, then the prompt with the first turn and the result; six tokens sampled in each.
+    prompt = len(prompt_token_ids(tokenizer, "Who was the first king of Zhou?"))
     passage = '"King Wu of Zhou"\nKing Wu was the first king of the Zhou dynasty. < |endoftext|> < /result>'
-    result = tokenizer.encode(f" <result>\n{passage}\n</result>", add_special_tokens=False)
-    assert first["response_ids"] == [*sampled[:6], *result, *sampled[6:]]
-    assert first["loss_mask"] == [*[1] * 6, *[0] * len(result), *[1] * 6]
-    assert (first["id"], first["prediction"], first["ended_by"], first["format_fault"]) == ("a", "Wu", "eos", None)
-    assert [(search["query"], search["document_ids"]) for search in first["searches"]] == [("Zhou", ["7"])]
-    assert first["prompt_tokens"] == len(prompt_token_ids(tokenizer, "Who was the first king of Zhou?"))
-    assert first["response_tokens"] == len(first["response_ids"])
-    assert first["sampled_tokens"] == 12
+    spliced = len(tokenizer.encode(f" <result>\n{passage}\n</result>", add_special_tokens=False))
+    usage = {key: value for key, value in first["usage"].items() if key != "latency_s"}
+    assert usage == {"prompt_tokens": 2 * prompt + 6 + spliced, "completion_tokens": 12, "generator_calls": 2,
+                     "searches": 1}  # fmt: skip
+    assert summary["usage"]["searches"] == 1.0
+    mean_prompt = sum(line["usage"]["prompt_tokens"] for line in read_lines(folder)) / 3
+    assert summary["usage"]["cost_usd"] == pytest.approx((mean_prompt * 1.0 + 12 * 100.0) / 1e6)
     assert "1-hop" in capsys.readouterr().out
 
 
-def turns() -> tuple[list[str], list[str]]:
-    """What the model samples before and after the result (tests/evaluation/conftest.py)."""
-    before = ["<think>", "t", "</think>", "<search>", "Zhou", "</search>\n\n"]
-    return before, ["<answer>", "\\boxed{", "Wu", "}", "</answer>", "<|endoftext|>"]
+def test_flashrags_files_say_the_same(options: dict[str, Any]):
+    assert main(flags(**options, metrics="em,f1")) == 0
+    folder = run_folder(options)
+    assert (folder / "metric_score.txt").read_text() == f"em: {1 / 3}\nf1: {(1 + 2 / 3) / 3}\n"
+    items = read_json(folder / "intermediate_data.json")
+    assert [(item["id"], item["output"]["pred"]) for item in items] == [("a", "Wu"), ("b", "Wu"), ("c", "Wu")]
+    assert items[0]["output"]["metric_score"] == {"em": 1.0, "f1": 1.0}
+    assert [document["id"] for document in items[0]["output"]["retrieval_result"]] == ["7", "8"]
 
 
-def test_a_run_can_search_a_local_index(options: dict[str, Any], corpus: dict[str, str]):
-    del options["remote_retriever_url"]
-    assert main(flags(**options, **corpus, use_remote_retriever=False, retrieval_topk=1)) == 0
-    lines = (Path(options["save_dir"]) / "kings_run" / "predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["searches"][0]["document_ids"] for line in lines] == [["7"]] * 3
-    config = yaml.safe_load((Path(options["save_dir"]) / "kings_run" / "config.yaml").read_text())
-    assert config["index_path"] == corpus["index_path"]
+def test_a_run_holds_what_repeats_it_and_nothing_secret(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test")
+    assert main(flags(**options)) == 0
+    folder = run_folder(options)
+    environment = read_json(folder / "environment.json")
+    assert environment["packages"]["openai"]
+    assert len(environment["git"]["revision"]) == 40
+    assert len(environment["sessions"]) == 1
+    assert "A conversation between User and Assistant" in (folder / "prompts" / "research.py").read_text()
+    texts = [path.read_text() for path in folder.rglob("*") if path.is_file()]
+    assert not any("sk-secret-of-this-test" in text for text in texts)
+
+
+def test_a_run_can_search_a_local_index(options: dict[str, Any], corpus: dict[str, str], tmp_path: Path):
+    path = tmp_path / "local.yaml"
+    config = yaml.safe_load(CONFIG.read_text())
+    del config["remote_retriever_url"], options["remote_retriever_url"]
+    path.write_text(yaml.safe_dump({**config, "use_remote_retriever": False, **corpus}))
+    assert main(flags(**options, config_path=str(path), retrieval_topk=1)) == 0
+    found = [step["passages"] for line in read_lines(run_folder(options)) for step in line["steps"] if step["passages"]]
+    assert [[passage["id"] for passage in passages] for passages in found] == [["7"]] * 3
+    assert all(isinstance(passage["score"], float) for passages in found for passage in passages)
+    assert read_config(options)["index_path"] == corpus["index_path"]
 
 
 def test_the_written_config_runs_the_same_again(options: dict[str, Any], tmp_path: Path):
     assert main(flags(**options, max_searches=3, generation_params={"temperature": 0.5})) == 0
-    written = Path(options["save_dir"]) / "kings_run" / "config.yaml"
-    values = yaml.safe_load(written.read_text())
+    values = read_config(options)
     assert values["max_searches"] == 3
     assert values["generation_params"]["temperature"] == 0.5
+    written = run_folder(options) / "config.yaml"
     assert main(["--config_path", str(written), "--save_dir", str(tmp_path / "again")]) == 0
-    again = yaml.safe_load((tmp_path / "again" / "kings_run" / "config.yaml").read_text())
+    again = read_config({"save_dir": tmp_path / "again"})
     assert {**again, "save_dir": None} == {**values, "save_dir": None}
 
 
-def test_an_earlier_run_is_not_overwritten(options: dict[str, Any], capsys: pytest.CaptureFixture[str]):
-    assert main(flags(**options)) == 0
-    before = (Path(options["save_dir"]) / "kings_run" / "predictions.jsonl").read_bytes()
-    assert main(flags(**options)) == 2
-    assert "exists already; give another save_note" in capsys.readouterr().err
-    assert (Path(options["save_dir"]) / "kings_run" / "predictions.jsonl").read_bytes() == before
-
-
-def test_less_can_be_saved_and_fewer_questions_asked(options: dict[str, Any]):
+def test_fewer_questions_from_a_file_of_ones_own_with_less_saved(options: dict[str, Any], data_dir: Path):
     options |= {"save_metric_score": False, "save_intermediate_data": False, "test_sample_num": 2, "metrics": "em"}
+    options["dataset_name"] = str(data_dir / "kings" / "dev.jsonl")
     assert main(flags(**options)) == 0
-    folder = Path(options["save_dir"]) / "kings_run"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "predictions.jsonl"]
-    records = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    assert [record["id"] for record in records] == ["a", "b"]
-    assert not {"text", "response_ids", "loss_mask"} & set(records[0])
+    folder = Path(options["save_dir"]) / "dev_research_run"
+    assert not {"metric_score.txt", "intermediate_data.json"} & {path.name for path in folder.iterdir()}
+    assert [record["id"] for record in read_lines(folder)] == ["a", "b"]
 
 
 def test_a_budget_that_ends_early_is_no_failure_of_the_run(options: dict[str, Any]):
     assert main(flags(**options, max_response_tokens=3)) == 0
-    metrics = json.loads((Path(options["save_dir"]) / "kings_run" / "metrics.json").read_text())
-    assert (metrics["em"], metrics["format_rate"], metrics["n_failed"], metrics["searches"]) == (0.0, 0.0, 0, 0.0)
+    summary = read_json(run_folder(options) / "summary.json")
+    assert (summary["metrics"]["em"]["mean"], summary["n_failed"], summary["end_reasons"]) == (0.0, 0, {"length": 3})
+    assert summary["format_rate"] == 0.0
 
 
 def test_when_every_question_fails_the_run_says_so(options: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     # A prompt of more than a thousand tokens does not fit: no question can be answered.
-    assert main(flags(**{**options, "generator_max_input_len": 100})) == 1
+    options["generator_max_input_len"] = 100
+    assert main(flags(**options)) == 1
     assert "3 of 3 questions failed and count as wrong; the first, a: PromptTooLong" in capsys.readouterr().err
-    metrics = json.loads((Path(options["save_dir"]) / "kings_run" / "metrics.json").read_text())
-    assert (metrics["em"], metrics["n_failed"], metrics["n_questions"]) == (0.0, 3, 3)
+    summary = read_json(run_folder(options) / "summary.json")
+    assert (summary["metrics"]["em"]["mean"], summary["n_failed"], summary["n"]) == (0.0, 3, 3)
+    assert summary["failures"] == {"PromptTooLong": 3}
 
 
-def test_an_interrupted_run_leaves_no_folder(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    async def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if name != "research"])
+def test_every_method_runs_over_the_same_servers(method: str, options: dict[str, Any]):
+    """Mechanics alone: the model of these tests knows one trick."""
+    options["method_name"] = method
+    assert main(flags(**options, max_response_tokens=64)) in (0, 1)
+    summary = read_json(Path(options["save_dir"]) / f"kings_dev_{method}_run" / "summary.json")
+    assert (summary["n"], summary["n_missing"], summary["method"]) == (3, 0, method)
 
-    monkeypatch.setattr("evaluation.run_eval.run_pipeline", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        main(flags(**options))
-    assert list(Path(options["save_dir"]).iterdir()) == []
+
+def run_folder(options: Mapping[str, Any]) -> Path:
+    return Path(options["save_dir"]) / "kings_dev_research_run"
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_config(options: Mapping[str, Any]) -> Any:
+    return yaml.safe_load((run_folder(options) / "config.yaml").read_text())
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -97,6 +97,18 @@ def test_validation_names_source_key_and_value(values, message):
     assert str(caught.value).startswith("some.yaml: ")
 
 
+class Nested(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    retriever: Small | None = None
+
+
+def test_a_slip_in_a_nested_key_is_told_with_its_path():
+    with pytest.raises(UserError, match=r"unknown key 'retriever\.index_pat'; did you mean 'index_path'\?"):
+        validated(Nested, {"retriever": {"index_path": "x", "index_pat": "y"}}, "some.yaml")
+    with pytest.raises(UserError, match=r"unknown key 'retriever\.zzzzz'; known keys: index_path, kind"):
+        validated(Nested, {"retriever": {"index_path": "x", "zzzzz": "y"}}, "some.yaml")
+
+
 def test_config_is_light():
     # In a process of its own: the test session has imported everything by now.
     import subprocess

@@ -1,0 +1,132 @@
+"""run_eval.py's flags: one for each key of the configuration, `--generation_params.temperature 0` for a nested one.
+
+A flag's text is read as the YAML value that it would be in the file, and lies over the file's.
+"""
+
+import argparse
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from evaluation.eval_settings import METHOD_NAMES, RETRIEVER_KEYS, EvalSettings
+from flashrag.config import inner_model, read_yaml_mapping, suggestion, validated
+from flashrag.errors import UserError
+from flashrag.retriever import RetrieverSettings
+
+_NAMES = ("dataset_name", "split", "save_note", "method_name")  # texts, also where they look like numbers
+
+
+class CommandLine(NamedTuple):
+    """The flags: where the configuration is, what lies over it (by dotted key), and whether failures are retried."""
+
+    config_path: Path
+    overrides: dict[str, Any]
+    resume: bool = False
+
+
+def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
+    """Read the flags; raises `UserError` for an unknown one."""
+    known, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        raise UserError(_unknown_argument(unknown[0]))
+    given = {key: text for key, text in vars(known).items() if text is not None}
+    config_path, resume = Path(given.pop("config_path")), _parse_value(given.pop("resume", "false"))
+    if not isinstance(resume, bool):
+        raise UserError(f"--resume {resume} was given; expected --resume alone, or true or false")
+    return CommandLine(config_path, {key: _parse_value(text) for key, text in given.items()}, resume)
+
+
+def _unknown_argument(argument: str) -> str:
+    if not argument.startswith("-"):
+        return f"unexpected argument {argument!r}; quote a value that holds spaces"
+    flags = ["--config_path", "--resume", *(f"--{name}" for name in _flags())]
+    close = difflib.get_close_matches(argument.partition("=")[0], flags, n=1)
+    return f"unknown flag {argument!r}; " + (f"did you mean {close[0]!r}?" if close else "--help lists them")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows the flags")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="evaluation/run_eval.py",
+        description="Evaluate a served model on a question set, with search. The same command again continues the run.",
+        epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B. Each takes --help.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config_path", required=True, metavar="YAML")
+    parser.add_argument(
+        "--resume", nargs="?", const="true", metavar="BOOL", help="ask again the questions that failed, too"
+    )
+    keys = parser.add_argument_group("keys of the configuration, overridden")
+    for name, field in sorted(_flags().items()):
+        choices = f"one of {', '.join(METHOD_NAMES)}" if name == "method_name" else ""
+        text = field.description or choices
+        keys.add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%") or None)
+    return parser
+
+
+def _flags() -> dict[str, FieldInfo]:
+    """Every key that may be given, nested ones with dots between."""
+    top = {name: field for name, field in EvalSettings.model_fields.items() if name != "retriever"}
+    return {
+        **{name: RetrieverSettings.model_fields[name] for name in RETRIEVER_KEYS},
+        **top,
+        **dict(_nested_fields(top, "")),
+    }
+
+
+def _nested_fields(fields: Mapping[str, FieldInfo], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in fields.items():
+        model = inner_model(field.annotation)
+        if model is not None:
+            inner = {f"{prefix}{name}.{key}": value for key, value in model.model_fields.items()}
+            yield from inner.items()
+            yield from _nested_fields(model.model_fields, f"{prefix}{name}.")
+
+
+def _parse_value(text: str) -> Any:
+    """A flag's text as the YAML value it would be in the file: `false`, `5`, `[em, f1]`, `{temperature: 1.0}`."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    # Dates and the like stay the text they were written as.
+    return value if isinstance(value, str | int | float | bool | list | dict) or value is None else text
+
+
+def load_settings(command_line: CommandLine) -> EvalSettings:
+    """The checked settings of one run; raises `UserError` naming the key, its value and what was expected."""
+    source = str(command_line.config_path)
+    values = read_yaml_mapping(command_line.config_path)
+    # A whole mapping first, its single keys over it, whatever the order of the flags.
+    for key, value in sorted(command_line.overrides.items(), key=lambda item: item[0].count(".")):
+        _override(values, key.split("."), value)
+    for key in values:
+        if key not in _flags():
+            raise UserError(f"{source}: unknown key {key!r}{suggestion(key, _flags())}")
+    if isinstance(values.get("metrics"), str):
+        values["metrics"] = [name.strip() for name in values["metrics"].split(",")]
+    for key in _NAMES:
+        if isinstance(values.get(key), int | float):
+            values[key] = str(values[key])
+    return validated(EvalSettings, _with_retriever(values), source)
+
+
+def _override(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = values.get(part)
+        values[part] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[part]
+    values[path[-1]] = value
+
+
+def _with_retriever(values: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in values.items() if key not in RETRIEVER_KEYS}
+    return {**rest, "retriever": {key: value for key, value in values.items() if key in RETRIEVER_KEYS}}
