@@ -22,6 +22,7 @@ from flashrag.retriever.base import Retriever
 from rag_serving import wire
 from rag_serving.gate import RETRY_AFTER_S, TIMEOUT_HEADER, TOKEN_VARIABLE, Gate
 from rag_serving.metrics import CountRequests, Metrics, Refusal
+from rag_serving.page import add_page
 from rag_serving.query_queue import Ranked
 from rag_serving.searcher import QueueFull, SearchFailed, SearchUnavailable
 from rag_serving.service import Service, Status
@@ -49,6 +50,7 @@ def create_app(settings: ServerSettings, load: Callable[[], Retriever], num_retr
     app.add_exception_handler(Exception, _answer_500)
     app.include_router(_status_routes(service))
     app.include_router(_search_routes(service))
+    add_page(app)
     app.add_middleware(Gate, service=service, token=os.environ.get(TOKEN_VARIABLE))
     app.add_middleware(CountRequests, metrics=metrics, routes=app.routes)
     return app
