@@ -2,7 +2,7 @@
 
 The Arrow file is a cache named after the SHA-256 of the jsonl, so a changed corpus can never be served from an old
 cache. It lives beside the index; where that folder cannot be written (a read-only volume), it goes into a temporary
-folder that is removed when the process ends. Fields other than `id` and `contents` are dropped.
+folder that is removed when the process ends. Fields other than `id` and `contents` are dropped. Ids are unique.
 Does not cover: compressed corpora (decompress first), images.
 """
 
@@ -11,9 +11,11 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
@@ -46,7 +48,7 @@ class Corpus:
             raise IndexError(f"row {row} of a corpus of {len(self)} passages")
         return Document(id=self._ids[row].as_py(), contents=self._contents[row].as_py())
 
-    def documents(self, rows: Sequence[int]) -> list[Document]:
+    def documents(self, rows: Iterable[int]) -> list[Document]:
         return [self[int(row)] for row in rows]
 
     def contents(self, start: int, stop: int) -> list[str]:
@@ -65,8 +67,6 @@ def open_corpus(path: Path, cache_parent: Path) -> Corpus:
         cache = _write_cache(path, cache)
         table = _mapped(cache)
         assert table is not None, f"the corpus cache {cache} was written but cannot be opened"
-    if len(table) == 0:
-        raise UserError(f"corpus_path: {path} holds no passages; expected one {EXPECTED_LINE} a line")
     return Corpus(path, sha256, table)
 
 
@@ -80,12 +80,17 @@ def file_sha256(path: Path) -> str:
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """`(id, contents)` of every non-blank line; raises UserError with the number of the first bad one."""
+    return ((identifier, contents) for _, identifier, contents in numbered_lines(path))
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """`read_lines` with the number of each line, from 1."""
     with path.open("rb") as file:  # bytes: only \n ends a line, never U+2028 or a form feed
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                yield parse_line(line)
+                yield number, *parse_line(line)
             except ValueError as error:
                 raise UserError(f"corpus_path: {path} line {number}: {error}; expected {EXPECTED_LINE}") from error
 
@@ -139,17 +144,51 @@ def _write_cache(path: Path, cache: Path) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="flashrag-corpus-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         cache = folder / cache.name
-    with staged(cache) as staging, pyarrow.ipc.new_file(str(staging), SCHEMA) as writer:
-        ids: list[str] = []
-        contents: list[str] = []
-        held_bytes = 0
-        for identifier, text in read_lines(path):
-            ids.append(identifier)
-            contents.append(text)
-            held_bytes += 4 * (len(identifier) + len(text))  # UTF-8 takes at most four bytes a character
-            if len(ids) == ROWS_PER_BATCH or held_bytes > BYTES_PER_BATCH:
-                writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
-                ids, contents, held_bytes = [], [], 0
-        if ids:
-            writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
+    try:
+        with staged(cache) as staging, pyarrow.ipc.new_file(str(staging), SCHEMA) as writer:
+            _copy_passages(path, writer)
+    except OSError as error:
+        raise UserError(
+            f"corpus_path: the cache of {path} cannot be written to {cache.parent} ({error}); it takes about as much "
+            "room as the corpus"
+        ) from error
     return cache
+
+
+def _copy_passages(path: Path, writer: pa.RecordBatchFileWriter) -> None:
+    """Write every passage; raises UserError where there is none, or two have one id."""
+    id_hashes = array("q")
+    ids: list[str] = []
+    contents: list[str] = []
+    held_bytes = 0
+    for identifier, text in read_lines(path):
+        id_hashes.append(hash(identifier))
+        ids.append(identifier)
+        contents.append(text)
+        held_bytes += 4 * (len(identifier) + len(text))  # UTF-8 takes at most four bytes a character
+        if len(ids) == ROWS_PER_BATCH or held_bytes > BYTES_PER_BATCH:
+            writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
+            ids, contents, held_bytes = [], [], 0
+    if ids:
+        writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
+    if not id_hashes:
+        raise UserError(f"corpus_path: {path} holds no passages; expected one {EXPECTED_LINE} a line")
+    _check_unique(path, id_hashes)
+
+
+def _check_unique(path: Path, id_hashes: "array[int]") -> None:
+    """Raise UserError for an id that two lines have. Only ids whose hash is repeated are read and held again."""
+    hashes = np.sort(np.frombuffer(id_hashes, dtype=np.int64))
+    repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not repeated:
+        return
+    line_of: dict[str, int] = {}
+    for number, identifier, _ in numbered_lines(path):
+        if hash(identifier) not in repeated:
+            continue
+        if identifier in line_of:
+            raise UserError(
+                f"corpus_path: {path} lines {line_of[identifier]} and {number} both have the id {identifier!r}; "
+                "expected each id once"
+            )
+        line_of[identifier] = number

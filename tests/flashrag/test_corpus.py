@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import stat
 import tempfile
 from pathlib import Path
@@ -88,9 +89,37 @@ def test_the_first_bad_line_is_named(tmp_path, line, reason):
 def test_a_missing_and_an_empty_corpus_are_refused(tmp_path):
     with pytest.raises(UserError, match="corpus_path: no file at"):
         open_corpus(tmp_path / "none.jsonl", tmp_path)
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="holds no passages"):
-        open_corpus(tmp_path / "empty.jsonl", tmp_path)
+    for text in ("", "\n"):
+        (tmp_path / "empty.jsonl").write_text(text)
+        with pytest.raises(UserError, match="holds no passages"):
+            open_corpus(tmp_path / "empty.jsonl", tmp_path)
+    assert list((tmp_path / CACHE_FOLDER).iterdir()) == []
+
+
+def test_repeated_ids_are_refused_with_both_lines(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b'{"id": "a", "contents": ""}\n\n{"id": 7, "contents": ""}\n{"id": "7", "contents": "x"}\n')
+    with pytest.raises(UserError, match="lines 3 and 4 both have the id '7'; expected each id once"):
+        open_corpus(path, tmp_path)
+    assert list((tmp_path / CACHE_FOLDER).iterdir()) == []
+
+
+def test_ids_that_only_share_a_hash_are_not_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(flashrag.corpus, "hash", lambda _: 1, raising=False)
+    assert len(open_corpus(write_corpus(tmp_path / "c.jsonl", ["a", "b", "c"]), tmp_path)) == 3
+
+
+def test_a_full_disk_is_a_readable_error_and_leaves_nothing(tmp_path):
+    path = write_corpus(tmp_path / "c.jsonl", ["word " * 1000] * 200)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # writing beyond fails, as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"corpus_path: the cache of .*c\.jsonl cannot be written to .*; it takes"):
+            open_corpus(path, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / CACHE_FOLDER).iterdir()) == []
+    assert len(open_corpus(path, tmp_path)) == 200
 
 
 def test_a_changed_corpus_is_noticed_though_size_and_time_are_the_same(tmp_path):
