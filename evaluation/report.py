@@ -1,119 +1,117 @@
-"""What an evaluation leaves behind: predictions.jsonl, metrics.json and config.yaml, each whole or not there."""
+"""`run_eval.py report RUN… [--out DIR]`: one HTML page and a Markdown table over evaluation and training runs.
 
+A RUN is the folder of an evaluation (items.jsonl), or of a training run (its trajectories/), whose rollouts are shown
+with what was sampled, what was spliced, and the loss mask. Nothing in a run's folder is changed.
+"""
+
+import argparse
 import json
-import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flashrag.pipeline import Outcome
+from evaluation.report_page import Run, render_page
+from evaluation.report_table import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
+from evaluation.trajectories import Decode, evaluated, read_json_lines, read_rollouts
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.staging import staged
+
+ITEMS = "items.jsonl"
+EXPECTED = f"expected the folder of an evaluation ({ITEMS}) or of a training run (trajectories/)"
 
 
-def prediction_record(outcome: Outcome, *, with_trajectory: bool) -> dict[str, Any]:
-    """One line of predictions.jsonl; with the trajectory it carries text, token ids and loss mask of the response."""
-    question, answer, episode = outcome.question, outcome.answer, outcome.answer.episode
-    record: dict[str, Any] = {
-        "id": question.id,
-        "question": question.question,
-        "golden_answers": list(question.golden_answers),
-        "prediction": "" if answer.failure else answer.prediction,
-        **outcome.score._asdict(),
-        "searches": [asdict(search) for search in answer.searches],
-        "ended_by": episode.ended_by.value if episode else None,
-        "format_fault": _format_fault(outcome),
-        "failure": answer.failure,
-        "prompt_tokens": len(episode.prompt_ids) if episode else 0,
-        "response_tokens": len(episode.response_ids) if episode else 0,
-        "sampled_tokens": sum(episode.loss_mask) if episode else 0,
-        "seconds": round(outcome.seconds, 4),
-        "metadata": dict(question.metadata),
-    }
-    if with_trajectory:
-        record |= {
-            "text": episode.text if episode else "",
-            "response_ids": episode.response_ids if episode else [],
-            "loss_mask": episode.loss_mask if episode else [],
-        }
-    return record
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="evaluation/run_eval.py report",
+        description="One self-contained HTML page and a Markdown table over runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=EXPECTED.removeprefix("expected "))
+    parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder, default %(default)s")
+    parser.add_argument("--title", default="ReSearch report")
+    parser.add_argument("--tokenizer", help="model folder: shows a training run's tokens one by one, with log-probs")
+    return parser.parse_args(argv)
 
 
-def _format_fault(outcome: Outcome) -> str | None:
-    episode = outcome.answer.episode
-    if episode is None:
-        return None
-    fault = episode.format_fault
-    return fault.value if fault else None
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_args(argv)
+    names = _names(arguments.runs)
+    decode = _decoder(arguments.tokenizer) if arguments.tokenizer else None
+    evaluations: list[EvaluatedRun] = []
+    shown: list[Run] = []
+    for name, folder in zip(names, arguments.runs, strict=True):
+        print(f"reading {folder} …", file=sys.stderr, flush=True)
+        if (folder / ITEMS).is_file():
+            run, records = _read_evaluation(name, folder)
+            evaluations.append(run)
+            shown.append(Run(name, [evaluated(record) for record in records]))
+        else:
+            shown.append(Run(name, list(read_rollouts(_rollout_folder(folder), decode))))
+    write(arguments.out, arguments.title, evaluations, shown)
+    return 0
 
 
-def summarize(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> dict[str, Any]:
-    """The means over all questions, failed ones included, and the same for each value of `metadata["hops"]`."""
-    summary = _means(outcomes, metrics)
-    by_hops: dict[str, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        if "hops" in outcome.question.metadata:
-            by_hops[str(outcome.question.metadata["hops"])].append(outcome)
-    if by_hops:
-        summary["by_hops"] = {hops: _means(by_hops[hops], metrics) for hops in sorted(by_hops)}
-    return summary
+def write(out: Path, title: str, evaluations: Sequence[EvaluatedRun], shown: Sequence[Run]) -> None:
+    """Write report.html and report.md into `out`, each whole or not at all, and print the table."""
+    from evaluation.report_plots import plots  # matplotlib takes a second
+
+    tables = [build(evaluations) for build in (overview_table, figures_table, comparison_table)] if evaluations else []
+    notes = _notes(shown)
+    markdown = "\n\n".join([f"# {title}", *(as_markdown(table) for table in tables), *notes]) + "\n"
+    html = render_page(title, "".join(as_html(table) for table in tables), notes, plots(shown), shown)
+    for name, text in (("report.html", html), ("report.md", markdown)):
+        with staged(out / name) as path:
+            path.write_text(text, encoding="utf-8", errors="replace")
+    print(markdown)
+    print(f"written: {out / 'report.html'} ({len(html) / 1e6:.1f} MB), {out / 'report.md'}")
 
 
-def _means(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> dict[str, Any]:
-    count = len(outcomes)
-    means = {name: sum(getattr(outcome.score, name) for outcome in outcomes) / count for name in metrics}
-    valid = sum(o.answer.episode is not None and o.answer.episode.format_fault is None for o in outcomes)
-    return {
-        **means,
-        "searches": sum(len(outcome.answer.searches) for outcome in outcomes) / count,
-        "format_rate": valid / count,
-        "n_questions": count,
-        "n_failed": sum(outcome.answer.failure is not None for outcome in outcomes),
-    }
+def _notes(shown: Sequence[Run]) -> list[str]:
+    trajectories = sum(len(run.trajectories) for run in shown)
+    failed = sum(trajectory.verdict == "failed" for run in shown for trajectory in run.trajectories)
+    notes = [f"Runs: {len(shown)}; trajectories: {trajectories}."]
+    if failed:
+        notes.append(f"{failed} questions failed; they count as wrong. The same command with --resume asks them again.")
+    return notes
 
 
-def format_table(title: str, summary: Mapping[str, Any]) -> str:
-    """The summary as a few lines of text: one row for all questions, one for each number of hops."""
-    rows = {"all": summary, **{f"{hops}-hop": row for hops, row in summary.get("by_hops", {}).items()}}
-    columns = [name for name in summary if name in next(iter(rows.values())) and _is_figure(summary[name])]
-    widths = [max(len(name), 8) for name in columns]
-    lines = [title, " ".join(["         ", *(name.rjust(width) for name, width in zip(columns, widths, strict=True))])]
-    for label, row in rows.items():
-        cells = [
-            _cell(row[name]).rjust(width) if name in row else " " * width
-            for name, width in zip(columns, widths, strict=True)
-        ]
-        lines.append(" ".join([label.ljust(9), *cells]))
-    return "\n".join(lines)
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names; a demo's `training` gets its parent's too, and so do names that come twice."""
+    resolved = [folder.resolve() for folder in folders]
+    short = [folder.name for folder in resolved]
+    return [
+        name if short.count(name) == 1 and name not in ("training", "trajectories") else f"{folder.parent.name}/{name}"
+        for name, folder in zip(short, resolved, strict=True)
+    ]
 
 
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _cell(value: float) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    _write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    _write(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[dict[str, Any]]]:
     try:
-        # A lone surrogate (half a character that the model sampled) is written as "?", not as an error.
-        unfinished.write_text(text, encoding="utf-8", errors="replace")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: the run has not ended; give its command again") from error
+    except ValueError as error:
+        raise UserError(f"{folder / 'summary.json'} is damaged ({error}); the same command writes it again") from error
+    records = {record["id"]: record for record in read_json_lines(folder / ITEMS)}  # a retried one has a later line
+    scores = {key: float(record["metrics"].get("em") or 0.0) for key, record in records.items()}
+    return EvaluatedRun(name, {**summary, "save_note": config["save_note"]}, scores), list(records.values())
+
+
+def _rollout_folder(folder: Path) -> Path:
+    for candidate in (folder / "trajectories", folder / "training" / "trajectories", folder):
+        if any(candidate.glob("*/step_*.jsonl")):
+            return candidate
+    raise UserError(f"{folder} holds no run; {EXPECTED}")
+
+
+def _decoder(path: str) -> Decode:
+    from flashrag.generator.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(path)
+    decode: Callable[..., str] = tokenizer.decode
+    return lambda ids: decode(ids, skip_special_tokens=False)

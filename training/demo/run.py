@@ -69,8 +69,13 @@ class DemoFolder:
     def report(self) -> Path:
         return self.path / "report.json"
 
+    @property
+    def page(self) -> Path:
+        return self.path / "page" / "report.html"
+
     def evaluation(self, name: str) -> Path:
-        return self.path / "evaluation" / f"{DATASET}_{name}"
+        """As run_eval.py names it: dataset, split, method, note."""
+        return self.path / "evaluation" / f"{DATASET}_dev_research_{name}"
 
     def trained_model(self, step: int) -> Path:
         return self.training / f"global_step_{step}" / "actor" / "huggingface"
@@ -205,9 +210,6 @@ def run_command(folder: DemoFolder, name: str, *arguments: object) -> None:
 
 def evaluate(folder: DemoFolder, name: str, model: Path, search_url: str) -> None:
     """Serve a model and run the evaluation's own command over the dev questions, greedily."""
-    result = folder.evaluation(name)
-    if result.exists():  # an interrupted evaluation: its metrics, which are written last, are missing
-        shutil.rmtree(result)
     with completion_server(model, folder.logs) as model_url:
         run_command(
             folder, f"evaluation_{name}", REPOSITORY / "evaluation" / "run_eval.py",
@@ -256,15 +258,25 @@ def run_demo(folder: DemoFolder, options: DemoOptions) -> None:
     }
     with retrieval_server(config, folder.logs) as url:
         print(f"== retrieval server: {url}", flush=True)
-        evaluated = folder.evaluation("base") / "metrics.json"
+        evaluated = folder.evaluation("base") / "summary.json"
         watch.stage("evaluate_base", evaluated, lambda: evaluate(folder, "base", BASE_MODEL, url))
         trained = folder.trained_model(options.steps)
         watch.stage("train", trained / "config.json", lambda: train(folder, options, url))
-        evaluated = folder.evaluation("trained") / "metrics.json"
+        evaluated = folder.evaluation("trained") / "summary.json"
         watch.stage("evaluate_trained", evaluated, lambda: evaluate(folder, "trained", trained, url))
+    watch.stage("page", folder.page, lambda: write_page(folder))
     from training.demo.report import write_report
 
     write_report(folder, options, watch.seconds)
+
+
+def write_page(folder: DemoFolder) -> None:
+    """The evaluation's own report, over the model before and after and over the rollouts between."""
+    runs = [folder.evaluation("base"), folder.evaluation("trained"), folder.training]
+    command = [REPOSITORY / "evaluation" / "run_eval.py", "report", *runs]
+    run_command(
+        folder, "page", *command, "--out", folder.page.parent, "--title", "ReSearch demo", "--tokenizer", BASE_MODEL
+    )
 
 
 @exit_on_user_error
