@@ -1,9 +1,16 @@
-"""Writing a file or a folder so that it is either wholly there or not there at all."""
+"""Writing a file or a folder so that it is either wholly there or not there at all.
 
+What is under way stands in a hidden folder beside the target, locked by its writer. A writer that was killed leaves
+that folder behind, unlocked: the next one for the same target removes it.
+"""
+
+import fcntl
+import glob
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,12 +21,42 @@ def staged(target: Path) -> Iterator[Path]:
     What stood at `target` is replaced. On an error, Ctrl-C included, the unfinished work is removed and `target` stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    _remove_abandoned(target)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    with locked(fresh):
+        holder = fresh.rename(fresh.with_suffix(".tmp"))  # other writers look at this name only: they find it locked
+        try:
+            staging = holder / target.name
+            yield staging
+            if target.is_dir():  # a folder cannot be renamed over a folder that holds files
+                target.rename(holder / "replaced")
+            staging.replace(target)
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold `folder` until the block, or this process, ends; raises BlockingIOError where another process holds it.
+
+    Gives False where the file system knows no locks: then nothing is held.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        staging = holder / target.name
-        yield staging
-        if target.is_dir():  # a folder cannot be renamed over a folder that holds files
-            target.rename(holder / "replaced")
-        staging.replace(target)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            raise
+        except OSError:
+            held = False
+        yield held
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for holder in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with suppress(OSError), locked(holder) as held:
+            if held:
+                shutil.rmtree(holder, ignore_errors=True)

