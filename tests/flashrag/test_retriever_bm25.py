@@ -1,5 +1,6 @@
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -104,10 +105,31 @@ def test_a_corpus_without_words_is_refused(tmp_path, capsys):
     assert not (tmp_path / "bm25").exists()
 
 
-@pytest.mark.parametrize("name", ["data.csc.index.npy", "vocab.index.json", "params.index.json"])
-def test_a_damaged_index_is_refused(tmp_path, name):
+class Bomb:
+    """Unpickling it writes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (type(self.marker).write_text, (self.marker, "unpickled"))
+
+
+@pytest.mark.parametrize(
+    "name", ["data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy", "vocab.index.json"]
+)
+@pytest.mark.parametrize("shape", ["pickle", "array of objects"])
+def test_a_damaged_index_is_refused_and_never_unpickled(tmp_path, name, shape):
     bm25_over(tmp_path, TEXTS)
-    (tmp_path / "bm25" / name).write_bytes(b"\x80\x04.")  # the start of a pickle
+    bomb, marker = tmp_path / "bm25" / name, tmp_path / "marker"
+    assert bomb.is_file()
+    if shape == "pickle":
+        bomb.write_bytes(pickle.dumps(Bomb(marker)))
+    else:
+        with bomb.open("wb") as file:
+            np.save(file, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
+    card = tmp_path / "bm25" / "index_card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "index_bytes": None}))  # it would find this out before
     values = {
         "retrieval_method": "bm25",
         "index_path": str(tmp_path / "bm25"),
@@ -115,6 +137,7 @@ def test_a_damaged_index_is_refused(tmp_path, name):
     }
     with pytest.raises(UserError, match="is no readable bm25 index"):
         get_retriever(Config(config_dict=values))
+    assert not marker.exists()
 
 
 def test_another_tokenizer_is_refused(tmp_path):

@@ -167,7 +167,7 @@ def test_an_index_of_distances_is_refused(folder, tmp_path):
 
 def test_what_is_no_index_is_refused_and_never_unpickled(folder, tmp_path):
     (tmp_path / "pickle.index").write_bytes(b"\x80\x04\x95\x20\x00\x00\x00")
-    with pytest.raises(UserError, match=r"index_path: .*pickle\.index is no faiss index"):
+    with pytest.raises(UserError, match=r"index_path: .*pickle\.index is no whole faiss index"):
         get_retriever(settings(folder, index_path=str(tmp_path / "pickle.index")))
 
 
@@ -201,11 +201,13 @@ def test_instructions_of_e5_are_put_before_queries_and_passages(folder, tmp_path
     command = ["--retrieval_method", "e5", "--model_path", MODEL, "--save_dir", str(tmp_path)]
     assert build([*command, "--corpus_path", str(folder / "corpus.jsonl")]) == 0
     values = {"retrieval_method": "e5", "index_path": str(tmp_path / "e5_Flat.index")}
-    by_name = get_retriever(settings(folder, **values)).search("largest animal", 1, return_score=True)
-    own = get_retriever(settings(folder, **values, instruction="")).search(
-        "query: largest animal", 1, return_score=True
-    )
-    assert by_name[1] == pytest.approx(own[1], abs=1e-6)
+    retriever = get_retriever(settings(folder, **values))
+    plain = get_retriever(settings(folder))
+    with_instruction = plain.encode_queries(["query: largest animal"])
+    assert retriever.encode_queries(["largest animal"]) == pytest.approx(with_instruction, abs=1e-6)
+    with pytest.raises(UserError, match="instruction: 'q: ' was given, but the index was built with 'query: '"):
+        get_retriever(settings(folder, **values, instruction="q:"))
+    get_retriever(settings(folder, **values, instruction="query:"))  # FlashRAG puts one space after an instruction
     # The passages carry theirs too: the vector in the index is the one of "passage: …".
     import faiss
 

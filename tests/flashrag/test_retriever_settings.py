@@ -8,7 +8,13 @@ from flashrag.errors import UserError
 from flashrag.retriever import RetrieverSettings, check_assets
 from flashrag.retriever.index_builder import main as build
 from flashrag.retriever.index_card import IndexCard, check_card, read_card
-from flashrag.retriever.model_folder import instructions, own_pooling, pooling_method, resolve_model_folder
+from flashrag.retriever.model_folder import (
+    instructions,
+    own_pooling,
+    pooling_method,
+    resolve_model_folder,
+)
+from flashrag.retriever.settings import Kind
 
 DENSE = {"retrieval_method": "e5", "retrieval_model_path": "m", "index_path": "i", "corpus_path": "c"}
 CARD = IndexCard("e5", 2, "c" * 64, "c.jsonl", model="models/e5", model_sha256="m" * 64)
@@ -20,10 +26,29 @@ CARD = IndexCard("e5", 2, "c" * 64, "c.jsonl", model="models/e5", model_sha256="
         ({"retrieval_method": "bm25"}, "retrieval_model_path is 'm', but retrieval_method bm25 uses no model"),
         ({"retrieval_method": "BM25", "retrieval_model_path": None, "faiss_gpu": True}, "faiss_gpu is true, but"),
         ({"retrieval_model_path": None}, "retrieval_model_path is not set, but retrieval_method 'e5' is dense"),
-        ({"use_reranker": True}, "use_reranker: True was given"),
+        ({"use_reranker": True}, "rerank_model_path is not set, but use_reranker is true"),
+        (
+            {"use_reranker": True, "rerank_model_path": "r", "rerank_topk": 6},
+            "rerank_topk is 6, but only retrieval_topk = 5 candidates",
+        ),
+        ({"retrieval_method": None}, "retrieval_method: None was given"),
+        ({"retrieval_method": "hybrid"}, "retrieval_method is not set; give e5, bge, minilm, …, bm25 or remote"),
+        ({"retrieval_method": "remote"}, "remote_retriever_url is not set, but retrieval_method is remote"),
+        ({"index_path": None}, "index_path is not set, but retrieval_method 'e5' needs it"),
+        ({"corpus_path": None}, "corpus_path is not set, but retrieval_method 'e5' needs it"),
+        ({"faiss_gpu": True, "faiss_mmap": True}, "faiss_gpu and faiss_mmap are both true"),
+        (
+            {"retrieval_method": "bm25", "retrieval_model_path": None, "faiss_nprobe": 4},
+            "faiss_nprobe is 4, but retrieval_method bm25 uses no faiss",
+        ),
+        ({"use_multi_retriever": True}, "use_multi_retriever is true, but multi_retriever_setting is not set"),
+        (
+            {"use_multi_retriever": True, "multi_retriever_setting": {"retriever_list": [DENSE]}},
+            "retrieval_model_path is 'm', but use_multi_retriever is true; set it inside retriever_list",
+        ),
         ({"retrieval_topk": 0}, "retrieval_topk: 0 was given"),
         ({"index_pth": "x"}, "unknown key 'index_pth'; did you mean 'index_path'"),
-        ({"retrieval_pooling_method": "pooler"}, "retrieval_pooling_method: 'pooler' was given"),
+        ({"retrieval_pooling_method": "last"}, "retrieval_pooling_method: 'last' was given"),
     ],
 )
 def test_contradictions_and_unknown_keys_are_refused(change, message):
@@ -50,6 +75,9 @@ def test_published_keys_are_taken_and_an_evaluations_other_keys_left_alone():
         ("e5", "query: ", "passage: ", "mean"),
         ("E5-large", "query: ", "passage: ", "mean"),
         ("bge-base", "Represent this sentence for searching relevant passages: ", "", "cls"),
+        ("bge-large-zh", "为这个句子生成表示以用于检索相关文章：", "", "cls"),
+        ("dpr", "", "", "cls"),
+        ("jina", "", "", "mean"),
         ("minilm", "", "", "mean"),
     ],
 )
@@ -64,6 +92,67 @@ def test_the_model_folders_own_pooling_beats_the_name_and_an_explicit_one_beats_
     assert own_pooling(tmp_path) == "cls"
     assert pooling_method(tmp_path, "e5", None) == "cls"
     assert pooling_method(tmp_path, "e5", "mean") == "mean"
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode": ["cls", "mean"]}, "cls+mean"),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, "lasttoken"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, "cls+max"),
+        ({"word_embedding_dimension": 8}, "mean"),  # sentence-transformers' own default
+    ],
+)
+def test_every_pooling_of_sentence_transformers_is_read(tmp_path, config, pooling):
+    assert own_pooling(tmp_path) is None
+    (tmp_path / "modules.json").write_text("[]")
+    assert own_pooling(tmp_path) == "own"
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert own_pooling(tmp_path) == pooling
+
+
+def test_a_hybrids_retrievers_share_keys_unless_they_say_otherwise():
+    bm25 = {"retrieval_method": "bm25", "index_path": "b"}
+    dense = {**DENSE, "corpus_path": "own.jsonl", "retrieval_topk": 7}
+    remote = {"retrieval_method": "remote", "remote_retriever_url": "http://127.0.0.1:1"}
+    values = {
+        "use_multi_retriever": True,
+        "corpus_path": "shared.jsonl",
+        "retrieval_query_max_length": 64,
+        "multi_retriever_setting": {"merge_method": "rrf", "topk": 9, "retriever_list": [bm25, dense, remote]},
+    }
+    settings = validated(RetrieverSettings, values, "serving.yaml")
+    assert settings.kind is Kind.HYBRID
+    assert settings.multi_retriever_setting is not None
+    first, second, third = settings.multi_retriever_setting.retriever_list
+    assert [one.kind for one in (first, second, third)] == [Kind.BM25, Kind.DENSE, Kind.REMOTE]
+    assert (first.corpus_path, first.retrieval_topk) == (Path("shared.jsonl"), 100)
+    assert (second.corpus_path, second.retrieval_topk) == (Path("own.jsonl"), 7)
+    assert (first.retrieval_query_max_length, second.retrieval_query_max_length) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"retrieval_method": "e5"}, "retriever_list.0: .*retrieval_model_path is not set"),
+        ({**DENSE, "index_pth": "x"}, "unknown key 'multi_retriever_setting.retriever_list.0.index_pth'"),
+        ({**DENSE, "gpu_id": 1}, "gpu_id holds for the whole process"),
+        ("e5", "retriever_list.0: 'e5' was given"),
+    ],
+)
+def test_a_hybrids_bad_retriever_is_named(entry, message):
+    values = {"use_multi_retriever": True, "multi_retriever_setting": {"retriever_list": [entry]}}
+    with pytest.raises(UserError, match=message):
+        validated(RetrieverSettings, values, "serving.yaml")
+
+
+@pytest.mark.parametrize("method", ["concat", "rerank"])
+def test_another_way_to_merge_is_refused(method):
+    values = {"use_multi_retriever": True, "multi_retriever_setting": {"merge_method": method, "retriever_list": []}}
+    with pytest.raises(UserError, match=f"merge_method: '{method}' was given; Input should be 'rrf'"):
+        validated(RetrieverSettings, values, "serving.yaml")
 
 
 def test_a_package_that_carries_a_model_folder_is_found():
@@ -90,7 +179,7 @@ def test_a_folder_without_config_or_weights_is_refused(tmp_path):
     ("method", "corpus", "model", "message"),
     [
         ("bge", "c", "m", "retrieval_method: 'bge' was given, but the index was built as 'e5'"),
-        ("e5", "x", "m", r"corpus_path: this corpus \(sha256 xxxxxxxxxxxx\) .*c\.jsonl, sha256 cccccccccccc"),
+        ("e5", "x", "m", r"corpus_path: this corpus \(sha256 xxxxxxxxxxxx\) .*c\.jsonl, .*sha256 cccccccccccc"),
         ("e5", "c", "x", r"retrieval_model_path: this encoder \(sha256 xxxxxxxxxxxx\) .*models/e5"),
     ],
 )

@@ -1,21 +1,32 @@
 """What every retriever does, whatever it ranks with.
 
-Does not cover: how passages are ranked (dense.py, bm25.py), concurrency (the server's Searcher).
+Does not cover: how passages are ranked (dense.py, bm25.py, hybrid.py, reranker.py, remote.py), batching the queries of
+several callers (the server's queue).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
 from typing import Literal, overload
 
-from flashrag.corpus import Corpus
 from flashrag.document import Document, Hit
+
+
+@dataclass(frozen=True)
+class PassageCount:
+    """The size of passages that are not all in one corpus here: `len()` is all that is known of them."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class Retriever(ABC):
     """Ranks the passages of one corpus against queries. Safe to call from several threads at once."""
 
     method: str
-    corpus: Corpus
+    corpus: Sized
     topk: int
 
     @abstractmethod

@@ -58,7 +58,7 @@ class BM25Retriever(Retriever):
                 f"({corpus.path}); give the corpus that it was built from, or build the index again"
             )
         self.method = "bm25"
-        self.corpus = corpus
+        self.corpus = self._corpus = corpus
         self.topk = topk
         self._index = index
         self._tokenizer = Tokenizer()
@@ -71,7 +71,9 @@ class BM25Retriever(Retriever):
         if not word_numbers:
             return []
         scores = self._index.get_scores_from_ids(word_numbers)
-        return [Hit(self.corpus[row], float(scores[row])) for row in best_rows(scores, num)]
+        rows = best_rows(scores, num)
+        documents = self._corpus.documents(rows)
+        return [Hit(document, score) for document, score in zip(documents, scores[rows].tolist(), strict=True)]
 
 
 def best_rows(scores: np.ndarray, num: int) -> list[int]:

@@ -1,21 +1,22 @@
 """Dense retrieval: a sentence encoder and a faiss index of inner products. Importing this module loads faiss and torch.
 
-The encoder is serialised by its own lock; a faiss index on the CPU is searched by several threads at once, one on GPUs
-by one at a time (GPU faiss is not thread-safe).
+A faiss index on the CPU is searched by several threads at once, one on GPUs by one at a time (GPU faiss is not
+thread-safe).
 """
 
 import contextlib
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import faiss
+import numpy as np
 
 from flashrag.corpus import Corpus
 from flashrag.document import Hit
 from flashrag.errors import UserError
 from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder import Encoder
+from flashrag.retriever.faiss_index import on_gpus
 
 
 class DenseRetriever(Retriever):
@@ -32,34 +33,41 @@ class DenseRetriever(Retriever):
     ) -> None:
         _check_index(index, corpus, encoder)
         self.method = method
-        self.corpus = corpus
+        self.corpus = self._corpus = corpus
         self.topk = topk
-        self._index = _on_gpus(index) if faiss_gpu else index
+        self._index = on_gpus(index) if faiss_gpu else index
         self._index_guard = threading.Lock() if faiss_gpu else contextlib.nullcontext()
         self._encoder = encoder
         self._query_instruction = query_instruction
         self._batch_size = batch_size
 
     def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
-        if not queries:
-            return []
-        vectors = self._encoder.encode(queries, self._query_instruction, self._batch_size)
-        with self._index_guard:
-            scores, rows = self._index.search(vectors, min(num, self._index.ntotal))
-        # faiss fills up with row -1 where it has no more neighbours (IVF with few probes, for example).
+        scores_NK, rows_NK = self.rank_rows(self.encode_queries(queries), num)
         return [
-            [Hit(self.corpus[int(row)], float(score)) for row, score in zip(rows_K, scores_K, strict=True) if row >= 0]
-            for rows_K, scores_K in zip(rows, scores, strict=True)
+            [
+                Hit(document, score)
+                for document, score in zip(
+                    self._corpus.documents(rows_K[rows_K >= 0]), scores_K[rows_K >= 0].tolist(), strict=True
+                )
+            ]
+            for rows_K, scores_K in zip(rows_NK, scores_NK, strict=True)
         ]
 
+    def encode_queries(self, queries: Sequence[str]) -> np.ndarray:
+        """float32 unit vectors, (len(queries), dimension), with the query instruction put before each."""
+        return self._encoder.encode(queries, self._query_instruction, self._batch_size)
 
-def read_index(path: Path) -> faiss.Index:
-    """The faiss index at `path`; raises UserError where it is none."""
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2]
-        raise UserError(f"index_path: {path} is no faiss index ({reason}); build the index again") from error
+    def rank_rows(self, vectors: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (float32) and corpus rows (int64) of the best passages of each vector, best first.
+
+        Both are (len(vectors), min(num, number of passages)). Row -1 says that the index has no more neighbours (an IVF
+        index that probes few cells, for example).
+        """
+        num = min(num, self._index.ntotal)
+        if not len(vectors):
+            return np.empty((0, num), dtype=np.float32), np.empty((0, num), dtype=np.int64)
+        with self._index_guard:
+            return self._index.search(vectors, num)
 
 
 def _check_index(index: faiss.Index, corpus: Corpus, encoder: Encoder) -> None:
@@ -73,19 +81,3 @@ def _check_index(index: faiss.Index, corpus: Corpus, encoder: Encoder) -> None:
             f"retrieval_model_path: the encoder makes {encoder.dimension} dimensions, but the index has {index.d}; "
             "give the encoder that it was built with, or build the index again"
         )
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise UserError(
-            f"index_path: the index measures metric {index.metric_type}, expected inner product "
-            f"({faiss.METRIC_INNER_PRODUCT}); build the index again"
-        )
-
-
-def _on_gpus(index: faiss.Index) -> faiss.Index:
-    if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
-        raise UserError(
-            "faiss_gpu: true was given, but this faiss sees no GPU; install faiss-gpu, or set faiss_gpu to false"
-        )
-    options = faiss.GpuMultipleClonerOptions()
-    options.useFloat16 = True
-    options.shard = True
-    return faiss.index_cpu_to_all_gpus(index, co=options)

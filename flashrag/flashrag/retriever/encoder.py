@@ -1,76 +1,75 @@
-"""A sentence encoder: texts in, unit vectors out. Importing this module loads torch.
+"""A sentence encoder: texts in, unit vectors out, from any number of threads. Importing this module loads torch.
 
-Source: sentence-transformers; pooling and instruction rules in model_folder.py. Custom code in a model folder is never
-run (`trust_remote_code` stays off), and nothing is ever downloaded.
+Source: sentence-transformers; pooling and instruction rules in model_folder.py. Nothing is ever downloaded, and code in
+a model folder is run only where `trust_remote_code` says so.
 """
 
-import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-# Both are read when the libraries below are imported.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its own threads fight with ours and with faiss's
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from flashrag.errors import UserError
-from flashrag.retriever.model_folder import own_pooling
+from flashrag.retriever.model_folder import has_pooler, own_pooling
+from flashrag.retriever.model_runner import ModelRunner
 
 
 class Encoder:
     """The encoder in `folder`; `max_length` is in tokens and capped by what the model can take."""
 
-    def __init__(self, folder: Path, pooling: str, max_length: int, use_fp16: bool, key: str) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._model = _load(folder, pooling, self.device)
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{key}: the encoder in {folder} cannot be loaded ({reason}); download it again") from error
-        limit = getattr(self._model[0].config, "max_position_embeddings", None) or max_length
-        self._model.max_seq_length = min(max_length, limit)
-        if use_fp16 and self.device == "cuda":  # on a CPU half precision is slower and less exact
-            self._model.half()
-        self._model.eval()
-        # Fast tokenizers raise "Already borrowed" when two threads set their truncation at once.
-        self._lock = threading.Lock()
+    def __init__(
+        self, folder: Path, pooling: str, max_length: int, use_fp16: bool, key: str, trust_remote_code: bool = False
+    ) -> None:
+        if pooling == "pooler" and not has_pooler(folder):
+            raise UserError(
+                f"retrieval_pooling_method: 'pooler' was given, but {key} {folder} holds no trained pooler; "
+                "use mean or cls"
+            )
 
-    @property
-    def dimension(self) -> int:
-        dimension = self._model.get_embedding_dimension()
-        assert dimension is not None, "the model does not say how long its vectors are"
-        return dimension
+        def load(device: str) -> SentenceTransformer:
+            model = _load(folder, pooling, device, trust_remote_code)
+            limit = getattr(getattr(model[0], "config", None), "max_position_embeddings", None) or max_length
+            model.max_seq_length = min(max_length, limit)
+            return model
+
+        try:
+            self._runner = ModelRunner(load, _unit_vectors, use_fp16)
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+            raise UserError(f"{key}: the encoder in {folder} cannot be loaded ({reason(error)})") from error
+        self.dimension: int = self._runner.model.get_embedding_dimension()
 
     def encode(self, texts: Sequence[str], instruction: str, batch_size: int) -> np.ndarray:
         """float32 unit vectors, (len(texts), dimension), in the order of the texts; an empty text is allowed."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        with self._lock, torch.inference_mode():
-            vectors = self._model.encode(
-                [instruction + text for text in texts],
-                prompt="",
-                batch_size=batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-            )
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+        return self._runner.run([instruction + text for text in texts], [len(text) for text in texts], batch_size)
 
 
-def _load(folder: Path, pooling: str, device: str) -> SentenceTransformer:
+def reason(error: Exception) -> str:
+    """Why a model cannot be loaded, on one line."""
+    text = " ".join(str(error).split())[:300]
+    if "trust_remote_code" in text:
+        return "it comes with Python code of its own; set trust_remote_code to true if you trust it"
+    return f"{text}; download it again"
+
+
+def _unit_vectors(outputs: dict[str, Any]) -> torch.Tensor:
+    return torch.nn.functional.normalize(outputs["sentence_embedding"].float(), dim=1)
+
+
+def _load(folder: Path, pooling: str, device: str, trust_remote_code: bool) -> SentenceTransformer:
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     if own_pooling(folder) == pooling and (folder / "modules.json").is_file():
-        return SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
-    transformer = Transformer(
-        str(folder),
-        model_kwargs={"local_files_only": True},
-        config_kwargs={"local_files_only": True},
-        processor_kwargs={"local_files_only": True},
-    )
+        return SentenceTransformer(str(folder), device=device, **local)
+    options: dict[str, Any] = {"model_kwargs": local, "config_kwargs": local, "processor_kwargs": local}
+    if pooling == "pooler":  # the model pools by itself
+        output = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+        own = Transformer(str(folder), modality_config=output, module_output_name="sentence_embedding", **options)
+        return SentenceTransformer(modules=[own], device=device)
+    transformer = Transformer(str(folder), **options)
     pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)
     return SentenceTransformer(modules=[transformer, pool], device=device)

@@ -2,29 +2,38 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flashrag.corpus import Corpus, open_corpus
-from flashrag.errors import UserError
-from flashrag.retriever.base import Retriever
+from flashrag.retriever.base import PassageCount, Retriever
+from flashrag.retriever.hybrid import HybridRetriever
 from flashrag.retriever.index_card import IndexCard, check_card, find_index, read_card
-from flashrag.retriever.model_folder import instructions, model_sha256, pooling_method, resolve_model_folder
-from flashrag.retriever.settings import BM25, RetrieverSettings
+from flashrag.retriever.model_folder import (
+    instructions,
+    model_sha256,
+    pooling_method,
+    resolve_model_folder,
+    spaced,
+)
+from flashrag.retriever.settings import Kind, RetrieverSettings
 
 NO_CARD_NOTE = "note: the index {path} has no card beside it; its encoder cannot be verified"
 
 
 @dataclass(frozen=True)
 class Assets:
-    """The files of a retriever, found and consistent with one another."""
+    """What a retriever is made of, found and consistent. `parts` are a hybrid's, `urls` a remote one's."""
 
     settings: RetrieverSettings
-    corpus: Corpus
-    card: IndexCard | None
-    model_folder: Path | None
+    corpus: Sized
+    card: IndexCard | None = None
+    model_folder: Path | None = None
+    rerank_folder: Path | None = None
+    parts: tuple["Assets", ...] = ()
+    urls: tuple[str, ...] = ()
 
 
 def load_retriever(config: Mapping[str, Any]) -> Retriever:
@@ -33,51 +42,101 @@ def load_retriever(config: Mapping[str, Any]) -> Retriever:
 
 
 def check_assets(settings: RetrieverSettings) -> Assets:
-    """Find model, index and corpus and hold them against the index's card; raises UserError.
+    """Find models, indexes and corpora and hold them against the indexes' cards; raises UserError.
 
-    Reads corpus and weights once for their fingerprints (about 4 s a GiB), and writes the corpus cache where missing.
+    Reads corpora and weights once for their fingerprints (about 4 s a GiB), writes the corpus cache where missing, and
+    asks remote servers for their health.
     """
-    method = settings.retrieval_method
-    dense = method.lower() != BM25
+    return _check(settings, {})
+
+
+def _check(settings: RetrieverSettings, corpora: dict[Path, Corpus]) -> Assets:
+    """`corpora` are those that are open already: retrievers over one file share it."""
+    rerank_folder = None
+    if settings.use_reranker:
+        assert settings.rerank_model_path is not None, "checked by RetrieverSettings"
+        rerank_folder = resolve_model_folder(settings.rerank_model_path, "rerank_model_path")
+    match settings.kind:
+        case Kind.HYBRID:
+            assert settings.multi_retriever_setting is not None, "checked by RetrieverSettings"
+            parts = tuple(_check(part, corpora) for part in settings.multi_retriever_setting.retriever_list)
+            opened = {id(part.corpus): part.corpus for part in parts}
+            corpus = parts[0].corpus if len(opened) == 1 else PassageCount(sum(len(part.corpus) for part in parts))
+            return Assets(settings, corpus, rerank_folder=rerank_folder, parts=parts)
+        case Kind.REMOTE:
+            from flashrag.retriever.remote import check_remote
+
+            assert settings.remote_retriever_url is not None, "checked by RetrieverSettings"
+            urls, count = check_remote(settings.remote_retriever_url)
+            return Assets(settings, count, rerank_folder=rerank_folder, urls=urls)
+    return _check_files(settings, corpora, rerank_folder)
+
+
+def _check_files(settings: RetrieverSettings, corpora: dict[Path, Corpus], rerank_folder: Path | None) -> Assets:
+    method, index_path, corpus_path = settings.retrieval_method, settings.index_path, settings.corpus_path
+    assert index_path is not None and corpus_path is not None, "checked by RetrieverSettings"
     model_folder = None
-    if dense:
-        assert settings.retrieval_model_path is not None  # RetrieverSettings refuses a dense method without one
+    if settings.retrieval_model_path is not None:
         model_folder = resolve_model_folder(settings.retrieval_model_path, "retrieval_model_path")
-    find_index(settings.index_path, method)
-    card = read_card(settings.index_path, method)
-    corpus = open_corpus(settings.corpus_path, settings.index_path.absolute().parent)
+    find_index(index_path, method)
+    card = read_card(index_path, method)
+    source = corpus_path.absolute()
+    if source not in corpora:
+        corpora[source] = open_corpus(corpus_path, index_path.absolute().parent)
+    corpus = corpora[source]
     if card is None:
-        print(NO_CARD_NOTE.format(path=settings.index_path), file=sys.stderr)
+        print(NO_CARD_NOTE.format(path=index_path), file=sys.stderr)
     else:
-        check_card(card, method, corpus.sha256, model_sha256(model_folder) if model_folder else None)
-        if settings.retrieval_pooling_method not in (None, card.pooling):
-            raise UserError(
-                f"retrieval_pooling_method: {settings.retrieval_pooling_method!r} was given, but the index was built "
-                f"with {card.pooling!r}; remove the key, or build the index again"
-            )
-    return Assets(settings, corpus, card, model_folder)
+        fingerprint = model_sha256(model_folder) if model_folder else None
+        instruction = None if settings.instruction is None else spaced(settings.instruction)
+        check_card(card, method, corpus.sha256, fingerprint, settings.retrieval_pooling_method, instruction)
+    return Assets(settings, corpus, card, model_folder, rerank_folder)
 
 
 def load_retriever_from(assets: Assets) -> Retriever:
     """Load what `check_assets` found. This is where torch, faiss or bm25s come in."""
-    return _load_bm25(assets) if assets.model_folder is None else _load_dense(assets, assets.model_folder)
+    if assets.settings.gpu_id is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(assets.settings.gpu_id)  # read when torch is first imported
+    retriever = _load(assets)
+    return retriever if assets.rerank_folder is None else _reranked(retriever, assets.settings, assets.rerank_folder)
+
+
+def _load(assets: Assets) -> Retriever:
+    settings = assets.settings
+    match settings.kind:
+        case Kind.HYBRID:
+            assert settings.multi_retriever_setting is not None, "checked by RetrieverSettings"
+            setting = settings.multi_retriever_setting
+            return HybridRetriever([load_retriever_from(part) for part in assets.parts], setting.topk, setting.rrf_k)
+        case Kind.REMOTE:
+            from flashrag.retriever.remote import RemoteRetriever
+
+            assert isinstance(assets.corpus, PassageCount), "check_assets gives a remote one's count"
+            return RemoteRetriever(assets.urls, assets.corpus, settings.retrieval_topk)
+        case Kind.BM25:
+            return _load_bm25(assets)
+    return _load_dense(assets)
 
 
 def _load_bm25(assets: Assets) -> Retriever:
     from flashrag.retriever.bm25 import BM25Retriever, read_index
 
-    assert assets.card is not None  # find_index refuses a bm25 folder without its card
-    index = read_index(assets.settings.index_path, assets.card)
-    return BM25Retriever(index, assets.corpus, assets.settings.retrieval_topk)
+    settings, corpus = assets.settings, assets.corpus
+    assert assets.card is not None, "find_index refuses a bm25 folder without its card"
+    assert settings.index_path is not None and isinstance(corpus, Corpus), "checked by check_assets"
+    return BM25Retriever(read_index(settings.index_path, assets.card), corpus, settings.retrieval_topk)
 
 
-def _load_dense(assets: Assets, folder: Path) -> Retriever:
-    settings, card = assets.settings, assets.card
-    if settings.gpu_id is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(settings.gpu_id)  # read when torch is first imported
-    from flashrag.retriever.dense import DenseRetriever, read_index
+def _load_dense(assets: Assets) -> Retriever:
+    from flashrag.retriever.dense import DenseRetriever
     from flashrag.retriever.encoder import Encoder
+    from flashrag.retriever.faiss_index import read_index, set_search_depth
 
+    settings, card, folder, corpus = assets.settings, assets.card, assets.model_folder, assets.corpus
+    assert settings.index_path is not None and folder is not None, "checked by check_assets"
+    assert isinstance(corpus, Corpus), "checked by check_assets"
+    index = read_index(settings.index_path, settings.faiss_mmap)
+    set_search_depth(index, settings.faiss_nprobe, settings.faiss_ef_search)
     explicit_pooling = settings.retrieval_pooling_method or (card.pooling if card else None)
     encoder = Encoder(
         folder,
@@ -85,17 +144,32 @@ def _load_dense(assets: Assets, folder: Path) -> Retriever:
         settings.retrieval_query_max_length,
         settings.retrieval_use_fp16,
         "retrieval_model_path",
+        settings.trust_remote_code,
     )
-    query_instruction = settings.instruction
-    if query_instruction is None:
+    if settings.instruction is not None:
+        query_instruction = spaced(settings.instruction)
+    else:
         query_instruction = card.query_instruction if card else instructions(settings.retrieval_method).query
     return DenseRetriever(
         method=settings.retrieval_method,
-        index=read_index(settings.index_path),
-        corpus=assets.corpus,
+        index=index,
+        corpus=corpus,
         encoder=encoder,
         query_instruction=query_instruction,
         topk=settings.retrieval_topk,
         batch_size=settings.retrieval_batch_size,
         faiss_gpu=settings.faiss_gpu,
     )
+
+
+def _reranked(retriever: Retriever, settings: RetrieverSettings, folder: Path) -> Retriever:
+    from flashrag.retriever.reranker import PairScorer, RerankedRetriever
+
+    scorer = PairScorer(
+        folder,
+        settings.rerank_max_length,
+        settings.rerank_batch_size,
+        settings.rerank_use_fp16,
+        settings.trust_remote_code,
+    )
+    return RerankedRetriever(retriever, scorer, candidates=retriever.topk, topk=settings.rerank_topk)

@@ -2,6 +2,8 @@
 
 The pooling and instruction rules are FlashRAG's: an explicit value, else the folder's own sentence-transformers
 settings, else the rule for the method's name (e5: mean and "query: " / "passage: "; bge: cls and a query sentence).
+Source: FlashRAG's documentation of its configuration (`model2pooling`) and the model cards of e5 and bge.
+Does not cover: choosing bge's instruction by the language of each query, as FlashRAG does; name the method bge-…-zh.
 """
 
 import hashlib
@@ -18,8 +20,17 @@ Rule = TypeVar("Rule")
 
 PACKAGE_MODEL_FOLDER = "model"
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
-POOLING_BY_NAME = {"e5": "mean", "bge": "cls", "contriever": "mean"}
+POOLING_BY_NAME = {"e5": "mean", "bge": "cls", "contriever": "mean", "dpr": "cls", "jina": "mean"}
 DEFAULT_POOLING = "mean"
+OWN_POOLING = "own"
+POOLING_FLAGS = {  # as sentence-transformers wrote them before version 5
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Instructions:
     passage: str
 
 
+BGE_ZH = Instructions(query="为这个句子生成表示以用于检索相关文章：", passage="")
 INSTRUCTIONS_BY_NAME = {
     "e5": Instructions(query="query: ", passage="passage: "),
     "bge": Instructions(query="Represent this sentence for searching relevant passages: ", passage=""),
@@ -79,18 +91,48 @@ def pooling_method(folder: Path, retrieval_method: str, explicit: str | None) ->
 
 
 def own_pooling(folder: Path) -> str | None:
-    """The pooling that the folder's sentence-transformers settings ask for; None where there are none, or another."""
+    """The pooling that the folder's sentence-transformers settings ask for (several joined by `+`).
+
+    None where there are no such settings, `own` where their modules pool in another way.
+    """
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
-        return None
+        return OWN_POOLING if (folder / "modules.json").is_file() else None
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls":
-        return "cls"
-    return "mean" if settings.get("pooling_mode_mean_tokens") or settings.get("pooling_mode") == "mean" else None
+    modes = settings.get("pooling_mode") or [mode for key, mode in POOLING_FLAGS.items() if settings.get(key)]
+    return modes if isinstance(modes, str) else "+".join(modes) or DEFAULT_POOLING
+
+
+def has_pooler(folder: Path) -> bool:
+    """Whether the weights hold the layer that `pooler` takes its vectors from; transformers makes a missing one up."""
+    return any("pooler" in name for path in weight_files(folder) for name in _weight_names(path))
+
+
+def _weight_names(path: Path) -> list[str]:
+    if path.suffix != ".safetensors":  # a torch archive: its names stand uncompressed in the file
+        return ["pooler"] if b"pooler.dense.weight" in path.read_bytes() else []
+    with path.open("rb") as file:  # safetensors: the header's length, then the header as JSON
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            return list(json.loads(file.read(min(length, path.stat().st_size))))
+        except ValueError:
+            return []
 
 
 def instructions(retrieval_method: str) -> Instructions:
+    name = retrieval_method.lower()
+    if "bge" in name and "zh" in name:
+        return BGE_ZH
     return _by_name(INSTRUCTIONS_BY_NAME, retrieval_method) or Instructions(query="", passage="")
+
+
+def spaced(instruction: str) -> str:
+    """An instruction as FlashRAG puts it before a text: one space after it, none where there is no instruction.
+
+    >>> spaced("query:"), spaced("")
+    ('query: ', '')
+    """
+    return f"{instruction.strip()} " if instruction.strip() else ""
 
 
 def _by_name(rules: dict[str, Rule], retrieval_method: str) -> Rule | None:

@@ -1,6 +1,7 @@
 """The retrieval keys of a configuration, typed: FlashRAG's names, and the values that this implementation supports."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,6 +10,44 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flashrag.config import validated
 
 BM25 = "bm25"
+REMOTE = "remote"
+HYBRID = "hybrid"
+CANDIDATES = 100  # of each retriever of a hybrid: reciprocal ranks need more than the few that are kept
+# What the retrievers of a hybrid take from beside `multi_retriever_setting`, where they do not say it themselves.
+SHARED_KEYS = (
+    "corpus_path",
+    "retrieval_batch_size",
+    "retrieval_query_max_length",
+    "retrieval_use_fp16",
+    "trust_remote_code",
+)
+
+
+class Kind(StrEnum):
+    DENSE = "dense"
+    BM25 = BM25
+    REMOTE = REMOTE
+    HYBRID = HYBRID
+
+
+class MultiRetrieverSetting(BaseModel):
+    """FlashRAG's `multi_retriever_setting`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    merge_method: Literal["rrf"] = Field("rrf", description="reciprocal-rank fusion; use_reranker can follow it")
+    rrf_k: int = Field(60, ge=0, description="a document at rank r of a list gains 1 / (rrf_k + r), ranks from 1")
+    topk: int = Field(5, ge=1, description="documents per query where the caller names no number")
+    retriever_list: "tuple[RetrieverSettings, ...]" = Field(
+        min_length=1,
+        description="keys of one retriever each; its retrieval_topk is how many candidates it gives, by default 100",
+    )
+
+    @model_validator(mode="after")
+    def _process_wide_keys_outside(self) -> Self:
+        if any(settings.gpu_id is not None for settings in self.retriever_list):
+            raise ValueError("gpu_id holds for the whole process; set it beside multi_retriever_setting")
+        return self
 
 
 class RetrieverSettings(BaseModel):
@@ -16,42 +55,78 @@ class RetrieverSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    retrieval_method: str = Field(min_length=1, description="e5, bge, minilm, … (a dense index), or bm25")
+    retrieval_method: str = Field(
+        HYBRID, min_length=1, description="e5, bge, minilm, … (a dense index), bm25, or remote; none for a hybrid"
+    )
     retrieval_model_path: str | None = Field(
         None, description="the encoder's folder, or an installed package that carries a `model` folder"
     )
-    index_path: Path = Field(description="the index file (dense) or folder (bm25) that index_builder wrote")
-    corpus_path: Path = Field(description="jsonl, one passage a line")
-    retrieval_topk: int = Field(5, ge=1, description="documents per query where the caller names no number")
-    retrieval_batch_size: int = Field(256, ge=1, description="queries encoded at once")
+    index_path: Path | None = Field(None, description="the index file (dense) or folder (bm25) of index_builder")
+    corpus_path: Path | None = Field(None, description="jsonl, one passage a line")
+    remote_retriever_url: str | tuple[str, ...] | None = Field(
+        None, description="the server that retrieval_method remote asks; several are balanced and failed over"
+    )
+    retrieval_topk: int = Field(
+        5,
+        ge=1,
+        description="documents per query where the caller names no number; candidates, where a reranker follows",
+    )
+    retrieval_batch_size: int = Field(256, ge=1, description="queries encoded at once on a GPU; a CPU takes fewer")
     retrieval_query_max_length: int = Field(128, ge=8, description="tokens; the rest of a query is cut off")
-    retrieval_pooling_method: Literal["mean", "cls"] | None = Field(None, description="None: as the index was built")
+    retrieval_pooling_method: Literal["mean", "cls", "pooler"] | None = Field(
+        None, description="None: as the index was built"
+    )
     retrieval_use_fp16: bool = Field(True, description="half precision for the encoder, on a GPU only")
     instruction: str | None = Field(None, description="text put before each query; None: as the index was built")
-    faiss_gpu: bool = Field(False, description="search on the GPUs; needs faiss-gpu")
+    trust_remote_code: bool = Field(False, description="run Python code that comes in a model folder")
+    faiss_gpu: bool = Field(False, description="search on the GPUs (float16, sharded over them); needs faiss-gpu")
+    faiss_mmap: bool = Field(False, description="leave a dense index on the disk and page in what a search touches")
+    faiss_nprobe: int | None = Field(None, ge=1, description="cells searched, IVF only; None: as the index says")
+    faiss_ef_search: int | None = Field(None, ge=1, description="search depth, HNSW only; None: as the index says")
     gpu_id: str | int | None = Field(None, description="CUDA_VISIBLE_DEVICES for this process")
+
+    use_multi_retriever: bool = Field(False, description="search with several retrievers and fuse what they find")
+    multi_retriever_setting: MultiRetrieverSetting | None = Field(None, description="which retrievers, and how")
+
+    use_reranker: bool = Field(False, description="score the candidates again with a cross-encoder")
+    rerank_model_path: str | None = Field(None, description="the cross-encoder's folder")
+    rerank_model_name: str | None = Field(None, description="FlashRAG's; the folder decides what the model is")
+    rerank_topk: int = Field(5, ge=1, description="documents kept where the caller names no number")
+    rerank_max_length: int = Field(512, ge=8, description="tokens of query and passage together; the rest is cut off")
+    rerank_batch_size: int = Field(256, ge=1, description="pairs scored at once on a GPU; a CPU takes fewer")
+    rerank_use_fp16: bool = Field(True, description="half precision for the cross-encoder, on a GPU only")
+
     # Keys of published FlashRAG configurations that have one supported value here.
     bm25_backend: Literal["bm25s"] = "bm25s"
     use_sentence_transformer: bool = True
-    use_reranker: Literal[False] = False
+    rerank_pooling_method: None = None
     save_retrieval_cache: Literal[False] = False
     use_retrieval_cache: Literal[False] = False
 
+    @property
+    def kind(self) -> Kind:
+        method = self.retrieval_method.lower()
+        return Kind(method) if method in list(Kind) else Kind.DENSE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_keys(cls, values: Any) -> Any:
+        """Give the retrievers of a hybrid the keys that they share."""
+        match values:
+            case {"multi_retriever_setting": {"retriever_list": [*entries]} as setting}:
+                shared = {key: values[key] for key in SHARED_KEYS if key in values}
+                entries = [
+                    {"retrieval_topk": CANDIDATES, **shared, **entry} if isinstance(entry, Mapping) else entry
+                    for entry in entries
+                ]
+                return {**values, "multi_retriever_setting": {**setting, "retriever_list": entries}}
+        return values
+
     @model_validator(mode="after")
-    def _one_method(self) -> Self:
-        if self.retrieval_method.lower() == BM25:
-            if self.retrieval_model_path is not None:
-                raise ValueError(
-                    f"retrieval_model_path is {self.retrieval_model_path!r}, but retrieval_method bm25 uses no model; "
-                    "remove retrieval_model_path or name the dense method"
-                )
-            if self.faiss_gpu:
-                raise ValueError("faiss_gpu is true, but retrieval_method bm25 uses no faiss; set it to false")
-        elif self.retrieval_model_path is None:
-            raise ValueError(
-                f"retrieval_model_path is not set, but retrieval_method {self.retrieval_method!r} is dense; "
-                "give the encoder's folder"
-            )
+    def _consistent(self) -> Self:
+        problem = _kind_problem(self) or _file_problem(self) or _index_problem(self) or _reranker_problem(self)
+        if problem:
+            raise ValueError(problem)
         return self
 
     @classmethod
@@ -59,3 +134,83 @@ class RetrieverSettings(BaseModel):
         """The retrieval keys of a wider configuration (an evaluation's, for example); its other keys are left alone."""
         chosen = {key: config[key] for key in cls.model_fields if key in config}
         return validated(cls, chosen, "retrieval configuration")
+
+
+MultiRetrieverSetting.model_rebuild()  # the two classes name each other
+RetrieverSettings.model_rebuild()
+
+
+def _kind_problem(settings: RetrieverSettings) -> str | None:
+    """What does not fit between a hybrid's keys and a single retriever's."""
+    if not settings.use_multi_retriever:
+        if settings.kind is Kind.HYBRID:
+            return "retrieval_method is not set; give e5, bge, minilm, …, bm25 or remote, or set use_multi_retriever"
+        return None
+    if settings.multi_retriever_setting is None:
+        return "use_multi_retriever is true, but multi_retriever_setting is not set; give its retriever_list"
+    for key in ("retrieval_model_path", "index_path"):
+        if (value := getattr(settings, key)) is not None:
+            return f"{key} is {str(value)!r}, but use_multi_retriever is true; set it inside retriever_list"
+    if settings.kind is not Kind.HYBRID:
+        return (
+            f"retrieval_method is {settings.retrieval_method!r}, but use_multi_retriever is true; "
+            "name the methods inside retriever_list"
+        )
+    return None
+
+
+def _file_problem(settings: RetrieverSettings) -> str | None:
+    """Which file or address is missing, or stands there for nothing."""
+    method = settings.retrieval_method
+    match settings.kind:
+        case Kind.HYBRID:
+            return None
+        case Kind.REMOTE:
+            if not settings.remote_retriever_url:
+                return "remote_retriever_url is not set, but retrieval_method is remote; give the server's address"
+            return None
+        case Kind.BM25:
+            if settings.retrieval_model_path is not None:
+                return (
+                    f"retrieval_model_path is {settings.retrieval_model_path!r}, but retrieval_method bm25 uses no "
+                    "model; remove retrieval_model_path or name the dense method"
+                )
+        case Kind.DENSE:
+            if settings.retrieval_model_path is None:
+                return (
+                    f"retrieval_model_path is not set, but retrieval_method {method!r} is dense; "
+                    "give the encoder's folder"
+                )
+    for key in ("index_path", "corpus_path"):
+        if getattr(settings, key) is None:
+            return f"{key} is not set, but retrieval_method {method!r} needs it; give its path"
+    return None
+
+
+def _index_problem(settings: RetrieverSettings) -> str | None:
+    """Which setting of a faiss index has no index to hold for, or contradicts another."""
+    if settings.kind is not Kind.DENSE:
+        for key in ("faiss_gpu", "faiss_mmap", "faiss_nprobe", "faiss_ef_search"):
+            if value := getattr(settings, key):
+                shown = "true" if value is True else value
+                return f"{key} is {shown}, but retrieval_method {settings.kind} uses no faiss; remove {key}"
+    if settings.faiss_gpu and settings.faiss_mmap:
+        return (
+            "faiss_gpu and faiss_mmap are both true, but an index is on GPUs or on the disk; set one of them to false"
+        )
+    return None
+
+
+def _reranker_problem(settings: RetrieverSettings) -> str | None:
+    if not settings.use_reranker:
+        return None
+    if settings.rerank_model_path is None:
+        return "rerank_model_path is not set, but use_reranker is true; give the cross-encoder's folder"
+    multi = settings.multi_retriever_setting
+    candidates, key = (settings.retrieval_topk, "retrieval_topk") if multi is None else (multi.topk, "topk")
+    if settings.rerank_topk > candidates:
+        return (
+            f"rerank_topk is {settings.rerank_topk}, but only {key} = {candidates} candidates reach the reranker; "
+            f"raise {key} or lower rerank_topk"
+        )
+    return None

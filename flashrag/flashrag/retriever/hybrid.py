@@ -1,0 +1,59 @@
+"""Hybrid retrieval: the lists of several retrievers, fused by their reciprocal ranks.
+
+A document at rank r of a list (ranks from 1) gains 1 / (k + r), and its score is the sum over the lists: what two
+retrievers find beats what one of them finds a little higher. Scores of the retrievers themselves, which cannot be
+compared, play no part. Source: Cormack, Clarke and Büttcher, SIGIR 2009 (k = 60).
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import fsum
+
+from flashrag.corpus import Corpus
+from flashrag.document import Document, Hit
+from flashrag.retriever.base import PassageCount, Retriever
+
+RRF_K = 60
+CONCURRENT_BATCHES = 16  # of several callers; a retriever looks after its own cores
+
+
+class HybridRetriever(Retriever):
+    """Asks every retriever for its `topk` best, or as many as the caller wants where that is more."""
+
+    def __init__(self, retrievers: Sequence[Retriever], topk: int, rrf_k: int = RRF_K) -> None:
+        self.method = "+".join(retriever.method for retriever in retrievers)
+        corpora = [retriever.corpus for retriever in retrievers]
+        first = corpora[0]
+        shared = isinstance(first, Corpus) and all(corpus is first for corpus in corpora)
+        self.corpus = first if shared else PassageCount(sum(len(corpus) for corpus in corpora))
+        self.topk = topk
+        self._retrievers = tuple(retrievers)
+        self._rrf_k = rrf_k
+        self._pool = ThreadPoolExecutor(CONCURRENT_BATCHES * len(self._retrievers), "hybrid")
+
+    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        if not queries:
+            return []
+        searches = [self._pool.submit(one.rank, queries, max(num, one.topk)) for one in self._retrievers]
+        rankings = [search.result() for search in searches]
+        return [fuse(lists, self._rrf_k)[:num] for lists in zip(*rankings, strict=True)]
+
+
+def fuse(lists: Sequence[Sequence[Hit]], k: int = RRF_K) -> list[Hit]:
+    """Every document of the lists once, by the sum of its reciprocal ranks.
+
+    Documents are the same where id and contents are. Among equal sums the one of the best single rank comes first, then
+    the one of the earlier list.
+
+    >>> a, b = Document("a", ""), Document("b", "")
+    >>> [(hit.document.id, round(hit.score, 4)) for hit in fuse([[Hit(a, 9.0), Hit(b, 8.0)], [Hit(b, 0.1)]])]
+    [('b', 0.0325), ('a', 0.0164)]
+    """
+    ranks: dict[Document, list[tuple[int, int]]] = {}
+    for number, hits in enumerate(lists):
+        for rank, hit in enumerate(hits, start=1):
+            ranks.setdefault(hit.document, []).append((rank, number))
+    # fsum: a sum that does not depend on the order of the lists, so that equal sums are equal.
+    scores = {document: fsum(1 / (k + rank) for rank, _ in places) for document, places in ranks.items()}
+    order = sorted(ranks, key=lambda document: (-scores[document], min(ranks[document])))
+    return [Hit(document, scores[document]) for document in order]

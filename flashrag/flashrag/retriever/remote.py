@@ -1,0 +1,74 @@
+"""A retriever on another server: the retrieval client behind the interface of a local retriever.
+
+The client lives in an event loop of its own thread, so that any thread may search, one with a running loop included.
+Waiting, retrying, balancing and failing over are the client's. What cannot be had raises `SearchError`.
+"""
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Sequence
+
+import httpx
+
+from flashrag.client import RetrievalClient, check_server
+from flashrag.document import Hit
+from flashrag.errors import UserError
+from flashrag.retriever.base import PassageCount, Retriever
+from flashrag.servers import check_addresses
+
+KEY = "remote_retriever_url"
+HEALTH_TIMEOUT_S = 5.0
+
+
+class RemoteRetriever(Retriever):
+    def __init__(self, urls: Sequence[str], corpus: PassageCount, topk: int) -> None:
+        self.method = "remote"
+        self.corpus = corpus
+        self.topk = topk
+        self._client = RetrievalClient(urls, top_n=topk)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="remote-retriever", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        search = self._client.batch_search(queries, num)
+        return asyncio.run_coroutine_threadsafe(search, self._loop).result()
+
+    def close(self) -> None:
+        """Close the connections; searching is over. Closing again does nothing."""
+        if self._loop.is_closed():
+            return
+        atexit.unregister(self.close)
+        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def check_remote(url: str | Sequence[str]) -> tuple[tuple[str, ...], PassageCount]:
+    """The addresses, and how many passages the first that answers has; raises `UserError` where none is healthy."""
+    urls = check_addresses(url, KEY)
+    check_server(urls, key=KEY)
+    for one in urls:
+        try:
+            health = httpx.get(f"{one}/health", timeout=HEALTH_TIMEOUT_S)
+        except httpx.RequestError:
+            continue  # another one of them is there
+        if health.is_success:
+            return urls, PassageCount(_documents(one, health))
+    raise UserError(f"{KEY}: {','.join(urls)} answered a moment ago and does not any more; start the server again")
+
+
+def _documents(url: str, health: httpx.Response) -> int:
+    try:
+        count = health.json()["documents"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{KEY}: {url}/health does not say how many documents it has ({health.text[:200]!r}); "
+            "give the address of a ReSearch retrieval server"
+        ) from error
+    if not isinstance(count, int) or count < 0:
+        raise UserError(f"{KEY}: {url}/health says that it has {count!r} documents; expected a number")
+    return count

@@ -1,0 +1,74 @@
+"""Reranking: a cross-encoder reads query and passage together and scores the candidates of any retriever again.
+
+Slower by orders of magnitude than what finds the candidates, and more exact. Source: sentence-transformers'
+CrossEncoder; the score is what its folder's activation makes of the logit. Importing this module loads torch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+
+from flashrag.document import Hit
+from flashrag.errors import UserError
+from flashrag.retriever.base import Retriever
+from flashrag.retriever.encoder import reason
+from flashrag.retriever.model_runner import ModelRunner
+
+
+class RerankedRetriever(Retriever):
+    """The best of `candidates` documents of `retriever`, as the cross-encoder ranks them.
+
+    A caller that asks for more documents than `candidates` gets that many candidates scored.
+    """
+
+    def __init__(self, retriever: Retriever, scorer: "PairScorer", candidates: int, topk: int) -> None:
+        self.method = f"{retriever.method}+rerank"
+        self.corpus = retriever.corpus
+        self.topk = topk
+        self._retriever = retriever
+        self._scorer = scorer
+        self._candidates = candidates
+
+    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        found = self._retriever.rank(queries, max(num, self._candidates))
+        pairs = [(query, hit.document.contents) for query, hits in zip(queries, found, strict=True) for hit in hits]
+        scores = iter(self._scorer.score(pairs))
+        scored = [[Hit(hit.document, next(scores)) for hit in hits] for hits in found]
+        # A stable sort: equal scores stay in the order of the first retriever.
+        return [sorted(hits, key=lambda hit: -hit.score)[:num] for hits in scored]
+
+
+class PairScorer:
+    """The cross-encoder in `folder`; `max_length` is in tokens of query and passage together."""
+
+    def __init__(
+        self, folder: Path, max_length: int, batch_size: int, use_fp16: bool, trust_remote_code: bool = False
+    ) -> None:
+        def load(device: str) -> CrossEncoder:
+            model = CrossEncoder(str(folder), device=device, local_files_only=True, trust_remote_code=trust_remote_code)
+            limit = getattr(model.config, "max_position_embeddings", None) or max_length
+            model.max_length = min(max_length, limit)
+            return model
+
+        try:
+            self._runner = ModelRunner(load, self._scores, use_fp16)
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+            raise UserError(f"rerank_model_path: the model in {folder} cannot be loaded ({reason(error)})") from error
+        self._batch_size = batch_size
+        if (labels := self._runner.model.num_labels) != 1:
+            raise UserError(
+                f"rerank_model_path: the model in {folder} gives {labels} scores to a pair, expected one; "
+                "give a cross-encoder that was trained to rank"
+            )
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """A score for each query and passage, in their order; higher is better."""
+        if not pairs:
+            return []
+        return self._runner.run(pairs, [len(query) + len(text) for query, text in pairs], self._batch_size).tolist()
+
+    def _scores(self, outputs: dict[str, Any]) -> torch.Tensor:
+        return self._runner.model.activation_fn(outputs["scores"].float()).reshape(-1)
