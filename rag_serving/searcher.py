@@ -132,12 +132,18 @@ class Searcher:
             size = min(self._settings.search_batch_size, max(GOOD_BATCH, math.ceil(waiting / 2)))
             self._workers.search(self._queue.take(size))
 
+    def _stop_lingering(self, until: float) -> None:
+        """Called once, maybe a little early, as timers are: it must not find that lingering goes on."""
+        if until == self._linger_until:
+            self._linger_until = 0.0
+            self._dispatch()
+
     def _finished(self, finished: Finished) -> None:
         self._observe(finished)
         asks = self._answer(finished)
         self._expected = len(self._queue) + sum(ask.done.done() for ask in asks)
         self._linger_until = self._loop.time() + self._settings.max_wait_ms / 1000
-        self._loop.call_at(self._linger_until, self._dispatch)
+        self._loop.call_at(self._linger_until, self._stop_lingering, self._linger_until)
         self._dispatch()
 
     def _answer(self, finished: Finished) -> set[Ask]:
