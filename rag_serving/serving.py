@@ -1,7 +1,7 @@
 """The retrieval server's command: `python rag_serving/serving.py --config … --num_retriever N --port P`
 
-Everything that can be refused (flags, configuration, files, port) is checked before torch or faiss is imported. The port
-answers "loading" meanwhile. The first SIGTERM or Ctrl-C drains: new searches are refused, those in hand are finished.
+What can be refused (flags, configuration, files, port) is checked before torch or faiss is imported; meanwhile the port
+answers "loading". The first SIGTERM or Ctrl-C drains: new searches are refused, those in hand are finished.
 Exit codes: 0 after that, 2 for a bad input, 128 + its number for a second signal, which ends the process at once.
 """
 

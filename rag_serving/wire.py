@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi.responses import Response
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, create_model
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from flashrag.document import Document, Hit
 
@@ -73,7 +73,18 @@ class BatchSearchIn(BaseModel):
     return_score: bool = False
 
 
+def _declare_dialects(schema: dict[str, Any]) -> None:
+    """Write the other names of /retrieve into its schema, which shows only the first of each."""
+    properties = schema["properties"]
+    properties["queries"] = {"anyOf": [properties["queries"], properties["queries"]["items"]]}
+    properties |= {"query": properties["queries"], "top_k": properties["topk"]}
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["queries"]}, {"required": ["query"]}]
+
+
 class RetrieveIn(BaseModel):
+    model_config = ConfigDict(json_schema_extra=_declare_dialects)
+
     queries: list[str]
     topk: int | None = None
     return_scores: bool = False

@@ -92,14 +92,14 @@ def engine() -> Engine:
 
 @asynccontextmanager
 async def client_of(settings: ServerSettings, retriever: Retriever, num_retriever: int = 2):
-    """A client of the application in process, once it has loaded; `client.service` is its service."""
+    """A client of the application in process, once it has loaded; `client.app` and `client.service` are the server's."""
     app = create_app(settings, lambda: retriever, num_retriever)
     async with app.router.lifespan_context(app):
         await app.state.service.loaded
         # Errors of the application become answers, as they do behind uvicorn.
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            client.service = app.state.service
+            client.app, client.service = app, app.state.service
             yield client
 
 
@@ -111,3 +111,10 @@ def serve(site: Site) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncCl
         return client_of(read_settings(site.with_config(**changes)), retriever, num_retriever)
 
     return over
+
+
+@pytest.fixture(scope="session")
+def openapi() -> dict:
+    """The document of the application with its default limits."""
+    values = {"retrieval_method": "bm25", "index_path": "i", "corpus_path": "c"}
+    return json.loads(json.dumps(create_app(ServerSettings.model_validate(values), Engine, 1).openapi()))

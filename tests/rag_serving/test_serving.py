@@ -3,10 +3,12 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -120,26 +122,126 @@ def test_it_serves_where_no_cache_can_be_written(site, tmp_path):
         kept.rename(cache)
 
 
-LOADS_FOR_A_MINUTE = """
-import sys, time
+# The command, with an engine that reads from stdin when to go on: `load` waits for a line, and so does each search.
+HELD = """
+import sys
 import rag_serving.serving as serving
+from flashrag.document import Document, Hit
+from flashrag.errors import UserError
 
-def check_assets(_):
+class Held:
+    method, topk, corpus = "held", 5, range(3)
+
+    def rank(self, queries, num):
+        if queries != ["warm-up"]:
+            print("searching", *queries, flush=True)
+            sys.stdin.readline()
+        return [[Hit(Document(query, ""), 1.0)] for query in queries]
+
+def load(_):
     print("loading", flush=True)
-    time.sleep(60)
+    if "bad" in sys.stdin.readline():
+        raise UserError("index_path: made up")
+    return Held()
 
-serving.check_assets = check_assets
-serving.main(sys.argv[1:])
+serving._load = load
+sys.exit(serving.main(sys.argv[1:]))
 """
 
 
-def test_a_signal_while_loading_ends_it_too():
-    config = str(SCRIPT.with_name("serving_config.yaml"))
-    command = [sys.executable, "-c", LOADS_FOR_A_MINUTE, "--config", config, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=SCRIPT.parents[1]) as process:
-        assert process.stdout.readline() == b"loading\n"
-        process.terminate()
+@contextmanager
+def held_server(site, **changes: object):
+    """A server that has begun to load, and its URL; it goes on at each line that it reads."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", HELD, "--config", str(site.with_config(**changes)), "--port", str(port)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, bufsize=1, cwd=SCRIPT.parents[1]) as process:
+        try:
+            assert process.stdout.readline() == "loading\n"
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def ready(process: subprocess.Popen) -> None:
+    process.stdin.write("go on\n")
+    assert READY.fullmatch(process.stdout.readline().strip())
+
+
+def test_the_port_answers_while_it_loads(site):
+    with held_server(site) as (process, url):
+        answer = httpx.get(f"{url}/health")
+        assert (answer.status_code, answer.json()) == (503, {"status": "loading"})
+        answer = httpx.post(f"{url}/search", json={"query": "a"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert httpx.get(f"{url}/metrics").status_code == 200
+        ready(process)
+        assert httpx.get(f"{url}/health").json()["status"] == "healthy"
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_loading_ends_it_too(site, signal_number):
+    with held_server(site) as (process, _):
+        process.send_signal(signal_number)
         assert process.wait(10) == 0
+
+
+def test_a_load_that_fails_ends_it_with_its_message(site):
+    with held_server(site) as (process, _):
+        process.stdin.write("bad\n")
+        assert process.wait(10) == 2
+        assert process.stderr.read() == "error: index_path: made up\n"
+
+
+def test_sigterm_finishes_what_is_in_hand_and_refuses_the_rest(site):
+    with held_server(site) as (process, url), ThreadPoolExecutor() as threads, httpx.Client() as client:
+        ready(process)
+        in_hand = threads.submit(httpx.post, f"{url}/search", json={"query": "a"})
+        assert process.stdout.readline() == "searching a\n"
+        process.terminate()
+        while (answer := client.get(f"{url}/health")).json()["status"] != "draining":
+            time.sleep(0.01)
+        assert answer.status_code == 503
+        answer = client.post(f"{url}/search", json={"query": "b"})
+        assert (answer.status_code, answer.json()) == (503, {"detail": "the server is draining"})
+        assert process.poll() is None
+        process.stdin.write("go on\n")
+        assert in_hand.result().json() == [{"id": "a", "contents": ""}]
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
+
+
+def test_draining_has_an_end_and_a_second_signal_ends_it_at_once(site):
+    for drain_timeout_s, second, code in ((0.2, False, 0), (60, True, 128 + signal.SIGTERM)):
+        with held_server(site, drain_timeout_s=drain_timeout_s) as (process, url), ThreadPoolExecutor() as threads:
+            ready(process)
+            in_hand = threads.submit(httpx.post, f"{url}/search", json={"query": "a"})
+            assert process.stdout.readline() == "searching a\n"
+            process.terminate()
+            if second:
+                while httpx.get(f"{url}/health").json()["status"] != "draining":
+                    time.sleep(0.01)
+                process.terminate()
+            assert process.wait(10) == code
+            with suppress(httpx.HTTPError):
+                assert in_hand.result().status_code >= 500
+
+
+def test_a_client_that_hangs_up_is_not_worked_for(site):
+    with held_server(site) as (process, url), ThreadPoolExecutor() as threads:
+        ready(process)
+        in_hand = threads.submit(httpx.post, f"{url}/search", json={"query": "a"})
+        assert process.stdout.readline() == "searching a\n"
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/search", json={"query": "gone"}, timeout=0.2)
+        while 'rag_refused_total{reason="gone"} 1.0' not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.01)
+        last = threads.submit(httpx.post, f"{url}/search", json={"query": "b"})
+        process.stdin.write("go on\ngo on\n")
+        assert process.stdout.readline() == "searching b\n"
+        assert {in_hand.result().status_code, last.result().status_code} == {200}
 
 
 @pytest.mark.slow
