@@ -22,13 +22,20 @@ class Completion:
     tokens: tuple[ScoredToken, ...] | None = None
 
 
-def read_completion(payload: Any) -> Completion:
-    """The first choice of a reply of the completion or of the chat route. Raises `ValueError` when there is none."""
-    choices = getattr(payload, "choices", None)
-    if not choices:
+def first_choice(payload: Any) -> Any:
+    """The first choice of a reply. Raises `ValueError` where there is none, or none with text, ids or a message."""
+    choice = next(iter(getattr(payload, "choices", None) or ()), None)
+    if all(getattr(choice, name, None) is None for name in ("text", "token_ids", "message")):
         raise ValueError("the reply holds no choice")
-    choice = choices[0]
-    text = choice.message.content if hasattr(choice, "message") else choice.text
+    return choice
+
+
+def read_completion(payload: Any) -> Completion:
+    """The first choice of a reply of the completion or of the chat route. Raises `ValueError` where there is none."""
+    choice = first_choice(payload)
+    text = getattr(choice, "text", None)
+    if text is None:
+        text = getattr(choice.message, "content", None)
     usage = getattr(payload, "usage", None)
     return Completion(
         text=text or "",

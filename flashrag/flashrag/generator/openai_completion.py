@@ -13,7 +13,7 @@ import openai
 
 from flashrag.dialect import RESEARCH, Dialect
 from flashrag.episode import Generation
-from flashrag.generator.completion import Completion, read_completion
+from flashrag.generator.completion import Completion, first_choice, read_completion
 from flashrag.generator.retries import with_retries
 from flashrag.generator.settings import GeneratorSettings
 
@@ -55,7 +55,7 @@ class OpenAICompletionGenerator:
         """
 
         async def request() -> Any:
-            completion = await self._client.completions.create(
+            reply = await self._client.completions.create(
                 prompt=list(token_ids),
                 stop=list(dialect.stops),
                 extra_body={
@@ -68,9 +68,7 @@ class OpenAICompletionGenerator:
                 },
                 **self._sampling(max_tokens),
             )
-            if not getattr(completion, "choices", None):
-                raise ValueError("the reply holds no choice")
-            return completion.choices[0]
+            return first_choice(reply)
 
         choice = await self._ask(request, "completions")
         return Generation(self._sampled_ids(choice, dialect), aborted=choice.finish_reason == "abort")

@@ -25,7 +25,8 @@ async def with_retries(request: Callable[[], Awaitable[Reply]], url: str, max_re
     try:
         return await attempts(request)
     except (openai.OpenAIError, ValueError) as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        # A time-out's own text is empty.
+        cause = f" ({type(error.__cause__).__name__} {error.__cause__}".rstrip() + ")" if error.__cause__ else ""
         tries = attempts.statistics["attempt_number"]
         raise GenerationError(f"{url}: {error}{cause} (attempt {tries} of {1 + max_retries})") from error
 

@@ -3,18 +3,23 @@
 vLLM itself, with a model whose every token is known, is in tests/evaluation (slow).
 """
 
+import asyncio
 import json
-from collections.abc import Callable
+import re
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from fastapi import FastAPI, Request, Response
 
 from flashrag.config import Config, validated
 from flashrag.dialect import SEARCH_O1
 from flashrag.errors import GenerationError, UserError
 from flashrag.generator import GeneratorSettings
+from flashrag.generator.completion import Completion, ScoredToken
 from flashrag.generator.openai_completion import OpenAICompletionGenerator, TokenIdOrigin
 from flashrag.generator.server import find_served_model
 from flashrag.generator.tokenizer import eos_token_ids, load_tokenizer
@@ -34,17 +39,20 @@ class Server:
         self.requests: list[dict[str, Any]] = []
         self.statuses: list[int] = []
         self.choice: dict[str, Any] = {}
+        self.usage: dict[str, int] | None = None
         self.cards: list[dict[str, Any]] = [{"id": "research-7b", "object": "model", "max_model_len": 8192}]
 
     def app(self) -> FastAPI:
         app = FastAPI()
 
         @app.post("/v1/completions")
+        @app.post("/v1/chat/completions")
         async def completions(request: Request) -> Response:
             self.requests.append(await request.json())
             status = self.statuses.pop(0) if self.statuses else 200
             choice = {"index": 0, "logprobs": None, **self.choice}
             body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+            body["usage"] = self.usage
             return Response(json.dumps(body), status_code=status, media_type="application/json")
 
         @app.get("/v1/models")
@@ -52,6 +60,61 @@ class Server:
             return {"object": "list", "data": self.cards}
 
         return app
+
+
+class FaultyServer:
+    """A bare server that does what its script says with each request, and then answers."""
+
+    REPLY = json.dumps(
+        {
+            "choices": [
+                {
+                    "index": 0, "text": "Wu", "message": {"role": "assistant", "content": "Wu"},
+                    "finish_reason": "length", "token_ids": [1], "logprobs": None,
+                }
+            ]
+        }
+    ).encode()  # fmt: skip
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.script: list[str] = []
+        self.seen = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(re.search(rb"content-length: (\d+)", head.lower())[1])
+            await reader.readexactly(length)
+            self.seen += 1
+            await self.answer(self.script.pop(0) if self.script else "", writer)
+        finally:
+            writer.close()
+
+    async def answer(self, fault: str, writer: asyncio.StreamWriter) -> None:
+        if fault == "drop":
+            return
+        if fault == "stall":
+            await asyncio.sleep(1.0)
+            return
+        status = {"500": b"500 Internal Server Error", "busy": b"429 Too Many Requests\r\nRetry-After: 1"}
+        body = {"cut off": self.REPLY[:40], "no choice": b"{}"}.get(fault, self.REPLY)
+        lines = (
+            b"HTTP/1.1 " + status.get(fault, b"200 OK"), b"Content-Type: application/json",
+            b"Content-Length: %d" % len(body), b"Connection: close",
+        )  # fmt: skip
+        writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        await writer.drain()
+
+
+@pytest_asyncio.fixture
+async def faulty() -> AsyncIterator[FaultyServer]:
+    faulty = FaultyServer()
+    server = await asyncio.start_server(faulty.handle, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    faulty.url = f"http://{host}:{port}"
+    async with server:
+        yield faulty
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +271,79 @@ async def test_a_server_that_went_away_is_a_typed_error(closed_url: str, tokeniz
     with pytest.raises(GenerationError, match="Connection error"):
         await generator.generate([1], 5)
     await generator.aclose()
+
+
+@pytest.mark.asyncio
+async def test_text_is_completed_before_a_stop_with_log_probabilities_where_asked(server: Server, tokenizer: Any):
+    logprobs = {"tokens": [" King", " Wu"], "token_logprobs": [-0.5, -0.25], "text_offset": [0, 5], "top_logprobs": []}
+    server.choice = {"text": " King Wu", "finish_reason": "stop", "logprobs": logprobs}
+    server.usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    generator = generator_for(server, tokenizer)
+    completion = await generator.complete([5, 6, 7], 20, ["\n"], log_probs=True)
+    server.choice, server.usage = {"text": "x", "finish_reason": "length"}, None
+    bare = await generator.complete("a prompt as text", 20)
+    await generator.aclose()
+    assert completion == Completion(" King Wu", "stop", 3, 2, (ScoredToken(" King", -0.5), ScoredToken(" Wu", -0.25)))
+    assert bare == Completion("x", "length", 0, 0, None)
+    first, second = server.requests
+    assert (first["prompt"], first["stop"], first["max_tokens"], first["logprobs"]) == ([5, 6, 7], ["\n"], 20, 1)
+    assert (first["stop_token_ids"], first["temperature"]) == ([EOS, 2], 0.0)
+    assert (second["prompt"], second["stop"], second["logprobs"]) == ("a prompt as text", None, None)
+
+
+@pytest.mark.asyncio
+async def test_a_conversation_is_answered_and_an_unfinished_message_continued(server: Server):
+    server.choice = {"message": {"role": "assistant", "content": "Wu"}, "finish_reason": "stop"}
+    generator = generator_for(server, None)
+    asked, begun = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "King"}
+    assert (await generator.chat([asked], 9, ["."])).text == "Wu"
+    await generator.chat([asked, begun])
+    await generator.aclose()
+    first, second = server.requests
+    assert (first["messages"], first["max_tokens"], first["stop"]) == ([asked], 9, ["."])
+    assert "continue_final_message" not in first
+    assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
+    assert "max_tokens" not in second or second["max_tokens"] is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ask", ["generate", "complete", "chat"])
+@pytest.mark.parametrize("fault", ["drop", "stall", "500", "cut off", "no choice"])
+async def test_a_fault_is_tried_again_and_one_that_stays_is_a_typed_error(
+    faulty: FaultyServer, tokenizer: Any, ask: str, fault: str
+):
+    chosen = settings(faulty.url, generator_max_retries=2, generator_timeout_s=0.5)
+    generator = OpenAICompletionGenerator(chosen, "m", tokenizer, [EOS], "EMPTY")
+
+    async def request() -> Any:
+        argument = [{"role": "user", "content": "?"}] if ask == "chat" else [1]
+        return await getattr(generator, ask)(argument, 5)
+
+    faulty.script = [fault, fault]
+    reply = await request()
+    assert faulty.seen == 3
+    assert reply.token_ids == [1] if ask == "generate" else reply.text == "Wu"
+    faulty.script, faulty.seen = [fault] * 9, 0
+    with pytest.raises(GenerationError, match=rf"{faulty.url}/v1/.*completions: .* \(attempt 3 of 3\)"):
+        await request()
+    assert faulty.seen == 3
+    await generator.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_busy_server_is_given_the_time_it_asks_for(faulty: FaultyServer, tokenizer: Any):
+    faulty.script = ["busy"]
+    generator = OpenAICompletionGenerator(settings(faulty.url), "m", tokenizer, [EOS], "EMPTY")
+    started = time.perf_counter()
+    assert (await generator.complete([1], 5)).text == "Wu"
+    await generator.aclose()
+    assert time.perf_counter() - started >= 1.0
+
+
+def test_a_chat_server_needs_no_tokenizer_here(server: Server):
+    config = {"sgl_remote_url": server.url, "generator_model": "research-7b", "framework": "openai_chat"}
+    generator = get_generator(Config(config_dict=config))
+    assert (generator.served_name, generator.tokenizer) == ("research-7b", None)
 
 
 def test_the_served_model_is_found_by_name_path_or_being_the_only_one(server: Server, closed_url: str):

@@ -1,0 +1,73 @@
+"""The ceiling: the supporting passages of a question, in every shape that data sets have them in."""
+
+import pytest
+
+from flashrag.dataset import Question
+from flashrag.document import Document
+from flashrag.errors import UserError
+from flashrag.pipeline.oracle import NoSupport, supporting_passages, supporting_titles
+
+PASSAGES = (Document("Wu", '"Wu"\nHe was king. Of Zhou.'), Document("Zhou", '"Zhou"\nA dynasty.'))
+TITLES, SENTENCES = ["Tang", "Wu", "Zhou"], [["No."], ["He was king.", " Of Zhou."], ["A dynasty."]]
+HUB_FACTS = {"title": ["Wu", "Zhou", "Wu"], "sent_id": [0, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"supporting_facts": HUB_FACTS, "context": {"title": TITLES, "sentences": SENTENCES}},
+        {"supporting_facts": HUB_FACTS, "context": {"title": TITLES, "content": SENTENCES}},
+        {
+            "supporting_facts": [["Wu", 0], ["Zhou", 0], ["Wu", 1]],
+            "context": [list(pair) for pair in zip(TITLES, SENTENCES, strict=True)],
+        },
+        {
+            "paragraphs": [
+                {"title": "Tang", "paragraph_text": "No.", "is_supporting": False},
+                {"title": "Wu", "paragraph_text": "He was king. Of Zhou.", "is_supporting": True},
+                {"title": "Zhou", "paragraph_text": "A dynasty.", "is_supporting": True},
+            ]
+        },
+    ],
+    ids=["hotpotqa, hub", "2wikimultihopqa", "hotpotqa, official", "musique"],
+)
+@pytest.mark.asyncio
+async def test_the_supporting_passages_are_the_context(make, server, index, metadata):
+    assert supporting_passages(metadata) == PASSAGES
+    server.replies = ["King Wu"]
+    outcome = await make("oracle-passages").answer(Question("q", "Who?", ("Wu",), metadata))
+    assert '\n\nDoc 1(Title: "Wu") He was king. Of Zhou.\nDoc 2(Title: "Zhou") A dynasty.\n\n' in server.asked[0].prompt
+    assert (outcome.prediction, index.queries) == ("King Wu", [])
+    assert [passage.id for passage in outcome.steps[0].passages] == ["Wu", "Zhou"]
+
+
+@pytest.mark.asyncio
+async def test_titles_alone_are_looked_up(make, server, index):
+    server.replies = ["King Wu"]
+    index.passages = {
+        "Zhou Dynasty": [
+            Document("1", '"Zhou"\nno'), Document("2", '"Zhou dynasty"\nyes'), Document("3", '"Zhou dynasty"\nx'),
+        ],
+        "Lost": [Document("1", '"Zhou"\nno')],
+    }  # fmt: skip
+    question = Question("q", "Who?", ("Wu",), {"supporting_titles": ["Zhou Dynasty", "Lost"]})
+    await make("oracle-passages").answer(question)
+    assert index.queries == ["Zhou Dynasty", "Lost"]
+    assert 'documents.\n\nDoc 1(Title: "Zhou dynasty") yes\n\nQuestion: Who?' in server.asked[0].prompt
+    lost = Question("q", "Who?", ("Wu",), {"supporting": ["Lost"]})
+    with pytest.raises(NoSupport, match="question q: its metadata names no supporting passage that could be found"):
+        await make("oracle-passages").answer(lost)
+
+
+def test_titles_come_from_what_is_named():
+    assert supporting_titles({"supporting_facts": HUB_FACTS}) == ("Wu", "Zhou")
+    assert supporting_titles({"supporting": ["a", "b", "a"]}) == ("a", "b")
+    assert supporting_titles({}) == ()
+
+
+@pytest.mark.asyncio
+async def test_a_set_without_support_is_refused_at_the_start(make):
+    pipeline = make("oracle-passages")
+    with pytest.raises(UserError, match="no question's metadata has any; expected supporting_facts with context"):
+        pipeline.prepare([Question("q", "Who?", ("Wu",), {"hops": 2})])
+    pipeline.prepare([Question("q", "Who?", ("Wu",)), Question("r", "Who?", ("Wu",), {"supporting": ["Wu"]})])

@@ -1,0 +1,64 @@
+"""Search-R1: the prompt its models know, their result tags, and the stop at the end of an answer."""
+
+import pytest
+
+from flashrag.dataset import Question
+from flashrag.errors import UserError
+
+PROMPT = (
+    "Answer the given question. You must conduct reasoning inside <think> and </think> first every time you get new "
+    "information. After reasoning, if you find you lack some knowledge, you can call a search engine by <search> query "
+    "</search> and it will return the top searched results between <information> and </information>. You can search as "
+    "many times as your want. If you find no further external knowledge needed, you can directly provide the answer "
+    "inside <answer> and </answer>, without detailed illustrations. For example, <answer> Beijing </answer>. "
+    "Question: Who was the first king of Zhou?\n"
+)
+SEARCH = "<think> Zhou? </think>\n<search> first king of Zhou </search>"
+INFORMATION = (
+    '\n\n<information>Doc 1(Title: "King Wu of Zhou") King Wu was the first king of Zhou.\n'
+    'Doc 2(Title: "Zhou dynasty") The Zhou dynasty followed the Shang.</information>\n\n'
+)
+
+
+@pytest.mark.asyncio
+async def test_an_episode_in_search_r1s_tags(make, server, index, question):
+    server.replies = [SEARCH, "<think> Wu. </think> <answer> King Wu </answer>"]
+    outcome = await make("search-r1").answer(question)
+    assert index.queries == ["first king of Zhou"]
+    first, second = server.asked
+    assert first.prompt == PROMPT
+    assert second.prompt == PROMPT + SEARCH + INFORMATION
+    assert first.stop == second.stop == ["</search>", "</answer>"]
+    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "answered")
+    assert [(step.kind, step.text) for step in outcome.steps] == [
+        ("think", "Zhou?"),
+        ("query", "first king of Zhou"),
+        ("result", INFORMATION.strip().removeprefix("<information>").removesuffix("</information>")),
+        ("think", "Wu."),
+        ("generation", "<answer> King Wu </answer>"),
+        ("answer", "King Wu"),
+    ]
+    assert outcome.episode is not None
+    spliced = [segment.text for segment in outcome.episode.segments if segment.source == "result"]
+    assert spliced == [INFORMATION]
+    assert sum(outcome.episode.loss_mask) == len(outcome.episode.response_ids) - len(
+        outcome.episode.segments[1].token_ids
+    )
+
+
+@pytest.mark.asyncio
+async def test_an_answer_without_a_block_is_none(make, server, question):
+    server.replies = ["I do not know."]
+    outcome = await make("search-r1").answer(question)
+    assert (outcome.prediction, outcome.end_reason) == ("", "eos")
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("chat_template")
+async def test_its_models_want_their_chat_template_and_a_question_mark(make, server):
+    with pytest.raises(UserError, match="use apply_chat: true"):
+        make("search-r1")
+    server.replies = ["<answer> a </answer>"]
+    await make("search-r1", apply_chat=True).answer(Question("q", " who was first king of zhou ", ("Wu",)))
+    assert server.asked[0].prompt.startswith("<|im_start|>user\nAnswer the given question. You must")
+    assert server.asked[0].prompt.endswith("Question: who was first king of zhou?\n<|im_end|>\n<|im_start|>assistant\n")

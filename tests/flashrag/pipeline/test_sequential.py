@@ -1,0 +1,69 @@
+"""Naive RAG and zero-shot: FlashRAG's prompts word for word, one search and one request, or no search."""
+
+import pytest
+
+from flashrag.pipeline import Passage, Step, StepKind
+
+PASSAGES = (
+    Passage("1", '"King Wu of Zhou"\nKing Wu was the first king of Zhou.', 1.0),
+    Passage("2", '"Zhou dynasty"\nThe Zhou dynasty followed the Shang.', 0.5),
+)
+
+
+@pytest.mark.asyncio
+async def test_naive_rag_searches_with_the_question_and_answers_from_the_passages(make, server, index, question):
+    server.replies = [" King Wu "]
+    outcome = await make("naive").answer(question)
+    assert index.queries == ["Who was the first king of Zhou?"]
+    (asked,) = server.asked
+    assert asked.prompt == (
+        "Answer the question based on the given document."
+        "Only give me the answer and do not output any other words.\n"
+        "The following are given documents.\n\n"
+        'Doc 1(Title: "King Wu of Zhou") King Wu was the first king of Zhou.\n'
+        'Doc 2(Title: "Zhou dynasty") The Zhou dynasty followed the Shang.\n\n'
+        "Question: Who was the first king of Zhou?\n"
+        "Answer:"
+    )
+    assert asked.stop == ["\n"]
+    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "eos")
+    assert outcome.steps == (
+        Step(StepKind.QUERY, "Who was the first king of Zhou?"),
+        Step(StepKind.RESULT, "", PASSAGES),
+        Step(StepKind.GENERATION, " King Wu "),
+        Step(StepKind.ANSWER, "King Wu"),
+    )
+    prompt_tokens = len(server.tokenizer.encode(asked.prompt))
+    usage = outcome.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (prompt_tokens, 7)
+    assert (usage.generator_calls, usage.searches) == (1, 1)
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("chat_template")
+async def test_an_instruct_model_gets_the_same_words_in_its_chat_template(make, server, index, question):
+    server.replies = ["King Wu"]
+    index.passages = {question.question: []}
+    await make("naive", apply_chat=True).answer(question)
+    (asked,) = server.asked
+    assert asked.prompt == (
+        "<|im_start|>system\nAnswer the question based on the given document."
+        "Only give me the answer and do not output any other words.\n"
+        "The following are given documents.\n\n<|im_end|>\n"
+        "<|im_start|>user\nQuestion: Who was the first king of Zhou?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert asked.stop is None
+
+
+@pytest.mark.asyncio
+async def test_zero_shot_asks_the_model_alone(make, server, index, question):
+    server.replies = ["King Wen"]
+    outcome = await make("zero-shot").answer(question)
+    assert [asked.prompt for asked in server.asked] == [
+        "Answer the question based on your own knowledge. Only give me the answer and do not output any other words."
+        "\n\nQuestion: Who was the first king of Zhou?\nAnswer:"
+    ]
+    assert index.queries == []
+    assert [step.kind for step in outcome.steps] == ["generation", "answer"]
+    assert (outcome.prediction, outcome.usage.searches) == ("King Wen", 0)

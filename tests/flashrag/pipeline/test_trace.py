@@ -1,0 +1,165 @@
+"""What every method shares on its way to the servers: fitting passages, the chat route, errors, no mixing."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flashrag.config import Config
+from flashrag.dataset import Question
+from flashrag.document import Document
+from flashrag.errors import GenerationError, SearchError, UserError
+from flashrag.pipeline import METHODS, SequentialPipeline
+from flashrag.pipeline.trace import PromptTooLong
+
+from .conftest import Reply
+
+
+@pytest.mark.asyncio
+async def test_passages_that_leave_no_room_are_dropped_last_ones_first(make, server, index, question):
+    index.passages = {question.question: [Document(str(n), f'"T{n}"\n' + "word " * 40) for n in range(5)]}
+    server.replies = ["Wu"] * 2
+    await make("naive").answer(question)
+    whole = server.asked[0]
+    whole_tokens = len(server.tokenizer.encode(whole.prompt))
+    assert whole.prompt.count("Doc ") == 5
+    # One token short of the whole, with 256 tokens or a quarter of the context kept for the answer.
+    sizes = range(whole_tokens, 2 * whole_tokens)
+    limit = next(size for size in sizes if whole_tokens + min(256, size // 4) <= size) - 1
+    outcome = await make("naive", generator_max_input_len=limit).answer(question)
+    fitted = server.asked[1]
+    assert fitted.prompt.count("Doc ") == 4
+    assert "T4" not in fitted.prompt
+    assert fitted.max_tokens == limit - len(server.tokenizer.encode(fitted.prompt))
+    assert len(outcome.steps[1].passages) == 5  # what was found is still told
+
+
+@pytest.mark.asyncio
+async def test_a_question_that_does_not_fit_is_an_error(make, question):
+    with pytest.raises(PromptTooLong, match="without any passage, generator_max_input_len=40"):
+        await make("naive", generator_max_input_len=40).answer(question)
+
+
+@pytest.mark.asyncio
+async def test_a_special_token_in_a_passage_is_text(make, server, index, question):
+    index.passages = {question.question: [Document("1", '"T"\nbefore <|endoftext|> after')]}
+    server.replies = ["Wu"]
+    await make("naive").answer(question)
+    assert "before < |endoftext|> after" in server.asked[0].prompt
+
+
+@pytest.mark.asyncio
+async def test_a_chat_server_gets_messages(make, server, question):
+    server.replies = ["King Wu"]
+    outcome = await make("zero-shot", framework="openai_chat", generation_params={"max_tokens": 50}).answer(question)
+    (body,) = server.chats
+    assert body["messages"] == [
+        {
+            "role": "system",
+            "content": "Answer the question based on your own knowledge. "
+            "Only give me the answer and do not output any other words.",
+        },
+        {"role": "user", "content": "Question: Who was the first king of Zhou?"},
+    ]
+    assert (body["max_tokens"], body["temperature"], "continue_final_message" in body) == (50, 0.0, False)
+    assert (outcome.prediction, outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == ("King Wu", 11, 7)
+
+
+@pytest.mark.asyncio
+async def test_a_cut_off_answer_says_so(make, server, question):
+    server.replies = [Reply("King", finish_reason="length")]
+    assert (await make("zero-shot").answer(question)).end_reason == "length"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if spec.needs_generator])
+async def test_servers_that_fail_are_typed_errors_in_every_method(make, index, server, method: str):
+    question = Question("q", "Who?", ("Wu",), {"supporting": ["King Wu of Zhou"]})
+    server.replies = []  # an exhausted script is HTTP 500
+    with pytest.raises(GenerationError, match=r"/v1/completions: .*\(attempt 1 of 1\)"):
+        await make(method).answer(question)
+
+    async def outage(query: str, top_n: int) -> Any:  # noqa: ARG001
+        raise SearchError("the index is gone")
+
+    index.search_scored = outage
+    server.replies = {
+        "flare": [Reply(tokens=[("Tang.", -5.0)])],
+        "self-ask": ["Follow up: a?"],
+        "search-o1": ["<|begin_search_query|> a <|end_search_query|>"],
+    }.get(method, ["<search> a </search>"])
+    if METHODS[method].needs_retriever:
+        with pytest.raises(SearchError, match="the index is gone"):
+            await make(method).answer(question)
+
+
+NUMBER = re.compile(r"item (\d+)")
+
+
+def talk(method: str) -> Callable[[str], str]:
+    """A model that names the number of the question, and searches for it first where the method lets it."""
+
+    def reply(prompt: str) -> str:
+        number = NUMBER.findall(prompt.rpartition("Question:")[2] or prompt)[0]
+        searched = prompt.endswith(("</information>\n\n", "</result>", "_result|>\n\n", "Intermediate answer:"))
+        if "Searched Web Pages" in prompt:
+            return f"**Final Information** item {NUMBER.findall(prompt.rpartition('Current Search Query')[2])[0]}"
+        query = {
+            "research": f"<search> item {number} </search>",
+            "search-r1": f"<search> item {number} </search>",
+            "search-o1": f"<|begin_search_query|>item {number}<|end_search_query|>",
+            "self-ask": f"Follow up: item {number}",
+        }.get(method)
+        if query and not searched:
+            return query
+        return {
+            "research": f"<think> t </think> <answer> \\boxed{{{number}}} </answer>",
+            "search-r1": f"<answer>{number}</answer>",
+            "search-o1": f"\\boxed{{{number}}}",
+            "self-ask": f"So the final answer is: {number}",
+            "ircot": f"So the answer is: {number}",
+        }.get(method, number)
+
+    return reply
+
+
+def talk_unsure(prompt: str) -> Reply:
+    """The same for flare: unsure until it has read a passage."""
+    number = NUMBER.findall(prompt.rpartition("Question:")[2])[0]
+    text = f"So the answer is: {number}" if "Wikipedia Title" in prompt else f"It is item {number}."
+    return Reply(tokens=[(text, -3.0)])
+
+
+QUICK = ("ircot", "search-r1")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in METHODS if name != "random"],
+)
+async def test_sixty_four_questions_at_once_do_not_mix(make, server, index, method: str):
+    async def echo(query: str, top_n: int) -> Any:  # noqa: ARG001
+        await asyncio.sleep(0.001 * (len(index.queries) % 5))
+        index.queries.append(query)
+        return [(Document(query, f'"King Wu of Zhou"\nfound for {query}'), 1.0)]
+
+    index.search_scored, server.replies = echo, talk_unsure if method == "flare" else talk(method)
+    metadata = {"supporting": ["King Wu of Zhou"]}
+    questions = [Question(str(n), f"What is item {n}?", (str(n),), metadata) for n in range(64)]
+    pipeline = make(method, generator_max_retries=3)  # a server may close an idle connection as it is used again
+    outcomes = await asyncio.gather(*(pipeline.answer(question) for question in questions))
+    assert [outcome.prediction for outcome in outcomes] == [question.id for question in questions]
+    for question, outcome in zip(questions, outcomes, strict=True):
+        mentioned = {n for step in outcome.steps for n in NUMBER.findall(step.text)}
+        assert mentioned <= {question.id}
+        assert outcome.usage.searches == sum(step.kind == "query" for step in outcome.steps)
+
+
+def test_parts_that_a_method_needs_must_be_given():
+    with pytest.raises(UserError, match=r"SequentialPipeline needs a retriever; see flashrag\.utils\.get_retriever"):
+        SequentialPipeline(Config(), None, object())
+    with pytest.raises(UserError, match="SequentialPipeline needs a generator"):
+        SequentialPipeline(Config(), object(), None)
