@@ -25,7 +25,7 @@ METHOD_NAMES = tuple(METHODS)
 MAY_CHANGE = frozenset(
     {
         *("data_dir", "save_dir", "remote_retriever_url", "sgl_remote_url", "concurrency"),
-        *("generator_timeout_s", "generator_max_retries"),
+        *("generator_timeout_s", "generator_max_retries", "retriever_timeout_s", "retriever_deadline_s"),
         *("metrics", "metric_setting", "save_metric_score", "save_intermediate_data"),
     }
 )
@@ -44,6 +44,8 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
     save_intermediate_data: bool = Field(True, description="write intermediate_data.json, as FlashRAG does")
     use_remote_retriever: bool = True
     remote_retriever_url: str | None = None
+    retriever_timeout_s: float = Field(30.0, gt=0, description="of one request to the retrieval server")
+    retriever_deadline_s: float = Field(120.0, gt=0, description="of one search with all its attempts")
     retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, put together")
     metrics: tuple[str, ...] = Field(("em", "f1", "acc"), description=", ".join(METRICS))
     metric_setting: MetricSettings = MetricSettings()

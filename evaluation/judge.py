@@ -17,7 +17,7 @@ from typing import Any
 
 from evaluation.judge_settings import KEY_VARIABLES, JudgeSettings
 from evaluation.keyed_log import KeyedLog
-from flashrag.errors import ReSearchError
+from flashrag.errors import GenerationError, ReSearchError
 
 INSTRUCTIONS = (
     "You grade answers to questions. You get a question, the reference answers, and a submitted answer. The submitted "
@@ -108,19 +108,27 @@ class Judge:
     async def _ask(self, messages: list[dict[str, str]]) -> str:
         import openai
 
+        from flashrag.generator.retries import with_retries
+
         settings = self.settings
         if self._client is None:
             key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "EMPTY")
             self._client = openai.AsyncOpenAI(
-                base_url=settings.url, api_key=key, timeout=settings.timeout_s, max_retries=settings.max_retries
+                base_url=settings.url, api_key=key, timeout=settings.timeout_s, max_retries=0
             )
-        try:
+
+        async def request() -> str:
             completion = await self._client.chat.completions.create(
                 model=settings.model, messages=messages, temperature=0.0
             )
+            if not getattr(completion, "choices", None):
+                raise ValueError("the reply holds no choice")
             return completion.choices[0].message.content or ""
-        except (openai.OpenAIError, ValueError, IndexError, AttributeError, TypeError) as error:
-            raise JudgeError(f"{settings.url}/chat/completions: {type(error).__name__}: {error}") from error
+
+        try:
+            return await with_retries(request, f"{settings.url}/chat/completions", settings.max_retries)
+        except GenerationError as error:
+            raise JudgeError(str(error)) from error
 
     def _key(self, record: Mapping[str, Any]) -> str:
         content = json.dumps([self.settings.model, _messages(record)], ensure_ascii=False)

@@ -78,7 +78,7 @@ def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
         except (KeyboardInterrupt, asyncio.CancelledError):
             return True
         finally:
-            folder.end_session()
+            folder.end_session(getattr(generator, "token_id_origin", None))
     return False
 
 
@@ -95,7 +95,12 @@ def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalCl
     if assets is not None:
         return load_retriever_from(assets)
     assert settings.remote_retriever_url is not None, "checked by EvalSettings"
-    return RetrievalClient(settings.remote_retriever_url, top_n=settings.retrieval_topk)
+    return RetrievalClient(
+        settings.remote_retriever_url,
+        top_n=settings.retrieval_topk,
+        timeout_s=settings.retriever_timeout_s,
+        deadline_s=settings.retriever_deadline_s,
+    )
 
 
 async def answer_with_progress(
@@ -170,6 +175,8 @@ def show_complete_run(folder: RunFolder) -> int:
 
 def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
     print(format_table(summary))
+    if summary["token_ids"] == "re-tokenised":
+        print("note: the model server returns text only; its responses were encoded again with the local tokenizer")
     print(f"written to {folder.path}")
     if summary["n_failed"]:
         first = next(record for record in folder.records() if record["error"])

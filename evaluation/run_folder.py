@@ -133,8 +133,9 @@ class RunFolder:
             ended_at = max(written, session["started_at"])
         return {**session, "ended_at": ended_at}
 
-    def end_session(self) -> None:
-        self._environment["sessions"][-1]["ended_at"] = time.time()
+    def end_session(self, token_ids: str | None) -> None:
+        """Note when the work ended, and where the ids of the responses came from."""
+        self._environment["sessions"][-1] |= {"ended_at": time.time(), "token_ids": token_ids}
         write_json(self.path / "environment.json", self._environment)
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -157,6 +158,7 @@ class RunFolder:
             **summarize(self._all_records(score)),
             "wall_s": round(sum(s["ended_at"] - s["started_at"] for s in self._environment["sessions"]), 3),
             "served_model": self._environment["served_model"],
+            "token_ids": self._environment["sessions"][-1].get("token_ids"),
         }
         self._write_flashrags_files(summary)
         write_json(self.path / "summary.json", summary)

@@ -174,6 +174,12 @@ class running:
 
 
 @pytest.fixture(scope="session")
+def serve() -> type[running]:
+    """`with serve(app) as url`: for the modules beside this one, which cannot import it."""
+    return running
+
+
+@pytest.fixture(scope="session")
 def real_servers(
     model_folder: Path, successors: dict[int, int], corpus: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Servers]:
