@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     with open_browser() as browser:
-        page = browser.new_page(viewport={"width": 1180, "height": 900})
+        page = browser.new_page(viewport={"width": 1180, "height": 780})
         page.goto(options.url)
         page.fill("#query", options.query)
         page.press("#query", "Enter")
