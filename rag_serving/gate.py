@@ -1,6 +1,6 @@
 """The ASGI layer in front of the routes: who gets in, with how large a body, and for how long.
 
-It refuses before any work is done: 401 without the token, 503 while loading or draining, 413 for a large body, and 504
+It refuses before any work is done: 401 without the token, 503 while loading or draining, 413 for a large body; and 504
 at the deadline. A client that goes away ends its request at once.
 """
 
@@ -44,8 +44,16 @@ class Gate:
             await self.app(scope, receive, send)
         elif answer := self._not_now(headers):
             await answer(scope, receive, send)
+        elif (asked_s := _asked_timeout_s(headers)) is None:
+            problem = {
+                "type": "float_parsing",
+                "loc": ["header", TIMEOUT_HEADER],
+                "msg": "expected a number of seconds",
+            }
+            await JSONResponse({"detail": [problem]}, 422)(scope, receive, send)
         else:
-            await self._within_the_deadline(scope, receive, send, headers)
+            timeout_s = min(self._service.settings.request_timeout_s, asked_s)
+            await self._within(timeout_s, scope, receive, send)
 
     def _may_enter(self, headers: Headers) -> bool:
         given = headers.get("authorization", "").encode("latin-1")
@@ -62,8 +70,7 @@ class Gate:
                 return _refusal(413, _too_large(limit))
         return None
 
-    async def _within_the_deadline(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        timeout_s = min(self._service.settings.request_timeout_s, _asked_timeout_s(headers))
+    async def _within(self, timeout_s: float, scope: Scope, receive: Receive, send: Send) -> None:
         visit = _Visit(receive, send, self._service.settings.max_body_bytes, asyncio.timeout(max(timeout_s, 0)))
         self._service.in_hand += 1
         try:
@@ -123,12 +130,12 @@ class _Visit:
             self.limit.reschedule(asyncio.get_running_loop().time())
 
 
-def _asked_timeout_s(headers: Headers) -> float:
-    """The header's seconds; infinite where there is none, or none that is a number: the schema's 422 says so."""
+def _asked_timeout_s(headers: Headers) -> float | None:
+    """The header's seconds, infinite without one; None where it is no number."""
     with suppress(ValueError):
         asked_s = float(headers.get(TIMEOUT_HEADER, "inf"))
-        return asked_s if not math.isnan(asked_s) else math.inf
-    return math.inf
+        return None if math.isnan(asked_s) else asked_s
+    return None
 
 
 def _too_large(limit: int) -> str:

@@ -2,14 +2,18 @@
 predictable answers, where a test must hold searches back, count them or make them fail."""
 
 import json
+import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from flashrag.document import Document, Hit
 from flashrag.retriever.base import Retriever
@@ -92,7 +96,7 @@ def engine() -> Engine:
 
 @asynccontextmanager
 async def client_of(settings: ServerSettings, retriever: Retriever, num_retriever: int = 2):
-    """A client of the application in process, once it has loaded; `client.app` and `client.service` are the server's."""
+    """A client of the application in process, once it has loaded; `client.app` and `client.service` are its own."""
     app = create_app(settings, lambda: retriever, num_retriever)
     async with app.router.lifespan_context(app):
         await app.state.service.loaded
@@ -118,3 +122,25 @@ def openapi() -> dict:
     """The document of the application with its default limits."""
     values = {"retrieval_method": "bm25", "index_path": "i", "corpus_path": "c"}
     return json.loads(json.dumps(create_app(ServerSettings.model_validate(values), Engine, 1).openapi()))
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The address of the application under uvicorn, once it has loaded; it is stopped at the end of the block."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            while httpx.get(f"{url}/health", timeout=10).status_code == 503:
+                time.sleep(0.01)
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def real_server() -> Callable[[FastAPI], AbstractContextManager[str]]:
+    return served

@@ -93,7 +93,7 @@ async def test_the_servers_own_deadline_cannot_be_lengthened(serve, engine):
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("asked_s", ["soon", "nan", "inf", ""])
+@pytest.mark.parametrize("asked_s", ["soon", "nan", ""])
 async def test_a_deadline_that_is_no_number_is_422(serve, engine, asked_s):
     async with serve(engine) as client:
         answer = await client.post("/search", json={"query": "a"}, headers={"X-Request-Timeout": asked_s})
