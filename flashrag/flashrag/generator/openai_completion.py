@@ -103,14 +103,16 @@ class OpenAICompletionGenerator:
         A last message of the assistant is continued, where the server can (vLLM, SGLang).
         """
         continued = {"add_generation_prompt": False, "continue_final_message": True}
-        body = continued if messages and messages[-1]["role"] == "assistant" else {}
+        conversation: dict[str, Any] = {
+            "messages": list(messages),
+            "extra_body": continued if messages and messages[-1]["role"] == "assistant" else {},
+        }
 
         async def request() -> Completion:
             reply = await self._client.chat.completions.create(
-                messages=list(messages),  # pyrefly: ignore[bad-argument-type]
                 stop=list(stop) or None,
                 logprobs=log_probs or None,
-                extra_body=body,
+                **conversation,
                 **self._sampling(max_tokens),
             )
             return read_completion(reply)

@@ -109,14 +109,15 @@ def episode_steps(episode: Episode, dialect: Dialect, found: Sequence[tuple[Pass
 
 
 def _written_steps(text: str, dialect: Dialect) -> Iterator[Step]:
-    """The blocks of one sampled text; what stands outside of any block is generation."""
-    kinds = {dialect.think: StepKind.THINK, dialect.search: StepKind.QUERY}
-    blocks = "|".join(f"{re.escape(tag.open)}(.*?)(?:{re.escape(tag.close)}|$)" for tag in kinds)
+    """The blocks of one sampled text; a block left open ends where the next begins. What is in none is generation."""
+    kinds = {dialect.think.open: StepKind.THINK, dialect.search.open: StepKind.QUERY}
+    opened = "|".join(map(re.escape, kinds))
+    closed = "|".join(map(re.escape, (dialect.think.close, dialect.search.close)))
     position = 0
-    for match in re.finditer(blocks, text, re.DOTALL):
-        if loose := text[position : match.start()].strip():
+    for block in re.finditer(f"({opened})(.*?)(?:{closed}|(?={opened})|$)", text, re.DOTALL):
+        if loose := text[position : block.start()].strip():
             yield Step(StepKind.GENERATION, loose)
-        yield Step(list(kinds.values())[(match.lastindex or 1) - 1], (match[match.lastindex or 1]).strip())
-        position = match.end()
+        yield Step(kinds[block[1]], block[2].strip())
+        position = block.end()
     if loose := text[position:].strip():
         yield Step(StepKind.GENERATION, loose)

@@ -2,7 +2,7 @@
 
 Source: Jin et al., 2025, "Search-R1: Training LLMs to Reason and Leverage Search Engines with Reinforcement Learning",
 arXiv 2503.09516, and the project's inference script. Unlike its training loop, that script does not ask again after a
-turn with neither a search nor an answer; nor does this.
+turn with neither a search nor an answer; nor does this. Its models were trained with three passages a search.
 """
 
 from collections.abc import Mapping

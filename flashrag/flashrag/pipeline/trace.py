@@ -40,6 +40,7 @@ class Trace:
     ) -> Completion:
         """The text that continues a prompt; passages that do not fit are dropped, the last ones first."""
         wanted = min(max_tokens or self._settings.max_response_tokens, self._settings.max_response_tokens)
+        ids: list[int] = []
         if self._generator.tokenizer is None:
             written = [{"role": "assistant", "content": prompt.written}] if prompt.written else []
             completion = await self._generator.chat([*prompt.messages, *written], wanted, stop, log_probs=log_probs)
@@ -47,7 +48,7 @@ class Trace:
             ids = self._fitted_ids(prompt, wanted)
             room = self._settings.generator_max_input_len - len(ids)
             completion = await self._generator.complete(ids, min(wanted, room), stop, log_probs=log_probs)
-        self.count(completion.prompt_tokens, completion.completion_tokens)
+        self.count(completion.prompt_tokens or len(ids), completion.completion_tokens)
         self.add(StepKind.GENERATION, completion.text)
         return completion
 
@@ -92,6 +93,7 @@ class Trace:
         reserve = min(wanted_tokens, _ROOM_TOKENS, limit // 4)
         specials = tuple(tokenizer.all_special_tokens)
         documents = tuple(Document(d.id, neutralize(d.contents, specials)) for d in prompt.documents)
+        ids: list[int] = []
         for count in range(len(documents), -1, -1):
             ids = encode_prompt(tokenizer, prompt.with_documents(documents[:count]), self._settings.apply_chat)
             if len(ids) + reserve <= limit:

@@ -8,11 +8,12 @@ import pytest
 
 from flashrag.config import Config
 from flashrag.dataset import Question
-from flashrag.dialect import Dialect
+from flashrag.dialect import RESEARCH, Dialect
 from flashrag.document import Document, Hit
-from flashrag.episode import EndReason, Generation
+from flashrag.episode import EndReason, Episode, Generation, Segment, Source
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import Passage, ReSearchPipeline, Step, StepKind
+from flashrag.pipeline.episode_pipeline import episode_steps
 from flashrag.pipeline.trace import PromptTooLong
 from flashrag.prompt_ids import prompt_token_ids
 from flashrag.result import SEARCH_LIMIT_REACHED
@@ -160,3 +161,16 @@ def test_what_cannot_run_is_refused_when_the_pipeline_is_made(model: Model):
     model.tokenizer = None
     with pytest.raises(UserError, match="which the chat route has not"):
         ReSearchPipeline(Config(), Index(), model)
+
+
+def test_blocks_left_open_end_where_the_next_begins():
+    text = "so <think> a <search> q </search>"
+    episode = Episode((1,), [Segment(Source.MODEL, text, (2,)), Segment(Source.RESULT, "r", (3,))])
+    assert episode_steps(episode, RESEARCH, []) == [
+        Step(StepKind.GENERATION, "so"),
+        Step(StepKind.THINK, "a"),
+        Step(StepKind.QUERY, "q"),
+        Step(StepKind.RESULT, "r"),
+    ]
+    cut = Episode((1,), [Segment(Source.MODEL, "<think> t </think> <search> q", (2,))])
+    assert episode_steps(cut, RESEARCH, []) == [Step(StepKind.THINK, "t"), Step(StepKind.QUERY, "q")]
