@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from flashrag.dataset import Question
-from flashrag.metrics import holds_answer
+from flashrag.metrics import holds_answer, supporting_documents
 from flashrag.pipeline import Outcome, Step
 
 FAILED = "failed"  # the end_reason of a question that has an error
+_PASSAGES = frozenset({"context", "paragraphs"})
 MISSING = "Missing"  # the error type of a question that was not asked yet
 
 
@@ -62,8 +63,17 @@ def _record(question: Question, attempt: int, **rest: Any) -> dict[str, Any]:
         "steps": rest["steps"],
         "error": rest["error"],
         "attempt": attempt,
-        "metadata": dict(question.metadata),
+        "metadata": _without_passages(question.metadata),
     }
+
+
+def _without_passages(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata without the data set's own passages, which are longer than an answer; their titles stay."""
+    kept = {key: value for key, value in metadata.items() if key not in _PASSAGES}
+    support = supporting_documents(metadata)
+    if support is not None and support[0] == "title":
+        kept["supporting_titles"] = sorted(support[1])
+    return kept
 
 
 def is_failed(record: Mapping[str, Any]) -> bool:

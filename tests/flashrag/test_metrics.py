@@ -195,6 +195,7 @@ def test_answer_recall_takes_the_best_search():
         ({"supporting_titles": ["Alû ", "lilu (mythology)", "Gallu", "Ereshkigal"]}, 0.5),
         ({"supporting_facts": [["Alû", 3], ["Alû", 4], ["Gallu", 0]]}, 0.5),
         ({"supporting_facts": {"title": ["Alû"], "sent_id": [3]}}, 1.0),
+        ({"paragraphs": [{"title": "Alû", "is_supporting": True}, {"title": "x", "is_supporting": False}]}, 1.0),
         ({"supporting_facts": []}, None),
         ({"hops": 2}, None),
     ],

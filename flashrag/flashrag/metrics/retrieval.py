@@ -43,15 +43,17 @@ def _searchable(gold_answers: Sequence[str]) -> list[str]:
 def supporting_documents(metadata: Mapping[str, Any]) -> tuple[str, frozenset[str]] | None:
     """What a question's metadata names as its support: ("id" or "title", the names); None where it names nothing.
 
-    `golden_doc_ids` (ids of the corpus), `supporting_titles`, or HotpotQA's `supporting_facts`: a list of
-    [title, sentence] or, as the hub has it, {"title": […], "sent_id": […]}.
+    Read are `golden_doc_ids` (ids of the corpus), `supporting_titles`, HotpotQA's `supporting_facts` (a list of
+    [title, sentence] or, as the hub has it, {"title": […], "sent_id": […]}), and MuSiQue's supporting `paragraphs`.
     """
     if ids := metadata.get("golden_doc_ids"):
         return "id", frozenset(map(str, ids))
-    titles = metadata.get("supporting_titles")
-    facts = metadata.get("supporting_facts")
-    if not titles and facts:
-        titles = facts.get("title") if isinstance(facts, Mapping) else [fact[0] for fact in facts]
+    facts = metadata.get("supporting_facts") or []
+    titles = (
+        metadata.get("supporting_titles")
+        or (facts["title"] if isinstance(facts, Mapping) else [fact[0] for fact in facts])
+        or [paragraph["title"] for paragraph in metadata.get("paragraphs") or [] if paragraph.get("is_supporting")]
+    )
     return ("title", frozenset(map(str, titles))) if titles else None
 
 

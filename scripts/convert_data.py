@@ -1,0 +1,193 @@
+"""A data set's original file as FlashRAG's jsonl: `python scripts/convert_data.py hotpotqa FILE --split dev`.
+
+Originals: HotpotQA (official json, or the hub's variant), 2WikiMultihopQA (json), MuSiQue (jsonl), Bamboogle (csv, tsv
+or json), StrategyQA (json), NQ-open (jsonl), TriviaQA (json), PopQA (tsv). Each may also be a json list or jsonl of the
+same records. Texts are kept as they are. Does not cover: fetching (download_data.py), training rows (training/).
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from flashrag.dataset import DATASETS, parse_golden_answers, read_questions
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.staging import staged
+
+Row = dict[str, Any]
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _Parser(prog="scripts/convert_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("dataset", choices=sorted(CONVERTERS))
+    parser.add_argument("source", type=Path, help="the original file, decompressed")
+    parser.add_argument("--split", required=True, help="the name it gets: {data_dir}/{dataset}/{split}.jsonl")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"))
+    options = parser.parse_args(argv)
+    target = options.data_dir / options.dataset / f"{options.split}.jsonl"
+    if target.exists():
+        raise UserError(f"{target} exists already; remove it, or give another split or data_dir")
+    rows = convert(options.dataset, read_records(options.source), options.split, options.source)
+    with staged(target) as path:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        read_questions(path)  # what is written can be read: ids are unique, answers are there
+    expected = DATASETS[options.dataset].rows.get(options.split)
+    note = f" (FlashRAG's {options.split} split has {expected})" if expected not in (None, len(rows)) else ""
+    print(f"{len(rows)} questions -> {target}{note}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows the arguments")
+
+
+def convert(dataset: str, records: Sequence[Any], split: str, source: object = "the file") -> list[Row]:
+    """The rows of one split, in the file's order; raises `UserError` for the first bad record, by number from 1.
+
+    MuSiQue's unanswerable twins are left out: they have the answer of a question that they do not allow to answer.
+    """
+    rows = []
+    for index, record in enumerate(records):
+        try:
+            row = CONVERTERS[dataset](record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{source}: record {index + 1} is no {dataset} record ({type(error).__name__}: {error})"
+            ) from error
+        if row is None:
+            continue
+        row["id"] = str(row.get("id") or f"{split}_{index}")
+        row["golden_answers"] = list(parse_golden_answers(row["golden_answers"]))
+        if not row["golden_answers"] or not isinstance(row["question"], str):
+            raise UserError(f"{source}: record {index + 1} has no question with an answer; is it a file with labels?")
+        rows.append({key: row[key] for key in ("id", "question", "golden_answers", "metadata")})
+    return rows
+
+
+def _hotpotqa(record: Mapping[str, Any]) -> Row:
+    """Supporting facts and context in the hub's shape, whichever of the two the file has."""
+    facts, context = record.get("supporting_facts") or [], record.get("context") or []
+    if not isinstance(facts, Mapping):
+        facts = {"title": [fact[0] for fact in facts], "sent_id": [fact[1] for fact in facts]}
+    if not isinstance(context, Mapping):
+        context = {"title": [title for title, _ in context], "sentences": [sentences for _, sentences in context]}
+    kept = {key: record[key] for key in ("type", "level") if key in record}
+    return {
+        "id": record.get("_id") or record.get("id"),
+        "question": record["question"],
+        "golden_answers": record["answer"],
+        "metadata": {**kept, "supporting_facts": dict(facts), "context": dict(context)},
+    }
+
+
+def _musique(record: Mapping[str, Any]) -> Row | None:
+    if not record.get("answerable", True):
+        return None
+    return {
+        "id": record["id"],
+        "question": record["question"],
+        "golden_answers": [record["answer"], *record.get("answer_aliases", [])],
+        # An id begins with the number of hops: 2hop__…, 3hop1__…
+        "metadata": {"hops": int(record["id"].partition("hop")[0]), "paragraphs": record["paragraphs"]},
+    }
+
+
+def _bamboogle(record: Mapping[str, Any]) -> Row:
+    fields = {key.strip().lower(): value for key, value in record.items()}
+    return {
+        "id": fields.get("id"),
+        "question": fields["question"],
+        "golden_answers": fields["answer"],
+        "metadata": {},
+    }
+
+
+def _strategyqa(record: Mapping[str, Any]) -> Row:
+    if not isinstance(record["answer"], bool):
+        raise ValueError(f"answer is {record['answer']!r}, expected true or false")
+    kept = {key: record[key] for key in ("term", "facts", "decomposition") if key in record}
+    return {
+        "id": record.get("qid"),
+        "question": record["question"],
+        "golden_answers": record["answer"],
+        "metadata": kept,
+    }
+
+
+def _nq(record: Mapping[str, Any]) -> Row:
+    return {"question": record["question"], "golden_answers": record["answer"], "metadata": {}}
+
+
+def _triviaqa(record: Mapping[str, Any]) -> Row:
+    answer = record["Answer"]
+    return {
+        "id": record["QuestionId"],
+        "question": record["Question"],
+        "golden_answers": [answer["Value"], *answer.get("Aliases", [])],
+        "metadata": {},
+    }
+
+
+def _popqa(record: Mapping[str, Any]) -> Row:
+    kept = {key: record[key] for key in ("subj", "prop", "obj") if key in record}
+    titles = [record["s_wiki_title"]] if record.get("s_wiki_title") else []
+    return {
+        "id": record["id"],
+        "question": record["question"],
+        "golden_answers": json.loads(record["possible_answers"]),  # a JSON list inside the table's cell
+        "metadata": {**kept, "supporting_titles": titles},
+    }
+
+
+CONVERTERS: Mapping[str, Callable[[Any], Row | None]] = {
+    "hotpotqa": _hotpotqa,
+    "2wikimultihopqa": _hotpotqa,  # the same layout
+    "musique": _musique,
+    "bamboogle": _bamboogle,
+    "strategyqa": _strategyqa,
+    "nq": _nq,
+    "triviaqa": _triviaqa,
+    "popqa": _popqa,
+}
+
+
+def read_records(path: Path) -> list[Any]:
+    """The records of a .json (a list, or TriviaQA's {"Data": […]}), .jsonl, .csv or .tsv file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}; give the original file, decompressed") from error
+    try:
+        records = list(_parse(path, text))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is no {path.suffix} file: {error}; download it again") from error
+    if not records:
+        raise UserError(f"{path} holds no record")
+    return records
+
+
+def _parse(path: Path, text: str) -> Iterator[Any]:
+    match path.suffix:
+        case ".jsonl":
+            yield from (json.loads(line) for line in text.split("\n") if line.strip())
+        case ".json":
+            content = json.loads(text)
+            yield from content["Data"] if isinstance(content, dict) and "Data" in content else content
+        case ".csv" | ".tsv":
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        case suffix:
+            raise ValueError(f"its name ends with {suffix!r}, expected .json, .jsonl, .csv or .tsv")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Every original format by hand, and the real files where they are at hand."""
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashrag.dataset import DATASETS, DatasetSettings, Question, load_questions
+from flashrag.metrics import supporting_documents
+from scripts.convert_data import CONVERTERS, main
+
+HOTPOT = {
+    "_id": "5a", "question": "Same nationality?", "answer": "yes", "type": "comparison", "level": "hard",
+    "supporting_facts": [["Scott", 0], ["Ed", 0]], "context": [["Scott", ["He is.", " So."]], ["Other", ["No."]]],
+}  # fmt: skip
+HUB = {
+    **{key: HOTPOT[key] for key in ("question", "answer", "type", "level")},
+    "supporting_facts": {"title": ["Scott", "Ed"], "sent_id": [0, 0]},
+    "context": {"title": ["Scott", "Other"], "sentences": [["He is.", " So."], ["No."]]},
+}
+HOTPOT_METADATA = {key: HUB[key] for key in ("type", "level", "supporting_facts", "context")}
+PARAGRAPHS = [{"idx": 0, "title": "A", "paragraph_text": "a", "is_supporting": True}]
+MUSIQUE = {"id": "3hop1__1_2_3", "question": "Who?", "answer": "G. Stanley Hall", "answer_aliases": ["Stanley Hall"],
+           "answerable": True, "paragraphs": PARAGRAPHS}  # fmt: skip
+
+
+STRATEGY = {"qid": "e0", "term": "Albany", "question": "Will it?", "answer": False, "facts": ["f"]}
+TRIVIA = {"QuestionId": "tc_1", "Question": "Who?", "Answer": {"Value": "Sunset", "Aliases": ["Sunset", "Sunset Blvd"]}}
+
+
+def lines(*records: Any) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+CASES = [
+    ("hotpotqa", "x.json", json.dumps([HOTPOT]), Question("5a", "Same nationality?", ("yes",), HOTPOT_METADATA)),
+    ("hotpotqa", "x.json", json.dumps([HUB]), Question("dev_0", "Same nationality?", ("yes",), HOTPOT_METADATA)),
+    ("2wikimultihopqa", "x.json", json.dumps([HOTPOT]), Question("5a", "Same nationality?", ("yes",), HOTPOT_METADATA)),
+    ("musique", "x.jsonl", lines(MUSIQUE, {**MUSIQUE, "id": "2hop__1", "answerable": False}),
+     Question("3hop1__1_2_3", "Who?", ("G. Stanley Hall", "Stanley Hall"), {"hops": 3, "paragraphs": PARAGRAPHS})),
+    ("bamboogle", "x.csv", 'Question,Answer\n"Who, then?",james madison\n',
+     Question("dev_0", "Who, then?", ("james madison",))),
+    ("bamboogle", "x.tsv", "Question\tAnswer\nWho?\tTitan IIIE\n", Question("dev_0", "Who?", ("Titan IIIE",))),
+    ("strategyqa", "x.json", json.dumps([STRATEGY]),
+     Question("e0", "Will it?", ("no",), {"term": "Albany", "facts": ["f"]})),
+    ("nq", "x.jsonl", lines({"question": "when", "answer": ["14 December 1972 UTC", "December 1972"]}),
+     Question("dev_0", "when", ("14 December 1972 UTC", "December 1972"))),
+    ("triviaqa", "x.json",
+     json.dumps({"Data": [TRIVIA]}),
+     Question("tc_1", "Who?", ("Sunset", "Sunset Blvd"))),
+    ("popqa", "x.tsv",
+     "id\tsubj\tprop\tobj\tquestion\tpossible_answers\ts_wiki_title\n"
+     '42\tGeorge\toccupation\tpolitician\tWhat is George\'s job?\t"[""politician"", ""pol""]"\tGeorge R.\n',
+     Question("42", "What is George's job?", ("politician", "pol"),
+              {"subj": "George", "prop": "occupation", "obj": "politician", "supporting_titles": ["George R."]})),
+]  # fmt: skip
+
+
+def converted(dataset: str, source: Path, data_dir: Path) -> list[Question]:
+    assert main([dataset, str(source), "--split", "dev", "--data_dir", str(data_dir)]) == 0
+    return load_questions(DatasetSettings(data_dir=str(data_dir), dataset_name=dataset), "dev")
+
+
+@pytest.mark.parametrize(("dataset", "name", "content", "question"), CASES, ids=[case[0] for case in CASES])
+def test_a_record_of_each_format(dataset: str, name: str, content: str, question: Question, tmp_path: Path):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert converted(dataset, tmp_path / name, tmp_path / "data") == [question]
+
+
+def test_every_data_set_has_a_converter():
+    assert CONVERTERS.keys() == DATASETS.keys()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "content", "message"),
+    [
+        ("hotpotqa", "x.json", '[{"question": "Who?"}]', "record 1 is no hotpotqa record (KeyError: 'answer')"),
+        ("hotpotqa", "x.json", json.dumps([HOTPOT, HOTPOT]), "id '5a' stands in line 1 already"),
+        ("strategyqa", "x.json", '[{"question": "Q?", "answer": "yes"}]', "expected true or false"),
+        ("nq", "x.jsonl", '{"question": "Q?", "answer": []}\n', "has no question with an answer"),
+        ("nq", "x.jsonl", '{"question": \n', "is no .jsonl file"),
+        ("nq", "x.json.gz", "x", "its name ends with '.gz'"),
+        ("musique", "x.json", "[]", "holds no record"),
+        ("popqa", "x.tsv", "id\tquestion\tpossible_answers\n1\tQ?\tnot json\n", "record 1 is no popqa record"),
+    ],
+)
+def test_what_cannot_be_converted_is_told_and_nothing_is_written(
+    dataset: str, name: str, content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert main([dataset, str(tmp_path / name), "--split", "dev", "--data_dir", str(tmp_path / "data")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "data").rglob("*.jsonl"))
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "x.json").write_text(json.dumps([HOTPOT]))
+    arguments = ["hotpotqa", str(tmp_path / "x.json"), "--split", "dev", "--data_dir", str(tmp_path)]
+    assert main(arguments) == 0
+    assert "1 questions" in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+ORIGINALS = Path(__file__).resolve().parents[3] / "shared" / "data" / "original"
+REAL = [
+    ("hotpotqa", "hotpot_train_v1.1.sample100.json", 100, 100),
+    ("hotpotqa", "hotpot_dev_distractor_v1.sample.json", 100, 100),
+    ("musique", "musique_train.sample100.json", 100, 100),
+    ("bamboogle", "bamboogle.json", 125, 0),
+    ("strategyqa", "strategyqa_dev.json", 229, 0),
+    ("nq", "NQ-open.dev.jsonl", 3610, 0),
+]
+
+
+@pytest.mark.parametrize(("dataset", "name", "n_questions", "n_with_support"), REAL)
+def test_the_real_files(dataset: str, name: str, n_questions: int, n_with_support: int, tmp_path: Path):
+    packed = ORIGINALS / f"{name}.xz"
+    if not packed.exists():
+        pytest.skip(f"{packed} is not at hand")
+    (tmp_path / name).write_bytes(lzma.decompress(packed.read_bytes()))
+    questions = converted(dataset, tmp_path / name, tmp_path / "data")
+    assert len(questions) == n_questions
+    assert sum(supporting_documents(question.metadata) is not None for question in questions) == n_with_support
+    assert all(answer.strip() for question in questions for answer in question.golden_answers)
