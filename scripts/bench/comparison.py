@@ -74,7 +74,6 @@ class Throughput:
     limit_by_batch: dict[int, list[float]]
     ours: list[float]
     blocking: list[float]
-    load_ms_per_query: float  # processor time of the load generator
 
     @property
     def best_batch(self) -> int:
@@ -95,21 +94,41 @@ class Throughput:
 
 def measure_throughput(contest: Contest) -> Throughput:
     plan = contest.plan
-    result = Throughput({size: [] for size in plan.batch_sizes}, [], [], 0.0)
-    load_ms = []
+    result = Throughput({size: [] for size in plan.batch_sizes}, [], [])
     for number in range(plan.rounds):
         questions = contest.supply.take(plan.throughput_queries)
         for size in plan.batch_sizes:
             call_ms = contest.direct.call_ms(questions[: plan.limit_queries], size, TOP_N)
-            result.limit_by_batch[size].append(plan.limit_queries / call_ms.sum() * 1000)
+            result.limit_by_batch[size].append(1000 * plan.limit_queries / call_ms.sum())
         for server in contest.in_turn(number):
             ours = server is contest.ours
-            traffic = contest.post(server, questions if ours else questions[: plan.blocking_queries],
-                                   plan.throughput_clients)  # fmt: skip
-            (result.ours if ours else result.blocking).append(traffic.accepted_per_s)
-            if ours:
-                load_ms.append(1000 * traffic.cpu_s / len(questions))
-    return Throughput(result.limit_by_batch, result.ours, result.blocking, float(np.median(load_ms)))
+            asked = questions if ours else questions[: plan.blocking_queries]
+            rates = result.ours if ours else result.blocking
+            rates.append(contest.post(server, asked, plan.throughput_clients).accepted_per_s)
+    return result
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds of processor time a query: what the difference to the limit is spent on."""
+
+    direct_ms: float
+    server_ms: float
+    load_ms: float
+
+
+def measure_cost(contest: Contest, batch_size: int) -> Cost:
+    plan = contest.plan
+    questions = contest.supply.take(plan.throughput_queries)
+    direct_s, server_s = contest.direct.cpu_s(), contest.ours.cpu_s()
+    contest.direct.call_ms(questions, batch_size, TOP_N)
+    traffic = contest.post(contest.ours, questions, plan.throughput_clients)
+    per_query = 1000 / len(questions)
+    return Cost(
+        direct_ms=(contest.direct.cpu_s() - direct_s) * per_query,
+        server_ms=(contest.ours.cpu_s() - server_s) * per_query,
+        load_ms=traffic.cpu_s * per_query,
+    )
 
 
 @dataclass(frozen=True)

@@ -28,3 +28,7 @@ class Direct:
             self._retriever.rank(batch, top_n)
             times.append(1000 * (time.perf_counter() - started))
         return np.array(times)
+
+    def cpu_s(self) -> float:
+        """Processor time of this process so far."""
+        return time.process_time()

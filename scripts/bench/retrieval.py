@@ -22,7 +22,15 @@ from flashrag.processes import run_guarded
 from flashrag.retriever import check_assets
 from rag_serving.settings import read_settings
 from scripts.bench.answers import direct_truth, parse_rankings
-from scripts.bench.comparison import TOP_N, Contest, Plan, measure_ladder, measure_single_client, measure_throughput
+from scripts.bench.comparison import (
+    TOP_N,
+    Contest,
+    Plan,
+    measure_cost,
+    measure_ladder,
+    measure_single_client,
+    measure_throughput,
+)
 from scripts.bench.direct import Direct
 from scripts.bench.load import Load
 from scripts.bench.overload import measure_memory, measure_overload
@@ -123,6 +131,7 @@ def _bench(options: BenchOptions, config: Path, questions: Sequence[str]) -> Non
             _warm_up(contest)
             _say("throughput")
             throughput = measure_throughput(contest)
+            cost = measure_cost(contest, throughput.best_batch)
             _say("one client")
             single = measure_single_client(contest)
             _say("1 to many clients")
@@ -133,7 +142,7 @@ def _bench(options: BenchOptions, config: Path, questions: Sequence[str]) -> Non
         memory = measure_memory(config, folder, plan, load, QuestionSupply(questions))
     _say("checking the sampled answers")
     kept = {**contest.kept, **overload.kept}
-    print_report(Report(throughput, single, ladder, overload, memory, len(kept), _wrong(options, kept)))
+    print_report(Report(throughput, cost, single, ladder, overload, memory, len(kept), _wrong(options, kept)))
 
 
 def _warm_up(contest: Contest) -> None:

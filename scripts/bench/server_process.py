@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +26,15 @@ class Server:
 
     def memory_mib(self) -> float:
         """Proportional set size of the process and its children: pages that they share count once."""
+        return sum(process.memory_full_info().pss for process in self._processes()) / MIB
+
+    def cpu_s(self) -> float:
+        """Processor time of the process and its children so far."""
+        return sum(times.user + times.system for times in (process.cpu_times() for process in self._processes()))
+
+    def _processes(self) -> list[psutil.Process]:
         root = psutil.Process(self.process.pid)
-        return sum(process.memory_full_info().pss for process in [root, *root.children(recursive=True)]) / MIB
+        return [root, *root.children(recursive=True)]
 
     def metric(self, name: str) -> float | None:
         """The sum of a figure of /metrics over its labels; None where the server has no such figure."""
@@ -55,7 +63,7 @@ def blocking_server(config: Path, folder: Path) -> Iterator[Server]:
 @contextlib.contextmanager
 def _running(command: Sequence[str], port: int, log_path: Path) -> Iterator[Server]:
     url = f"http://{LOOPBACK}:{port}"
-    environment = {"PYTHONPATH": str(ROOT)}
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}  # children import from where this process does
     with serving([*command, "--port", str(port)], url, log_path, environment=environment) as process:
         yield Server(url, process)
 

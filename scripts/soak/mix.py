@@ -78,8 +78,8 @@ def _search(pool: Pool, rng: Random) -> Case:
 
 
 def _batch(pool: Pool, rng: Random) -> Case:
-    """One of the routes for many queries; sizes are spread evenly over the orders of magnitude."""
-    size = round(LARGEST_BATCH ** rng.random())
+    """One of the routes for many queries; sizes are spread evenly over the orders of magnitude, 1 % are the largest."""
+    size = round(LARGEST_BATCH ** min(1.0, 1.01 * rng.random()))
     return _of_many("batch", [pool.popular(rng) for _ in range(size)], rng)
 
 
@@ -201,8 +201,8 @@ def _json(body: Any) -> bytes:
 
 
 _WEIGHTS: dict[Callable[[Pool, Random], Case], float] = {
-    _search: 65,
-    _batch: 6,
+    _search: 67,
+    _batch: 4,
     _repeated: 2,
     _deep: 0.2,
     _mebibyte_of_queries: 0.02,

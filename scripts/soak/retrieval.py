@@ -35,7 +35,7 @@ LONG_QUESTIONS = 16
 CACHE_QUERIES = 1000  # less than the pool: it is full when the warm-up is over, and goes on losing entries
 QUEUE_QUERIES = 512
 SERVER_DEADLINE_S = 30.0
-WARM_UP = 0.1  # of the requests, before memory is measured for the first time
+WARM_UP_REQUESTS = 10_000  # before memory is measured for the first time; no more than are measured
 SHOWN_VIOLATIONS = 20
 
 
@@ -118,7 +118,7 @@ def _soak(options: SoakOptions, config: Path, pool: Pool) -> None:
 def _mixed(options: SoakOptions, config: Path, pool: Pool, truth: Truth) -> tuple[dict[str, Any], list[str]]:
     with our_server(config, options.num_retriever, config.parent) as server:
         soak = Soak(server, pool, truth, options.clients, SERVER_DEADLINE_S)
-        warm_up = asyncio.run(soak.run(max(1, round(options.requests * WARM_UP)), options.seed + 1, "warm-up"))
+        warm_up = asyncio.run(soak.run(min(options.requests, WARM_UP_REQUESTS), options.seed + 1, "warm-up"))
         unsettled = asyncio.run(soak.settled())
         before_mib = server.memory_mib()
         tally = asyncio.run(soak.run(options.requests, options.seed, "soak"))

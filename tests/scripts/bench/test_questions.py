@@ -1,0 +1,44 @@
+"""Questions: different ones, shuffled by seed, never handed out twice."""
+
+import json
+import lzma
+
+import pytest
+
+from flashrag.errors import UserError
+from scripts.bench.questions import QuestionSupply, read_unique_questions
+
+
+def lines(*questions: str) -> str:
+    return "".join(json.dumps({"question": question}) + "\n" for question in questions)
+
+
+def test_files_are_merged_and_repetitions_dropped(tmp_path):
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "b.jsonl.xz"
+    plain.write_text(lines("one", "two", " ", "one"), encoding="utf-8")
+    packed.write_bytes(lzma.compress(lines("two", "drei €").encode()))
+    questions = read_unique_questions([plain, packed], seed=1)
+    assert sorted(questions) == ["drei €", "one", "two"]
+    assert questions == read_unique_questions([plain, packed], seed=1)
+
+
+def test_no_question_is_handed_out_twice():
+    supply = QuestionSupply(["a", "b"])
+    assert supply.take(1) == ["a"]
+    assert supply.take(4) == ["b", "[2] a", "[2] b", "[3] a"]
+
+
+@pytest.mark.parametrize("text", ["no json\n", "[]\n", '{"query": "x"}\n'])
+def test_a_bad_line_is_named(tmp_path, text):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(lines("fine") + text)
+    with pytest.raises(UserError, match=r"bad\.jsonl line 2"):
+        read_unique_questions([path], seed=1)
+
+
+def test_missing_and_empty_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_unique_questions([tmp_path / "none.jsonl"], seed=1)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="no questions in"):
+        read_unique_questions([tmp_path / "empty.jsonl"], seed=1)
