@@ -151,7 +151,10 @@ class RetrievalClient:
             reason = f"{type(error).__name__} {error}".rstrip()  # some have no text
             raise Retryable(f"{server.url}{route} cannot be reached: {reason}") from error
         except Retryable as error:
-            server.busy(error.retry_after_s) if error.busy else server.failed(asked_at, error.retry_after_s)
+            if error.busy:
+                server.busy(error.retry_after_s)
+            else:
+                server.failed(asked_at, error.retry_after_s)
             raise
         finally:
             server.in_flight -= 1
