@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from flashrag.errors import UserError
 from flashrag.retriever.model_folder import has_pooler, own_pooling
 from flashrag.retriever.model_runner import ModelRunner
+
+# What transformers raises for a folder that is damaged, incomplete or of a kind it does not know.
+LOAD_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 class Encoder:
@@ -38,7 +42,7 @@ class Encoder:
 
         try:
             self._runner = ModelRunner(load, _unit_vectors, use_fp16)
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        except LOAD_ERRORS as error:
             raise UserError(f"{key}: the encoder in {folder} cannot be loaded ({reason(error)})") from error
         self.dimension: int = self._runner.model.get_embedding_dimension()
 
@@ -51,10 +55,10 @@ class Encoder:
 
 def reason(error: Exception) -> str:
     """Why a model cannot be loaded, on one line."""
-    text = " ".join(str(error).split())[:300]
-    if "trust_remote_code" in text:
+    text = " ".join(str(error).split())
+    if "custom code" in text:
         return "it comes with Python code of its own; set trust_remote_code to true if you trust it"
-    return f"{text}; download it again"
+    return f"{text[:300]}; download it again"
 
 
 def _unit_vectors(outputs: dict[str, Any]) -> torch.Tensor:

