@@ -1,0 +1,186 @@
+"""Fetch question sets from FlashRAG's data set repository: `python scripts/download_data.py hotpotqa --data_dir data`.
+
+Each file is fetched by huggingface_hub (which resumes a broken download and takes a mirror from HF_ENDPOINT), then
+checked before it gets its name: size and, where the hub states it, sha256; every line; the number of questions that
+FlashRAG's README gives. `{data_dir}/data.lock.json` records what came the first time (trust on first use), and a later
+fetch must match it. No checksum of the repository is shipped with this project: none could be verified here.
+Does not cover: original files (convert_data.py), corpora and indexes.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from flashrag.dataset import DATASETS, read_questions
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.staging import staged
+
+REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
+ALL = "all"
+_LOCK = "data.lock.json"
+_SHA256_DIGITS = 64  # the hub's etag of a large file is its sha256; that of a small one is git's, which says less
+
+
+@dataclass(frozen=True, slots=True)
+class LockedFile:
+    """What is known of a file that was fetched and checked."""
+
+    size_bytes: int
+    sha256: str
+    rows: int
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where files come from: a revision of the repository at a hub or its mirror (None: HF_ENDPOINT, or the hub)."""
+
+    revision: str
+    endpoint: str | None
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _Parser(prog="scripts/download_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"))
+    parser.add_argument("--split", action="append", help="default: the one that is evaluated; may be repeated")
+    parser.add_argument("--revision", default="main", help="a branch or commit of the repository (default: main)")
+    parser.add_argument("--endpoint", help="address of the hub or a mirror (default: HF_ENDPOINT, or the hub)")
+    parser.add_argument(
+        "--lock", type=Path, help=f"default: {{data_dir}}/{_LOCK}; give a shared one to check against it"
+    )
+    options = parser.parse_args(argv)
+    names = list(wanted_files(options.datasets, options.split))
+    lock_path = options.lock or options.data_dir / _LOCK
+    for name in names:
+        print(fetch(name, options.data_dir, lock_path, Source(options.revision, options.endpoint)), flush=True)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows the arguments")
+
+
+def wanted_files(datasets: Sequence[str], splits: Sequence[str] | None) -> Iterator[str]:
+    """The files as `dataset/split.jsonl`; raises `UserError` for a data set or split that does not exist."""
+    for dataset in DATASETS if ALL in datasets else dict.fromkeys(datasets):
+        if dataset not in DATASETS:
+            raise UserError(f"{dataset!r} is no data set here; choose from {', '.join(DATASETS)}, {ALL}")
+        spec = DATASETS[dataset]
+        for split in splits or [spec.evaluated_split]:
+            if split not in spec.rows:
+                raise UserError(f"{dataset} has no split {split!r}; it has: {', '.join(spec.rows)}")
+            yield f"{dataset}/{split}.jsonl"
+
+
+def fetch(name: str, data_dir: Path, lock_path: Path, source: Source) -> str:
+    """Have one file in `data_dir`, checked; says in a line what was done. Raises `UserError`."""
+    target, locked = data_dir / name, read_lock(lock_path).get(name)
+    if target.exists():
+        if locked is None:
+            rows = len(read_questions(target))
+            return f"{target}: {rows} questions, there already; not fetched by this command, left as it is"
+        _check_locked(describe(target, None), locked, target, "remove it to fetch it again")
+        return f"{target}: {locked.rows} questions, there already, sha256 as in {lock_path}"
+    downloads = data_dir / ".download"  # a broken download stays here, to be resumed
+    path, revision = _download(name, downloads, source)
+    fetched = describe(path, revision)
+    try:
+        if locked is not None:
+            _check_locked(fetched, locked, path, f"{lock_path} has another; is it another revision?")
+        _check_rows(name, fetched)
+    except UserError:
+        path.unlink()
+        raise
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(target)
+    if locked is None:
+        write_lock(lock_path, {**read_lock(lock_path), name: fetched})
+    return f"{target}: {fetched.rows} questions, {fetched.size_bytes} bytes, sha256 {fetched.sha256}"
+
+
+def describe(path: Path, revision: str | None) -> LockedFile:
+    """Size, hash and rows of a file, each line of which is read."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return LockedFile(path.stat().st_size, sha256, len(read_questions(path)), revision)
+
+
+def _check_locked(found: LockedFile, locked: LockedFile, path: Path, remedy: str) -> None:
+    if (found.size_bytes, found.sha256) != (locked.size_bytes, locked.sha256):
+        raise UserError(
+            f"{path} has {found.size_bytes} bytes with sha256 {found.sha256}; expected {locked.size_bytes} bytes with "
+            f"{locked.sha256}; {remedy}"
+        )
+
+
+def _check_rows(name: str, found: LockedFile) -> None:
+    dataset, _, split = name.removesuffix(".jsonl").partition("/")
+    expected = DATASETS[dataset].rows[split]
+    if found.rows != expected:
+        raise UserError(
+            f"{name} has {found.rows} questions; FlashRAG's README gives {expected}. Has the repository changed? "
+            "Try an earlier --revision"
+        )
+
+
+def _download(name: str, folder: Path, source: Source) -> tuple[Path, str | None]:
+    """The file below `folder` and the commit it is from, with size and sha256 as the hub states them."""
+    import httpx
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    where = {"repo_type": "dataset", "revision": source.revision, "endpoint": source.endpoint}
+    try:
+        stated = get_hf_file_metadata(hf_hub_url(REPOSITORY, name, **where), endpoint=source.endpoint)
+        path = Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where))
+    except HfHubHTTPError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{name} is not to be had from {REPOSITORY} at {source.revision!r}: {reason}") from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{name} cannot be fetched: {reason}. Without a way to the hub: name a mirror (--endpoint or HF_ENDPOINT), "
+            f"copy the file to the data folder, or convert the original (scripts/convert_data.py)"
+        ) from error
+    found = describe(path, stated.commit_hash)
+    hashed = stated.etag if stated.etag and len(stated.etag) == _SHA256_DIGITS else None
+    if (stated.size not in (None, found.size_bytes)) or (hashed not in (None, found.sha256)):
+        path.unlink()
+        raise UserError(
+            f"{name} came with {found.size_bytes} bytes and sha256 {found.sha256}; the hub states {stated.size} bytes "
+            f"and {hashed or 'no sha256'}; run the command again"
+        )
+    return path, stated.commit_hash
+
+
+def read_lock(path: Path) -> dict[str, LockedFile]:
+    if not path.exists():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: LockedFile(**entry) for name, entry in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no lock file of this command ({error}); remove it, or give another --lock"
+        ) from error
+
+
+def write_lock(path: Path, files: dict[str, LockedFile]) -> None:
+    with staged(path) as unfinished:
+        content = {name: asdict(file) for name, file in sorted(files.items())}
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
