@@ -1,24 +1,20 @@
 """An index in slices: what one shard answers, and how the answers of all are merged into those of the whole index.
 
 Equal scores are ordered by row, on a shard and in the merge, so the outcome does not depend on where the slices end.
-Does not cover: where shards run and how they are asked (ray_app.py), how they are made (index_shards.py).
+Needs no encoder, and no torch. Does not cover: where shards run and how they are asked (ray_app.py, shard_calls.py),
+how they are made (index_shards.py).
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 
-from flashrag.corpus import Corpus
-from flashrag.document import Hit
 from flashrag.errors import UserError
-from flashrag.retriever.base import Retriever
+from flashrag.retriever.faiss_index import read_index, set_search_depth
 from flashrag.retriever.index_shards import ShardCard
-
-if TYPE_CHECKING:  # a shard needs no encoder, and no torch
-    from flashrag.retriever.encoder import Encoder
 
 NO_ROW = -1  # faiss's padding
 TIE_ROWS = 16  # asked for beyond what is wanted, to see how far a tie at the end reaches
@@ -66,21 +62,22 @@ def search(index: faiss.Index, vectors: np.ndarray, num: int) -> Ranked:
 
 
 class Shard:
-    """One slice of an index, in memory."""
+    """One slice of an index, in memory or memory-mapped."""
 
-    def __init__(self, folder: Path, card: ShardCard) -> None:
+    def __init__(self, folder: Path, card: ShardCard, mmap: bool = False, nprobe: int | None = None) -> None:
         path = folder / card.file
-        try:
-            self._index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            reason = str(error).rpartition(": ")[2]
-            raise UserError(f"index_path: {path} is no faiss index ({reason}); split the index again") from error
+        self._index = read_index(path, mmap)
         if self._index.ntotal != card.count:
             raise UserError(
                 f"index_path: {path} holds {self._index.ntotal} vectors, but its card says {card.count}; "
                 "split the index again"
             )
+        set_search_depth(self._index, nprobe, None)
         self._row_offset = card.row_offset
+
+    @property
+    def dimension(self) -> int:
+        return self._index.d
 
     def rank_rows(self, vectors: np.ndarray, num: int) -> Ranked:
         """The slice's best `num` rows of each vector, as row numbers of the whole corpus."""
@@ -88,35 +85,13 @@ class Shard:
         return Ranked(ranked.scores, np.where(ranked.rows == NO_ROW, NO_ROW, ranked.rows + self._row_offset))
 
 
-class ShardedRetriever(Retriever):
-    """Encodes once, has every shard ranked by `ask`, merges, and fetches the documents."""
+class ShardedIndex:
+    """All the slices, searched as one faiss index is. `ask` has vectors ranked by every shard, or raises."""
 
-    def __init__(
-        self,
-        method: str,
-        corpus: Corpus,
-        encoder: "Encoder",
-        query_instruction: str,
-        topk: int,
-        batch_size: int,
-        ask: Callable[[np.ndarray, int], Sequence[Ranked]],
-    ) -> None:
-        self.method = method
-        self.corpus = corpus
-        self.topk = topk
-        self._encoder = encoder
-        self._query_instruction = query_instruction
-        self._batch_size = batch_size
+    def __init__(self, ntotal: int, dimension: int, ask: Callable[[np.ndarray, int], Sequence[Ranked]]) -> None:
+        self.ntotal = ntotal
+        self.d = dimension
         self._ask = ask
 
-    def encode_queries(self, queries: Sequence[str]) -> np.ndarray:
-        return self._encoder.encode(queries, self._query_instruction, self._batch_size)
-
-    def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
-        if not queries:
-            return []
-        ranked = merge(self._ask(self.encode_queries(queries), num), num)
-        return [
-            [Hit(self.corpus[int(row)], float(score)) for score, row in zip(scores_K, rows_K, strict=True) if row >= 0]
-            for scores_K, rows_K in zip(ranked.scores, ranked.rows, strict=True)
-        ]
+    def search(self, vectors: np.ndarray, num: int) -> Ranked:
+        return merge(self._ask(vectors, num), num)

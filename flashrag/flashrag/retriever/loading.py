@@ -93,15 +93,18 @@ def _check_files(settings: RetrieverSettings, corpora: dict[Path, Corpus], reran
     return Assets(settings, corpus, card, model_folder, rerank_folder)
 
 
-def load_retriever_from(assets: Assets) -> Retriever:
-    """Load what `check_assets` found. This is where torch, faiss or bm25s come in."""
+def load_retriever_from(assets: Assets, index: Any = None) -> Retriever:
+    """Load what `check_assets` found. This is where torch, faiss or bm25s come in.
+
+    `index` is searched in place of the file at `index_path`: shards on other machines, for example.
+    """
     if assets.settings.gpu_id is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(assets.settings.gpu_id)  # read when torch is first imported
-    retriever = _load(assets)
+    retriever = _load(assets, index)
     return retriever if assets.rerank_folder is None else _reranked(retriever, assets.settings, assets.rerank_folder)
 
 
-def _load(assets: Assets) -> Retriever:
+def _load(assets: Assets, index: Any) -> Retriever:
     settings = assets.settings
     match settings.kind:
         case Kind.HYBRID:
@@ -115,7 +118,7 @@ def _load(assets: Assets) -> Retriever:
             return RemoteRetriever(assets.urls, assets.corpus, settings.retrieval_topk)
         case Kind.BM25:
             return _load_bm25(assets)
-    return _load_dense(assets)
+    return _load_dense(assets, index)
 
 
 def _load_bm25(assets: Assets) -> Retriever:
@@ -127,7 +130,7 @@ def _load_bm25(assets: Assets) -> Retriever:
     return BM25Retriever(read_index(settings.index_path, assets.card), corpus, settings.retrieval_topk)
 
 
-def _load_dense(assets: Assets) -> Retriever:
+def _load_dense(assets: Assets, index: Any) -> Retriever:
     from flashrag.retriever.dense import DenseRetriever
     from flashrag.retriever.encoder import Encoder
     from flashrag.retriever.faiss_index import read_index, set_search_depth
@@ -135,8 +138,9 @@ def _load_dense(assets: Assets) -> Retriever:
     settings, card, folder, corpus = assets.settings, assets.card, assets.model_folder, assets.corpus
     assert settings.index_path is not None and folder is not None, "checked by check_assets"
     assert isinstance(corpus, Corpus), "checked by check_assets"
-    index = read_index(settings.index_path, settings.faiss_mmap)
-    set_search_depth(index, settings.faiss_nprobe, settings.faiss_ef_search)
+    if index is None:
+        index = read_index(settings.index_path, settings.faiss_mmap)
+        set_search_depth(index, settings.faiss_nprobe, settings.faiss_ef_search)
     explicit_pooling = settings.retrieval_pooling_method or (card.pooling if card else None)
     encoder = Encoder(
         folder,
