@@ -23,6 +23,7 @@ class BuildOptions:
     use_fp16: bool
     pooling_method: str | None
     instruction: str | None
+    trust_remote_code: bool
     faiss_type: str
     faiss_gpu: bool
     embedding_path: Path | None
@@ -71,8 +72,13 @@ def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
     add("--max_length", type=_positive_int, default=256, help="tokens per passage, default 256")
     add("--batch_size", type=_positive_int, default=64, help="passages per batch, default 64")
     add("--use_fp16", action="store_true", help="half precision, on a GPU only")
-    add("--pooling_method", choices=["mean", "cls"], help="default: the model folder's own, else by method name")
+    add(
+        "--pooling_method",
+        choices=["mean", "cls", "pooler"],
+        help="default: the model folder's own, else by method name",
+    )
     add("--instruction", help='put before every passage; default by method name (e5: "passage: ")')
+    add("--trust_remote_code", action="store_true", help="run Python code that comes in the model folder [ours]")
     add(
         "--faiss_type",
         type=faiss_type_name,

@@ -24,7 +24,7 @@ from flashrag.retriever.embedding_shards import (
 )
 from flashrag.retriever.faiss_types import FaissType, IndexPlan, plan_index
 from flashrag.retriever.index_card import IndexCard, card_path, library_versions
-from flashrag.retriever.model_folder import instructions, model_sha256, pooling_method
+from flashrag.retriever.model_folder import instructions, model_sha256, pooling_method, spaced
 from flashrag.staging import staged
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
 
 
 def _passage_instruction(options: BuildOptions) -> str:
-    return instructions(options.retrieval_method).passage if options.instruction is None else options.instruction
+    if options.instruction is None:
+        return instructions(options.retrieval_method).passage
+    return spaced(options.instruction)
 
 
 def _plan(options: BuildOptions, dimension: int, count: int) -> IndexPlan:
@@ -89,10 +91,8 @@ def _encode_missing(shards: ShardFolder, options: BuildOptions, corpus: Corpus, 
         return None
     from tqdm import tqdm
 
-    from flashrag.retriever.encoder import Encoder
-
     manifest = shards.manifest
-    encoder = Encoder(model_folder, manifest.pooling, manifest.max_length, manifest.use_fp16, "--model_path")
+    encoder = _encoder(options, manifest, model_folder)
     plan = _plan(options, encoder.dimension, len(corpus))
     _check_space(options, plan, todo, len(corpus))
     with tqdm(total=len(corpus), initial=done, unit=" passages", desc="encode", smoothing=0.05) as bar:
@@ -100,6 +100,19 @@ def _encode_missing(shards: ShardFolder, options: BuildOptions, corpus: Corpus, 
             blocks = _vectors(corpus, shards.rows(number), encoder, manifest, options.batch_size, bar)
             shards.write(number, encoder.dimension, blocks)
     return plan
+
+
+def _encoder(options: BuildOptions, manifest: Manifest, model_folder: Path) -> "Encoder":
+    from flashrag.retriever.encoder import Encoder
+
+    return Encoder(
+        model_folder,
+        manifest.pooling,
+        manifest.max_length,
+        manifest.use_fp16,
+        "--model_path",
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def _vectors(
@@ -148,9 +161,7 @@ def _given_embeddings(options: BuildOptions, manifest: Manifest, corpus: Corpus,
             path, found, manifest, "or leave --embedding_path out", ("dtype", "shard_size", "use_fp16")
         )
         return ShardFolder(path, found).embeddings()
-    from flashrag.retriever.encoder import Encoder
-
-    encoder = Encoder(model_folder, manifest.pooling, manifest.max_length, manifest.use_fp16, "--model_path")
+    encoder = _encoder(options, manifest, model_folder)
     embeddings = read_embeddings(path, len(corpus), encoder.dimension)
     _check_vectors(path, embeddings, corpus, encoder, manifest)
     return embeddings
