@@ -1,22 +1,30 @@
 """The server as its users start it: a process, run as a script."""
 
+import asyncio
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 
 import httpx
 import pytest
 
 import rag_serving
+from flashrag.client import RetrievalClient
+from flashrag.document import Document
+from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
 from rag_serving.serving import parse_args
+from rag_serving.settings import read_settings
 
 SCRIPT = Path(rag_serving.__file__).parent / "serving.py"
 READY = re.compile(r"ready: (http://127\.0\.0\.1:\d+) \((\w+), (\d+) documents, (\d+) retrievers\)")
@@ -149,12 +157,15 @@ sys.exit(serving.main(sys.argv[1:]))
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def held_server(site, **changes: object):
     """A server that has begun to load, and its URL; it goes on at each line that it reads."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", HELD, "--config", str(site.with_config(**changes)), "--port", str(port)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, text=True, bufsize=1, cwd=SCRIPT.parents[1]) as process:
@@ -261,3 +272,43 @@ def test_dense_retrieval_end_to_end(site, tmp_path):
         assert [len({item["document"]["id"] for item in found}) for found in result] == [8, 8]
         process.terminate()
         assert process.wait(20) == 0
+
+
+async def ask_until(over: threading.Event, url: str, expected: dict[str, list[Document]]) -> int:
+    """Eight clients that retry search until told to stop; the number of answers, all of them right."""
+    answered = 0
+
+    async def ask(client: RetrievalClient, queries: Iterator[str]) -> None:
+        nonlocal answered
+        while not over.is_set():
+            query = next(queries)
+            assert await client.search(query) == expected[query]
+            answered += 1
+
+    async with RetrievalClient(url, max_attempts=100, deadline_s=200) as client:
+        await asyncio.gather(*(ask(client, cycle(expected)) for _ in range(8)))
+    return answered
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_clients_that_retry_lose_nothing_over_restarts(site, signal_number, code):
+    retriever = load_retriever_from(check_assets(read_settings(site.config)))
+    expected = {query: retriever.search(query, 5) for query in ("radioactivity", "Italy", "capital", "oddity", "zebra")}
+    over, port = threading.Event(), free_port()
+    with ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(lambda: asyncio.run(ask_until(over, f"http://127.0.0.1:{port}", expected)))
+        try:
+            for restarts_left in (2, 1, 0):
+                with server(site.config, "--port", str(port)) as (process, url, *_):
+                    while 'status="200"' not in httpx.get(f"{url}/metrics").text:
+                        time.sleep(0.1)
+                    if restarts_left:
+                        process.send_signal(signal_number)
+                        assert process.wait(20) == code
+                    else:
+                        over.set()
+                        assert asking.result() > 0
+        finally:
+            over.set()
