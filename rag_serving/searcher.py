@@ -146,12 +146,12 @@ class Searcher:
         self._loop.call_at(self._linger_until, self._stop_lingering, self._linger_until)
         self._dispatch()
 
-    def _answer(self, finished: Finished) -> set[Ask]:
-        """Give every request its part; the requests that had one."""
-        asks: set[Ask] = set()
+    def _answer(self, finished: Finished) -> list[Ask]:
+        """Give every request its part; the requests that had one, first come first."""
+        asks: dict[Ask, None] = {}
         for index, job in enumerate(finished.batch):
             del self._jobs[job.key]
-            asks.update(job.positions)
+            asks.update(dict.fromkeys(job.positions))
             if finished.error is None:
                 self._keep(job, finished.answers[index])
                 for ask, positions in job.positions.items():
@@ -165,7 +165,7 @@ class Searcher:
                 ask.done.set_exception(_failure(finished.error))
             elif not ask.missing:
                 ask.done.set_result(None)
-        return asks
+        return list(asks)
 
     def _keep(self, job: Job, ranked: Ranked) -> None:
         if self._cache.getsizeof(ranked) <= self._cache.maxsize:
