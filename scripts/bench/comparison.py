@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from flashrag.errors import ReSearchError
 from scripts.bench.direct import Direct
 from scripts.bench.load import Load, Traffic
 from scripts.bench.questions import QuestionSupply
@@ -38,6 +39,10 @@ class Plan:
     memory_rounds: int
 
 
+class Refused(ReSearchError):
+    """A server did not answer a closed loop's requests; its rate and latency would mean nothing."""
+
+
 @dataclass(frozen=True)
 class Contest:
     """What is compared, the questions, and the answers kept for checking."""
@@ -54,7 +59,8 @@ class Contest:
         keep_every = KEEP_EVERY if server is self.ours else 0
         traffic = self.load.closed_loop(f"{server.url}/search", search_bodies(questions), clients, keep_every)
         refused = {status: count for status, count in traffic.count().items() if status != 200}
-        assert not refused, f"{clients} clients were refused: {refused}"
+        if refused:
+            raise Refused(f"{server.url}: {clients} clients must all be answered, but got {refused} (status: requests)")
         self.kept.update((questions[number], answer) for number, answer in traffic.kept.items())
         return traffic
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import itertools
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -55,34 +56,25 @@ class Soak:
 
     async def run(self, requests: int, seed: int, title: str) -> Tally:
         """Send that many requests, each client one after the other, with a burst of all at once now and then."""
-        tally = Tally()
+        tally, patience_s = Tally(), self.server_deadline_s + SLACK_S
         numbered = enumerate(itertools.islice(cases(self.pool, seed), requests), start=1)
         connector = aiohttp.TCPConnector(limit=0)
-        with tqdm(total=requests, desc=title, unit=" requests", mininterval=1.0) as progress:
+        with tqdm(total=requests, desc=title, unit=" requests", mininterval=_progress_every_s()) as progress:
             async with aiohttp.ClientSession(self.server.url, connector=connector) as session:
-                one = self._Client(self, session, tally, progress)
-                await asyncio.gather(*(one.ask(numbered) for _ in range(self.clients)))
+
+                async def ask(case: Case) -> None:
+                    outcome = await send(session, case, patience_s)
+                    tally.add(case, outcome, violation(case, outcome, self.truth, self.server_deadline_s))
+                    progress.update()
+
+                async def client() -> None:
+                    for number, case in numbered:
+                        burst = BURST_REQUESTS - 1 if number % BURST_EVERY == 0 else 0
+                        others = [other for _, other in itertools.islice(numbered, burst)]
+                        await asyncio.gather(*map(ask, [case, *others]))
+
+                await asyncio.gather(*(client() for _ in range(self.clients)))
         return tally
-
-    @dataclass(frozen=True)
-    class _Client:
-        soak: "Soak"
-        session: aiohttp.ClientSession
-        tally: Tally
-        progress: tqdm
-
-        async def ask(self, numbered: Iterator[tuple[int, Case]]) -> None:
-            for number, case in numbered:
-                burst = [case]
-                if number % BURST_EVERY == 0:
-                    burst += [case for _, case in itertools.islice(numbered, BURST_REQUESTS - 1)]
-                await asyncio.gather(*map(self.ask_once, burst))
-
-        async def ask_once(self, case: Case) -> None:
-            soak = self.soak
-            outcome = await send(self.session, case, soak.server_deadline_s + SLACK_S)
-            self.tally.add(case, outcome, violation(case, outcome, soak.truth, soak.server_deadline_s))
-            self.progress.update()
 
     async def settled(self) -> list[str]:
         """Wait until the server has nothing in hand; what is wrong where it has not in good time."""
@@ -98,6 +90,10 @@ class Soak:
         retrievers, available = self.server.metric("rag_retrievers"), self.server.metric("rag_retrievers_available")
         problems = [] if waiting == 0 else [f"rag_queue_queries is {waiting} when nobody asks"]
         return problems if available == retrievers else [*problems, f"{available} of {retrievers} retrievers are free"]
+
+
+def _progress_every_s() -> float:
+    return 1.0 if sys.stderr.isatty() else 30.0  # a log file keeps every line of a progress bar
 
 
 def print_table(tally: Tally) -> None:

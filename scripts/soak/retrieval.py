@@ -106,7 +106,10 @@ def _soak(options: SoakOptions, config: Path, pool: Pool) -> None:
     print(f"what is right for {len(queries)} queries …", file=sys.stderr, flush=True)
     truth = direct_truth(options.index_path, options.corpus_path, options.model_path, queries)
     started = time.monotonic()
-    figures, violations = (_restarts if options.restart else _mixed)(options, config, pool, truth)
+    if options.restart:
+        figures, violations = _restarts(options, config, truth)
+    else:
+        figures, violations = _mixed(options, config, pool, truth)
     for problem in violations[:SHOWN_VIOLATIONS]:
         print(f"violation: {problem}")
     seconds = round(time.monotonic() - started, 1)
@@ -138,7 +141,7 @@ def _mixed(options: SoakOptions, config: Path, pool: Pool, truth: Truth) -> tupl
     return figures, problems
 
 
-def _restarts(options: SoakOptions, config: Path, _: Pool, truth: Truth) -> tuple[dict[str, Any], list[str]]:
+def _restarts(options: SoakOptions, config: Path, truth: Truth) -> tuple[dict[str, Any], list[str]]:
     survival = survive(config, config.parent, truth, options.restart, options.seed)
     figures = {
         "restarts": options.restart,
