@@ -43,8 +43,9 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, apply_chat: bool) -> list[int]
     A base model's begin as its tokenizer begins a text (some with a token of their own); a chat template says itself
     how a conversation begins. Raises `UserError` for `apply_chat` with a tokenizer that has no chat template.
     """
+    # Not verbose: whether a prompt is too long is for the caller to find and mend.
     if not apply_chat:
-        return list(tokenizer.encode(prompt.text))
+        return list(tokenizer.encode(prompt.text, verbose=False))
     check_chat_template(tokenizer)
     text = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer.encode(text + prompt.written, add_special_tokens=False))
+    return list(tokenizer.encode(text + prompt.written, add_special_tokens=False, verbose=False))

@@ -1,8 +1,11 @@
 """Where a text's answer stands, and where its sentences end: the same rules for every method."""
 
 import re
+from typing import Any
 
 from flashrag.pipeline.settings import PipelineSettings
+
+SHORT_ANSWER_TOKENS = 128
 
 _MARKER = re.compile(r"\b(?:final )?answer is:?\s*", re.IGNORECASE)
 # An initial ("J. R. R.") and a title ("Dr.") do not end a sentence; neither does the point in "3.5".
@@ -14,6 +17,11 @@ _SENTENCE_END = re.compile(
 def answer_stops(settings: PipelineSettings) -> tuple[str, ...]:
     """A base model goes on after its answer, in a line of its own; an instruct model ends its turn."""
     return () if settings.apply_chat else ("\n",)
+
+
+def answer_limits(settings: PipelineSettings) -> dict[str, Any]:
+    """What bounds a short answer: a base model that finds no end is stopped, an instruct model may think first."""
+    return {} if settings.apply_chat else {"stop": answer_stops(settings), "max_tokens": SHORT_ANSWER_TOKENS}
 
 
 def short_answer(text: str) -> str:

@@ -6,7 +6,7 @@ by the default prompt; the paper's own turns write a chain of thought.
 """
 
 from flashrag.dataset import Question
-from flashrag.pipeline.answers import answer_stops, short_answer
+from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.outcome import Outcome, end_reason_of
 from flashrag.prompts.question import WITH_PASSAGES
@@ -20,6 +20,6 @@ class IterativePipeline(BasicPipeline):
         for _ in range(self.settings.iter_num):
             documents = await trace.search(f"{question.question} {answer}".rstrip())
             prompt = WITH_PASSAGES.fill(documents, question=question.question)
-            completion = await trace.generate(prompt, stop=answer_stops(self.settings))
+            completion = await trace.generate(prompt, **answer_limits(self.settings))
             answer, finish_reason = short_answer(completion.text), completion.finish_reason
         return trace.outcome(answer, end_reason_of(finish_reason))

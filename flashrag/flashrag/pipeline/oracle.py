@@ -10,7 +10,7 @@ from typing import Any
 from flashrag.dataset import Question
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError
-from flashrag.pipeline.answers import answer_stops, short_answer
+from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.outcome import Outcome, Passage, StepKind, end_reason_of
 from flashrag.pipeline.trace import Trace
@@ -41,7 +41,7 @@ class OraclePassagesPipeline(BasicPipeline):
         if not documents:
             raise NoSupport(f"question {question.id}: its metadata names no supporting passage that could be found")
         prompt = WITH_PASSAGES.fill(documents, question=question.question)
-        completion = await trace.generate(prompt, stop=answer_stops(self.settings))
+        completion = await trace.generate(prompt, **answer_limits(self.settings))
         return trace.outcome(short_answer(completion.text), end_reason_of(completion.finish_reason))
 
 

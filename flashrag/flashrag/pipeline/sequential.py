@@ -5,7 +5,7 @@ goes back to Lewis et al., 2020, arXiv 2005.11401. FlashRAG's `naive_run` is a p
 """
 
 from flashrag.dataset import Question
-from flashrag.pipeline.answers import answer_stops, short_answer
+from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.outcome import Outcome, end_reason_of
 from flashrag.prompts.question import WITH_PASSAGES, WITHOUT_PASSAGES
@@ -18,7 +18,7 @@ class SequentialPipeline(BasicPipeline):
         trace = self.trace()
         documents = await trace.search(question.question)
         prompt = WITH_PASSAGES.fill(documents, question=question.question)
-        completion = await trace.generate(prompt, stop=answer_stops(self.settings))
+        completion = await trace.generate(prompt, **answer_limits(self.settings))
         return trace.outcome(short_answer(completion.text), end_reason_of(completion.finish_reason))
 
 
@@ -30,5 +30,5 @@ class ZeroShotPipeline(BasicPipeline):
     async def answer(self, question: Question) -> Outcome:
         trace = self.trace()
         prompt = WITHOUT_PASSAGES.fill(question=question.question)
-        completion = await trace.generate(prompt, stop=answer_stops(self.settings))
+        completion = await trace.generate(prompt, **answer_limits(self.settings))
         return trace.outcome(short_answer(completion.text), end_reason_of(completion.finish_reason))

@@ -25,7 +25,7 @@ async def test_naive_rag_searches_with_the_question_and_answers_from_the_passage
         "Question: Who was the first king of Zhou?\n"
         "Answer:"
     )
-    assert asked.stop == ["\n"]
+    assert (asked.stop, asked.max_tokens) == (["\n"], 128)
     assert (outcome.prediction, outcome.end_reason) == ("King Wu", "eos")
     assert outcome.steps == (
         Step(StepKind.QUERY, "Who was the first king of Zhou?"),
@@ -54,6 +54,7 @@ async def test_an_instruct_model_gets_the_same_words_in_its_chat_template(make, 
         "<|im_start|>assistant\n"
     )
     assert asked.stop is None
+    assert asked.max_tokens == 8192 - len(server.tokenizer.encode(asked.prompt))  # it may think before it answers
 
 
 @pytest.mark.asyncio
