@@ -255,6 +255,20 @@ def test_a_client_that_hangs_up_is_not_worked_for(site):
         assert {in_hand.result().status_code, last.result().status_code} == {200}
 
 
+def test_a_body_that_never_ends_keeps_nobody_waiting_and_runs_into_the_deadline(site):
+    with held_server(site, request_timeout_s=0.5) as (process, url):
+        ready(process)
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as slow:
+            head = (
+                b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+            )
+            slow.sendall(head + b'{"query": "' + b"a" * 500_000)
+            for path in ("/health", "/metrics"):
+                assert httpx.get(f"{url}{path}", timeout=5).status_code == 200
+            assert slow.recv(1000).startswith(b"HTTP/1.1 504 ")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_dense_retrieval_end_to_end(site, tmp_path):
