@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from fastapi import FastAPI
+from prometheus_client import generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware import Middleware
 
 from flashrag.errors import UserError
 from flashrag.retriever import Retriever, check_assets, load_retriever_from
@@ -24,6 +26,7 @@ from flashrag.retriever.index_shards import ShardCard, read_shards
 from rag_serving.app import create_app
 from rag_serving.gate import TOKEN_VARIABLE
 from rag_serving.metrics import ASGIApp, Receive, Scope, Send
+from rag_serving.ray_metrics import MetricsOfAll
 from rag_serving.searcher import QueueFull, SearchUnavailable
 from rag_serving.service import Status
 from rag_serving.settings import ServerSettings, read_settings
@@ -32,6 +35,7 @@ from rag_serving.sharded import check_sharded_assets, is_sharded
 from rag_serving.shards import Ranked, Shard, ShardedIndex
 
 HEALTH_CHECK_PERIOD_S = 10
+METRICS_TIMEOUT_S = 5
 SHARDS_SHARE_OF_TIME = 0.8  # so that a request learns that a shard is down (503) before its own time is up (504)
 REQUESTS_BESIDE_THE_QUEUE = 256  # cached, being searched, refused: more than the queue holds may be in hand
 
@@ -122,6 +126,7 @@ class Replica:
         self._num_retriever = num_retriever
         self._probes = itertools.count()
         self._batches_seen = -1.0
+        self._replicas: DeploymentHandle | None = None
         self._retriever = await asyncio.to_thread(self._load, shards)
 
     def _load(self, shards: list[DeploymentHandle]) -> Retriever:
@@ -134,7 +139,21 @@ class Replica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         self._app = create_app(self._settings, lambda: self._retriever, self._num_retriever)
         self._app.add_middleware(StripPrefix)
+        self._app.user_middleware.append(Middleware(MetricsOfAll, texts=self._metrics_of_all))
         return self._app
+
+    async def metrics_text(self) -> tuple[str, str]:
+        """This replica's name and figures."""
+        registry = self._app.state.service.metrics.registry
+        return serve.get_replica_context().replica_tag, generate_latest(registry).decode()
+
+    async def _metrics_of_all(self) -> dict[str, str]:
+        if self._replicas is None:  # not before it is deployed, and once: each handle keeps a connection
+            context = serve.get_replica_context()
+            self._replicas = serve.get_deployment_handle(context.deployment, context.app_name)
+        asked = self._replicas.broadcast("metrics_text")
+        answers = await asked.results_async(timeout_s=METRICS_TIMEOUT_S, return_exceptions=True)
+        return dict(answer for answer in answers if not isinstance(answer, BaseException))
 
     async def check_health(self) -> None:
         """Raise unless searches come to an end; after three times Ray puts another process in this one's place."""

@@ -175,8 +175,9 @@ def read_shards(folder: Path) -> Shards:
         )
     for card in cards:
         path = folder / card.file
-        size = path.stat().st_size if path.is_file() else None
-        if size != card.file_bytes:
+        if not path.is_file():
+            raise UserError(f"index_path: {path} is missing; copy it here, or {again}")
+        if (size := path.stat().st_size) != card.file_bytes:
             raise UserError(f"index_path: {path} has {size} bytes, but its card says {card.file_bytes}; {again}")
     return Shards(folder, tuple(cards))
 
