@@ -21,11 +21,15 @@ _NAMES = ("dataset_name", "split", "save_note", "method_name")  # texts, also wh
 
 
 class CommandLine(NamedTuple):
-    """The flags: where the configuration is, what lies over it (by dotted key), and whether failures are retried."""
+    """The flags: where the configuration is, what lies over it (by dotted key), and what is no key of it.
+
+    `resume`: ask again what failed. `auto_serve`: the checkpoint to export and serve.
+    """
 
     config_path: Path
     overrides: dict[str, Any]
     resume: bool = False
+    auto_serve: Path | None = None
 
 
 def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
@@ -37,13 +41,14 @@ def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
     config_path, resume = Path(given.pop("config_path")), _parse_value(given.pop("resume", "false"))
     if not isinstance(resume, bool):
         raise UserError(f"--resume {resume} was given; expected --resume alone, or true or false")
-    return CommandLine(config_path, {key: _parse_value(text) for key, text in given.items()}, resume)
+    auto_serve = Path(given.pop("auto_serve")) if "auto_serve" in given else None
+    return CommandLine(config_path, {key: _parse_value(text) for key, text in given.items()}, resume, auto_serve)
 
 
 def _unknown_argument(argument: str) -> str:
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}; quote a value that holds spaces"
-    flags = ["--config_path", "--resume", *(f"--{name}" for name in _flags())]
+    flags = ["--config_path", "--resume", "--auto_serve", *(f"--{name}" for name in _flags())]
     close = difflib.get_close_matches(argument.partition("=")[0], flags, n=1)
     return f"unknown flag {argument!r}; " + (f"did you mean {close[0]!r}?" if close else "--help lists them")
 
@@ -63,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config_path", required=True, metavar="YAML")
     parser.add_argument(
         "--resume", nargs="?", const="true", metavar="BOOL", help="ask again the questions that failed, too"
+    )
+    parser.add_argument(
+        "--auto_serve", metavar="CHECKPOINT", help="export and serve this training checkpoint for the run"
     )
     keys = parser.add_argument_group("keys of the configuration, overridden")
     for name, field in sorted(_flags().items()):

@@ -1,9 +1,9 @@
 """Evaluate a served model with search: `python evaluation/run_eval.py --config_path … --method_name research …`.
 
 Checks the input, asks the questions, keeps every answer as it arrives in a folder of the run's own, and scores them.
-The same command again continues the run; `--resume` asks the failed questions again, too. Other commands:
-`run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
-Exit codes: 0 done, 1 not one question could be answered, 2 unusable input, 130 interrupted.
+The same command again continues the run; `--resume` asks the failed questions again, too; `--auto_serve CHECKPOINT`
+exports and serves the model itself. Other commands: `run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
+Exit codes: 0 done, 1 not one question could be answered or no model served, 2 unusable input, 130 interrupted.
 """
 
 import asyncio
@@ -15,7 +15,9 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside evaluation
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from evaluation.command_line import load_settings, parse_command_line
+from evaluation.auto_serve import check_auto_serve, served
+from evaluation.checkpoint import ExportFailed
+from evaluation.command_line import CommandLine, load_settings, parse_command_line
 from evaluation.environment import describe_environment
 from evaluation.eval_settings import EvalSettings
 from evaluation.judge import Judge
@@ -27,6 +29,7 @@ from flashrag.client import RetrievalClient
 from flashrag.dataset import Question, load_questions
 from flashrag.errors import exit_on_user_error
 from flashrag.generator.loading import load_generator
+from flashrag.local_server import ServerFailed
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from
@@ -47,13 +50,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             from evaluation.comparison import main as compare
 
             return compare(arguments[1:])
-    command_line = parse_command_line(arguments)
-    settings = load_settings(command_line)
+    try:
+        return evaluate(parse_command_line(arguments))
+    except (ExportFailed, ServerFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def evaluate(command_line: CommandLine) -> int:
+    """One run, begun or continued; the exit code."""
+    settings = check_auto_serve(command_line) if command_line.auto_serve else load_settings(command_line)
     folder = RunFolder(settings, load_questions(settings, settings.split))
     pending = folder.pending(retry_failed=command_line.resume)
     if not pending:
         return show_complete_run(folder)
-    interrupted = ask(folder, pending)
+    if command_line.auto_serve:
+        if METHODS[settings.method_name].needs_retriever:
+            check_retrieval(settings)  # before the minutes that it takes to serve a model
+        with served(command_line, settings) as settings_served:
+            folder = RunFolder(settings_served, folder.questions)
+            interrupted = ask(folder, pending)
+    else:
+        interrupted = ask(folder, pending)
     with folder.working():
         summary = finish(folder)
     return show(folder, summary, interrupted)
