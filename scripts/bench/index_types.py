@@ -45,14 +45,16 @@ SEED = 20181220
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Recall, build time, size and speed of index types.")
     add = parser.add_argument
-    add("--index_path", type=Path, required=True, help="a Flat index with its card, as the index builder wrote them")
-    add("--questions", type=Path, nargs="+", required=True, help="FlashRAG question files (jsonl)")
+    add("--index_path", type=Path, help="a Flat index with its card, as the index builder wrote them; none: skipped")
+    add("--questions", type=Path, nargs="+", default=[], help="FlashRAG question files (jsonl), for --index_path")
     add("--num_queries", type=int, default=1000, help="questions, or synthetic queries; default 1000")
     add("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="synthetic vectors; none: skipped")
     add("--work_dir", type=Path, help="where indexes are built and removed again; default: a temporary folder")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
-        real = measure_real(args.index_path, args.questions, args.num_queries, Path(folder))
+        real = []
+        if args.index_path is not None:
+            real = measure_real(args.index_path, args.questions, args.num_queries, Path(folder))
         growth = measure_growth(args.sizes, args.num_queries, Path(folder))
     print(real_table(real), growth_table(growth), sep="\n\n")
     print(json.dumps({"real": [asdict(row) for row in real], "growth": [asdict(row) for row in growth]}))

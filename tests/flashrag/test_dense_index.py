@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import faiss
@@ -165,31 +164,28 @@ def wait_for(condition, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize(
     ("ending", "code", "faiss_type"), [(signal.SIGKILL, -signal.SIGKILL, "Flat"), (signal.SIGINT, 130, "IVF4,SQ8")]
 )
-def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, ending, code, faiss_type):
+def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, capsys, ending, code, faiss_type):
     corpus = write_corpus(tmp_path / "c.jsonl", 240, words=20)
-    run = partial(subprocess.run, capture_output=True, text=True, timeout=300)
 
-    def command(out: str, *more: str) -> list[str]:
+    def arguments(out: str, *more: str) -> list[str]:
         shards = ["--shard_size", "30", "--batch_size", "4", "--faiss_type", faiss_type]
-        return [*BUILDER, *flags(corpus, tmp_path / out, *shards, *more)]
+        return flags(corpus, tmp_path / out, *shards, *more)
 
-    assert run(command("whole")).returncode == 0
-    partial_folder = tmp_path / "killed" / "emb_minilm.partial"
-    with subprocess.Popen(command("killed"), stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: len(list(partial_folder.glob("*.npy"))) >= 2, process)
+    shards = tmp_path / "killed" / "emb_minilm.partial"
+    with subprocess.Popen([*BUILDER, *arguments("killed")], stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(list(shards.glob("*.npy"))) >= 2, process)
         process.send_signal(ending)
         _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in said
     assert not list((tmp_path / "killed").glob("*.index*"))
-    finished = len(list(partial_folder.glob("*.npy")))
+    finished = len(list(shards.glob("*.npy")))
     assert 2 <= finished < 8
-    refused = run(command("killed", "--max_length", "128"))
-    assert refused.returncode == 2
-    assert "max_length is 256 there, but 128 here" in refused.stderr
-    resumed = run(command("killed"))
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"resume: {30 * finished} of 240 passages are encoded already" in resumed.stderr
+    assert main(arguments("killed", "--max_length", "128")) == 2
+    assert "max_length is 256 there, but 128 here" in capsys.readouterr().err
+    assert main(arguments("killed")) == 0
+    assert f"resume: {30 * finished} of 240 passages are encoded already" in capsys.readouterr().err
+    assert main(arguments("whole")) == 0
     index = f"minilm_{faiss_type}.index"
     for name in (index, f"{index}.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

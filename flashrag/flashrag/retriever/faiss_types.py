@@ -28,10 +28,10 @@ class FaissType(StrEnum):
 HNSW_NEIGHBOURS = 32
 HNSW_EF_CONSTRUCTION = 100
 HNSW_EF_SEARCH = 128
-PQ_DIMENSIONS_PER_CODE = 4  # one byte for so many dimensions: an eighth of SQ8's quarter is too coarse for the top 5
+PQ_DIMENSIONS_PER_CODE = 4  # so many dimensions become one byte
 PQ_CENTROIDS = 256
 MIN_TRAINING_PER_CENTROID = 39  # faiss warns below
-TRAINING_PER_CELL = 64  # also per centroid of a PQ: faiss's own 256 take four times as long for the same recall
+TRAINING_PER_CENTROID = 64  # of cells and of codes; faiss takes up to 256, in four times the time
 MIN_TRAINING_SAMPLE = 65_536
 
 
@@ -116,7 +116,7 @@ def new_index(plan: IndexPlan) -> "faiss.Index":
     if (ivf := faiss.try_extract_index_ivf(index)) is not None:
         ivf.nprobe = max(1, round(math.sqrt(ivf.nlist)))
         if (pq := getattr(faiss.downcast_index(ivf), "pq", None)) is not None:
-            pq.cp.max_points_per_centroid = TRAINING_PER_CELL
+            pq.cp.max_points_per_centroid = TRAINING_PER_CENTROID
     if (hnsw := getattr(index, "hnsw", None)) is not None:
         hnsw.efConstruction, hnsw.efSearch = HNSW_EF_CONSTRUCTION, HNSW_EF_SEARCH
     return index
@@ -126,7 +126,7 @@ def training_size(index: "faiss.Index") -> int:
     """How many vectors to train on; 0 where the index needs none."""
     if index.is_trained:
         return 0
-    return max(MIN_TRAINING_SAMPLE, TRAINING_PER_CELL * _number_of_cells(index))
+    return max(MIN_TRAINING_SAMPLE, TRAINING_PER_CENTROID * _number_of_cells(index))
 
 
 def parameters(index: "faiss.Index", plan: IndexPlan) -> dict[str, Any]:
