@@ -128,12 +128,12 @@ def _search_routes(service: Service) -> APIRouter:
 
     @router.post("/retrieve", response_model=wire.RetrieveOut)
     async def retrieve(body: models.retrieve) -> Response:  # pyrefly: ignore
-        ranked = await rank("/retrieve", "queries", body.queries, body.topk or settings.retrieval_topk)
+        ranked = await rank("/retrieve", "queries", body.queries, body.topk or service.searcher.retriever.topk)
         return await _written(lambda: wire.retrieve_json(ranked, body.return_scores), ranked)
 
     @router.post("/queries", response_model=wire.QueriesOut)
     async def queries(body: models.queries) -> Response:  # pyrefly: ignore
-        ranked = await rank("/queries", "queries", body.queries, body.k or settings.retrieval_topk)
+        ranked = await rank("/queries", "queries", body.queries, body.k or service.searcher.retriever.topk)
         return await _written(lambda: wire.queries_json(body.queries, ranked), ranked)
 
     return router

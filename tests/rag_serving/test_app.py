@@ -75,8 +75,9 @@ async def test_batch_search_and_retrieve_for_zero_to_three_queries(serve, retrie
 
 
 @pytest.mark.asyncio
-async def test_retrieve_without_topk_uses_the_configured_one(serve, retriever):
-    async with serve(retriever, retrieval_topk=1) as client:
+async def test_retrieve_without_topk_uses_the_retrievers_own(serve, retriever, monkeypatch):
+    monkeypatch.setattr(retriever, "topk", 1)
+    async with serve(retriever) as client:
         answer = await client.post("/retrieve", json={"query": "capital"})  # two passages hold the word
         assert [len(found) for found in answer.json()["result"]] == [1]
 
