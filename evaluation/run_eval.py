@@ -23,7 +23,7 @@ from evaluation.eval_settings import EvalSettings
 from evaluation.judge import Judge
 from evaluation.run_folder import RunFolder
 from evaluation.runner import Pipeline, answer_all
-from evaluation.scoring import JUDGE, score_record, summarize
+from evaluation.scoring import score_record, summarize
 from evaluation.summary_table import format_table
 from flashrag.client import RetrievalClient
 from flashrag.dataset import Question, load_questions
@@ -73,7 +73,7 @@ def evaluate(command_line: CommandLine) -> int:
     else:
         interrupted = ask(folder, pending)
     with folder.working():
-        summary = finish(folder)
+        summary = finish(folder, ask_judge=not interrupted)
     return show(folder, summary, interrupted)
 
 
@@ -147,31 +147,37 @@ async def answer_with_progress(
                     await connection.aclose()
 
 
-def finish(folder: RunFolder) -> dict[str, Any]:
+def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
     """Have the answers judged where that is asked for, and write the figures."""
     settings = folder.settings
     judge = None
-    n_unjudged = 0
+    extra: dict[str, int] = {}
     if settings.metric_setting.judge is not None:
         judge = Judge(settings.metric_setting.judge, folder.path / "judge.jsonl")
-        n_unjudged = judge_answers(folder, judge)
+        if ask_judge:
+            judge_answers(folder, judge)
+        extra["n_unjudged"] = len(unjudged(folder, judge))
 
     def score(record: Any) -> dict[str, float | None]:
         verdict = judge.known_verdict(record) if judge else None
         return score_record(record, settings.metrics, settings.metric_setting, verdict)
 
-    extra = {"n_unjudged": n_unjudged} if JUDGE in settings.metrics else {}
     return folder.finish(score, lambda records: {**summarize(records, settings.metric_setting), **extra})
 
 
-def judge_answers(folder: RunFolder, judge: Judge) -> int:
-    """Ask the judge about every answer that it has not seen; gives how many it would not judge."""
+def unjudged(folder: RunFolder, judge: Judge) -> list[dict[str, Any]]:
+    """What the judge needs to know of each answer that it has not seen."""
+    keys = ("id", "question", "golden_answers", "prediction")
+    return [{key: record[key] for key in keys} for record in folder.records() if judge.known_verdict(record) is None]
+
+
+def judge_answers(folder: RunFolder, judge: Judge) -> None:
+    """Ask the judge about every answer that it has not seen; what it would not judge is told."""
     from tqdm import tqdm
 
-    keys = ("id", "question", "golden_answers", "prediction")
-    unseen = [{key: r[key] for key in keys} for r in folder.records() if judge.known_verdict(r) is None]
+    unseen = unjudged(folder, judge)
     if not unseen:
-        return 0
+        return
     with tqdm(total=len(unseen), unit="verdict") as bar:
         failures = asyncio.run(judge.verdicts(unseen, bar.update))
     if failures:
@@ -181,7 +187,6 @@ def judge_answers(folder: RunFolder, judge: Judge) -> int:
             "The same command again asks for them",
             file=sys.stderr,
         )
-    return len(failures)
 
 
 def show_complete_run(folder: RunFolder) -> int:

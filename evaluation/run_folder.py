@@ -42,8 +42,10 @@ class RunFolder:
         self.path = settings.run_folder
         self._environment = self._check_earlier_run()
         self.items = KeyedLog(self.path / "items.jsonl")
-        self.attempts = {record["id"]: record["attempt"] for record in self.records()}
-        self.failed_ids = {record["id"] for record in self.records() if is_failed(record)}
+        self.attempts: dict[str, int] = {}
+        self.failed_ids: set[str] = set()
+        for record in self.records():
+            self._count(record)
 
     def _check_earlier_run(self) -> dict[str, Any]:
         """What is known of an earlier session, {} where there was none; refuses to continue a different run."""
@@ -140,6 +142,9 @@ class RunFolder:
 
     def add(self, record: Mapping[str, Any]) -> None:
         self.items.append(record)
+        self._count(record)
+
+    def _count(self, record: Mapping[str, Any]) -> None:
         self.attempts[record["id"]] = record["attempt"]
         (self.failed_ids.add if is_failed(record) else self.failed_ids.discard)(record["id"])
 

@@ -9,7 +9,10 @@ import yaml
 
 from evaluation.command_line import CommandLine, load_settings, parse_command_line
 from evaluation.eval_settings import EvalSettings
+from evaluation.scoring import METRICS
+from flashrag.dataset import DATASETS
 from flashrag.errors import UserError
+from flashrag.pipeline import METHODS
 
 CONFIG = Path(__file__).resolve().parents[2] / "evaluation" / "eval_config.yaml"
 WHAT = {"method_name": "research", "split": "dev", "dataset_name": "hotpotqa"}
@@ -103,7 +106,7 @@ def test_a_local_retrievers_key_beside_a_server_is_refused():
     [
         ("generation_params.temperature", "0", lambda s: s.generation_params.temperature == 0.0),
         ("generation_params.temperature", "0", lambda s: s.generation_params.max_tokens == 8192),
-        ("generation_params.do_sample", "null", lambda s: s.generation_params.do_sample is None),
+        ("generation_params.temperature", "0.6", lambda s: s.generation_params.temperature == 0.6),
         ("metric_setting.retrieval_recall_topk", "3", lambda s: s.metric_setting.retrieval_recall_topk == 3),
         ("generator_max_input_len", "4096", lambda s: s.generator_max_input_len == 4096),
     ],
@@ -129,7 +132,7 @@ JUDGE = ("--metric_setting.judge.model", "gpt-4o-mini")
         (("--metric_setting", "{retrieval_recal_topk: 5}"), "did you mean 'retrieval_recall_topk'?"),
         (("--metric_setting.tokenizer_name", "gpt-4"), "unknown flag '--metric_setting.tokenizer_name'"),
         (("--generation_params.temprature", "0"), "did you mean '--generation_params.temperature'?"),
-        (("--generation_params.temperature", "0.5"), "do_sample is false, but temperature is 0.5"),
+        (("--generation_params", "{do_sample: false, temperature: 0.5}"), "do_sample is false, but temperature is 0.5"),
         (("--metrics", "em,retrieval_recal"), "did you mean 'retrieval_recall'?"),
         (("--metrics", "em,llm_judge"), "metrics has llm_judge, but metric_setting.judge is not set"),
         (JUDGE, "metric_setting.judge is set, but metrics lacks llm_judge"),
@@ -189,3 +192,9 @@ def test_a_remote_retriever_needs_an_address(tmp_path: Path):
     path.write_text("save_dir: o\ndata_dir: d\nsgl_remote_url: http://h\ngenerator_model: m\n")
     with pytest.raises(UserError, match="remote_retriever_url is not set"):
         load_settings(CommandLine(path, dict(WHAT)))
+
+
+def test_every_key_is_described():
+    text = (CONFIG.parents[1] / "docs" / "evaluation.md").read_text()
+    assert [key for key in EvalSettings.model_fields if key != "retriever" and key not in text] == []
+    assert [name for name in (*METRICS, *METHODS, *DATASETS) if name not in text] == []

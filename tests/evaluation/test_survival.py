@@ -290,6 +290,37 @@ def test_scores_are_worked_out_again_without_asking(
     assert set(summary_of(tmp_path, "run")["metrics"]) == {"em", "f1", "acc"}
 
 
+def test_a_judge_that_comes_late_judges_what_is_there(
+    command: Callable[..., list[str]],
+    model: ScriptedModel,
+    serve: Callable[[FastAPI], Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    judge, asked = FastAPI(), []
+
+    @judge.post("/chat/completions")
+    async def chat(request: Request) -> Any:
+        asked.append(case := json.loads((await request.json())["messages"][1]["content"]))
+        reply = "correct" if case["submitted_answer"] == "Wu1" else "incorrect"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
+        return {"id": "1", "object": "chat.completion", "created": 1, "model": "judge", "choices": [choice]}
+
+    setting = "{judge: {model: judge, max_retries: 0, url: %s}}"
+    dead = {"metrics": "em,llm_judge", "metric_setting": setting % "http://127.0.0.1:1", "test_sample_num": 14}
+    assert main(command("judged", **dead)) == 0
+    assert "14 answers were not judged and count as wrong" in capsys.readouterr().err
+    summary = summary_of(tmp_path, "judged")
+    assert (summary["n_unjudged"], summary["metrics"]["llm_judge"]["mean"]) == (14, 0.0)
+    model.requests = 0
+    with serve(judge) as url:
+        assert main(command("judged", **{**dead, "metric_setting": setting % url})) == 0
+    assert (model.requests, len(asked)) == (0, 14)
+    # Of the numbers 0 to 13, 1 and 8 have remainder 1 by 7: "Wu1".
+    summary = summary_of(tmp_path, "judged")
+    assert (summary["n_unjudged"], summary["metrics"]["llm_judge"]["mean"]) == (0, pytest.approx(2 / 14))
+
+
 def test_two_processes_do_not_work_on_one_run(
     command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
