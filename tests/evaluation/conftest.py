@@ -154,10 +154,10 @@ def sample(prompt: Sequence[int], max_tokens: int, successors: dict[int, int], s
 
 
 class running:
-    """An application on a free port, in a thread of this process."""
+    """An application on a port, by default a free one, in a thread of this process."""
 
-    def __init__(self, app: FastAPI):
-        self.listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, app: FastAPI, port: int = 0):
+        self.listener = socket.create_server(("127.0.0.1", port))
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
 
