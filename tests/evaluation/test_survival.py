@@ -38,6 +38,7 @@ class ScriptedModel:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.name = "zhou"
         self.faulty = False
         self.delay_s = 0.0
         self.requests = 0
@@ -60,7 +61,7 @@ class ScriptedModel:
 
         @app.get("/v1/models")
         def models() -> dict[str, Any]:
-            return {"object": "list", "data": [{"id": "zhou", "max_model_len": 4096}]}
+            return {"object": "list", "data": [{"id": self.name, "max_model_len": 4096}]}
 
         @app.post("/v1/completions")
         async def completions(request: Request) -> Response:
@@ -122,7 +123,7 @@ def urls(model: ScriptedModel, search: ScriptedSearch, serve: Callable[[FastAPI]
 
 @pytest.fixture(autouse=True)
 def calm(model: ScriptedModel, search: ScriptedSearch) -> None:
-    model.faulty, model.delay_s, model.requests = False, 0.0, 0
+    model.name, model.faulty, model.delay_s, model.requests = "zhou", False, 0.0, 0
     search.searches = 0
 
 
@@ -286,6 +287,17 @@ def test_other_questions_under_the_same_name_are_refused(
     finally:
         questions.write_text(whole)
     assert "holds a run over other questions" in capsys.readouterr().err
+
+
+def test_another_served_model_does_not_go_on_with_a_run(
+    command: Callable[..., list[str]], model: ScriptedModel, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    assert main(command("run", test_sample_num=2)) == 0
+    items = folder_of(tmp_path, "run") / "items.jsonl"
+    items.write_text(items.read_text().partition("\n")[0] + "\n")  # one question is left
+    model.name = "shang"
+    assert main(command("run", test_sample_num=2)) == 2
+    assert "was begun with the served model 'zhou', the server now has 'shang'" in capsys.readouterr().err
 
 
 def test_scores_are_worked_out_again_without_asking(
