@@ -3,6 +3,7 @@
 Chosen by the seed and the question's id alone, so that a continued run answers as an undisturbed one.
 """
 
+import bisect
 import random
 from collections.abc import Sequence
 
@@ -16,15 +17,19 @@ class RandomPipeline(BasicPipeline):
     """Draws from the golden answers of the other questions, each question's first one."""
 
     needs_retriever = needs_generator = False
-    _answers: dict[str, str] | None = None
+    _ids: list[str] | None = None
 
     def prepare(self, questions: Sequence[Question]) -> None:
         self._answers = {question.id: question.golden_answers[0] for question in questions}
+        self._ids = sorted(self._answers)
 
     async def answer(self, question: Question) -> Outcome:
-        if self._answers is None:
+        if self._ids is None:
             raise UserError("random draws from the answers of the whole set; call prepare(questions) first")
-        others = sorted(question_id for question_id in self._answers if question_id != question.id)
-        draw = random.Random(f"{self.settings.seed} {question.id}")
-        prediction = self._answers[draw.choice(others)] if others else ""
+        own = bisect.bisect_left(self._ids, question.id)
+        others = len(self._ids) - 1
+        prediction = ""
+        if others:
+            drawn = random.Random(f"{self.settings.seed} {question.id}").randrange(others)
+            prediction = self._answers[self._ids[drawn + (drawn >= own)]]
         return self.trace().outcome(prediction, "drawn")
