@@ -15,6 +15,7 @@ from flashrag.metrics import (
     recall_score,
     score_answer,
     support_coverage,
+    supporting_titles,
     yes_no_accuracy,
 )
 from flashrag.protocol import extract_answer
@@ -215,3 +216,13 @@ def test_a_boxed_answer_keeps_its_nested_braces_and_is_scored_without_them():
     assert exact_match(extract_answer(r"<answer>\boxed{\text{King {Wu}}}</answer>"), ["textking wu"]) == 1.0
     assert exact_match(extract_answer(r"<answer>\boxed{\text{King Wu}}</answer>"), ["King Wu"]) == 1.0
     assert extract_answer(r"<answer>\boxed{never closed</answer>") == ""
+
+
+def test_supporting_titles_come_from_what_is_named():
+    facts = {"title": ["Wu", "Zhou", "Wu"], "sent_id": [0, 0, 1]}
+    assert supporting_titles({"supporting_facts": facts}) == ("Wu", "Zhou")
+    assert supporting_titles({"supporting_facts": [["Wu", 0], ["Zhou", 0], ["Wu", 1]]}) == ("Wu", "Zhou")
+    assert supporting_titles({"supporting": ["a", "b", "a"]}) == ("a", "b")
+    paragraphs = [{"title": "Tang", "is_supporting": False}, {"title": "Wu", "is_supporting": True}]
+    assert supporting_titles({"paragraphs": paragraphs}) == ("Wu",)
+    assert supporting_titles({}) == ()

@@ -17,7 +17,13 @@ from flashrag.metrics.answer import (
     score_answer,
     yes_no_accuracy,
 )
-from flashrag.metrics.retrieval import answer_in_top_k, holds_answer, support_coverage, supporting_documents
+from flashrag.metrics.retrieval import (
+    answer_in_top_k,
+    holds_answer,
+    support_coverage,
+    supporting_documents,
+    supporting_titles,
+)
 
 __all__ = [
     "AnswerScore",
@@ -32,5 +38,6 @@ __all__ = [
     "score_answer",
     "support_coverage",
     "supporting_documents",
+    "supporting_titles",
     "yes_no_accuracy",
 ]

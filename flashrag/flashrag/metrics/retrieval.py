@@ -43,18 +43,28 @@ def _searchable(gold_answers: Sequence[str]) -> list[str]:
 def supporting_documents(metadata: Mapping[str, Any]) -> tuple[str, frozenset[str]] | None:
     """What a question's metadata names as its support: ("id" or "title", the names); None where it names nothing.
 
-    Read are `golden_doc_ids` (ids of the corpus), `supporting_titles`, HotpotQA's `supporting_facts` (a list of
-    [title, sentence] or, as the hub has it, {"title": […], "sent_id": […]}), and MuSiQue's supporting `paragraphs`.
+    Ids of the corpus (`golden_doc_ids`) before titles.
     """
     if ids := metadata.get("golden_doc_ids"):
         return "id", frozenset(map(str, ids))
+    titles = supporting_titles(metadata)
+    return ("title", frozenset(titles)) if titles else None
+
+
+def supporting_titles(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The titles that the metadata names as support, in its order, each once.
+
+    Read are `supporting_titles`, `supporting` (the demo's), HotpotQA's `supporting_facts` (a list of [title, sentence]
+    or, as the hub has it, {"title": […], "sent_id": […]}), and MuSiQue's supporting `paragraphs`.
+    """
     facts = metadata.get("supporting_facts") or []
-    titles = (
+    named = (
         metadata.get("supporting_titles")
-        or (facts["title"] if isinstance(facts, Mapping) else [fact[0] for fact in facts])
+        or metadata.get("supporting")
+        or (facts["title"] if isinstance(facts, Mapping) else [title for title, *_ in facts])
         or [paragraph["title"] for paragraph in metadata.get("paragraphs") or [] if paragraph.get("is_supporting")]
     )
-    return ("title", frozenset(map(str, titles))) if titles else None
+    return tuple(dict.fromkeys(map(str, named)))
 
 
 def support_coverage(metadata: Mapping[str, Any], ids: Collection[str], titles: Collection[str]) -> float | None:

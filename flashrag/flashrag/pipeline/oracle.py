@@ -10,6 +10,7 @@ from typing import Any
 from flashrag.dataset import Question
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError
+from flashrag.metrics import supporting_titles
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.outcome import Outcome, Passage, StepKind, end_reason_of
@@ -51,14 +52,6 @@ async def _looked_up(titles: Sequence[str], trace: Trace) -> tuple[Document, ...
         matches = (d for d in await trace.search(title) if d.title.casefold() == title.casefold())
         found += [document for document in [next(matches, None)] if document is not None]
     return tuple(found)
-
-
-def supporting_titles(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """The titles that the metadata names as support, in its order, each once."""
-    facts = metadata.get("supporting_facts") or []
-    titles = facts["title"] if isinstance(facts, Mapping) else [title for title, *_ in facts]
-    named = metadata.get("supporting_titles") or metadata.get("supporting") or titles
-    return tuple(dict.fromkeys(str(title) for title in named))
 
 
 def supporting_passages(metadata: Mapping[str, Any]) -> tuple[Document, ...]:

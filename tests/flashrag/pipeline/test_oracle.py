@@ -5,7 +5,7 @@ import pytest
 from flashrag.dataset import Question
 from flashrag.document import Document
 from flashrag.errors import UserError
-from flashrag.pipeline.oracle import NoSupport, supporting_passages, supporting_titles
+from flashrag.pipeline.oracle import NoSupport, supporting_passages
 
 PASSAGES = (Document("Wu", '"Wu"\nHe was king. Of Zhou.'), Document("Zhou", '"Zhou"\nA dynasty.'))
 TITLES, SENTENCES = ["Tang", "Wu", "Zhou"], [["No."], ["He was king.", " Of Zhou."], ["A dynasty."]]
@@ -57,12 +57,6 @@ async def test_titles_alone_are_looked_up(make, server, index):
     lost = Question("q", "Who?", ("Wu",), {"supporting": ["Lost"]})
     with pytest.raises(NoSupport, match="question q: its metadata names no supporting passage that could be found"):
         await make("oracle-passages").answer(lost)
-
-
-def test_titles_come_from_what_is_named():
-    assert supporting_titles({"supporting_facts": HUB_FACTS}) == ("Wu", "Zhou")
-    assert supporting_titles({"supporting": ["a", "b", "a"]}) == ("a", "b")
-    assert supporting_titles({}) == ()
 
 
 @pytest.mark.asyncio
