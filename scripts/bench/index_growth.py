@@ -87,10 +87,10 @@ def _seconds(faiss_type: str, points: Sequence[tuple[int, float]], count: int) -
 
 
 def _ivf_work(count: int) -> np.ndarray:
-    """Cells compared with a query, and vectors in those that are probed: 4 * sqrt(count), of which its square root.
+    """Cells compared with a query, and vectors in those that are probed: 4 * sqrt(count), of which 2 * sqrt(cells).
 
     >>> _ivf_work(1_000_000).round().tolist()
-    [4000.0, 15811.0]
+    [4000.0, 31623.0]
     """
     cells = 4 * math.sqrt(count)
-    return np.array([cells, count / math.sqrt(cells)])
+    return np.array([cells, 2 * count / math.sqrt(cells)])

@@ -46,11 +46,11 @@ def test_what_cannot_be_built_is_refused_before_anything_is_encoded(faiss_type, 
 def test_search_parameters_stay_with_the_index(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((400, 16), dtype=np.float32)
     expected = {
-        # 4 * sqrt(400) = 80 cells, but 400 / 39 = 10; sqrt(10) = 3.2 are searched
-        "IVF-Flat": {"factory": "IVF10,Flat", "nlist": 10, "nprobe": 3},
+        # 4 * sqrt(400) = 80 cells, but 400 / 39 = 10; 2 * sqrt(10) = 6.3 are searched
+        "IVF-Flat": {"factory": "IVF10,Flat", "nlist": 10, "nprobe": 6},
         "HNSW": {"factory": "HNSW32", "M": 32, "efConstruction": 100, "efSearch": 128},
         "SQ8": {"factory": "SQ8"},
-        "IVF4,PQ4x4": {"factory": "IVF4,PQ4x4", "nlist": 4, "nprobe": 2, "pq_codes": 4, "pq_bits": 4},
+        "IVF4,PQ4x4": {"factory": "IVF4,PQ4x4", "nlist": 4, "nprobe": 4, "pq_codes": 4, "pq_bits": 4},
     }
     for faiss_type, values in expected.items():
         plan = plan_index(faiss_type, 16, 400)

@@ -111,7 +111,7 @@ def test_faiss_padding_is_never_a_document(folder, tmp_path):
     sizes = [index.invlists.list_size(cell) for cell in range(2)]
     assert sum(sizes) == len(PASSAGES)
     assert min(sizes) > 0
-    retriever = get_retriever(settings(folder, index_path=str(tmp_path / "minilm_IVF2,Flat.index")))
+    retriever = get_retriever(settings(folder, index_path=str(tmp_path / "minilm_IVF2,Flat.index"), faiss_nprobe=1))
     documents = retriever.search("capital", len(PASSAGES))
     assert len(documents) in sizes
     assert len({document.id for document in documents}) == len(documents)

@@ -114,7 +114,7 @@ def new_index(plan: IndexPlan) -> "faiss.Index":
             f"{plan.dimension} dimensions ({_reason(error)}); Flat is the exact one"
         ) from error
     if (ivf := faiss.try_extract_index_ivf(index)) is not None:
-        ivf.nprobe = max(1, round(math.sqrt(ivf.nlist)))
+        ivf.nprobe = min(ivf.nlist, round(2 * math.sqrt(ivf.nlist)))
         if (pq := getattr(faiss.downcast_index(ivf), "pq", None)) is not None:
             pq.cp.max_points_per_centroid = TRAINING_PER_CENTROID
     if (hnsw := getattr(index, "hnsw", None)) is not None:

@@ -28,7 +28,7 @@ def test_memory_and_the_time_of_flat_grow_with_the_count():
 def test_the_time_of_ivf_pq_is_fitted_to_its_cells_and_its_vectors():
     def qps(count: int) -> float:  # 1 ns a cell, 2 ns a vector in the probed ones
         cells = 4 * count**0.5
-        return 1e9 / (cells + 2 * count / cells**0.5)
+        return 1e9 / (cells + 4 * count / cells**0.5)
 
     rows = [Growth(n, "IVF-PQ", True, n / 1e7, 1.0, qps(n), qps(n)) for n in (10_000, 100_000, 1_000_000)]
     (row,) = extrapolate(rows, 20_000_000)

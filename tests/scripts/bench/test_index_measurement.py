@@ -27,8 +27,8 @@ def here(monkeypatch):
 def test_a_row_for_each_setting_and_nothing_left_behind(tmp_path, exact):
     embeddings = Embeddings([lambda: VECTORS])
     rows = build_and_measure("IVF-Flat", embeddings, VECTORS[:20], exact, [{}, {"nprobe": 51}], tmp_path)
-    # 2000 / 39 = 51 cells; sqrt(51) = 7 are searched unless told otherwise
-    assert [row.searched_with for row in rows] == ["nprobe 7 of 51", "nprobe 51 of 51"]
+    # 2000 / 39 = 51 cells; 2 * sqrt(51) = 14 are searched unless told otherwise
+    assert [row.searched_with for row in rows] == ["nprobe 14 of 51", "nprobe 51 of 51"]
     assert rows[0].recall_at_5 < rows[1].recall_at_5 == 1
     assert all(min(row.qps_1_thread, row.qps_2_threads, row.qps_batches) > 0 for row in rows)
     assert rows[0].index_mb == pytest.approx(2_000 * (16 * 4 + 8) / 1e6, rel=0.1)
