@@ -110,7 +110,7 @@ def real_table(rows: Sequence[Measured]) -> str:
     return markdown_table(header, [
         [
             row.faiss_type, row.searched_with, f"{row.recall_at_5:.3f}", f"{row.build_s:.1f}", f"{row.index_mb:.1f}",
-            *(f"{qps:.0f}" for qps in (row.qps_1_thread, row.qps_2_threads, row.qps_batches)),
+            *map(_speed, (row.qps_1_thread, row.qps_2_threads, row.qps_batches)),
         ]
         for row in rows
     ])  # fmt: skip
@@ -121,10 +121,19 @@ def growth_table(rows: Sequence[Growth]) -> str:
     return markdown_table(header, [
         [
             f"{row.count:,}" + ("" if row.measured else " (extrapolated)"), row.faiss_type, f"{row.memory_gb:.3f}",
-            "–" if row.build_s is None else f"{row.build_s:.1f}", f"{row.qps_1_thread:.3g}", f"{row.qps_2_threads:.3g}",
+            "–" if row.build_s is None else f"{row.build_s:.1f}", _speed(row.qps_1_thread), _speed(row.qps_2_threads),
         ]
         for row in rows
     ])  # fmt: skip
+
+
+def _speed(queries_per_second: float) -> str:
+    """Three digits that mean something, or whole queries.
+
+    >>> _speed(0.20941), _speed(43.165), _speed(1717.2)
+    ('0.209', '43.2', '1,717')
+    """
+    return f"{queries_per_second:.3g}" if queries_per_second < 100 else f"{queries_per_second:,.0f}"
 
 
 if __name__ == "__main__":
