@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -41,6 +42,15 @@ def test_flashrags_published_commands_parse():
         ["--retrieval_method", "bm25", "--corpus_path", "c", "--bm25_backend", "bm25s", "--save_dir", "indexes/"]
     )
     assert sparse.target == Path("indexes/bm25")
+
+
+def test_the_flags_in_the_documentation_are_the_builders(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    documented = (Path(__file__).parents[2] / "docs" / "indexes.md").read_text(encoding="utf-8")
+    flags = set(re.findall(r"--[a-z_0-9]+", documented))
+    of_the_benchmarks = {"--config", "--help", "--index_path", "--questions"}
+    assert flags - set(re.findall(r"--[a-z_0-9]+", capsys.readouterr().out)) <= of_the_benchmarks
 
 
 @pytest.mark.parametrize(
