@@ -91,9 +91,9 @@ def export(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
 def _merge(checkpoint: Checkpoint, folder: Path) -> None:
     command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
     command += ["--local_dir", str(checkpoint.actor), "--target_dir", str(folder)]
-    merger = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    merger = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if merger.returncode:
-        raise ExportFailed(f"verl's merger failed on {checkpoint.actor}:\n{merger.stderr[-2000:]}")
+        raise ExportFailed(f"verl's merger failed on {checkpoint.actor}:\n{merger.stdout[-2000:]}")
 
 
 def check_model(folder: Path) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def test_a_model_folder_is_served_where_it_lies(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # an export and the start of an engine
 def test_a_sharded_checkpoint_is_merged_once_served_and_evaluated(data_dir, tmp_path, sharded, capsys):
     command = arguments(data_dir, tmp_path / "runs", "--auto_serve", str(sharded.parent))
     assert main(command) == 0

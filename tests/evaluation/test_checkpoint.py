@@ -98,6 +98,7 @@ def test_weights_that_are_missing_leave_no_target(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_ranks_of_a_sharded_checkpoint_are_merged(tmp_path):
     import torch
     from safetensors.torch import load_file
