@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
 FLOAT32_BYTES = 4
-MIN_COSINE = 0.99  # between given and own vectors of a passage; half precision moves it by less than 0.001
+MIN_COSINE = 0.99  # between given and own vectors of a passage: room for half precision
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transformers")
 
 
