@@ -33,7 +33,8 @@ class Plan:
     blocking_queries: int  # the blocking server needs far longer for each
     single_queries: int
     client_counts: tuple[int, ...]
-    ladder_queries: int  # at least four a client
+    ladder_rounds: int
+    ladder_queries: int  # more where that is less than two a client
     overload_s: float
     memory_queries: int
     memory_rounds: int
@@ -178,8 +179,8 @@ class Rung:
 def measure_ladder(contest: Contest) -> list[Rung]:
     """Latency and throughput of both servers for every number of clients."""
     rungs = [Rung(clients) for clients in contest.plan.client_counts]
-    for number, rung in itertools.product(range(contest.plan.rounds), rungs):
-        questions = contest.supply.take(max(contest.plan.ladder_queries, 4 * rung.clients))
+    for number, rung in itertools.product(range(contest.plan.ladder_rounds), rungs):
+        questions = contest.supply.take(max(contest.plan.ladder_queries, 2 * rung.clients))
         for server in contest.in_turn(number):
             traffic = contest.post(server, questions, rung.clients)
             ours = server is contest.ours
