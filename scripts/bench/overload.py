@@ -43,16 +43,16 @@ class Overload:
 
     @property
     def memory_growth(self) -> float:
-        """The last third's median over the first third's."""
-        third = max(1, len(self.memory_mib) // 3)
-        return float(np.median(self.memory_mib[-third:]) / np.median(self.memory_mib[:third]))
+        """The last third's median over the middle third's: in the first, the queue fills as it is meant to."""
+        _, middle, last = np.array_split(self.memory_mib, 3)
+        return float(np.median(last) / np.median(middle))
 
     @property
     def memory_slope_mib_per_min(self) -> float:
-        if len(self.memory_mib) < 2:
-            return 0.0
-        minutes = np.arange(len(self.memory_mib)) * SAMPLE_MEMORY_EVERY_S / 60
-        return float(np.polyfit(minutes, self.memory_mib, 1)[0])
+        """Of the last two thirds."""
+        settled = self.memory_mib[len(self.memory_mib) // 3 :]
+        minutes = np.arange(len(settled)) * SAMPLE_MEMORY_EVERY_S / 60
+        return float(np.polyfit(minutes, settled, 1)[0])
 
 
 def measure_overload(config: Path, folder: Path, plan: Plan, load: Load, supply: QuestionSupply, seed: int) -> Overload:

@@ -98,7 +98,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
         ("overload: /health, p99 ms", f"{overload.health_p99_ms:.3g}", "< 50"),
         ("overload: /health failed", str(overload.health_failed), "0"),
         (
-            "overload: memory, last third / first; MiB a minute",
+            "overload: memory, last third / middle third; MiB a minute",
             f"{overload.memory_growth:.3f}; {overload.memory_slope_mib_per_min:.2f}",
             "flat",
         ),

@@ -51,8 +51,9 @@ def test_overload_figures():
     figures = report().figures
     assert figures["overload_5xx"] == 9
     assert figures["overload_p99_bound_ms"] == 1000  # twice 100 waiting at 200 a second
-    assert figures["overload_memory_growth"] == pytest.approx(110.5 / 100.5)  # thirds of two samples each
-    assert OVERLOAD.memory_slope_mib_per_min == pytest.approx(60 * 41.5 / 17.5)  # least squares over 0 … 5 s
+    assert figures["overload_memory_growth"] == pytest.approx(110.5 / 102.5)  # thirds of two samples each
+    # Least squares over 0 … 3 s of 102, 103, 110, 111: (-1.5*-4.5 + -0.5*-3.5 + 0.5*3.5 + 1.5*4.5) / 5 a second.
+    assert OVERLOAD.memory_slope_mib_per_min == pytest.approx(60 * 17 / 5)
 
 
 def test_one_client_count_with_a_higher_p99_is_enough_to_miss():
