@@ -65,7 +65,7 @@ QUICK = Plan(
     client_counts=(1, 8),
     ladder_rounds=2,
     ladder_queries=40,
-    overload_s=3.0,
+    overload_s=5.0,
     memory_queries=128,
     memory_rounds=1,
 )
