@@ -17,9 +17,6 @@ from rag_serving.query_queue import Ask, Job, QueryQueue, Ranked
 from rag_serving.settings import ServerSettings
 from rag_serving.workers import Finished, Workers
 
-# Above this many queries an encoder gains little from a larger batch, so that what waits is split in two: one half is
-# searched while the answers of the other go out and its clients come back.
-GOOD_BATCH = 16
 DOCUMENTS_PER_CACHED_QUERY = 10
 RETRY_AFTER_S = (1, 60)
 RATE_SMOOTHING = 0.2
@@ -126,11 +123,10 @@ class Searcher:
         """Hand batches to idle threads. The moment after a batch, clients are about to come back: wait for them."""
         while self._workers.idle and (waiting := len(self._queue)):
             now = self._loop.time()
-            if waiting < min(self._expected, GOOD_BATCH) and now < self._linger_until:
+            if waiting < min(self._expected, self._settings.search_batch_size) and now < self._linger_until:
                 return
             self._expected = 0
-            size = min(self._settings.search_batch_size, max(GOOD_BATCH, math.ceil(waiting / 2)))
-            self._workers.search(self._queue.take(size))
+            self._workers.search(self._queue.take(self._settings.search_batch_size))
 
     def _stop_lingering(self, until: float) -> None:
         """Called once, maybe a little early, as timers are: it must not find that lingering goes on."""

@@ -56,6 +56,7 @@ class Service:
     async def __aexit__(self, *_: object) -> None:
         if self._searcher is not None:
             self._searcher.close()
+            self._searcher.retriever.close()
 
     def drain(self) -> None:
         """Refuse new searches from now on."""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,7 @@ import uvicorn
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever import Retriever, check_assets, load_retriever_from
 from rag_serving.app import create_app
+from rag_serving.retriever_process import RetrieverProcess
 from rag_serving.service import Service, Status
 from rag_serving.settings import ServerSettings, read_settings
 
@@ -85,7 +87,7 @@ class _Server(uvicorn.Server):
     """uvicorn, with a ready line, an end when loading fails, and draining."""
 
     def __init__(self, settings: ServerSettings, num_retriever: int, listener: socket.socket) -> None:
-        app = create_app(settings, lambda: _load(settings), num_retriever)
+        app = create_app(settings, lambda: RetrieverProcess(partial(_load, settings), num_retriever), num_retriever)
         super().__init__(
             uvicorn.Config(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=CLOSE_TIMEOUT_S, backlog=BACKLOG

@@ -1,5 +1,6 @@
 """The threads that search: N of them over one retriever, fed from the event loop.
 
+What they call may search here, or in another process (retriever_process.py), for which they only wait.
 Daemon threads, not an executor's: a search that hangs in native code must not keep the process from ending.
 Does not cover: which queries make a batch (searcher.py).
 """

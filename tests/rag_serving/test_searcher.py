@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rag_serving.metrics import Metrics
-from rag_serving.searcher import GOOD_BATCH, QueueFull, Searcher, SearchFailed
+from rag_serving.searcher import QueueFull, Searcher, SearchFailed
 from rag_serving.settings import ServerSettings
 
 
@@ -51,24 +51,23 @@ async def test_answers_come_in_the_order_of_the_queries_also_when_one_is_asked_t
 async def test_what_waits_is_searched_together(engine):
     searcher = searcher_over(engine)
     held = await hold(engine, searcher)
-    asks = [ask(searcher, f"q{number}") for number in range(GOOD_BATCH)]
-    await until(lambda: searcher.waiting == GOOD_BATCH)
+    asks = [ask(searcher, f"q{number}") for number in range(20)]
+    await until(lambda: searcher.waiting == 20)
     engine.proceed.set()
-    assert await asyncio.gather(*asks) == [expected(engine, f"q{number}") for number in range(GOOD_BATCH)]
-    assert [len(queries) for queries, _ in engine.batches] == [GOOD_BATCH]
+    assert await asyncio.gather(*asks) == [expected(engine, f"q{number}") for number in range(20)]
+    assert [len(queries) for queries, _ in engine.batches] == [20]
     await held
 
 
 @pytest.mark.asyncio
-async def test_of_a_long_line_half_is_searched_at_a_time_and_never_more_than_a_batch(engine):
+async def test_a_long_line_is_searched_a_batch_at_a_time(engine):
     searcher = searcher_over(engine, search_batch_size=40, max_wait_ms=0)
     held = await hold(engine, searcher)
     asks = [ask(searcher, f"q{number}") for number in range(100)]
     await until(lambda: searcher.waiting == 100)
     engine.proceed.set()
     await asyncio.gather(held, *asks)
-    # 100 wait: half is 50, a batch 40. 60 wait: 30. 30: 16, the smallest good batch. 14.
-    assert [len(queries) for queries, _ in engine.batches] == [40, 30, 16, 14]
+    assert [len(queries) for queries, _ in engine.batches] == [40, 40, 20]
 
 
 @pytest.mark.asyncio

@@ -16,6 +16,7 @@ from itertools import cycle
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 import rag_serving
@@ -25,6 +26,7 @@ from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
 from rag_serving.serving import parse_args
 from rag_serving.settings import read_settings
+from rag_serving.wire import document_json
 
 SCRIPT = Path(rag_serving.__file__).parent / "serving.py"
 READY = re.compile(r"ready: (http://127\.0\.0\.1:\d+) \((\w+), (\d+) documents, (\d+) retrievers\)")
@@ -146,6 +148,9 @@ class Held:
             sys.stdin.readline()
         return [[Hit(Document(query, ""), 1.0)] for query in queries]
 
+    def close(self):
+        pass
+
 def load(_):
     print("loading", flush=True)
     if "bad" in sys.stdin.readline():
@@ -153,6 +158,7 @@ def load(_):
     return Held()
 
 serving._load = load
+serving.RetrieverProcess = lambda load, num_threads: load()  # here, where stdin is
 sys.exit(serving.main(sys.argv[1:]))
 """
 
@@ -326,3 +332,21 @@ def test_clients_that_retry_lose_nothing_over_restarts(site, signal_number, code
                         assert asking.result() > 0
         finally:
             over.set()
+
+
+@pytest.mark.slow
+def test_killing_the_search_process_loses_nothing_even_without_a_client_that_retries(site):
+    retriever = load_retriever_from(check_assets(read_settings(site.config)))
+    expected = [document_json(document) for document in retriever.search("capital", 2)]
+    with server(site.with_config(cache_queries=0)) as (process, url, *_), httpx.Client(timeout=60) as client:
+        (searching,) = [
+            child for child in psutil.Process(process.pid).children() if "spawn_main" in str(child.cmdline())
+        ]
+        for number in range(200):
+            if number == 50:
+                searching.kill()
+            answer = client.post(f"{url}/search", json={"query": "capital", "top_n": 2})
+            assert (answer.status_code, answer.json()) == (200, expected)
+            assert httpx.get(f"{url}/health").status_code == 200
+        process.terminate()
+        assert process.wait(20) == 0
