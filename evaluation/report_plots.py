@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.report_page import Plot, Run
 from evaluation.trajectories import Trajectory
@@ -41,7 +42,7 @@ def _svg(runs: Sequence[Run], draw: Callable[[Figure, Sequence[Run]], None]) -> 
 
 def _em_by_searches(figure: Figure, runs: Sequence[Run]) -> None:
     axes = figure.add_subplot(xlabel=f"searches ({MAX_SEARCHES}: that many or more)", ylabel="EM", ylim=(-0.03, 1.03))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for run in runs:
         groups: dict[float, list[Trajectory]] = defaultdict(list)
         for trajectory in run.trajectories:

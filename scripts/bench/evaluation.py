@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -30,6 +30,8 @@ from tqdm import tqdm
 
 from flashrag.client import RetrievalClient
 from flashrag.dataset import Question, read_questions
+from flashrag.dialect import RESEARCH, Dialect
+from flashrag.episode import Generation
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.generator import GeneratorSettings
 from flashrag.generator.loading import load_generator
@@ -106,8 +108,8 @@ class Bench:
         self.requests: list[Request] | None = None
         generate = self.generator.generate
 
-        async def recording(token_ids: Sequence[int], max_tokens: int, *rest: Any) -> Any:
-            generation = await generate(token_ids, max_tokens, *rest)
+        async def recording(token_ids: Sequence[int], max_tokens: int, dialect: Dialect = RESEARCH) -> Generation:
+            generation = await generate(token_ids, max_tokens, dialect)
             if self.requests is not None:
                 self.requests.append(Request(list(token_ids), len(generation.token_ids)))
             return generation

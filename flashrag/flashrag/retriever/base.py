@@ -36,8 +36,8 @@ class Retriever(ABC):
         A list is shorter than `num` where the index has no more to give; a passage never stands in it twice.
         """
 
-    def close(self) -> None:
-        """Let go of what is held outside this process: connections, another process. Most retrievers hold nothing."""
+    def close(self) -> None:  # noqa: B027  (most retrievers hold nothing)
+        """Let go of what is held outside this process: connections, another process."""
 
     @overload
     def search(self, query: str, num: int | None = None, return_score: Literal[False] = False) -> list[Document]: ...
