@@ -53,7 +53,7 @@ def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
         assert report[f"{figure}_1hop"] >= 0
     assert report["n_questions"] >= 100
     assert report["n_questions_1hop"] >= 100
-    assert set(report["seconds"]) == {"world", "index", "evaluate_base", "train", "evaluate_trained"}
+    assert set(report["seconds"]) == {"world", "index", "evaluate_base", "train", "evaluate_trained", "page"}
     exactness = report["token_exactness"]
     assert exactness["violations"] == 0
     assert exactness["trajectories_checked"] == 2 * 8 * 8 + 2 * (report["n_questions"] + report["n_questions_1hop"])
@@ -63,6 +63,7 @@ def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
     same = report["same_answers_as_trainer"]
     assert same["questions"] == same["same_em"] == report["n_questions"] + report["n_questions_1hop"]
     assert (folder / "curves.png").stat().st_size > 10_000
+    assert (folder / "page" / "report.html").stat().st_size > 100_000
 
     again = subprocess.run(demo_command(folder), env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "start afresh" in again.stdout
