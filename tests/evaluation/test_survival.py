@@ -67,8 +67,9 @@ class ScriptedModel:
         async def completions(request: Request) -> Response:
             body = self.reply(await request.json())
             self.requests += 1
+            number = self.requests  # others are counted while this one waits
             await asyncio.sleep(self.delay_s)
-            match self.requests % 20 if self.faulty else None:
+            match number % 20 if self.faulty else None:
                 case 0:  # more is promised than comes: the server closes the connection
                     return Response(body[: len(body) // 2], headers={"content-length": str(len(body))})
                 case 5:
