@@ -2,10 +2,11 @@
 
 vLLM, and SGLang in recent releases, return the sampled ids (`return_token_ids`). From a server that returns text only,
 the text is encoded with the local tokenizer: `token_id_origin` says which of the two a run saw. What may pass is tried
-again (retries.py). Does not cover: rendering a prompt (prompt_ids.py).
+again (retries.py). Requests go through the client's own `post`: its typed `create` walks over every token id of a
+prompt, which costs six times the rest of a request. Does not cover: rendering a prompt (prompt_ids.py).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -53,42 +54,33 @@ class OpenAICompletionGenerator:
 
         Raises `GenerationError`.
         """
-
-        async def request() -> Any:
-            reply = await self._client.completions.create(
-                prompt=list(token_ids),
-                stop=list(dialect.stops),
-                extra_body={
-                    **self._extra_body(),
-                    "return_token_ids": True,
-                    # Keep the stop string and special tokens in `text`: vLLM's name for the former, then SGLang's.
-                    "include_stop_str_in_output": True,
-                    "no_stop_trim": True,
-                    "skip_special_tokens": False,
-                },
-                **self._sampling(max_tokens),
-            )
-            return first_choice(reply)
-
-        choice = await self._ask(request, "completions")
-        return Generation(self._sampled_ids(choice, dialect), aborted=choice.finish_reason == "abort")
+        body = {
+            **self._sampling(max_tokens),
+            **self._beyond_openai(),
+            "prompt": list(token_ids),
+            "stop": list(dialect.stops),
+            "return_token_ids": True,
+            # Keep the stop string and special tokens in `text`: vLLM's name for the former, then SGLang's.
+            "include_stop_str_in_output": True,
+            "no_stop_trim": True,
+            "skip_special_tokens": False,
+        }
+        choice = await self._ask("completions", body, first_choice)
+        return Generation(self._sampled_ids(choice, dialect), aborted=choice.get("finish_reason") == "abort")
 
     async def complete(
         self, prompt: str | Sequence[int], max_tokens: int, stop: Sequence[str] = (), *, log_probs: bool = False
     ) -> Completion:
         """The text that continues a prompt, ending before a stop string. Raises `GenerationError`."""
 
-        async def request() -> Completion:
-            reply = await self._client.completions.create(
-                prompt=prompt if isinstance(prompt, str) else list(prompt),
-                stop=list(stop) or None,
-                logprobs=1 if log_probs else None,
-                extra_body=self._extra_body(),
-                **self._sampling(max_tokens),
-            )
-            return read_completion(reply)
-
-        return await self._ask(request, "completions")
+        body = {
+            **self._sampling(max_tokens),
+            **self._beyond_openai(),
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "stop": list(stop) or None,
+            "logprobs": 1 if log_probs else None,
+        }
+        return await self._ask("completions", body, read_completion)
 
     async def chat(
         self,
@@ -102,24 +94,22 @@ class OpenAICompletionGenerator:
 
         A last message of the assistant is continued, where the server can (vLLM, SGLang).
         """
-        continued = {"add_generation_prompt": False, "continue_final_message": True}
-        conversation: dict[str, Any] = {
+        body = {
+            **self._sampling(max_tokens),
             "messages": list(messages),
-            "extra_body": continued if messages and messages[-1]["role"] == "assistant" else {},
+            "stop": list(stop) or None,
+            "logprobs": log_probs or None,
         }
+        if messages and messages[-1]["role"] == "assistant":
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        return await self._ask("chat/completions", body, read_completion)
 
-        async def request() -> Completion:
-            reply = await self._client.chat.completions.create(
-                stop=list(stop) or None,
-                logprobs=log_probs or None,
-                **conversation,
-                **self._sampling(max_tokens),
-            )
-            return read_completion(reply)
+    async def _ask(self, route: str, body: dict[str, Any], read: Callable[[Any], Reply]) -> Reply:
+        """What `read` finds in the reply; what it refuses with `ValueError` is asked again."""
 
-        return await self._ask(request, "chat/completions")
+        async def request() -> Reply:
+            return read(await self._client.post(f"/{route}", cast_to=object, body=body))
 
-    async def _ask(self, request: Callable[[], Awaitable[Reply]], route: str) -> Reply:
         return await with_retries(request, f"{self.settings.api_base_url}/{route}", self.settings.generator_max_retries)
 
     def _sampling(self, max_tokens: int | None) -> dict[str, Any]:
@@ -134,7 +124,7 @@ class OpenAICompletionGenerator:
             "seed": params.seed,
         }
 
-    def _extra_body(self) -> dict[str, Any]:
+    def _beyond_openai(self) -> dict[str, Any]:
         """What the completion route of vLLM and SGLang takes beyond OpenAI's."""
         params = self.settings.generation_params
         return {
@@ -145,18 +135,18 @@ class OpenAICompletionGenerator:
             "repetition_penalty": params.repetition_penalty,
         }
 
-    def _sampled_ids(self, choice: Any, dialect: Dialect) -> list[int]:
-        ids = getattr(choice, "token_ids", None)
+    def _sampled_ids(self, choice: dict[str, Any], dialect: Dialect) -> list[int]:
+        ids = choice.get("token_ids")
         if ids is not None:
             if self.token_id_origin is None:
                 self.token_id_origin = TokenIdOrigin.SERVER
             return list(ids)
         self.token_id_origin = TokenIdOrigin.RE_TOKENISED
         # vLLM calls it stop_reason, SGLang matched_stop; other servers say nothing.
-        matched = getattr(choice, "stop_reason", None)
+        matched = choice.get("stop_reason")
         if matched is None:
-            matched = getattr(choice, "matched_stop", None)
-        return self._encode_response(choice.text, choice.finish_reason, matched, dialect)
+            matched = choice.get("matched_stop")
+        return self._encode_response(choice["text"], choice.get("finish_reason"), matched, dialect)
 
     def _encode_response(
         self, text: str, finish_reason: str | None, matched: str | int | None, dialect: Dialect
