@@ -1,7 +1,6 @@
 """The client with several servers: real uvicorn servers that refuse, hang, fail, and come back on the same port."""
 
 import asyncio
-import socket
 import threading
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from flashrag.client import RetrievalClient
 from flashrag.document import Document
 from flashrag.errors import SearchError
+from flashrag.local_server import free_port
 
 
 class Replica:
@@ -27,8 +27,7 @@ class Replica:
         self.healthy = True
         self.headers: dict[str, str] = {}
         self.delay_s = 0.0
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.server: uvicorn.Server | None = None
 

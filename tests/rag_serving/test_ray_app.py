@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import rag_serving
 from flashrag.client import RetrievalClient
 from flashrag.document import Document
+from flashrag.local_server import free_port
 from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
 from flashrag.retriever.index_shards import main as split
@@ -127,16 +127,11 @@ def _serve_config(folder: Path, port: int) -> Path:
     return path
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     bm25_config, dense_values = _bm25(folder), _dense(folder)
-    port = _free_port()
+    port = free_port()
     ray_folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")  # short: Ray puts sockets into it
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": ray_folder, "HF_HUB_OFFLINE": "1"}
     command = [str(Path(sys.executable).with_name("serve")), "run", "--address", "local"]

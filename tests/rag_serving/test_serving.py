@@ -22,6 +22,7 @@ import pytest
 import rag_serving
 from flashrag.client import RetrievalClient
 from flashrag.document import Document
+from flashrag.local_server import free_port
 from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
 from rag_serving.serving import parse_args
@@ -161,11 +162,6 @@ serving._load = load
 serving.RetrieverProcess = lambda load, num_threads: load()  # here, where stdin is
 sys.exit(serving.main(sys.argv[1:]))
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @contextmanager
