@@ -1,8 +1,15 @@
-"""Settings of every test process, made before any library reads them: one thread each, no model hub. And a browser."""
+"""Settings of every test process, made before any library reads them: one thread each, no network.
+
+And what several packages' tests share: a browser, and real HTTP servers around small applications.
+"""
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,6 +17,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
 from flashrag.errors import UserError
 from scripts.browser import find_chromium, open_browser
@@ -27,3 +35,41 @@ def browser() -> Iterator["Browser"]:
         pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
     with open_browser() as browser:
         yield browser
+
+
+@contextmanager
+def _served(app: Any, port: int = 0, lifespan: str = "off") -> Iterator[str]:
+    import uvicorn  # here: the tests of pure functions do without it
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan=lifespan))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[..., AbstractContextManager[str]]:
+    """`with served(app) as url`: an ASGI application in a thread of this process, by default on a free port."""
+    return _served
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[Any], str]]:
+    """A function that serves an ASGI application on a free port until the module is done; gives its address."""
+    with ExitStack() as servers:
+        yield lambda app: servers.enter_context(_served(app))
+
+
+@pytest.fixture
+def closed_url() -> str:
+    """An address at which nothing listens."""
+    from flashrag.local_server import LOOPBACK, free_port
+
+    return f"http://{LOOPBACK}:{free_port()}"

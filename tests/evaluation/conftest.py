@@ -5,24 +5,18 @@ It thinks, searches, reads nothing, and answers "Wu". Its tokenizer has a token 
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
-ROOT = Path(__file__).resolve().parents[2]
+from flashrag.model_server import Engine, ModelServerOptions, model_server
+from training.demo.servers import retrieval_server
+
 EOS = "<|endoftext|>"
 CLOSE_AND_BREAK = "</search>\n\n"
 FIRST_TURN = ["<think>", "t", "</think>", "<search>", "Zhou", CLOSE_AND_BREAK]
@@ -43,11 +37,6 @@ class Servers(NamedTuple):
 
     model: str
     retrieval: str
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +105,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def small_servers(successors: dict[int, int], tokenizer: Any) -> Iterator[Servers]:
+def small_servers(
+    served: Callable[..., AbstractContextManager[str]], successors: dict[int, int], tokenizer: Any
+) -> Iterator[Servers]:
     """The same model and the same passages, in this process."""
     app, stops = FastAPI(), {0, token_id_of(tokenizer, CLOSE_AND_BREAK)}
 
@@ -140,7 +131,7 @@ def small_servers(successors: dict[int, int], tokenizer: Any) -> Iterator[Server
         found = PASSAGES[: request["top_n"]] if "Zhou" in request["query"] else []
         return [found, [1.0 / (1 + rank) for rank in range(len(found))]] if request.get("return_score") else found
 
-    with running(app) as url:
+    with served(app) as url:
         yield Servers(url, url)
 
 
@@ -153,32 +144,6 @@ def sample(prompt: Sequence[int], max_tokens: int, successors: dict[int, int], s
     return sampled
 
 
-class running:
-    """An application on a port, by default a free one, in a thread of this process."""
-
-    def __init__(self, app: FastAPI, port: int = 0):
-        self.listener = socket.create_server(("127.0.0.1", port))
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
-
-    def __enter__(self) -> str:
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self.thread.join()
-        self.listener.close()
-
-
-@pytest.fixture(scope="session")
-def serve() -> type[running]:
-    """`with serve(app) as url`: for the modules beside this one, which cannot import it."""
-    return running
-
-
 @pytest.fixture(scope="session")
 def real_servers(
     model_folder: Path, successors: dict[int, int], corpus: dict[str, str], tmp_path_factory: pytest.TempPathFactory
@@ -186,24 +151,11 @@ def real_servers(
     """vLLM's OpenAI server on the model's weights, and rag_serving on a BM25 index, as processes."""
     save_weights(model_folder, successors)
     logs = tmp_path_factory.mktemp("logs")
-    config = logs / "serving.yaml"
-    config.write_text("".join(f"{key}: {value}\n" for key, value in corpus.items()))
-    model_port, retrieval_port = free_port(), free_port()
-    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder), "--host",
-            "127.0.0.1", "--port", str(model_port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096",
-            "--served-model-name", "zhou"]  # fmt: skip
-    serving = [sys.executable, "rag_serving/serving.py", "--config", str(config), "--port", str(retrieval_port)]
-    environment = {**os.environ, "VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1",
-                   "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
-    stops = [start(vllm, logs / "vllm.log", environment), start(serving, logs / "serving.log", environment)]
-    try:
-        servers = Servers(f"http://127.0.0.1:{model_port}", f"http://127.0.0.1:{retrieval_port}")
-        wait_until_healthy(f"{servers.retrieval}/health", logs / "serving.log")
-        wait_until_healthy(f"{servers.model}/health", logs / "vllm.log")
-        yield servers
-    finally:
-        for stop in stops:
-            stop()
+    options = ModelServerOptions(
+        model_folder, Engine.VLLM, served_model_name="zhou", context_length=4096, log_path=logs / "vllm.log"
+    )
+    with retrieval_server(corpus, logs) as retrieval, model_server(options) as (model, _):
+        yield Servers(model, retrieval)
 
 
 def save_weights(folder: Path, successors: dict[int, int]) -> None:
@@ -224,32 +176,3 @@ def save_weights(folder: Path, successors: dict[int, int]) -> None:
         for token_id, successor in successors.items():
             model.lm_head.weight[successor, token_id] = 1.0
     model.save_pretrained(folder)
-
-
-def start(command: list[str], log: Path, environment: dict[str, str]) -> Callable[[], None]:
-    """Start a process in a session of its own; gives the function that ends it with all its children."""
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-
-    def stop() -> None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    return stop
-
-
-def wait_until_healthy(url: str, log: Path, timeout_s: float = 450.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=2.0).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    raise TimeoutError(f"{url} is not healthy after {timeout_s:.0f} s:\n{log.read_text()[-3000:]}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,8 @@ def scripted() -> ScriptedJudge:
 
 
 @pytest.fixture(scope="module")
-def url(scripted: ScriptedJudge, serve: Callable[[FastAPI], Any]) -> Iterator[str]:
-    with serve(scripted.app()) as url:
-        yield f"{url}/v1"
+def url(scripted: ScriptedJudge, serve: Callable[[Any], str]) -> str:
+    return f"{serve(scripted.app())}/v1"
 
 
 @pytest.fixture

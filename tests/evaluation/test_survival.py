@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,8 @@ def search() -> ScriptedSearch:
 
 
 @pytest.fixture(scope="module")
-def urls(model: ScriptedModel, search: ScriptedSearch, serve: Callable[[FastAPI], Any]) -> Iterator[dict[str, str]]:
-    with serve(model.app()) as model_url, serve(search.app()) as search_url:
-        yield {"sgl_remote_url": model_url, "remote_retriever_url": search_url}
+def urls(model: ScriptedModel, search: ScriptedSearch, serve: Callable[[Any], str]) -> dict[str, str]:
+    return {"sgl_remote_url": serve(model.app()), "remote_retriever_url": serve(search.app())}
 
 
 @pytest.fixture(autouse=True)
@@ -239,27 +239,27 @@ def test_what_failed_is_recorded_counted_and_asked_again_by_resume(
 
 def test_a_retrieval_server_dies_and_comes_back(
     command: Callable[..., list[str]],
-    serve: Callable[..., Any],
+    served: Callable[..., AbstractContextManager[str]],
     undisturbed: list[dict[str, Any]],
     tmp_path: Path,
 ):
     search = ScriptedSearch()
-    mortal = serve(search.app())
-    url = mortal.__enter__()
+    with ExitStack() as mortal:
+        url = mortal.enter_context(served(search.app()))
 
-    def die() -> None:
-        while search.searches < 20:
-            time.sleep(0.001)
-        mortal.__exit__()
+        def die() -> None:
+            while search.searches < 20:
+                time.sleep(0.001)
+            mortal.close()
 
-    death = threading.Thread(target=die)
-    death.start()
-    assert main(command("outage", remote_retriever_url=url, retriever_deadline_s=1)) == 0
-    death.join()
+        death = threading.Thread(target=die)
+        death.start()
+        assert main(command("outage", remote_retriever_url=url, retriever_deadline_s=1)) == 0
+        death.join()
     summary = summary_of(tmp_path, "outage")
     assert 0 < summary["n_failed"] <= N_QUESTIONS - 20
     assert summary["failures"] == {"SearchError": summary["n_failed"]}
-    with serve(ScriptedSearch().app(), port=int(url.rpartition(":")[2])):
+    with served(ScriptedSearch().app(), port=int(url.rpartition(":")[2])):
         assert main(command("outage", "--resume", remote_retriever_url=url)) == 0
     assert items_of(tmp_path, "outage") == undisturbed
 
@@ -314,7 +314,7 @@ def test_scores_are_worked_out_again_without_asking(
 def test_a_judge_that_comes_late_judges_what_is_there(
     command: Callable[..., list[str]],
     model: ScriptedModel,
-    serve: Callable[[FastAPI], Any],
+    served: Callable[..., AbstractContextManager[str]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
@@ -334,7 +334,7 @@ def test_a_judge_that_comes_late_judges_what_is_there(
     summary = summary_of(tmp_path, "judged")
     assert (summary["n_unjudged"], summary["metrics"]["llm_judge"]["mean"]) == (14, 0.0)
     model.requests = 0
-    with serve(judge) as url:
+    with served(judge) as url:
         assert main(command("judged", **{**dead, "metric_setting": setting % url})) == 0
     assert (model.requests, len(asked)) == (0, 14)
     # Of the numbers 0 to 13, 1 and 8 have remainder 1 by 7: "Wu1".

@@ -1,14 +1,9 @@
 """What the tests of the light core share: a real tokenizer (byte-level BPE, split like Qwen2's, with Qwen2's special
-tokens), and real HTTP servers around small applications."""
+tokens)."""
 
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 
 # Qwen2's pre-tokenizer: line breaks stick to punctuation, so that ">\n\n" can be one token.
 QWEN2_SPLIT = (
@@ -45,36 +40,3 @@ def tokenizer() -> Any:
         pad_token="<|endoftext|>",
         extra_special_tokens=["<|im_start|>", "<|im_end|>"],
     )
-
-
-@pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[[Any], str]]:
-    """A function that serves an ASGI application on a free port until the module is done; gives its address."""
-    stops: list[Callable[[], None]] = []
-
-    def start(app: Any) -> str:
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-
-        def stop() -> None:
-            server.should_exit = True
-            thread.join()
-            listener.close()
-
-        stops.append(stop)
-        while not server.started:
-            time.sleep(0.01)
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield start
-    for stop in stops:
-        stop()
-
-
-@pytest.fixture
-def closed_url() -> str:
-    """An address at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"

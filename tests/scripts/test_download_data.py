@@ -2,16 +2,12 @@
 
 import hashlib
 import json
-import socket
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from scripts.download_data import REPOSITORY, main
@@ -62,18 +58,9 @@ class Hub:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[Hub, str]]:
+def server(serve: Callable[[Any], str]) -> tuple[Hub, str]:
     hub = Hub()
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(hub.app(), log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield hub, f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    return hub, serve(hub.app())
 
 
 @pytest.fixture(autouse=True)
