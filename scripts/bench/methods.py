@@ -20,10 +20,11 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.model_server import Engine, ModelServerOptions, model_server
 from flashrag.pipeline import METHODS
-from scripts.bench.evaluation import REPOSITORY, demo_serving_config, retrieval_server, trained_model
+from scripts.bench.demo import add_demo_dir, demo_server_config, trained_model
+from scripts.bench.server_process import ROOT, our_server, write_config
 
-RUN_EVAL = REPOSITORY / "evaluation" / "run_eval.py"
-BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
+RUN_EVAL = ROOT / "evaluation" / "run_eval.py"
+BASE_MODEL = ROOT / "training" / "demo" / "base_model"
 MODEL_TOKENS = 2048  # all that the demo's model takes; the examples in some methods' prompts need a third of it
 # As the demo's model was trained, but with room for real passages: two of them for each search.
 SETTINGS = {
@@ -45,7 +46,7 @@ def evaluate(arguments: argparse.Namespace, method: str, note: str, model: Path,
         where = ["--dataset_name", questions]
     keys = {**SETTINGS, **urls, "generator_model": model, "save_dir": arguments.out, "save_note": note}
     flags = [part for key, value in keys.items() for part in (f"--{key}", value)]
-    command = [sys.executable, RUN_EVAL, "--config_path", REPOSITORY / "evaluation" / "eval_config.yaml"]
+    command = [sys.executable, RUN_EVAL, "--config_path", ROOT / "evaluation" / "eval_config.yaml"]
     command += ["--method_name", method, *where, *flags]
     print(f"== {method} ({note})", flush=True)
     done = subprocess.run([str(part) for part in command], check=False)
@@ -57,13 +58,8 @@ def evaluate(arguments: argparse.Namespace, method: str, note: str, model: Path,
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Every method over one set of questions.", allow_abbrev=False)
+    add_demo_dir(parser)
     add = parser.add_argument
-    add(
-        "--demo_dir",
-        type=Path,
-        default=Path("outputs/demo"),
-        help="what bash training/run.sh left, default %(default)s",
-    )
     add("--models", nargs="+", choices=["base", "trained"], default=["trained"], help="default: trained")
     add("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS), help="default: all")
     add("--questions", type=Path, help="a .jsonl of other questions; needs --serving_config")
@@ -81,15 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = {"base": BASE_MODEL, "trained": trained_model(arguments.demo_dir)}
     logs = arguments.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    config = arguments.serving_config or demo_serving_config(arguments.demo_dir, logs)
+    config = arguments.serving_config or write_config(logs, demo_server_config(arguments.demo_dir))
     folders = []
-    with retrieval_server(config, logs) as search_url:
+    with our_server(config, 1, logs) as retrieval:
         for note in arguments.models:
             options = ModelServerOptions(
                 models[note], Engine.VLLM, context_length=MODEL_TOKENS, log_path=logs / f"model_server_{note}.log"
             )
             with model_server(options) as (model_url, _):
-                urls = {"remote_retriever_url": search_url, "sgl_remote_url": model_url}
+                urls = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
                 for method in arguments.methods:
                     folders.append(evaluate(arguments, method, note, models[note], urls))
     report = [sys.executable, str(RUN_EVAL), "report", *map(str, folders), "--out", str(arguments.out / "report")]
