@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.generator.tokenizer import has_tokenizer
 from flashrag.local_server import LOOPBACK, ServerFailed, free_port, serving
 from flashrag.machine import count_gpus
 from flashrag.processes import run_guarded
@@ -147,7 +148,7 @@ def check_model_folder(path: Path) -> None:
         )
     if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
         raise UserError(f"model_path={path} holds no weights (*.safetensors); export or download the model again")
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+    if not has_tokenizer(path):
         raise UserError(f"model_path={path} holds no tokenizer; copy the base model's tokenizer files there")
 
 

@@ -6,8 +6,12 @@ from typing import Any
 
 from flashrag.errors import UserError
 
-# One of these makes a folder one that a tokenizer can be loaded from.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a file that a tokenizer can be loaded from."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def check_model_path(path: str) -> None:
@@ -17,7 +21,7 @@ def check_model_path(path: str) -> None:
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise UserError(f"generator_model={path} does not exist; give the folder of the served model")
         return
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         raise UserError(f"generator_model={path} holds no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}")
 
 
