@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
+import aiohttp
 import httpx
+from httpx_aiohttp import HttpxAiohttpClient
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -143,13 +145,9 @@ class RetrievalClient:
                 headers = {**self._headers, "X-Request-Timeout": f"{left_s:.3f}"}
                 response = await server.http.post(route, content=body, headers=headers)
                 check_alive(response)
-        except (httpx.TimeoutException, TimeoutError) as error:
+        except (httpx.RequestError, aiohttp.ClientError, TimeoutError) as error:
             server.failed(asked_at, retry_after_s=0.0)
-            raise Retryable(f"{server.url}{route} did not answer within {timeout_s:.3g} s") from error
-        except httpx.RequestError as error:
-            server.failed(asked_at, retry_after_s=0.0)
-            reason = f"{type(error).__name__} {error}".rstrip()  # some have no text
-            raise Retryable(f"{server.url}{route} cannot be reached: {reason}") from error
+            raise Retryable(f"{server.url}{route} {_failure(error, timeout_s)}") from error
         except Retryable as error:
             if error.busy:
                 server.busy(error.retry_after_s)
@@ -171,10 +169,11 @@ class RetrievalClient:
 
     def _server(self, url: str) -> Server:
         # A request waits for a slot, never for the pool: what it tells the server of its time left stays true.
+        # On aiohttp a request costs the same at any number of connections; httpx's own pool looks at each of them.
         connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
         timeout = httpx.Timeout(connect=connect_s, read=self._timeout_s, write=self._timeout_s, pool=connect_s)
         limits = httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections)
-        http = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits)
+        http = HttpxAiohttpClient(base_url=url, timeout=timeout, limits=limits)
         return Server(url, http, asyncio.Semaphore(self._max_connections))
 
     async def aclose(self) -> None:
@@ -188,6 +187,14 @@ class RetrievalClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _failure(error: Exception, timeout_s: float) -> str:
+    # In httpx's terms a lost connection is a time-out too: aiohttp's own error says which.
+    cause = error.__cause__ if isinstance(error, httpx.TimeoutException) else error
+    if isinstance(cause, TimeoutError):
+        return f"did not answer within {timeout_s:.3g} s"
+    return " ".join(f"cannot be reached: {type(cause).__name__} {cause}".split())  # some have no text, some many lines
 
 
 def _wait_s(state: RetryCallState) -> float:
