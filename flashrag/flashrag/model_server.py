@@ -102,6 +102,9 @@ def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
     command += ["--max-model-len", str(context_tokens(options))]
     if vllm_is_for_cpus():
         command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
+        # vLLM's own choice on a CPU is a worker process that the engine waits for, and that waits for the engine, by
+        # spinning: two busy cores that nobody else can use. One process computes the same.
+        command += ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
     else:
         command += ["--dtype", "bfloat16", "--tensor-parallel-size", str(tensor_parallel(options))]
     return [*command, *options.extra]
