@@ -12,6 +12,7 @@ A first pass that is not measured fills the engine's prefix cache, for all three
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import sys
@@ -79,8 +80,8 @@ class Bench:
             generator_max_input_len=MODEL_TOKENS,
             concurrency=concurrency,
         )
-        client = RetrievalClient(search_url, top_n=settings.retrieval_topk)
-        self.pipeline = METHODS["research"].pipeline(settings, client, self.generator)
+        self.client = RetrievalClient(search_url, top_n=settings.retrieval_topk)
+        self.pipeline = METHODS["research"].pipeline(settings, self.client, self.generator)
         self.requests: list[Request] | None = None
         generate = self.generator.generate
 
@@ -138,23 +139,28 @@ class Bench:
                     group.create_task(work())
             return Pass(time.perf_counter() - started, questions, 0)
 
+    async def aclose(self) -> None:
+        await self.client.aclose()
+        await self.generator.aclose()
+
 
 async def measure(bench: Bench, questions: Sequence[Question], arguments: argparse.Namespace) -> dict[str, list[Pass]]:
     """Rounds of all three, in turn, so that whatever else the machine does meets each alike."""
     passes: dict[str, list[Pass]] = {"ours": [], "sequential": [], "limit": []}
     bench.requests = []
     few = questions[: arguments.sequential]
-    with tqdm(total=1 + 3 * arguments.rounds, unit="pass") as bar:
-        await bench.answer(questions, arguments.concurrency)
-        recorded, bench.requests = bench.requests, None
-        bar.update()
-        for _ in range(arguments.rounds):
-            passes["ours"].append(await bench.answer(questions, arguments.concurrency))
+    async with contextlib.aclosing(bench):
+        with tqdm(total=1 + 3 * arguments.rounds, unit="pass") as bar:
+            await bench.answer(questions, arguments.concurrency)
+            recorded, bench.requests = bench.requests, None
             bar.update()
-            passes["limit"].append(await bench.replay(recorded, len(questions), arguments.concurrency))
-            bar.update()
-            passes["sequential"].append(await bench.answer(few, 1))
-            bar.update()
+            for _ in range(arguments.rounds):
+                passes["ours"].append(await bench.answer(questions, arguments.concurrency))
+                bar.update()
+                passes["limit"].append(await bench.replay(recorded, len(questions), arguments.concurrency))
+                bar.update()
+                passes["sequential"].append(await bench.answer(few, 1))
+                bar.update()
     return passes
 
 
