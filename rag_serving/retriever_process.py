@@ -28,7 +28,7 @@ ATTEMPTS = 3  # a batch that kills the process every time must not do so for eve
 
 
 class ProcessDied(ReSearchError):
-    """The process ended while it loaded, or again and again over the same queries."""
+    """The process ended while it loaded, again and again over the same queries, or because it was closed."""
 
 
 class _Facts(NamedTuple):
@@ -48,10 +48,11 @@ class _Worker:
     idle: "queue.SimpleQueue[Connection]"
 
     def close(self) -> None:
-        """Let the process end: it does when a pipe is closed."""
+        """End the process, whatever it searches or hangs in; who waits for it reads the end of a pipe."""
+        self.process.kill()
+        self.process.join()
         for pipe in self.pipes:
             pipe.close()
-        self.process.join()
 
 
 class RetrieverProcess(Retriever):
@@ -61,6 +62,7 @@ class RetrieverProcess(Retriever):
         self._load = load
         self._num_threads = num_threads
         self._replacing = threading.Lock()
+        self._closed = False
         self._worker, facts = self._start()
         atexit.register(self.close)  # before multiprocessing's own end, which would wait for the process
         self.method, self.topk = facts.method, facts.topk
@@ -72,6 +74,8 @@ class RetrieverProcess(Retriever):
 
     def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
         for _ in range(ATTEMPTS):
+            if self._closed:
+                raise ProcessDied("the search process was closed")
             worker = self._worker
             try:
                 return _ask(worker, list(queries), num)
@@ -80,16 +84,20 @@ class RetrieverProcess(Retriever):
         raise ProcessDied(f"the search process died {ATTEMPTS} times over the same {len(queries)} queries")
 
     def close(self) -> None:
+        """End the process; searches under way raise `ProcessDied`."""
+        self._closed = True
         self._worker.close()
         atexit.unregister(self.close)
 
     def _replace(self, dead: _Worker) -> None:
         """Start the process again, once for all threads that found it dead."""
         with self._replacing:
-            if self._worker is dead:
+            if self._worker is dead and not self._closed:
                 dead.close()
                 log.warning("the search process ended with exit code %s; starting it again", dead.process.exitcode)
                 self._worker, _ = self._start()
+                if self._closed:  # meanwhile
+                    self._worker.close()
 
     def _start(self) -> tuple[_Worker, _Facts]:
         # Spawned: a fork of a process with threads, and torch in it, may hang.

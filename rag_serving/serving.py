@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
-    if server.service.busy:  # the interpreter's own end would crash on threads that still load or search
+    if server.service.busy:  # the interpreter's own end would wait for a process that still loads
         os._exit(0)
     return 0
 

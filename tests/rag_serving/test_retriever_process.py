@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)  # a process imports the retriever anew
 
 # What runs there must be found there by its name: a module on the path, which the test modules are not.
 LOADERS = """
-import os, signal
+import os, signal, time
 from flashrag.errors import SearchError, UserError
 from flashrag.retriever import Retriever, check_assets, load_retriever_from
 from flashrag.retriever.base import PassageCount
@@ -44,6 +44,8 @@ class Fragile(Retriever):
             raise SearchError("shard 2 is down")
         if "die" in queries:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in queries:
+            time.sleep(600)
         return [[] for _ in queries]
 """
 
@@ -127,3 +129,24 @@ def test_nothing_is_left_of_it(loaders):
     child = psutil.Process(process.pid)
     process.close()
     assert not child.is_running()
+
+
+def test_closing_ends_a_search_that_hangs_and_starts_nothing_anew(loaders):
+    process = RetrieverProcess(loaders.Fragile, 1)
+    first, outcome = process.pid, []
+
+    def hang() -> None:
+        with pytest.raises(ProcessDied, match="was closed") as caught:
+            process.rank(["hang"], 1)
+        outcome.append(caught.value)
+
+    asking = threading.Thread(target=hang)
+    asking.start()
+    time.sleep(0.2)  # it hangs
+    process.close()
+    asking.join(10)
+    assert len(outcome) == 1
+    assert process.pid == first
+    assert not psutil.pid_exists(first)
+    with pytest.raises(ProcessDied, match="was closed"):
+        process.rank(["fine"], 1)
