@@ -1,7 +1,8 @@
 """The way of the first public code, restated: an async handler that searches on the event loop, one query at a time.
 
-`python -m scripts.bench.blocking --config … --port P`. It is given the same encoder, index and corpus as our server,
-and no access log, so that what differs is the handler alone. For comparison only.
+`python -m scripts.bench.blocking --config … --port P`. It encodes with `SentenceTransformer.encode`, as that code's
+library does, or with `--our_encoder`, so that what differs from our server is the handler alone. Index and corpus are
+the same, and there is no access log. For comparison only.
 """
 
 import argparse
@@ -10,9 +11,10 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
+from sentence_transformers import SentenceTransformer
 
-from flashrag.config import read_yaml_mapping
-from flashrag.retriever import Retriever, load_retriever
+from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from rag_serving.settings import read_settings
 
 
 class Search(BaseModel):
@@ -41,7 +43,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Serve retrieval the slow way, to compare with.")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--our_encoder", action="store_true")
     options = parser.parse_args()
-    retriever = load_retriever(read_yaml_mapping(options.config))
+    assets = check_assets(read_settings(options.config))
+    retriever = load_retriever_from(assets)
+    if not options.our_encoder:
+        model = SentenceTransformer(str(assets.model_folder))
+        retriever.encode_queries = lambda queries: model.encode(queries, normalize_embeddings=True)
     retriever.search("warm-up")
     uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")

@@ -1,12 +1,12 @@
-"""Closed loops: our server, the blocking one and the retriever without a server, side by side.
+"""Closed loops: our server, the blocking ones and the retriever without a server, side by side.
 
-All run in alternating rounds on the same questions, so that a machine that slows down slows all of them; ratios are
-taken within a round.
+All run in alternating rounds on the same questions, so that a machine that slows down slows all of them, in an
+order that turns round with every round; ratios are taken within a round.
 """
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,7 +53,8 @@ class Contest:
     load: Load
     direct: Direct
     ours: Server
-    blocking: Server
+    original: Server  # the blocking handler with the encoder call of its time
+    blocking: Server  # the same with our encoder: the harder rival
     kept: dict[str, bytes] = field(default_factory=dict)
 
     def post(self, server: Server, questions: Sequence[str], clients: int) -> Traffic:
@@ -64,10 +65,6 @@ class Contest:
             raise Refused(f"{server.url}: {clients} clients must all be answered, but got {refused} (status: requests)")
         self.kept.update((questions[number], answer) for number, answer in traffic.kept.items())
         return traffic
-
-    def in_turn(self, round_number: int) -> Iterator[Server]:
-        """Both servers; the one that comes first changes with the round."""
-        yield from (self.ours, self.blocking) if round_number % 2 == 0 else (self.blocking, self.ours)
 
 
 def search_bodies(questions: Sequence[str]) -> list[bytes]:
@@ -80,6 +77,7 @@ class Throughput:
 
     limit_by_batch: dict[int, list[float]]
     ours: list[float]
+    original: list[float]
     blocking: list[float]
 
     @property
@@ -95,22 +93,25 @@ class Throughput:
         return np.divide(self.ours, self.limit)
 
     @property
+    def over_original(self) -> np.ndarray:
+        return np.divide(self.ours, self.original)
+
+    @property
     def over_blocking(self) -> np.ndarray:
         return np.divide(self.ours, self.blocking)
 
 
 def measure_throughput(contest: Contest) -> Throughput:
     plan = contest.plan
-    result = Throughput({size: [] for size in plan.batch_sizes}, [], [])
+    result = Throughput({size: [] for size in plan.batch_sizes}, [], [], [])
+    rivals = ((contest.ours, result.ours), (contest.original, result.original), (contest.blocking, result.blocking))
     for number in range(plan.rounds):
         questions = contest.supply.take(plan.throughput_queries)
         for size in plan.batch_sizes:
             call_ms = contest.direct.call_ms(questions[: plan.limit_queries], size, TOP_N)
             result.limit_by_batch[size].append(1000 * plan.limit_queries / call_ms.sum())
-        for server in contest.in_turn(number):
-            ours = server is contest.ours
-            asked = questions if ours else questions[: plan.blocking_queries]
-            rates = result.ours if ours else result.blocking
+        for server, rates in rivals if number % 2 == 0 else reversed(rivals):
+            asked = questions if server is contest.ours else questions[: plan.blocking_queries]
             rates.append(contest.post(server, asked, plan.throughput_clients).accepted_per_s)
     return result
 
@@ -177,13 +178,12 @@ class Rung:
 
 
 def measure_ladder(contest: Contest) -> list[Rung]:
-    """Latency and throughput of both servers for every number of clients."""
+    """Latency and throughput of our server and the harder rival for every number of clients."""
     rungs = [Rung(clients) for clients in contest.plan.client_counts]
     for number, rung in itertools.product(range(contest.plan.ladder_rounds), rungs):
         questions = contest.supply.take(max(contest.plan.ladder_queries, 2 * rung.clients))
-        for server in contest.in_turn(number):
-            traffic = contest.post(server, questions, rung.clients)
-            ours = server is contest.ours
+        for ours in (True, False) if number % 2 == 0 else (False, True):
+            traffic = contest.post(contest.ours if ours else contest.blocking, questions, rung.clients)
             (rung.ours_p99_ms if ours else rung.blocking_p99_ms).append(float(np.percentile(traffic.latency_ms, 99)))
             (rung.ours_per_s if ours else rung.blocking_per_s).append(traffic.accepted_per_s)
     return rungs

@@ -1,8 +1,9 @@
 """Measure the retrieval server: `python scripts/bench/retrieval.py --index_path … --corpus_path … --questions …`
 
-Against what the machine can do without a server, and against the blocking handler of the first public code; under
-twice its capacity; and its memory. Prints a table, and one line of JSON last. docs/serving-benchmark.md says what each
-figure means. Does not cover: index types (index_types.py), retrieval quality (retrieval_quality.py).
+Against what the machine can do without a server, and against the blocking handler of the first public code, with its
+encoder call and with ours; under twice its capacity; and its memory. Prints a table, and one line of JSON last.
+docs/serving-benchmark.md says what each figure means. Does not cover: index types (index_types.py), retrieval quality
+(retrieval_quality.py).
 """
 
 import argparse
@@ -109,7 +110,8 @@ def _bench(options: BenchOptions, config: Path, questions: Sequence[str]) -> Non
                 load=load,
                 direct=running.enter_context(in_own_process(Direct, config)),
                 ours=running.enter_context(our_server(config, 1, folder)),
-                blocking=running.enter_context(blocking_server(config, folder)),
+                original=running.enter_context(blocking_server(config, folder)),
+                blocking=running.enter_context(blocking_server(config, folder, "--our_encoder")),
             )
             _say("warm-up")
             _warm_up(contest)
@@ -131,7 +133,7 @@ def _bench(options: BenchOptions, config: Path, questions: Sequence[str]) -> Non
 
 def _warm_up(contest: Contest) -> None:
     """The first searches of a process pay for lazy set-up."""
-    for server in (contest.ours, contest.blocking):
+    for server in (contest.ours, contest.original, contest.blocking):
         contest.post(server, contest.supply.take(contest.plan.blocking_queries), contest.plan.throughput_clients)
     contest.direct.call_ms(contest.supply.take(contest.plan.limit_queries), max(contest.plan.batch_sizes), TOP_N)
 

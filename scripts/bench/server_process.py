@@ -54,9 +54,9 @@ def our_server(config: Path, num_retriever: int, folder: Path, port: int | None 
 
 
 @contextlib.contextmanager
-def blocking_server(config: Path, folder: Path) -> Iterator[Server]:
-    command = [sys.executable, "-m", "scripts.bench.blocking", "--config", str(config)]
-    with _running(command, free_port(), folder / "blocking.log") as server:
+def blocking_server(config: Path, folder: Path, *flags: str) -> Iterator[Server]:
+    command = [sys.executable, "-m", "scripts.bench.blocking", "--config", str(config), *flags]
+    with _running(command, free_port(), folder / f"blocking{''.join(flags)}.log") as server:
         yield server
 
 

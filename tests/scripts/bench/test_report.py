@@ -8,7 +8,7 @@ from scripts.bench.comparison import Cost, Rung, SingleClient, Throughput
 from scripts.bench.overload import Overload
 from scripts.bench.report import Report, print_report
 
-THROUGHPUT = Throughput({8: [90, 110, 100], 64: [200, 100, 250]}, [160, 90, 175], [20, 10, 25])
+THROUGHPUT = Throughput({8: [90, 110, 100], 64: [200, 100, 250]}, [160, 90, 175], [20, 10, 25], [40, 20, 25])
 OVERLOAD = Overload(
     capacity_per_s=200,
     offered_per_s=400,
@@ -43,6 +43,7 @@ def test_ratios_are_medians_of_the_rounds_ratios():
     assert THROUGHPUT.best_batch == 64  # median 200 against 100
     assert figures["server_over_limit"] == pytest.approx(0.8)  # 160/200, 90/100, 175/250: 0.8, 0.9, 0.7
     assert figures["server_over_blocking"] == pytest.approx(8)  # 8, 9, 7
+    assert figures["server_over_blocking_with_our_encoder"] == pytest.approx(4.5)  # 4, 4.5, 7
     assert figures["single_client_latency_ratio"] == pytest.approx(1.1)  # 1.1, 1.25, 1.05
     assert figures["rss_4_over_1"] == pytest.approx(1.1)
 
