@@ -1,7 +1,7 @@
 """The search episode: prompt + [model segment | result segment]*, token-exact, with the provenance of every token.
 
     generate(token_ids, max_tokens) -> Generation     the engine, stopping at `</search>` (vLLM inside verl, or HTTP)
-    search(query) -> documents                         the retrieval client
+    search(query) -> ToolResult                        the retrieval client
 
 Training and evaluation both run this one function. The ids that the model sampled are never decoded and encoded
 again: text is decoded only to find the query and the answer. Does not cover: reward, prompts, transport.
@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from flashrag.deadline import Clock, DeadlinePassed, within
 from flashrag.dialect import RESEARCH, Dialect
-from flashrag.document import Document
 from flashrag.errors import ReSearchError, SearchError
 from flashrag.protocol import FormatFault, extract_answer, find_format_fault, parse_query
 from flashrag.result import SEARCH_LIMIT_REACHED, SplicedResult, fit_notice, fit_result
+from flashrag.tools.tool import ToolResult
 
 
 class Source(StrEnum):
@@ -35,6 +36,7 @@ class EndReason(StrEnum):
     LENGTH = "length"
     SEARCH_LIMIT = "search_limit"
     SEARCH_FAILED = "search_failed"
+    DEADLINE = "deadline"
     ABORTED = "aborted"
 
 
@@ -59,21 +61,32 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SearchRecord:
-    """One search of an episode: what was asked, what came back, how long it took, why it failed."""
+    """One call of a tool: what was asked, what came back, how long it took, why it failed.
+
+    `scores` has a value for each document, or none where the tool does not rank.
+    """
 
     query: str
     document_ids: tuple[str, ...]
     latency_s: float
     error: str | None = None
+    tool: str = "search"
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Budgets of one episode. `max_response_tokens` counts sampled and spliced tokens together."""
+    """Budgets of one episode. `max_response_tokens` counts sampled and spliced tokens together; None is no deadline."""
 
     max_response_tokens: int
     max_result_tokens: int
     max_searches: int
+    search_timeout_s: float | None = None
+    episode_timeout_s: float | None = None
+
+
+Generate = Callable[[list[int], int], Awaitable[Generation]]
+Search = Callable[[str], Awaitable[ToolResult]]
 
 
 class Tokenizer(Protocol):
@@ -166,96 +179,124 @@ class EpisodeCodec:
 
 async def run_episode(
     prompt_ids: Sequence[int],
-    generate: Callable[[list[int], int], Awaitable[Generation]],
-    search: Callable[[str], Awaitable[Sequence[Document]]],
+    generate: Generate,
+    search: Search,
     codec: EpisodeCodec,
     limits: Limits,
+    *,
+    clock: Clock = time.monotonic,
 ) -> Episode:
     """Run one episode to its end.
 
     `generate` gets prompt and response ids so far and the number of tokens that it may sample; it stops after one of
-    the dialect's stops, at the end of sequence, or at that number. A `SearchError` ends the episode as SEARCH_FAILED:
-    nothing is invented in the result's place. Raises `InvariantViolation` when the outcome is not token-exact.
+    the dialect's stops, at the end of sequence, or at that number. A `SearchError`, or a search past its deadline, ends
+    the episode as SEARCH_FAILED: nothing is invented in the result's place. An episode past its own deadline ends as
+    DEADLINE: what runs then is cancelled and leaves no token. Deadlines and latencies are measured on `clock`. Raises
+    `InvariantViolation` when the outcome is not token-exact.
     """
-    episode = Episode(tuple(prompt_ids))
-    used_tokens = 0
-    while (left := limits.max_response_tokens - used_tokens) > 0:
-        started = time.perf_counter()
-        generation = await generate([*prompt_ids, *episode.response_ids], left)
-        episode.generate_s += time.perf_counter() - started
-        segment = _model_segment(generation, codec)
-        episode.segments.append(segment)
-        used_tokens += len(segment.token_ids)
-        ended_by = _end_after_sampling(generation, segment, codec)
-        if ended_by is not None:
-            episode.ended_by = ended_by
-            break
-        if used_tokens >= limits.max_response_tokens:
-            break  # no token is left for a result: nothing to search for
-        budget = min(limits.max_result_tokens, limits.max_response_tokens - used_tokens)
-        try:
-            spliced = await _answer_search(episode, segment.text, search, codec, limits, budget)
-        except SearchError:
-            episode.ended_by = EndReason.SEARCH_FAILED
-            break
-        if spliced is None:
-            break
-        episode.segments.append(Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids)))
-        used_tokens += len(spliced.token_ids)
-    check_invariants(episode, codec)
-    return episode
-
-
-def _model_segment(generation: Generation, codec: EpisodeCodec) -> Segment:
-    log_probs = None if generation.log_probs is None else tuple(generation.log_probs)
-    token_ids = tuple(generation.token_ids)
-    return Segment(Source.MODEL, codec.decode_sampled(token_ids), token_ids, log_probs)
-
-
-def _end_after_sampling(generation: Generation, segment: Segment, codec: EpisodeCodec) -> EndReason | None:
-    """What ends the episode after this segment; None when the segment closed a search."""
-    if generation.aborted:
-        return EndReason.ABORTED
-    if codec.ends_sequence(segment.token_ids):
-        return EndReason.EOS
-    # Engines report a length stop and a stop string alike, so the text decides.
-    if parse_query(segment.text, codec.dialect) is not None:
-        return None
-    answer = codec.dialect.answer
-    answered = codec.dialect.stops_at_answer and answer is not None and answer.close in segment.text
-    return EndReason.ANSWERED if answered else EndReason.LENGTH
-
-
-async def _answer_search(
-    episode: Episode,
-    sampled_text: str,
-    search: Callable[[str], Awaitable[Sequence[Document]]],
-    codec: EpisodeCodec,
-    limits: Limits,
-    budget_tokens: int,
-) -> SplicedResult | None:
-    """The result of the search that the segment closed; None ends the episode with the reason left in it."""
-    if len(episode.searches) >= limits.max_searches:
-        told_before = any(SEARCH_LIMIT_REACHED in s.text for s in episode.segments if s.source is Source.RESULT)
-        if told_before:
-            episode.ended_by = EndReason.SEARCH_LIMIT
-            return None
-        return fit_notice(SEARCH_LIMIT_REACHED, codec.encode_text, budget_tokens, codec.dialect)
-    query = parse_query(sampled_text, codec.dialect)
-    assert query is not None, "called only after a closed search"
-    if query.fault is not None:
-        episode.searches.append(SearchRecord(query.text, (), 0.0, error=query.fault.name.lower()))
-        notice = query.fault.told_in(codec.dialect)
-        return fit_notice(notice, codec.encode_text, budget_tokens, codec.dialect)
-    started = time.perf_counter()
+    run = _Run(Episode(tuple(prompt_ids)), generate, search, codec, limits, clock)
     try:
-        documents = await search(query.text)
-    except SearchError as error:
-        episode.searches.append(SearchRecord(query.text, (), time.perf_counter() - started, error=str(error)))
-        raise
-    ids = tuple(document.id for document in documents)
-    episode.searches.append(SearchRecord(query.text, ids, time.perf_counter() - started))
-    return fit_result(documents, codec.encode_text, budget_tokens, codec.special_tokens, codec.dialect)
+        run.episode.ended_by = await run.to_the_end()
+    except SearchError:
+        run.episode.ended_by = EndReason.SEARCH_FAILED
+    except DeadlinePassed:
+        run.episode.ended_by = EndReason.DEADLINE
+    check_invariants(run.episode, codec)
+    return run.episode
+
+
+class _Run:
+    """One episode under way."""
+
+    def __init__(
+        self, episode: Episode, generate: Generate, search: Search, codec: EpisodeCodec, limits: Limits, clock: Clock
+    ):
+        self.episode, self.generate, self.search = episode, generate, search
+        self.codec, self.limits, self.clock = codec, limits, clock
+        self.deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
+        self.told_limit = False
+
+    async def to_the_end(self) -> EndReason:
+        while (left := self._tokens_left()) > 0:
+            ended_by = await self._sample(left)
+            if ended_by is not None:
+                return ended_by
+            if (left := self._tokens_left()) <= 0:
+                break  # no token is left for a result: nothing to search for
+            if self.told_limit:
+                return EndReason.SEARCH_LIMIT
+            spliced = await self._answer_search(min(self.limits.max_result_tokens, left))
+            if spliced is None:
+                break
+            self.episode.segments.append(Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids)))
+        return EndReason.LENGTH
+
+    def _tokens_left(self) -> int:
+        used = sum(len(segment.token_ids) for segment in self.episode.segments)
+        return self.limits.max_response_tokens - used
+
+    async def _sample(self, max_tokens: int) -> EndReason | None:
+        """Add a model segment; what ends the episode after it, None when it closed a search."""
+        episode, codec = self.episode, self.codec
+        started = time.perf_counter()
+        try:
+            work = self.generate([*episode.prompt_ids, *episode.response_ids], max_tokens)
+            generation = await within(work, self.deadline, self.clock)
+        finally:
+            episode.generate_s += time.perf_counter() - started
+        log_probs = None if generation.log_probs is None else tuple(generation.log_probs)
+        token_ids = tuple(generation.token_ids)
+        text = codec.decode_sampled(token_ids)
+        episode.segments.append(Segment(Source.MODEL, text, token_ids, log_probs))
+        if generation.aborted:
+            return EndReason.ABORTED
+        if codec.ends_sequence(token_ids):
+            return EndReason.EOS
+        # Engines report a length stop and a stop string alike, so the text decides.
+        if parse_query(text, codec.dialect) is not None:
+            return None
+        answer = codec.dialect.answer
+        answered = codec.dialect.stops_at_answer and answer is not None and answer.close in text
+        return EndReason.ANSWERED if answered else EndReason.LENGTH
+
+    async def _answer_search(self, max_tokens: int) -> SplicedResult | None:
+        """The result of the search that the last segment closed; None when not even its tags fit."""
+        episode, codec = self.episode, self.codec
+        if len(episode.searches) >= self.limits.max_searches:
+            self.told_limit = True
+            return fit_notice(SEARCH_LIMIT_REACHED, codec.encode_text, max_tokens, codec.dialect)
+        query = parse_query(episode.segments[-1].text, codec.dialect)
+        assert query is not None, "called only after a closed search"
+        if query.fault is not None:
+            episode.searches.append(SearchRecord(query.text, (), 0.0, error=query.fault.name.lower()))
+            notice = query.fault.told_in(codec.dialect)
+            return fit_notice(notice, codec.encode_text, max_tokens, codec.dialect)
+        result = await self._search(query.text)
+        return fit_result(result.documents, codec.encode_text, max_tokens, codec.special_tokens, codec.dialect)
+
+    async def _search(self, query: str) -> ToolResult:
+        """Ask, and record what came of it. Raises `SearchError` and `DeadlinePassed`."""
+        started = self.clock()
+        try:
+            result = await self._search_in_time(query, started)
+        except (SearchError, DeadlinePassed) as error:
+            self.episode.searches.append(SearchRecord(query, (), self.clock() - started, error=str(error)))
+            raise
+        ids = tuple(document.id for document in result.documents)
+        record = SearchRecord(query, ids, self.clock() - started, scores=tuple(result.scores))
+        self.episode.searches.append(record)
+        return result
+
+    async def _search_in_time(self, query: str, started: float) -> ToolResult:
+        timeout_s, episode_s = self.limits.search_timeout_s, self.limits.episode_timeout_s
+        deadlines = [self.deadline] if self.deadline is not None else []
+        deadlines += [started + timeout_s] if timeout_s is not None else []
+        try:
+            return await within(self.search(query), min(deadlines, default=None), self.clock)
+        except DeadlinePassed:
+            if self.deadline is not None and self.clock() >= self.deadline:
+                raise DeadlinePassed(f"the episode passed its deadline of {episode_s:g} s while it searched") from None
+            raise SearchError(f"no answer within the deadline of {timeout_s:g} s for a search") from None
 
 
 def check_invariants(episode: Episode, codec: EpisodeCodec) -> None:

@@ -1,6 +1,5 @@
 """One episode in every dialect: how a result looks, that nothing in it acts, and when the engine hands over."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from flashrag.document import Document
 from flashrag.episode import EndReason, EpisodeCodec, Generation, Limits, run_episode
 from flashrag.protocol import Query, QueryFault, parse_query
 from flashrag.result import neutralize
+from flashrag.tools.tool import ToolResult
 
 DIALECTS = {"research": RESEARCH, "search-r1": SEARCH_R1, "search-o1": SEARCH_O1}
 DOCUMENTS = [Document("1", '"Zhou"\nA dynasty.'), Document("2", '"Wu"\nA king.')]
@@ -63,9 +63,9 @@ async def test_an_episode_is_token_exact_in_every_dialect(dialect: Dialect, toke
     async def generate(token_ids: list[int], max_tokens: int) -> Generation:  # noqa: ARG001
         return Generation(tokenizer.encode(turns[len(queries)], add_special_tokens=False))
 
-    async def search(query: str) -> Sequence[Document]:
+    async def search(query: str) -> ToolResult:
         queries.append(query)
-        return [hostile, *DOCUMENTS]
+        return ToolResult((hostile, *DOCUMENTS))
 
     codec = EpisodeCodec(tokenizer, [0], dialect)
     episode = await run_episode([5], generate, search, codec, Limits(2000, 500, 3))  # checks its own invariants

@@ -25,6 +25,7 @@ from flashrag.episode import (
 from flashrag.errors import SearchError
 from flashrag.protocol import FormatFault, QueryFault
 from flashrag.result import NO_RESULTS, SEARCH_LIMIT_REACHED
+from flashrag.tools.tool import ToolResult
 
 THINK_AND_SEARCH = "<think> t </think> <search> first king of Zhou </search>"
 ANSWER = r"<answer> \boxed{King Wu} </answer>"
@@ -57,11 +58,11 @@ class Index:
         self.queries: list[str] = []
         self.error = error
 
-    async def __call__(self, query: str) -> Sequence[Document]:
+    async def __call__(self, query: str) -> ToolResult:
         self.queries.append(query)
         if self.error:
             raise self.error
-        return self.documents
+        return ToolResult(self.documents, tuple(1 / rank for rank in range(1, 1 + len(self.documents))))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +98,9 @@ async def test_two_searches_and_an_answer(codec: EpisodeCodec, ids: Any):
     assert episode.ended_by is EndReason.EOS
     assert episode.answer == "King Wu"
     assert episode.format_fault is None
-    assert [(search.query, search.document_ids, search.error) for search in episode.searches] == [
-        ("first king of Zhou", ("7",), None),
-        ("Wu", ("7",), None),
+    assert [(s.tool, s.query, s.document_ids, s.scores, s.error) for s in episode.searches] == [
+        ("search", "first king of Zhou", ("7",), (1.0,), None),
+        ("search", "Wu", ("7",), (1.0,), None),
     ]
     assert episode.text.endswith(ANSWER)  # without the end of sequence
 
@@ -161,6 +162,13 @@ async def test_past_the_limit_the_model_is_told_once_then_the_episode_ends(codec
     assert episode.ended_by is EndReason.SEARCH_LIMIT
     assert len(episode.searches) == 2
     assert episode.format_fault is FormatFault.NOT_ENDED
+
+
+@pytest.mark.asyncio
+async def test_a_passage_with_the_words_of_the_limit_is_no_notice_of_it(codec: EpisodeCodec, ids: Any):
+    index, search = Index(Document("1", SEARCH_LIMIT_REACHED)), ids("<search> Wu </search>")
+    episode = await run_episode([1], Engine(*[search] * 3), index, codec, Limits(2000, 500, max_searches=1))
+    assert len([segment for segment in episode.segments if segment.source is Source.RESULT]) == 2
 
 
 @pytest.mark.asyncio

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
-from flashrag.document import Document
+from flashrag.document import Document, Hit
 from flashrag.episode import EndReason, Episode, InvariantViolation, SearchRecord, Segment, Source
 from flashrag.errors import ReSearchError
 from verl_search.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
@@ -143,13 +143,13 @@ def make_loop(folder: Path, *texts: str) -> SearchAgentLoop:
         data_config=DictConfigWrap(config.data),
         hf_model_type="qwen2",
     )
-    loop.client = SimpleNamespace(search=find_hawks)
+    loop.client = SimpleNamespace(search_scored=find_hawks)
     return loop
 
 
-async def find_hawks(query: str) -> list[Document]:
+async def find_hawks(query: str) -> list[Hit]:
     assert query == "Hawks"
-    return [Document("204", '"Hawks"\nThe home of Hawks is Wildford.')]
+    return [Hit(Document("204", '"Hawks"\nThe home of Hawks is Wildford.'), 0.5)]
 
 
 def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: Path) -> None:

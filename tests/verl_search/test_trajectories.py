@@ -36,7 +36,9 @@ def test_records_are_appended_by_split_and_step(tmp_path: Path) -> None:
         "token_ids": [10, 11],
         "log_probs": [-0.5, -0.25],
     }
-    assert row["searches"] == [{"query": "q", "document_ids": ["7", "9"], "latency_s": 0.125, "error": None}]
+    assert row["searches"] == [
+        {"query": "q", "document_ids": ["7", "9"], "latency_s": 0.125, "error": None, "tool": "search", "scores": []}
+    ]
     assert (row["ended_by"], row["format_fault"], row["reward"]) == ("length", "not_ended", 0.0)
 
 

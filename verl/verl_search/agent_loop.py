@@ -26,6 +26,7 @@ from flashrag.errors import ReSearchError
 from flashrag.generator.tokenizer import eos_token_ids
 from flashrag.prompt_ids import prompt_token_ids
 from flashrag.protocol import SEARCH_CLOSE
+from flashrag.tools.tool import ToolResult
 from verl_search.reward import Reward, episode_reward
 from verl_search.settings import SearchSettings
 from verl_search.trajectories import TrajectoryRecord, append_trajectory, write_violation
@@ -70,7 +71,7 @@ class SearchAgentLoop(AgentLoopBase):
         )
         engine = _Engine(self.server_manager, sampling_params, self.codec.eos_token_ids, int(priority))
         try:
-            episode = await run_episode(prompt_ids, engine.generate, self.client.search, self.codec, self.limits)
+            episode = await run_episode(prompt_ids, engine.generate, self._search, self.codec, self.limits)
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
             path = write_violation(self.settings.trajectory_path(), question, violation)
@@ -89,6 +90,9 @@ class SearchAgentLoop(AgentLoopBase):
         )
         append_trajectory(self.settings.trajectory_path(), record)
         return agent_loop_output(episode, reward, engine.extra_fields)
+
+    async def _search(self, query: str) -> ToolResult:
+        return ToolResult.ranked(await self.client.search_scored(query))
 
 
 class _Engine:

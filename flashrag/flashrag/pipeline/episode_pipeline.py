@@ -10,14 +10,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from flashrag.dataset import Question
 from flashrag.dialect import Dialect
-from flashrag.document import Document
 from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, Source, run_episode
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.outcome import Outcome, Passage, Step, StepKind
-from flashrag.pipeline.retrieval import as_documents
+from flashrag.pipeline.retrieval import as_result
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import PromptTooLong, Trace
+from flashrag.tools.tool import ToolResult
 
 
 class Finding(NamedTuple):
@@ -52,9 +52,9 @@ class EpisodePipeline(BasicPipeline):
     def prediction(self, episode: Episode) -> str:
         """The final answer, "" when the model gave none."""
 
-    async def read(self, finding: Finding, trace: Trace) -> Sequence[Document]:  # noqa: ARG002 (for subclasses)
+    async def read(self, finding: Finding, trace: Trace) -> ToolResult:  # noqa: ARG002 (for subclasses)
         """What the model gets to see of a finding: the passages themselves, unless overridden."""
-        return as_documents(finding.passages)
+        return as_result(finding.passages)
 
     async def answer(self, question: Question) -> Outcome:
         trace, prompt_ids = self.trace(), self.prompt_ids(question.question)
@@ -67,7 +67,7 @@ class EpisodePipeline(BasicPipeline):
             reasoning.append(self.codec.decode_sampled(generation.token_ids))
             return generation
 
-        async def search(query: str) -> Sequence[Document]:
+        async def search(query: str) -> ToolResult:
             found.append(await trace.find(query))
             return await self.read(Finding("".join(reasoning), query, found[-1]), trace)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flashrag.document import Document
 from flashrag.pipeline.outcome import Passage
+from flashrag.tools.tool import ToolResult
 
 Search = Callable[[str], Awaitable[tuple[Passage, ...]]]
 
@@ -39,6 +40,12 @@ def as_search(retriever: Any, topk: int) -> Search:
         return tuple(Passage(document.id, document.contents, None) for document in documents)
 
     return search
+
+
+def as_result(passages: tuple[Passage, ...]) -> ToolResult:
+    """What a search gives an episode; scores only where each passage has one."""
+    scores = tuple(passage.score for passage in passages if passage.score is not None)
+    return ToolResult(as_documents(passages), scores if len(scores) == len(passages) else ())
 
 
 def as_documents(passages: tuple[Passage, ...]) -> tuple[Document, ...]:

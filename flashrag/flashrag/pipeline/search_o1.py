@@ -5,8 +5,6 @@ a query between its special tags; what is found is first read by the same model 
 (Reason-in-Documents), and only what it makes of the passages enters the chain. Passages stand in for web pages.
 """
 
-from collections.abc import Sequence
-
 from flashrag.dialect import SEARCH_O1
 from flashrag.document import Document
 from flashrag.episode import Episode
@@ -16,6 +14,7 @@ from flashrag.pipeline.trace import Trace
 from flashrag.prompt_ids import encode_prompt
 from flashrag.prompts.search_o1 import AGENT, FINAL_INFORMATION, REASON_IN_DOCUMENTS
 from flashrag.protocol import boxed_answer
+from flashrag.tools.tool import ToolResult
 
 NOTHING_HELPFUL = "No helpful information found."
 MAX_REASONING_CHARS = 8000  # the end of a long chain says best what is looked for
@@ -30,13 +29,13 @@ class SearchO1Pipeline(EpisodePipeline):
         prompt = AGENT.fill(question=question, max_searches=str(self.settings.max_searches))
         return encode_prompt(self.generator.tokenizer, prompt, self.settings.apply_chat)
 
-    async def read(self, finding: Finding, trace: Trace) -> Sequence[Document]:
+    async def read(self, finding: Finding, trace: Trace) -> ToolResult:
         prompt = REASON_IN_DOCUMENTS.fill(
             as_documents(finding.passages), reasoning=finding.reasoning[-MAX_REASONING_CHARS:], query=finding.query
         )
         completion = await trace.generate(prompt, max_tokens=self.settings.max_result_tokens)
         information = completion.text.rpartition(FINAL_INFORMATION)[2].strip()
-        return [Document("reason-in-documents", information or NOTHING_HELPFUL)]
+        return ToolResult((Document("reason-in-documents", information or NOTHING_HELPFUL),))
 
     def prediction(self, episode: Episode) -> str:
         return boxed_answer("".join(episode.sampled_texts))
