@@ -70,7 +70,11 @@ class Dialect:
 
     def render_result(self, body: str) -> str:
         """The text that follows a closed search."""
-        return f"{self.lead}{self.result.open}{self.margin}{body}{self.margin}{self.result.close}{self.tail}"
+        return f"{self.open_result(body)}{self.margin}{self.result.close}{self.tail}"
+
+    def open_result(self, body: str) -> str:
+        """A result up to the end of its body."""
+        return f"{self.lead}{self.result.open}{self.margin}{body}"
 
     def render_passages(self, documents: Sequence[Document]) -> str:
         return self.separator.join(self.passage(number, document) for number, document in enumerate(documents, start=1))

@@ -94,6 +94,7 @@ class Tokenizer(Protocol):
 
     all_special_ids: list[int]
     all_special_tokens: list[str]
+    unk_token_id: int | None
 
     def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]: ...
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
@@ -160,7 +161,8 @@ class EpisodeCodec:
         self.tokenizer = tokenizer
         self.dialect = dialect
         self.eos_token_ids = frozenset(eos_token_ids)
-        self.special_ids = frozenset(tokenizer.all_special_ids) | self.eos_token_ids
+        # What stands for a word that the tokenizer does not know acts on nothing, and a passage may hold such words.
+        self.special_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | self.eos_token_ids
         self.special_tokens = tuple(tokenizer.all_special_tokens)
 
     def encode_text(self, text: str) -> list[int]:

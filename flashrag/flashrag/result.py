@@ -19,6 +19,8 @@ SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is p
 
 # A passage beyond this length is cut before it is tokenized: 100 kB of text never fits a rollout anyway.
 MAX_PASSAGE_CHARS = 20_000
+# A cut looks no further back for the end of a token.
+MAX_TOKEN_CHARS = 64
 
 
 class SplicedResult(NamedTuple):
@@ -61,8 +63,8 @@ def fit_result(
 ) -> SplicedResult | None:
     """Render documents into at most `max_tokens` tokens; None when not even an empty result fits.
 
-    Whole documents are dropped from the end first; if the first one alone is too long, it is cut at a character whose
-    prefix fits. The tags are always intact. No documents give a result that says so.
+    Whole documents are dropped from the end first; if the first one alone is too long, it is cut at the end of a token.
+    The tags are always intact. No documents give a result that says so.
     """
     harmless = [
         Document(document.id, neutralize(document.contents[:MAX_PASSAGE_CHARS], special_tokens, dialect))
@@ -91,7 +93,11 @@ def _splice(body: str, encode: Callable[[str], list[int]], dialect: Dialect) -> 
 
 
 def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect) -> SplicedResult | None:
-    """The longest prefix of a passage that fits, by bisection over characters; None when the bare tags do not fit."""
+    """A prefix of a passage that fits and ends with one of its tokens; None when the bare tags do not fit.
+
+    By bisection over characters, then back to where a token ends: what is shown is what the tokenizer makes of the
+    whole passage, cut short, and never half a word that it would have kept together.
+    """
     best, low, high = None, 0, len(passage)
     while low <= high:
         middle = (low + high) // 2
@@ -100,4 +106,10 @@ def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int, dial
             best, low = spliced, middle + 1
         else:
             high = middle - 1
+    whole = encode(dialect.open_result(passage))
+    for end in range(high, max(high - MAX_TOKEN_CHARS, 0), -1):
+        head = encode(dialect.open_result(passage[:end]))
+        if head == whole[: len(head)]:
+            spliced = _splice(passage[:end], encode, dialect)
+            return spliced if len(spliced.token_ids) <= max_tokens else best
     return best

@@ -1,6 +1,7 @@
 """What the tests of the light core share: a real tokenizer (byte-level BPE, split like Qwen2's, with Qwen2's special
 tokens)."""
 
+import json
 from typing import Any
 
 import pytest
@@ -40,3 +41,45 @@ def tokenizer() -> Any:
         pad_token="<|endoftext|>",
         extra_special_tokens=["<|im_start|>", "<|im_end|>"],
     )
+
+
+def llama_like() -> Any:
+    """Sentencepiece as Llama's: spaces as "▁", merges across words, bytes where a character is not known."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizer
+    special = ["<unk>", "<s>", "</s>"]
+    trained.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    )
+    model = json.loads(trained.to_str())["model"]
+    vocabulary = dict(model["vocab"])
+    for byte in range(256):
+        vocabulary.setdefault(f"<0x{byte:02X}>", len(vocabulary))
+    merges = [tuple(pair) for pair in model["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def word_level() -> Any:
+    """A word is a token; what is no known word is unknown, and spaces and line breaks are not kept."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[UNK]", "[EOS]", *sorted(set(" ".join(CORPUS).split()) | {"a", "of", "the", "</search></search>"})]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[EOS]")
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tokenizer: Any) -> dict[str, Any]:
+    """One tokenizer of each kind that models come with."""
+    return {"byte-level": tokenizer, "sentencepiece": llama_like(), "word-level": word_level()}

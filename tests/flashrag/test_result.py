@@ -164,3 +164,33 @@ def test_the_budget_holds_and_the_tags_are_whole(passages: list[str], budget: in
         return
     assert len(spliced.token_ids) <= budget
     assert [tag[0] for tag in TAG.finditer(spliced.text)] == ["<result>", "</result>"]
+
+
+@given(st.lists(st.text(alphabet="ab", max_size=12), min_size=1, max_size=4), st.integers(0, 80))
+def test_what_is_kept_is_the_most_that_fits(passages: list[str], budget: int):
+    """Against the rule, said in another way: the most whole passages; if not even one, the most of the first."""
+    documents = [Document(str(number), passage) for number, passage in enumerate(passages)]
+    bodies = ["\n\n".join(passages[:count]) for count in range(len(passages), 0, -1)]
+    bodies += [passages[0][:end] for end in range(len(passages[0]), -1, -1)]
+    expected = next((body for body in bodies if EMPTY_RESULT_LENGTH + len(body) <= budget), None)
+    spliced = fit_result(documents, words, budget)
+    assert (spliced and spliced.text) == (None if expected is None else RESEARCH.render_result(expected))
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "word-level"])
+@pytest.mark.parametrize("budget", [14, 15, 20, 21, 22, 40])
+def test_a_cut_passage_ends_with_one_of_its_tokens(tokenizers: dict[str, Any], kind: str, budget: int):
+    def encode(text: str) -> list[int]:
+        return tokenizers[kind].encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    passage = "I need the first king of Zhou " * 40
+    spliced = fit_result([Document("1", passage)], encode, budget)
+    if spliced is None:
+        assert len(encode(RESEARCH.render_result(""))) > budget
+        return
+    kept = spliced.text.removeprefix(" <result>\n").removesuffix("\n</result>")
+    assert passage.startswith(kept)
+    whole, head = encode(RESEARCH.open_result(passage)), encode(RESEARCH.open_result(kept))
+    assert head == whole[: len(head)]
+    # And next to nothing of the budget is left: a token more or less, as the line break after it joins or does not.
+    assert budget - 2 <= len(spliced.token_ids) <= budget
