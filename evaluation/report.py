@@ -104,7 +104,7 @@ def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[dict[s
 
 def _rollout_folder(folder: Path) -> Path:
     for candidate in (folder / "trajectories", folder / "training" / "trajectories", folder):
-        if any(candidate.glob("*/step_*.jsonl")):
+        if any(candidate.glob("*/step_*.jsonl.gz")):
             return candidate
     raise UserError(f"{folder} holds no run; {EXPECTED}")
 

@@ -1,6 +1,6 @@
 """What a report shows of one trajectory, read from an evaluation's items or from a training run's rollouts.
 
-Pure views of files that others write: evaluation runs (items.jsonl) and verl_search/trajectories.py (step_*.jsonl).
+Pure views of files that others write: evaluation runs (items.jsonl) and trainings (verl_search/trajectory_files.py).
 """
 
 import json
@@ -13,7 +13,6 @@ from typing import Any
 from flashrag.errors import UserError
 from flashrag.metrics import exact_match, holds_answer
 
-_STEP_FILE = re.compile(r"step_(\d+)\.")
 # A rendered result holds its passages as text, one blank line apart; see flashrag/result.py.
 _RESULT_TAGS = re.compile(r"^\s*<(result|information)>\n?|\n?</(result|information)>\s*$")
 
@@ -110,18 +109,15 @@ def _flat(golds: Any) -> list[str]:
 
 def read_rollouts(folder: Path, decode: Decode | None = None) -> Iterator[Trajectory]:
     """The trajectories of a training run's folder (train, then val, by step); raises `UserError` for a bad line."""
-    files = sorted(folder.glob("*/step_*.jsonl"), key=lambda file: (file.parent.name, _step_number(file), file.name))
-    for file in files:
-        for record in read_json_lines(file):
+    # Here, not above: an environment that only evaluates need not have the trainer's plugin.
+    from verl_search.trajectory_files import read_file, trajectory_files
+
+    for file in trajectory_files(folder):
+        for record in read_file(file):
             try:
                 yield rolled_out(record, decode)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{file} holds a record that is no trajectory ({error!r})") from error
-
-
-def _step_number(file: Path) -> int:
-    match = _STEP_FILE.match(file.name)
-    return int(match[1]) if match else 0
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +20,7 @@ import pytest
 
 from training.demo.servers import retrieval_server
 from training.progress import read_metrics
+from verl_search.trajectory_files import read_trajectories
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
@@ -79,12 +79,6 @@ def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[s
     return dict(read_metrics(folder / "metrics"))
 
 
-def trajectories(folder: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted((folder / "trajectories").glob("*/*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
-
-
 def build_index(corpus: Path, folder: Path) -> dict[str, str]:
     """A dense index over a corpus, and the serving config for it."""
     run(
@@ -128,7 +122,7 @@ def test_two_processes_train_over_passages_that_try_to_do_harm(tmp_path: Path) -
     assert sorted(metrics) == [1, 2]
     for step_metrics in metrics.values():
         assert_sane(step_metrics)
-    records = list(trajectories(tmp_path / "run"))
+    records = list(read_trajectories(tmp_path / "run" / "trajectories"))
     assert len(records) == 2 * 4 * 4
     served = {document for record in records for search in record["searches"] for document in search["document_ids"]}
     assert served, "no harmful passage was spliced"
@@ -154,6 +148,11 @@ def test_real_questions_over_real_passages(tmp_path: Path) -> None:
     assert sorted(metrics) == [1, 2, 3]
     for step_metrics in metrics.values():
         assert_sane(step_metrics)
-    spliced = [s["text"] for r in trajectories(tmp_path / "run") for s in r["segments"] if s["source"] == "result"]
+    spliced = [
+        segment["text"]
+        for record in read_trajectories(tmp_path / "run" / "trajectories")
+        for segment in record["segments"]
+        if segment["source"] == "result"
+    ]
     titles = {json.loads(line)["contents"].split("\n")[0] for line in corpus.read_text(encoding="utf-8").splitlines()}
     assert any(title in text for text in spliced for title in titles), "no real passage was spliced"

@@ -1,5 +1,6 @@
 """The report command over runs on disk: what it reads, writes and refuses."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def test_runs_of_both_kinds_become_a_page_and_a_table(tmp_path, capsys):
     first = write_evaluation(tmp_path / "first", [item(n, right=n % 2 == 0) for n in range(10)])
     second = write_evaluation(tmp_path / "second", [item(n) for n in range(10)], "research", "trained")
     (tmp_path / "training" / "trajectories" / "train").mkdir(parents=True)
-    (tmp_path / "training" / "trajectories" / "train" / "step_000001.9.jsonl").write_text(json.dumps(ROLLOUT) + "\n")
+    with gzip.open(tmp_path / "training" / "trajectories" / "train" / "step_000001.9.jsonl.gz", "wt") as file:
+        file.write(json.dumps(ROLLOUT) + "\n")
     out = tmp_path / "out"
     assert main([str(first), str(second), str(tmp_path / "training"), "--out", str(out)]) == 0
     markdown = (out / "report.md").read_text()

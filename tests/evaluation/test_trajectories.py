@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -74,11 +75,14 @@ def test_tokens_are_shown_one_by_one_where_they_can_be_decoded():
     assert steps[1].tokens == [("<8>", None), ("<9>", None)]
 
 
+def write_rollout(path, record):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(json.dumps(record).encode() + b"\n"))
+
+
 def test_rollouts_come_by_split_and_step(tmp_path):
     for split, step in (("val", 2), ("train", 10), ("train", 9)):
-        file = tmp_path / split / f"step_{step:06d}.77.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({**ROLLOUT, "step": step}) + "\n")
+        write_rollout(tmp_path / split / f"step_{step:06d}.77.jsonl.gz", {**ROLLOUT, "step": step})
     assert [trajectory.training_step for trajectory in read_rollouts(tmp_path)] == [9, 10, 2]
 
 
@@ -92,7 +96,6 @@ def test_a_torn_last_line_is_left_out_and_another_one_refused(tmp_path):
 
 
 def test_a_record_that_is_no_trajectory_is_refused(tmp_path):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "step_000001.1.jsonl").write_text('{"question": "?"}\n')
+    write_rollout(tmp_path / "train" / "step_000001.1.jsonl.gz", {"question": "?"})
     with pytest.raises(UserError, match="no trajectory"):
         list(read_rollouts(tmp_path))

@@ -1,5 +1,6 @@
 """The demo's folder and report, without engines: what a second run does, and where the figures come from."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -85,8 +86,9 @@ def test_trainer_and_evaluation_are_compared_question_by_question(tmp_path: Path
     validation.mkdir(parents=True)
     (folder.training / "metrics").mkdir()
     records = [{"question_id": f"q{i}", "answer": answer, "em": float(i == 0)} for i, answer in enumerate("ab")]
-    (validation / "step_000004.1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (validation / "step_000000.1.jsonl").write_text(json.dumps({"question_id": "q9", "answer": "z", "em": 0.0}) + "\n")
+    for step, kept in ((4, records), (0, [{"question_id": "q9", "answer": "z", "em": 0.0}])):
+        with gzip.open(validation / f"step_{step:06d}.1.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)
     items = [
         {"id": "q0", "prediction": "a", "metrics": {"em": 1.0}},
         {"id": "q1", "prediction": "c", "metrics": {"em": 0.0}},

@@ -16,6 +16,7 @@ from flashrag.errors import ReSearchError
 from verl_search.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.reward import episode_reward
 from verl_search.training_config import compose_config
+from verl_search.trajectory_files import read_trajectories
 
 # prompt: 1 2 | sampled: 10 11 | spliced: 20 21 22 | sampled: 12
 EPISODE = Episode(
@@ -105,6 +106,8 @@ ROW = {
     "data_source": "1hop",
     "global_steps": 3,
     "split": "train",
+    "uid": "u7",
+    "session_id": 1,
 }
 
 
@@ -167,8 +170,8 @@ def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: 
     assert output.response_logprobs == [-0.5] * len(sampled) + [0.0] * len(spliced) + [-0.5] * len(answer)
     assert server.prompts[1] == output.prompt_ids + sampled + spliced
     assert output.reward_score == 1.0
-    (file,) = tmp_path.glob("train/step_000003.*.jsonl")
-    record = json.loads(file.read_text(encoding="utf-8"))
+    (record,) = read_trajectories(tmp_path, "train", step=3)
+    assert (record["group_id"], record["session"], record["weights_steps"]) == ("u7", 1, [2, None])
     assert (record["question_id"], record["answer"], record["searches"][0]["document_ids"]) == (
         "dev_0",
         "Wildford",

@@ -1,49 +1,83 @@
-"""Trajectories on disk: one JSON object a line, in files that name split and step."""
+"""What a trajectory's line holds, field by field as docs/trajectories.md names them."""
 
 import json
+import re
+import time
 from pathlib import Path
 
-import pandas
+import numpy as np
 
 from flashrag.episode import EndReason, Episode, InvariantViolation, SearchRecord, Segment, Source
 from verl_search.reward import episode_reward
-from verl_search.trajectories import TrajectoryRecord, append_trajectory, write_violation
+from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
 
+LOG_PROBS = tuple(float(value) for value in np.float32([-0.1, -2.0000001, -3.0694458]))
 EPISODE = Episode(
     (1, 2),
-    [Segment(Source.MODEL, "naïve \u2028 text", (10, 11), (-0.5, -0.25)), Segment(Source.RESULT, "r", (20,))],
-    [SearchRecord("q", ("7", "9"), 0.125)],
+    [Segment(Source.MODEL, "naïve \u2028 text", (10, 11, 12), LOG_PROBS), Segment(Source.RESULT, "r", (20,))],
+    [SearchRecord("q", ("7", "9"), 0.125, scores=(0.5, 0.25))],
     EndReason.LENGTH,
+    generate_s=1.5,
+)
+RECORD = TrajectoryRecord(
+    "id1", "hotpotqa", "Who?", ["Wu"], 3, "train", "u7", 1, (2, 2), EPISODE, episode_reward(EPISODE, ["Wu"])
 )
 
 
-def record(split: str, step: int) -> TrajectoryRecord:
-    return TrajectoryRecord("id1", "hotpotqa", "Who?", ["Wu"], step, split, EPISODE, episode_reward(EPISODE, ["Wu"]))
-
-
-def test_records_are_appended_by_split_and_step(tmp_path: Path) -> None:
-    for _ in range(2):
-        append_trajectory(tmp_path, record("train", 3))
-    append_trajectory(tmp_path, record("val", 0))
-    (train_file,) = (tmp_path / "train").glob("step_000003.*.jsonl")
-    assert len(list((tmp_path / "val").glob("step_000000.*.jsonl"))) == 1
-    frame = pandas.read_json(train_file, lines=True)
-    assert len(frame) == 2
-    row = json.loads(train_file.read_text(encoding="utf-8").split("\n")[0])
-    assert row["segments"][0] == {
-        "source": "model",
-        "text": "naïve \u2028 text",
-        "token_ids": [10, 11],
-        "log_probs": [-0.5, -0.25],
+def test_a_line_holds_every_field() -> None:
+    line = json.loads(as_json(RECORD))
+    assert time.time() - line.pop("written_at") < 60
+    assert line.pop("segments")[1] == {"source": "result", "text": "r", "token_ids": [20], "log_probs": None}
+    assert line == {
+        "version": 1,
+        "split": "train",
+        "step": 3,
+        "weights_steps": [2, 2],
+        "group_id": "u7",
+        "session": 1,
+        "question_id": "id1",
+        "data_source": "hotpotqa",
+        "question": "Who?",
+        "gold_answers": ["Wu"],
+        "answer": "",
+        "reward": 0.0,
+        "reason": "format: the response did not end by itself (ended by length)",
+        "em": 0.0,
+        "f1": 0.0,
+        "ended_by": "length",
+        "format_fault": "not_ended",
+        "generate_s": 1.5,
+        "sampled_tokens": 3,
+        "spliced_tokens": 1,
+        "searches": [
+            {
+                "query": "q",
+                "document_ids": ["7", "9"],
+                "scores": [0.5, 0.25],
+                "latency_s": 0.125,
+                "error": None,
+                "tool": "search",
+            }
+        ],
+        "prompt_ids": [1, 2],
     }
-    assert row["searches"] == [
-        {"query": "q", "document_ids": ["7", "9"], "latency_s": 0.125, "error": None, "tool": "search", "scores": []}
-    ]
-    assert (row["ended_by"], row["format_fault"], row["reward"]) == ("length", "not_ended", 0.0)
+
+
+def test_what_was_sampled_comes_back_exactly() -> None:
+    segment = json.loads(as_json(RECORD))["segments"][0]
+    assert (segment["text"], segment["token_ids"]) == ("naïve \u2028 text", [10, 11, 12])
+    assert np.float32(segment["log_probs"]).tolist() == list(LOG_PROBS)
+    assert b"-3.0694458]" in as_json(RECORD)  # nine digits, not seventeen
+
+
+def test_the_documentation_names_exactly_these_fields() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trajectories.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([a-z0-9_]+)` \|", page, re.MULTILINE)
+    assert documented == list(json.loads(as_json(RECORD)))
 
 
 def test_a_violation_is_written_with_its_trajectory(tmp_path: Path) -> None:
     path = write_violation(tmp_path, "Who?", InvariantViolation("masks differ", EPISODE))
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["violation"] == "masks differ"
-    assert written["episode"]["segments"][0]["token_ids"] == [10, 11]
+    assert written["episode"]["segments"][0]["token_ids"] == [10, 11, 12]

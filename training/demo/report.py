@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.progress import read_metrics
+from verl_search.trajectory_files import read_trajectories
 
 if TYPE_CHECKING:
     from training.demo.run import DemoFolder, DemoOptions
@@ -102,11 +103,10 @@ def _points(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
 def token_exactness(folder: "DemoFolder") -> dict[str, Any]:
     """How many trajectories were checked, and how far the engine's and the actor's probabilities were apart."""
     trajectories = folder.training / "trajectories"
-    files = [*trajectories.glob("train/*.jsonl"), *trajectories.glob("val/*.jsonl")]
     curves = read_curves(folder.training / "metrics")
     return {
         # Each was checked when it ran; a violated invariant would have stopped the run.
-        "trajectories_checked": sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files),
+        "trajectories_checked": sum(1 for _ in read_trajectories(trajectories)),
         "violations": len(list(trajectories.glob("violations/*"))),
         "probability_difference_max": max(curves["probability difference, max"].values(), default=None),
         "probability_difference_mean": max(curves["probability difference, mean"].values(), default=None),
@@ -116,10 +116,8 @@ def token_exactness(folder: "DemoFolder") -> dict[str, Any]:
 def same_answers(folder: "DemoFolder", step: int) -> dict[str, int]:
     """Question by question: the trainer's last validation against the evaluation of the checkpoint."""
     validated = {}
-    for file in folder.training.glob(f"trajectories/val/step_{step:06d}.*.jsonl"):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            validated[record["question_id"]] = (record["answer"], record["em"])
+    for record in read_trajectories(folder.training / "trajectories", "val", step):
+        validated[record["question_id"]] = (record["answer"], record["em"])
     evaluated = {item["id"]: (item["prediction"], item["metrics"]["em"]) for item in _trained_items(folder)}
     common = validated.keys() & evaluated.keys()
     return {

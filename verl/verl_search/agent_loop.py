@@ -8,6 +8,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +30,8 @@ from flashrag.protocol import SEARCH_CLOSE
 from flashrag.tools.tool import ToolResult
 from verl_search.reward import Reward, episode_reward
 from verl_search.settings import SearchSettings
-from verl_search.trajectories import TrajectoryRecord, append_trajectory, write_violation
+from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
+from verl_search.trajectory_files import Retention, TrajectoryWriter
 
 
 @lru_cache(maxsize=1)
@@ -42,6 +44,12 @@ def _shared_client(url: str, top_n: int, timeout_s: float, max_attempts: int) ->
 def _shared_codec(tokenizer: Any, model_path: str) -> EpisodeCodec:
     """One per worker process, not per trajectory: what ends a sequence may have to be asked of a model hub."""
     return EpisodeCodec(tokenizer, eos_token_ids(tokenizer, model_path))
+
+
+@lru_cache(maxsize=1)
+def _shared_writer(directory: Path, keep_every: int, keep_last: int) -> TrajectoryWriter:
+    """One per worker process, which then has one file a step."""
+    return TrajectoryWriter(directory, Retention(keep_every, keep_last))
 
 
 def fingerprint(token_ids: Sequence[int]) -> str:
@@ -61,6 +69,9 @@ class SearchAgentLoop(AgentLoopBase):
         self.codec = _shared_codec(self.tokenizer, self.config.actor_rollout_ref.model.path)
         self.client = _shared_client(
             self.settings.url, self.settings.top_n, self.settings.timeout_s, self.settings.max_attempts
+        )
+        self.writer = _shared_writer(
+            self.settings.trajectory_path(), self.settings.trajectory_keep_every, self.settings.trajectory_keep_last
         )
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
@@ -85,10 +96,13 @@ class SearchAgentLoop(AgentLoopBase):
             gold_answers=gold_answers,
             step=int(row["global_steps"]),
             split=row["split"],
+            group_id=str(row["uid"]),
+            session=int(row["session_id"]),
+            weights_steps=(engine.extra_fields.get("min_global_steps"), engine.extra_fields.get("max_global_steps")),
             episode=episode,
             reward=reward,
         )
-        append_trajectory(self.settings.trajectory_path(), record)
+        await self.writer.write(record.split, record.step, lambda: as_json(record))
         return agent_loop_output(episode, reward, engine.extra_fields)
 
     async def _search(self, query: str) -> ToolResult:

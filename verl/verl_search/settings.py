@@ -26,6 +26,8 @@ class SearchSettings:
     answer_metric: AnswerMetric
     max_failed_share: float
     trajectory_dir: str
+    trajectory_keep_every: int
+    trajectory_keep_last: int
 
     def __post_init__(self) -> None:
         check_search_url(self.url)
@@ -33,6 +35,12 @@ class SearchSettings:
         for key in ("top_n", "max_attempts", "max_searches", "max_result_tokens", "timeout_s"):
             if getattr(self, key) <= 0:
                 raise UserError(f"search.{key}={getattr(self, key)} must be greater than 0")
+        # Another process may still be writing the step before the one that this process begins.
+        if self.trajectory_keep_every < 1 or self.trajectory_keep_last < 2:
+            raise UserError(
+                f"search.trajectory_keep_every={self.trajectory_keep_every} must be at least 1 (1 keeps every step), "
+                f"and search.trajectory_keep_last={self.trajectory_keep_last} at least 2"
+            )
         if self.answer_metric not in get_args(AnswerMetric):
             raise UserError(f"search.answer_metric={self.answer_metric!r} is not one of {get_args(AnswerMetric)}")
         if not 0 <= self.max_failed_share <= 1:

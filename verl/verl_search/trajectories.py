@@ -1,22 +1,31 @@
-"""Trajectories on disk: every episode of every step, one JSON object a line, train and validation apart.
+"""Trajectories as they are kept: every episode of every step as one JSON object; docs/trajectories.md names each field.
 
-`<trajectory_dir>/<train|val>/step_000010.<process>.jsonl`: each process appends to files of its own and flushes after
-each line, so a killed run loses at most the line being written. `pandas.read_json(path, lines=True)` reads one.
+Does not cover: the files (trajectory_files.py).
 """
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import orjson
+
 from flashrag.episode import Episode, InvariantViolation
 from verl_search.reward import Reward
+
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryRecord:
-    """What is kept of one episode beside the episode itself."""
+    """What is kept of one episode beside the episode itself.
+
+    `group_id` is common to the episodes that one question was given in a step; `weights_steps` are the first and the
+    last step after which the weights that sampled it were taken, where the engine says so.
+    """
 
     question_id: str
     data_source: str
@@ -24,18 +33,28 @@ class TrajectoryRecord:
     gold_answers: Sequence[str]
     step: int
     split: str
+    group_id: str
+    session: int
+    weights_steps: tuple[int | None, int | None]
     episode: Episode
     reward: Reward
 
 
-def as_json(record: TrajectoryRecord) -> str:
+def as_json(record: TrajectoryRecord) -> bytes:
     """One line of a trajectory file, without the line break."""
     episode = record.episode
-    return json.dumps(
+    sampled_tokens = sum(episode.loss_mask)
+    return orjson.dumps(
         {
+            "version": SCHEMA_VERSION,
+            "written_at": time.time(),
+            "split": record.split,
+            "step": record.step,
+            "weights_steps": record.weights_steps,
+            "group_id": record.group_id,
+            "session": record.session,
             "question_id": record.question_id,
             "data_source": record.data_source,
-            "step": record.step,
             "question": record.question,
             "gold_answers": list(record.gold_answers),
             "answer": episode.answer,
@@ -45,24 +64,24 @@ def as_json(record: TrajectoryRecord) -> str:
             "f1": record.reward.answer.f1,
             "ended_by": episode.ended_by,
             "format_fault": episode.format_fault and episode.format_fault.name.lower(),
-            "searches": [asdict(search) for search in episode.searches],
+            "generate_s": episode.generate_s,
+            "sampled_tokens": sampled_tokens,
+            "spliced_tokens": len(episode.loss_mask) - sampled_tokens,
+            "searches": episode.searches,
             "segments": [
-                {"source": s.source, "text": s.text, "token_ids": s.token_ids, "log_probs": s.log_probs}
+                {
+                    "source": s.source,
+                    "text": s.text,
+                    "token_ids": s.token_ids,
+                    # The engine's numbers are float32: written as such they take half the digits and lose nothing.
+                    "log_probs": None if s.log_probs is None else np.asarray(s.log_probs, np.float32),
+                }
                 for s in episode.segments
             ],
             "prompt_ids": episode.prompt_ids,
-            "generate_s": episode.generate_s,
         },
-        ensure_ascii=False,
+        option=orjson.OPT_SERIALIZE_NUMPY,
     )
-
-
-def append_trajectory(directory: Path, record: TrajectoryRecord) -> None:
-    """Append one record to this process's file of its step."""
-    path = directory / record.split / f"step_{record.step:06d}.{os.getpid()}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(as_json(record) + "\n")
 
 
 def write_violation(directory: Path, question: str, violation: InvariantViolation) -> Path:
