@@ -7,9 +7,9 @@ description; Search-R1 (Jin et al., 2025, arXiv 2503.09516); Search-o1 (Li et al
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from flashrag.document import Document
 
@@ -50,17 +50,27 @@ class Dialect:
     passage: Callable[[int, Document], str]
     separator: str
     stops_at_answer: bool = False
+    more_calls: tuple[Tag, ...] = ()
+
+    def with_calls(self, *tags: Tag) -> Self:
+        """The dialect with further tools, called by these tags."""
+        return replace(self, more_calls=(*self.more_calls, *tags))
+
+    @property
+    def calls(self) -> tuple[Tag, ...]:
+        """The tags by which a model calls its tools."""
+        return (self.search, *self.more_calls)
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The strings after which the engine hands over."""
         at_answer = (self.answer.close,) if self.answer and self.stops_at_answer else ()
-        return (self.search.close, *at_answer)
+        return (*(tag.close for tag in self.calls), *at_answer)
 
     @property
     def tags(self) -> tuple[str, ...]:
         """Every string that acts."""
-        pairs = (self.think, self.search, self.result, self.answer)
+        pairs = (self.think, *self.calls, self.result, self.answer)
         return tuple(string for pair in pairs if pair for string in pair)
 
     @property
@@ -69,7 +79,7 @@ class Dialect:
         return _pattern(self.tags)
 
     def render_result(self, body: str) -> str:
-        """The text that follows a closed search."""
+        """The text that follows a closed call."""
         return f"{self.open_result(body)}{self.margin}{self.result.close}{self.tail}"
 
     def open_result(self, body: str) -> str:
@@ -87,6 +97,7 @@ def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
 
 THINK = Tag("<think>", "</think>")
 SEARCH = Tag("<search>", "</search>")
+PYTHON = Tag("<python>", "</python>")
 ANSWER = Tag("<answer>", "</answer>")
 
 RESEARCH = Dialect(

@@ -1,24 +1,17 @@
 """The search episode: prompt + [model segment | result segment]*, token-exact, with the provenance of every token.
 
-    generate(token_ids, max_tokens) -> Generation     the engine, stopping at `</search>` (vLLM inside verl, or HTTP)
-    search(query) -> ToolResult                        the retrieval client
-
-Training and evaluation both run this one function. The ids that the model sampled are never decoded and encoded
-again: text is decoded only to find the query and the answer. Does not cover: reward, prompts, transport.
+The ids that the model sampled are never decoded and encoded again: text is decoded only to find the calls and the
+answer. Does not cover: how an episode comes about (rollout.py), reward, prompts.
 """
 
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from flashrag.deadline import Clock, DeadlinePassed, within
 from flashrag.dialect import RESEARCH, Dialect
-from flashrag.errors import ReSearchError, SearchError
-from flashrag.protocol import FormatFault, extract_answer, find_format_fault, parse_query
-from flashrag.result import SEARCH_LIMIT_REACHED, SplicedResult, fit_notice, fit_result
-from flashrag.tools.tool import ToolResult
+from flashrag.errors import ReSearchError
+from flashrag.protocol import SEARCH_ONLY, FormatFault, extract_answer, find_format_fault
 
 
 class Source(StrEnum):
@@ -76,17 +69,15 @@ class SearchRecord:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Budgets of one episode. `max_response_tokens` counts sampled and spliced tokens together; None is no deadline."""
+    """Budgets of one episode: `max_response_tokens` counts sampled and spliced tokens together, `max_searches` the
+    calls of every tool; `search_timeout_s` is for each of them. None is no deadline.
+    """
 
     max_response_tokens: int
     max_result_tokens: int
     max_searches: int
     search_timeout_s: float | None = None
     episode_timeout_s: float | None = None
-
-
-Generate = Callable[[list[int], int], Awaitable[Generation]]
-Search = Callable[[str], Awaitable[ToolResult]]
 
 
 class Tokenizer(Protocol):
@@ -102,13 +93,14 @@ class Tokenizer(Protocol):
 
 @dataclass(slots=True)
 class Episode:
-    """A prompt and everything that followed it."""
+    """A prompt and everything that followed it; `searches` holds the calls of every tool, `calls` names the tools."""
 
     prompt_ids: tuple[int, ...]
     segments: list[Segment] = field(default_factory=list)
     searches: list[SearchRecord] = field(default_factory=list)
     ended_by: EndReason = EndReason.LENGTH
     generate_s: float = 0.0
+    calls: tuple[str, ...] = SEARCH_ONLY
 
     @property
     def response_ids(self) -> list[int]:
@@ -143,7 +135,8 @@ class Episode:
 
     @property
     def format_fault(self) -> FormatFault | None:
-        return find_format_fault(self.sampled_texts, ended_by_itself=self.ended_by is EndReason.EOS)
+        ended_by_itself = self.ended_by is EndReason.EOS
+        return find_format_fault(self.sampled_texts, ended_by_itself=ended_by_itself, calls=self.calls)
 
 
 class InvariantViolation(ReSearchError):
@@ -177,128 +170,6 @@ class EpisodeCodec:
 
     def ends_sequence(self, token_ids: Sequence[int]) -> bool:
         return bool(token_ids) and token_ids[-1] in self.eos_token_ids
-
-
-async def run_episode(
-    prompt_ids: Sequence[int],
-    generate: Generate,
-    search: Search,
-    codec: EpisodeCodec,
-    limits: Limits,
-    *,
-    clock: Clock = time.monotonic,
-) -> Episode:
-    """Run one episode to its end.
-
-    `generate` gets prompt and response ids so far and the number of tokens that it may sample; it stops after one of
-    the dialect's stops, at the end of sequence, or at that number. A `SearchError`, or a search past its deadline, ends
-    the episode as SEARCH_FAILED: nothing is invented in the result's place. An episode past its own deadline ends as
-    DEADLINE: what runs then is cancelled and leaves no token. Deadlines and latencies are measured on `clock`. Raises
-    `InvariantViolation` when the outcome is not token-exact.
-    """
-    run = _Run(Episode(tuple(prompt_ids)), generate, search, codec, limits, clock)
-    try:
-        run.episode.ended_by = await run.to_the_end()
-    except SearchError:
-        run.episode.ended_by = EndReason.SEARCH_FAILED
-    except DeadlinePassed:
-        run.episode.ended_by = EndReason.DEADLINE
-    check_invariants(run.episode, codec)
-    return run.episode
-
-
-class _Run:
-    """One episode under way."""
-
-    def __init__(
-        self, episode: Episode, generate: Generate, search: Search, codec: EpisodeCodec, limits: Limits, clock: Clock
-    ):
-        self.episode, self.generate, self.search = episode, generate, search
-        self.codec, self.limits, self.clock = codec, limits, clock
-        self.deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
-        self.told_limit = False
-
-    async def to_the_end(self) -> EndReason:
-        while (left := self._tokens_left()) > 0:
-            ended_by = await self._sample(left)
-            if ended_by is not None:
-                return ended_by
-            if (left := self._tokens_left()) <= 0:
-                break  # no token is left for a result: nothing to search for
-            if self.told_limit:
-                return EndReason.SEARCH_LIMIT
-            spliced = await self._answer_search(min(self.limits.max_result_tokens, left))
-            if spliced is None:
-                break
-            self.episode.segments.append(Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids)))
-        return EndReason.LENGTH
-
-    def _tokens_left(self) -> int:
-        used = sum(len(segment.token_ids) for segment in self.episode.segments)
-        return self.limits.max_response_tokens - used
-
-    async def _sample(self, max_tokens: int) -> EndReason | None:
-        """Add a model segment; what ends the episode after it, None when it closed a search."""
-        episode, codec = self.episode, self.codec
-        started = time.perf_counter()
-        try:
-            work = self.generate([*episode.prompt_ids, *episode.response_ids], max_tokens)
-            generation = await within(work, self.deadline, self.clock)
-        finally:
-            episode.generate_s += time.perf_counter() - started
-        log_probs = None if generation.log_probs is None else tuple(generation.log_probs)
-        token_ids = tuple(generation.token_ids)
-        text = codec.decode_sampled(token_ids)
-        episode.segments.append(Segment(Source.MODEL, text, token_ids, log_probs))
-        if generation.aborted:
-            return EndReason.ABORTED
-        if codec.ends_sequence(token_ids):
-            return EndReason.EOS
-        # Engines report a length stop and a stop string alike, so the text decides.
-        if parse_query(text, codec.dialect) is not None:
-            return None
-        answer = codec.dialect.answer
-        answered = codec.dialect.stops_at_answer and answer is not None and answer.close in text
-        return EndReason.ANSWERED if answered else EndReason.LENGTH
-
-    async def _answer_search(self, max_tokens: int) -> SplicedResult | None:
-        """The result of the search that the last segment closed; None when not even its tags fit."""
-        episode, codec = self.episode, self.codec
-        if len(episode.searches) >= self.limits.max_searches:
-            self.told_limit = True
-            return fit_notice(SEARCH_LIMIT_REACHED, codec.encode_text, max_tokens, codec.dialect)
-        query = parse_query(episode.segments[-1].text, codec.dialect)
-        assert query is not None, "called only after a closed search"
-        if query.fault is not None:
-            episode.searches.append(SearchRecord(query.text, (), 0.0, error=query.fault.name.lower()))
-            notice = query.fault.told_in(codec.dialect)
-            return fit_notice(notice, codec.encode_text, max_tokens, codec.dialect)
-        result = await self._search(query.text)
-        return fit_result(result.documents, codec.encode_text, max_tokens, codec.special_tokens, codec.dialect)
-
-    async def _search(self, query: str) -> ToolResult:
-        """Ask, and record what came of it. Raises `SearchError` and `DeadlinePassed`."""
-        started = self.clock()
-        try:
-            result = await self._search_in_time(query, started)
-        except (SearchError, DeadlinePassed) as error:
-            self.episode.searches.append(SearchRecord(query, (), self.clock() - started, error=str(error)))
-            raise
-        ids = tuple(document.id for document in result.documents)
-        record = SearchRecord(query, ids, self.clock() - started, scores=tuple(result.scores))
-        self.episode.searches.append(record)
-        return result
-
-    async def _search_in_time(self, query: str, started: float) -> ToolResult:
-        timeout_s, episode_s = self.limits.search_timeout_s, self.limits.episode_timeout_s
-        deadlines = [self.deadline] if self.deadline is not None else []
-        deadlines += [started + timeout_s] if timeout_s is not None else []
-        try:
-            return await within(self.search(query), min(deadlines, default=None), self.clock)
-        except DeadlinePassed:
-            if self.deadline is not None and self.clock() >= self.deadline:
-                raise DeadlinePassed(f"the episode passed its deadline of {episode_s:g} s while it searched") from None
-            raise SearchError(f"no answer within the deadline of {timeout_s:g} s for a search") from None
 
 
 def check_invariants(episode: Episode, codec: EpisodeCodec) -> None:

@@ -18,7 +18,11 @@ class UserError(ReSearchError):
     """An input that cannot be used: a flag, a file, a config value, an address. Commands exit with code 2."""
 
 
-class SearchError(ReSearchError):
+class ToolError(ReSearchError):
+    """A call of a tool that got no answer: a failure of ours, never of the model that called it."""
+
+
+class SearchError(ToolError):
     """A search that got no answer from the retrieval server, after every allowed attempt."""
 
 

@@ -1,10 +1,9 @@
-r"""The search protocol: its tags, the query, the answer and the format rule. Written once, for training and evaluation.
+r"""The search protocol: the answer and the format rule. Written once, for training and evaluation.
 
-A response is `<think>…</think>` blocks, searches `<search>query</search>` that are each followed by a spliced
+A response is `<think>…</think>` blocks, calls like `<search>query</search>` that are each followed by a spliced
 `<result>…</result>`, and one final `<answer>… \boxed{…} …</answer>`. Everything here is judged on the text that the
-model itself wrote: what a result contains never counts. Rendering a result is `flashrag.result`'s part.
-
-The tags are those of the trained dialect; only the query is read in any dialect (dialect.py).
+model itself wrote: what a result contains never counts. Reading a call is `flashrag.tools`' part, rendering a result
+`flashrag.result`'s. The tags are those of the trained dialect.
 
 Source: the published description of the ReSearch pilot (prompt and reward).
 """
@@ -12,30 +11,16 @@ Source: the published description of the ReSearch pilot (prompt and reward).
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from functools import lru_cache
 
-from flashrag.dialect import RESEARCH, Dialect
+from flashrag.dialect import RESEARCH
 
 SEARCH_CLOSE = RESEARCH.search.close
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-TAG = re.compile(r"<(?P<closing>/?)(?P<name>think|search|result|answer)>")
-
-# Longer than any sensible query, and below the retrieval server's own limit: what is longer is the model's mistake.
-MAX_QUERY_CHARS = 1000
+SEARCH_ONLY = ("search",)
 
 _BOXED = "\\boxed{"
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
-
-
-class QueryFault(StrEnum):
-    """Why a closed search carries no usable query; `told_in` is what the model reads as its result."""
-
-    UNOPENED = "The search was closed without being opened. Write <search> query </search>."
-    EMPTY = "The search query was empty."
-    TOO_LONG = f"The search query was longer than {MAX_QUERY_CHARS} characters."
-
-    def told_in(self, dialect: Dialect) -> str:
-        return self.value.replace(RESEARCH.search.open, dialect.search.open).replace(SEARCH_CLOSE, dialect.search.close)
 
 
 class FormatFault(StrEnum):
@@ -45,37 +30,10 @@ class FormatFault(StrEnum):
     UNPAIRED_TAG = "a tag is not opened and closed in order"
     WRITTEN_RESULT = "the model wrote a result tag itself"
     NO_THINK = "there is no think block"
-    SEARCH_WITHOUT_RESULT = "a search is not followed by its result"
+    SEARCH_WITHOUT_RESULT = "a call is not followed by its result"
     NO_ANSWER = "there is no answer block"
     ANSWER_NOT_LAST = "something follows the answer block"
     NO_BOXED_ANSWER = "the answer block has no \\boxed{…}"
-
-
-class Query(NamedTuple):
-    """The query of a closed search, or the reason why there is none."""
-
-    text: str
-    fault: QueryFault | None
-
-
-def parse_query(sampled_text: str, dialect: Dialect = RESEARCH) -> Query | None:
-    """The query of the first closed search in one sampled segment; None when no search was closed in it.
-
-    >>> parse_query(" <think> x </think> <search> King Wu </search>")
-    Query(text='King Wu', fault=None)
-    """
-    head, closed, _ = sampled_text.partition(dialect.search.close)
-    if not closed:
-        return None
-    _, opened, query = head.rpartition(dialect.search.open)
-    if not opened:
-        return Query("", QueryFault.UNOPENED)
-    query = query.strip()
-    if not query:
-        return Query("", QueryFault.EMPTY)
-    if len(query) > MAX_QUERY_CHARS:
-        return Query(query, QueryFault.TOO_LONG)
-    return Query(query, None)
 
 
 def extract_answer(sampled_text: str) -> str:
@@ -111,21 +69,31 @@ def _boxed_content(text: str) -> str | None:
     return None
 
 
-def find_format_fault(sampled_texts: Sequence[str], *, ended_by_itself: bool) -> FormatFault | None:
+@lru_cache(maxsize=16)
+def tag_pattern(calls: tuple[str, ...] = SEARCH_ONLY) -> re.Pattern[str]:
+    """Finds the tags that the format rule knows, where tools of these names can be called."""
+    return re.compile(rf"<(?P<closing>/?)(?P<name>{'|'.join(('think', 'result', 'answer', *calls))})>")
+
+
+def find_format_fault(
+    sampled_texts: Sequence[str], *, ended_by_itself: bool, calls: tuple[str, ...] = SEARCH_ONLY
+) -> FormatFault | None:
     """The first fault of a response in the format rule, None when it is valid.
 
     `sampled_texts` are the segments that the model wrote, in order, without the end-of-sequence token; a result was
-    spliced after each of them but the last. `ended_by_itself` is whether the model sampled the end of sequence.
+    spliced after each of them but the last. `ended_by_itself` is whether the model sampled the end of sequence, `calls`
+    the names of the tools that it could call.
     """
     if not ended_by_itself:
         return FormatFault.NOT_ENDED
     names: list[str] = []
     for index, text in enumerate(sampled_texts):
-        blocks = _paired_tags(text)
+        blocks = _paired_tags(text, calls)
         if isinstance(blocks, FormatFault):
             return blocks
         followed_by_result = index < len(sampled_texts) - 1
-        if blocks.count("search") != followed_by_result or (followed_by_result and blocks[-1] != "search"):
+        called = sum(block in calls for block in blocks)
+        if called != followed_by_result or (followed_by_result and blocks[-1] not in calls):
             return FormatFault.SEARCH_WITHOUT_RESULT
         names += blocks
     if "think" not in names:
@@ -139,11 +107,11 @@ def find_format_fault(sampled_texts: Sequence[str], *, ended_by_itself: bool) ->
     return None if _boxed_content(answer_block) is not None else FormatFault.NO_BOXED_ANSWER
 
 
-def _paired_tags(text: str) -> list[str] | FormatFault:
+def _paired_tags(text: str, calls: tuple[str, ...]) -> list[str] | FormatFault:
     """The names of the blocks in one segment, in order; blocks do not nest and do not cross a spliced result."""
     names: list[str] = []
     open_name: str | None = None
-    for tag in TAG.finditer(text):
+    for tag in tag_pattern(calls).finditer(text):
         name, closing = tag["name"], bool(tag["closing"])
         if name == "result":
             return FormatFault.WRITTEN_RESULT

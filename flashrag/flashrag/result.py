@@ -15,7 +15,6 @@ from flashrag.dialect import RESEARCH, Dialect
 from flashrag.document import Document
 
 NO_RESULTS = "No results found."
-SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is possible."
 
 # A passage beyond this length is cut before it is tokenized: 100 kB of text never fits a rollout anyway.
 MAX_PASSAGE_CHARS = 20_000

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.dialect import RESEARCH, SEARCH_O1, SEARCH_R1, Dialect
+from flashrag.dialect import PYTHON, RESEARCH, SEARCH_O1, SEARCH_R1, Dialect
 from flashrag.document import Document
-from flashrag.episode import EndReason, EpisodeCodec, Generation, Limits, run_episode
-from flashrag.protocol import Query, QueryFault, parse_query
+from flashrag.episode import EndReason, EpisodeCodec, Generation, Limits
 from flashrag.result import neutralize
+from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
 
 DIALECTS = {"research": RESEARCH, "search-r1": SEARCH_R1, "search-o1": SEARCH_O1}
@@ -38,12 +38,11 @@ def test_the_engine_hands_over_at_a_search_and_where_told_at_an_answer():
     ]
 
 
-def test_a_query_is_read_in_its_own_tags():
-    text = "<search> no </search> <|begin_search_query|> first king <|end_search_query|>"
-    assert parse_query(text, SEARCH_O1) == Query("first king", None)
-    assert parse_query("king <|end_search_query|>", SEARCH_O1) == Query("", QueryFault.UNOPENED)
-    assert QueryFault.UNOPENED.told_in(SEARCH_O1).endswith("<|begin_search_query|> query <|end_search_query|>.")
-    assert QueryFault.UNOPENED.told_in(RESEARCH) == QueryFault.UNOPENED.value
+def test_a_dialect_with_another_tool_hands_over_at_its_tag_too():
+    dialect = RESEARCH.with_calls(PYTHON)
+    assert dialect.stops == ("</search>", "</python>")
+    assert neutralize("<python></python>", dialect=dialect) == "< python>< /python>"
+    assert neutralize("<python></python>", dialect=RESEARCH) == "<python></python>"
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)

@@ -20,12 +20,13 @@ from flashrag.episode import (
     Segment,
     Source,
     check_invariants,
-    run_episode,
 )
 from flashrag.errors import SearchError
-from flashrag.protocol import FormatFault, QueryFault
-from flashrag.result import NO_RESULTS, SEARCH_LIMIT_REACHED
-from flashrag.tools.tool import ToolResult
+from flashrag.protocol import FormatFault
+from flashrag.result import NO_RESULTS
+from flashrag.rollout import run_episode
+from flashrag.tools.search import SEARCH_LIMIT_REACHED
+from flashrag.tools.tool import CallFault, ToolResult
 
 THINK_AND_SEARCH = "<think> t </think> <search> first king of Zhou </search>"
 ANSWER = r"<answer> \boxed{King Wu} </answer>"
@@ -131,24 +132,31 @@ async def test_sampled_ids_are_kept_although_encoding_their_text_gives_others(co
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "fault", "told"),
     [
-        ("<search>  </search>", QueryFault.EMPTY),
-        ("Wu </search>", QueryFault.UNOPENED),
-        (f"<search> {'x ' * 600} </search>", QueryFault.TOO_LONG),
+        ("<search>  </search>", CallFault.EMPTY, "The search query was empty."),
+        # The notice names a tag, which must not be live.
+        (
+            "Wu </search>",
+            CallFault.UNOPENED,
+            "The search was closed without being opened. Write < search> query < /search>.",
+        ),
+        (
+            f"<search> {'x ' * 600} </search>",
+            CallFault.TOO_LONG,
+            "The search query was longer than 1000 characters.",
+        ),
     ],
 )
 async def test_a_bad_query_is_told_to_the_model_and_not_searched(
-    codec: EpisodeCodec, ids: Any, text: str, fault: QueryFault
+    codec: EpisodeCodec, ids: Any, text: str, fault: CallFault, told: str
 ):
     index = Index(KING)
     limits = Limits(4000, 500, 4)
     episode = await run_episode([1], Engine(ids(text), [*ids(ANSWER), EOS]), index, codec, limits)
     assert index.queries == []
     assert episode.searches[0].error == fault.name.lower()
-    # The notice names a tag, which must not be live.
-    body = fault.value.replace("<search>", "< search>").replace("</search>", "< /search>")
-    assert episode.segments[1].text == f" <result>\n{body}\n</result>"
+    assert episode.segments[1].text == f" <result>\n{told}\n</result>"
     assert episode.ended_by is EndReason.EOS
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from flashrag.document import Document
-from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, run_episode
+from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits
 from flashrag.protocol import FormatFault
+from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
 
 SEARCH = "<think> t </think> <search> king </search>"
@@ -44,7 +45,7 @@ async def test_a_search_past_its_deadline_is_a_failed_search(codec: EpisodeCodec
     episode = await run(codec, limits, [0.0], search_s=NEVER_S)
     assert episode.ended_by is EndReason.SEARCH_FAILED
     (search,) = episode.searches
-    assert search.error == "no answer within the deadline of 0.05 s for a search"
+    assert search.error == "no answer within the deadline of 0.05 s for a search call"
     assert (search.document_ids, search.scores) == ((), ())
     assert search.latency_s >= 0.05
     assert episode.text == SEARCH
@@ -55,7 +56,7 @@ async def test_an_episode_past_its_deadline_ends_while_it_searches(codec: Episod
     limits = Limits(2000, 500, 4, search_timeout_s=NEVER_S, episode_timeout_s=0.05)
     episode = await run(codec, limits, [0.0], search_s=NEVER_S)
     assert episode.ended_by is EndReason.DEADLINE
-    assert episode.searches[0].error == "the episode passed its deadline of 0.05 s while it searched"
+    assert episode.searches[0].error == "the episode passed its deadline of 0.05 s while it waited"
     assert (episode.text, episode.format_fault) == (SEARCH, FormatFault.NOT_ENDED)
 
 

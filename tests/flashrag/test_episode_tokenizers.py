@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from flashrag.dialect import RESEARCH
 from flashrag.document import Document
-from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, Source, run_episode
+from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, Source
 from flashrag.result import fit_result
+from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
 
 KINDS = ["byte-level", "sentencepiece", "word-level"]

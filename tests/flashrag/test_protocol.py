@@ -1,58 +1,14 @@
-"""The protocol on texts written by hand: what is a query, what is an answer, which responses are valid."""
+"""The protocol on texts written by hand: what is an answer, which responses are valid."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.protocol import (
-    MAX_QUERY_CHARS,
-    FormatFault,
-    Query,
-    QueryFault,
-    extract_answer,
-    find_format_fault,
-    parse_query,
-)
+from flashrag.protocol import FormatFault, extract_answer, find_format_fault
 
 THINK = "<think> t </think>"
 SEARCH = "<search> q </search>"
 ANSWER = r"<answer> The final answer is \[ \boxed{King Wu} \] </answer>"
-
-
-@pytest.mark.parametrize(
-    ("text", "query"),
-    [
-        ("<search> King Wu </search>", "King Wu"),
-        ('<think> x </think>\n<search> "longest chinese dynasty" </search>', '"longest chinese dynasty"'),
-        ("<search>a\nb</search>\n\n", "a\nb"),  # a stop string inside the token ">\n\n"
-        ("<search> a <search> b </search>", "b"),
-        ("<search> a </search> <search> b </search>", "a"),  # the first closed one counts
-        (f"<search>{'x' * MAX_QUERY_CHARS}</search>", "x" * MAX_QUERY_CHARS),
-    ],
-)
-def test_the_query_is_what_stands_between_the_tags(text: str, query: str):
-    assert parse_query(text) == Query(query, None)
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("</search>", QueryFault.UNOPENED),
-        ("<think> x </think> King Wu </search>", QueryFault.UNOPENED),
-        ("<search></search>", QueryFault.EMPTY),
-        ("<search> \n\t </search>", QueryFault.EMPTY),
-        (f"<search>{'x' * (MAX_QUERY_CHARS + 1)}</search>", QueryFault.TOO_LONG),
-    ],
-)
-def test_a_closed_search_without_a_usable_query_says_why(text: str, fault: QueryFault):
-    query = parse_query(text)
-    assert query is not None
-    assert query.fault is fault
-
-
-@pytest.mark.parametrize("text", ["", "<search> open", "< /search>", "</Search>", "<search> a </search", "</ search>"])
-def test_no_closed_search_is_no_query(text: str):
-    assert parse_query(text) is None
 
 
 @pytest.mark.parametrize(
@@ -124,6 +80,25 @@ def test_valid_responses_have_no_fault(texts: list[str]):
 )
 def test_each_fault_is_found(texts: list[str], fault: FormatFault):
     assert find_format_fault(texts, ended_by_itself=True) is fault
+
+
+CODE = "<python> print(1) </python>"
+
+
+@pytest.mark.parametrize(
+    ("texts", "fault", "without_tool"),
+    [
+        ([THINK + CODE, THINK + SEARCH, ANSWER], None, FormatFault.SEARCH_WITHOUT_RESULT),
+        ([THINK + CODE + ANSWER], FormatFault.SEARCH_WITHOUT_RESULT, None),
+        ([THINK + CODE + SEARCH, ANSWER], FormatFault.SEARCH_WITHOUT_RESULT, None),
+        ([THINK + "<python>" + ANSWER], FormatFault.UNPAIRED_TAG, None),
+    ],
+)
+def test_a_tools_tags_count_where_it_can_be_called(
+    texts: list[str], fault: FormatFault | None, without_tool: FormatFault | None
+):
+    assert find_format_fault(texts, ended_by_itself=True, calls=("search", "python")) is fault
+    assert find_format_fault(texts, ended_by_itself=True) is without_tool
 
 
 def test_a_response_that_was_cut_off_is_never_valid():

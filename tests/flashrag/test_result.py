@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 
 from flashrag.dialect import RESEARCH
 from flashrag.document import Document
-from flashrag.protocol import TAG
+from flashrag.protocol import tag_pattern
 from flashrag.result import (
     MAX_PASSAGE_CHARS,
     NO_RESULTS,
-    SEARCH_LIMIT_REACHED,
     fit_notice,
     fit_result,
     neutralize,
 )
+from flashrag.tools.search import SEARCH_LIMIT_REACHED
+
+TAG = tag_pattern()
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

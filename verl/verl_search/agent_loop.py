@@ -21,12 +21,12 @@ from flashrag.episode import (
     EpisodeCodec,
     Generation,
     InvariantViolation,
-    run_episode,
 )
 from flashrag.errors import ReSearchError
 from flashrag.generator.tokenizer import eos_token_ids
 from flashrag.prompt_ids import prompt_token_ids
 from flashrag.protocol import SEARCH_CLOSE
+from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
 from verl_search.reward import Reward, episode_reward
 from verl_search.settings import SearchSettings

@@ -174,5 +174,5 @@ class OpenAICompletionGenerator:
 
 def _open_block_end(text: str, dialect: Dialect) -> str | None:
     """The stop string that an unclosed block of the text was waiting for."""
-    blocks = (dialect.search, dialect.answer) if dialect.stops_at_answer else (dialect.search,)
+    blocks = (*dialect.calls, dialect.answer) if dialect.stops_at_answer else dialect.calls
     return next((tag.close for tag in blocks if tag and text.rfind(tag.open) > text.rfind(tag.close)), None)

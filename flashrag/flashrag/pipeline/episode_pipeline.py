@@ -10,13 +10,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from flashrag.dataset import Question
 from flashrag.dialect import Dialect
-from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, Source, run_episode
+from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, Source
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.outcome import Outcome, Passage, Step, StepKind
 from flashrag.pipeline.retrieval import as_result
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import PromptTooLong, Trace
+from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
 
 

@@ -13,8 +13,8 @@ from flashrag.pipeline.retrieval import Search, as_documents
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.prompt_ids import encode_prompt
 from flashrag.prompts import Prompt
-from flashrag.protocol import MAX_QUERY_CHARS
 from flashrag.result import neutralize
+from flashrag.tools.search import MAX_QUERY_CHARS
 
 # Room that passages leave for what is written after them: enough for a sentence or a short answer.
 _ROOM_TOKENS = 256

@@ -16,7 +16,7 @@ from flashrag.pipeline import Passage, ReSearchPipeline, Step, StepKind
 from flashrag.pipeline.episode_pipeline import episode_steps
 from flashrag.pipeline.trace import PromptTooLong
 from flashrag.prompt_ids import prompt_token_ids
-from flashrag.result import SEARCH_LIMIT_REACHED
+from flashrag.tools.search import SEARCH_LIMIT_REACHED
 
 EOS = 0
 
