@@ -13,7 +13,7 @@ from flashrag.prompts import Prompt, chat_messages, render_prompt
 def prompt_token_ids(
     tokenizer: Any, question: str, template_name: str = "qa_template", apply_chat: bool = False
 ) -> list[int]:
-    """Ids that a search episode starts from; `template_name` is the base model's, unused when `apply_chat` is true.
+    """Ids that a search episode starts from; an instruct model gets the template's instructions as system message.
 
     A base model's are encoded without any token of the tokenizer's own. `tokenizer` is a Hugging Face tokenizer.
     Raises `UserError` for an unknown template, and for `apply_chat` with a tokenizer that has no chat template.
@@ -23,7 +23,7 @@ def prompt_token_ids(
     check_chat_template(tokenizer)
     # Transformers 5 would wrap the ids in a BatchEncoding, transformers 4 would not.
     ids = tokenizer.apply_chat_template(
-        chat_messages(question), add_generation_prompt=True, tokenize=True, return_dict=False
+        chat_messages(question, template_name), add_generation_prompt=True, tokenize=True, return_dict=False
     )
     return list(ids)
 

@@ -48,6 +48,19 @@ def test_an_instruct_model_gets_the_same_instructions():
     assert user == {"role": "user", "content": QUESTION}
 
 
+def test_the_prompt_with_the_python_tool_differs_only_in_what_it_says_of_tools():
+    text = render_prompt(QUESTION, "qa_python_template")
+    start = "A conversation between User and Assistant. The user asks a question, and the assistant solves it."
+    end = GOLDEN[GOLDEN.index("<think> This is the reasoning process. </think> <answer>") :]
+    assert text.startswith(start)
+    assert text.endswith(end)
+    assert "<python> print(code here) </python> <result> printed output here </result>" in text
+    system, _ = chat_messages(QUESTION, "qa_python_template")
+    assert system["content"] in text
+    with pytest.raises(UserError, match="qa_python_template, qa_template"):
+        chat_messages(QUESTION, "qa")
+
+
 def test_base_ids_are_the_encoding_of_the_rendered_prompt(tokenizer: Any):
     ids = prompt_token_ids(tokenizer, QUESTION)
     assert type(ids) is list

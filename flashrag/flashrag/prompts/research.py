@@ -1,6 +1,6 @@
 """The prompts of the published project, by name, for base and instruct models.
 
-A base model continues `QA_TEMPLATE` directly; an instruct model gets the same instructions as the system message of
+A base model continues a template directly; an instruct model gets the same instructions as the system message of
 its own chat template. Source: the evaluation case of the ReSearch pilot's published description.
 """
 
@@ -19,10 +19,31 @@ INSTRUCTIONS = (
     r"In the last part of the answer, the final exact answer is enclosed within \boxed{} with latex format."
 )
 
-# `{question}` is filled by replacement, not by str.format: the text is full of literal braces.
-QA_TEMPLATE = f"A conversation between User and Assistant. {INSTRUCTIONS} User: {{question}} Assistant:"
+# The same with the python tool (flashrag/tools/python.py): the words are ours, there is no published prompt for it.
+INSTRUCTIONS_WITH_PYTHON = (
+    "The user asks a question, and the assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+    "During thinking, the assistant can invoke the wikipedia search tool to search for fact information about "
+    "specific topics if needed, and the python tool to run code, for example to calculate, if needed; "
+    "the result of code is what it prints. "
+    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags respectively, "
+    "the search query within <search> </search> tags, python code within <python> </python> tags, "
+    "and the result of either within <result> </result> tags. "
+    "For example, <think> This is the reasoning process. </think> <search> search query here </search> "
+    "<result> search result here </result> <think> This is the reasoning process. </think> "
+    "<python> print(code here) </python> <result> printed output here </result> "
+    "<think> This is the reasoning process. </think> "
+    r"<answer> The final answer is \[ \boxed{answer here} \] </answer>. "
+    r"In the last part of the answer, the final exact answer is enclosed within \boxed{} with latex format."
+)
 
-PROMPT_TEMPLATES = {"qa_template": QA_TEMPLATE}
+INSTRUCTIONS_OF = {"qa_template": INSTRUCTIONS, "qa_python_template": INSTRUCTIONS_WITH_PYTHON}
+# `{question}` is filled by replacement, not by str.format: the text is full of literal braces.
+PROMPT_TEMPLATES = {
+    name: f"A conversation between User and Assistant. {instructions} User: {{question}} Assistant:"
+    for name, instructions in INSTRUCTIONS_OF.items()
+}
+QA_TEMPLATE = PROMPT_TEMPLATES["qa_template"]
 
 
 def check_template_name(template_name: str) -> None:
@@ -42,6 +63,7 @@ def render_prompt(question: str, template_name: str = "qa_template") -> str:
     return PROMPT_TEMPLATES[template_name].replace("{question}", question)
 
 
-def chat_messages(question: str) -> list[dict[str, str]]:
-    """The conversation that an instruct model's chat template renders."""
-    return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": question}]
+def chat_messages(question: str, template_name: str = "qa_template") -> list[dict[str, str]]:
+    """The conversation that an instruct model's chat template renders, with the instructions of a prompt template."""
+    check_template_name(template_name)
+    return [{"role": "system", "content": INSTRUCTIONS_OF[template_name]}, {"role": "user", "content": question}]
