@@ -1,4 +1,4 @@
-"""A training run on the console: one line a step, read from the metrics that verl's file logger writes.
+"""A training run on the console: one line a step, from the metrics that verl's file logger writes, and its notices.
 
 verl prints every metric of a step in one long line; that stays in the log file. Does not cover: wandb, TensorBoard.
 """
@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from verl_search.stopping import NOTICE
 
 HEADER = (
     " step | reward |    EM | format | searches | tokens sampled + spliced | "
@@ -82,3 +84,25 @@ class ProgressPrinter:
                 print(line, flush=True)
             if line := validation_line(step, metrics):
                 print(line, flush=True)
+
+
+class NoticePrinter:
+    """Prints what the trainer's processes said to the user in the log since it last looked."""
+
+    def __init__(self, log_path: Path):
+        self.log_path = log_path
+        # What an earlier run said has been seen.
+        self.read_bytes = log_path.stat().st_size if log_path.is_file() else 0
+
+    def print_news(self) -> None:
+        if not self.log_path.is_file():
+            return
+        with self.log_path.open("rb") as log:
+            log.seek(self.read_bytes)
+            # A line that is being written is left for the next time.
+            written = log.read().rpartition(b"\n")
+        self.read_bytes += len(written[0]) + len(written[1])
+        for line in written[0].decode("utf-8", errors="replace").split("\n"):
+            _, marked, notice = line.partition(NOTICE)  # behind Ray's name of the process
+            if marked:
+                print(notice.rstrip(), flush=True)

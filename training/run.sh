@@ -22,6 +22,10 @@ while (($#)); do
     shift
 done
 
+# What to type again after a stop (verl_search/stopping.py).
+printf -v RESEARCH_COMMAND ' %q' bash "$0" "${arguments[@]}"
+export RESEARCH_COMMAND="${RESEARCH_COMMAND# }"
+
 bash "$root/scripts/setup.sh"
 # The folders training/ and evaluation/ are read from the repository, wherever the command is given.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
 from flashrag.processes import start_process, tail
-from training.progress import ProgressPrinter
+from training.progress import NoticePrinter, ProgressPrinter
+from verl_search.stopping import COMMAND_VARIABLE, EXIT_STOPPED, StopTraining, resume_command
 
 POLL_S = 1.0
 CPU_CONFIGS = ("cpu", "demo")
@@ -32,6 +33,7 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
         "TENSORBOARD_DIR": str(save_path / "tensorboard"),
         "WANDB_DIR": str(save_path),
         "HYDRA_FULL_ERROR": "1",
+        COMMAND_VARIABLE: resume_command(),
     }
     if "OMP_NUM_THREADS" not in os.environ:
         # Several engines share the cores; OpenMP barriers collapse when each takes them all.
@@ -45,15 +47,20 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
 
 
 def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, total_steps: int | None = None) -> None:
-    """Train to the end, printing one line a step; raises `UserError` or `TrainingFailed` when it does not get there."""
+    """Train to the end, printing one line a step and the trainer's notices.
+
+    Raises `UserError`, `StopTraining` (a checkpoint was saved) or `TrainingFailed` when it does not get there.
+    """
     log_path = save_path / "train.log"
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
-    printer = ProgressPrinter(save_path / "metrics", total_steps)
+    printers = ProgressPrinter(save_path / "metrics", total_steps), NoticePrinter(log_path)
     print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
     process = start_process(command, log_path, trainer_environment(config_name, save_path))
-    _follow(process, printer)
+    _follow(process, *printers)
     if process.returncode == EXIT_USER_ERROR:
         raise UserError(_error_line(log_path))
+    if process.returncode == EXIT_STOPPED:
+        raise StopTraining(f"{_error_line(log_path)}\nThe trainer's log is {log_path}.")
     if process.returncode != 0:
         raise TrainingFailed(
             f"the trainer ended with exit code {process.returncode}: {_error_line(log_path)}\n"
@@ -61,11 +68,13 @@ def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, tot
         )
 
 
-def _follow(process: subprocess.Popen, printer: ProgressPrinter) -> None:
-    while process.poll() is None:
-        time.sleep(POLL_S)
-        printer.print_news()
-    printer.print_news()
+def _follow(process: subprocess.Popen, *printers: ProgressPrinter | NoticePrinter) -> None:
+    running = True
+    while running:
+        running = process.poll() is None
+        for printer in printers:
+            printer.print_news()
+        time.sleep(POLL_S if running else 0.0)
 
 
 def _error_line(log_path: Path) -> str:

@@ -19,7 +19,6 @@ from flashrag.errors import ReSearchError, UserError
 
 PR_SET_CHILD_SUBREAPER = 36
 STOP_GRACE_S = 15.0
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
@@ -43,7 +42,7 @@ def guarded_processes() -> Iterator[None]:
 
 
 def run_guarded(work: Callable[[], None], resume_hint: str) -> int:
-    """Do work that starts processes; the exit code of a command: 0, 1 for a failed run, 130 for an interrupted one.
+    """Do work that starts processes; the exit code of a command: 0, its error's own, 130 for an interrupted one.
 
     A `UserError` passes: it is the command's to report.
     """
@@ -54,7 +53,7 @@ def run_guarded(work: Callable[[], None], resume_hint: str) -> int:
         raise
     except ReSearchError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"interrupted; {resume_hint}", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -3,7 +3,8 @@
 import pytest
 
 from verl_search.agent_loop import fingerprint
-from verl_search.sampler import RolloutFailed, check_failed_share, check_trained_tensors, rollout_metrics
+from verl_search.sampler import check_failed_share, check_trained_tensors, rollout_metrics
+from verl_search.stopping import StopTraining
 
 RESPONSES, MASK = [10, 11, 20, 12], [1, 1, 0, 1]
 EXTRA = {"response_fingerprint": fingerprint(RESPONSES), "sampled_fingerprint": fingerprint([10, 11, 12])}
@@ -39,7 +40,7 @@ def test_exact_tensors_pass() -> None:
     ],
 )
 def test_any_difference_stops_the_run(responses: list[int], loss_mask: list[int], response_mask: list[int]) -> None:
-    with pytest.raises(RolloutFailed, match="uid_0_0"):
+    with pytest.raises(StopTraining, match="uid_0_0"):
         check_trained_tensors("uid_0_0", responses, loss_mask, response_mask, EXTRA)
 
 
@@ -60,5 +61,5 @@ def test_no_search_at_all_has_no_latency() -> None:
 def test_too_many_failed_searches_stop_the_run() -> None:
     rollouts = [rollout(search_failed=1.0), *[rollout()] * 9]
     check_failed_share(rollouts, max_failed_share=0.1, global_steps=7)
-    with pytest.raises(RolloutFailed, match="1 of 10 episodes of step 7"):
+    with pytest.raises(StopTraining, match="1 of 10 episodes of step 7"):
         check_failed_share(rollouts, max_failed_share=0.05, global_steps=7)

@@ -14,19 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.client import check_server
-from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
+from flashrag.errors import ReSearchError, UserError
 from verl_search.settings import SearchSettings
+from verl_search.stopping import StopTraining, resume_command
 from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
 
 REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", "actor_rollout_ref.model.path")
-EXIT_FAILED = 1
 # verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
 RAY_CPUS_PER_PROCESS = 4
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 
-class TrainingStopped(ReSearchError):
+class TrainingFailed(ReSearchError):
     """Something was raised in the trainer's own process, while training: not the input's fault."""
 
 
@@ -100,12 +100,16 @@ def train(config: DictConfig) -> None:
     complete(config)
     validate(config)
     from ray.exceptions import RayTaskError
-    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+    from verl.trainer.main_ppo import run_ppo
+
+    from verl_search.trainer import SearchTaskRunner
 
     try:
-        run_ppo(config, task_runner_class=TaskRunnerV1)
+        run_ppo(config, task_runner_class=SearchTaskRunner)
     except RayTaskError as error:
-        raise TrainingStopped(str(error.cause)) from error
+        if isinstance(error.cause, StopTraining):
+            raise StopTraining(f"{error.cause}. To go on: {resume_command()}") from None
+        raise TrainingFailed(str(error.cause)) from error
 
 
 def complete(config: DictConfig) -> None:
@@ -136,13 +140,11 @@ def validate(config: DictConfig) -> None:
 def main(config: DictConfig) -> None:
     try:
         train(config)
-    except TrainingStopped as error:
-        traceback.print_exception(error)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
     except ReSearchError as error:
+        if isinstance(error, TrainingFailed):
+            traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The trainer's sampler: checks what is about to be trained on, and turns rollouts into metrics.
 
-Upstream's replay buffer with three additions at its public `sample`: a rollout that raised stops the run instead of
-being padded away, the tensors in the TransferQueue are compared with what the engine sampled, and the step's search
-metrics join the trainer's own. Does not cover: DAPO's group filtering, which upstream gives to its own buffer only.
+Upstream's replay buffer with additions at its public `sample`: a rollout that raised, or a worker that asks for it,
+stops the run (stopping.py) instead of being padded away; the tensors in the TransferQueue are compared with what the
+engine sampled; and the step's search metrics join the trainer's own. Does not cover: DAPO's group filtering, which
+upstream gives to its own buffer only.
 """
 
 from collections import Counter
@@ -13,14 +14,10 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from flashrag.errors import ReSearchError
 from verl_search.agent_loop import fingerprint
+from verl_search.stopping import StopTraining, check_stop_requests
 
 TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]
-
-
-class RolloutFailed(ReSearchError):
-    """A step's rollouts cannot be trained on; the message says what to do."""
 
 
 class SearchReplayBuffer(ReplayBuffer):
@@ -33,13 +30,13 @@ class SearchReplayBuffer(ReplayBuffer):
         self.max_failed_share = float(self.sampler_kwargs["max_failed_share"])
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """Upstream's sampling; raises `RolloutFailed` when a rollout raised or too many searches failed."""
+        """Upstream's sampling; raises `StopTraining` when a rollout raised or too many searches failed."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         failed = self.failure_keys[partition_id]
         if failed:
-            raise RolloutFailed(
+            raise StopTraining(
                 f"{len(failed)} of {batch_size} prompts of step {global_steps} failed in the rollout; the error is in "
-                "the log above. The same command resumes from the last checkpoint."
+                "the log above"
             )
         data = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=TRAINED_FIELDS)
         # The TransferQueue hands objects out bare or wrapped in tensordict's NonTensorData.
@@ -52,11 +49,16 @@ class SearchReplayBuffer(ReplayBuffer):
         check_failed_share(rollouts, self.max_failed_share, global_steps)
         return batch, {**metrics, **rollout_metrics(rollouts)}
 
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        """Upstream's look at the queue, once in each poll; raises `StopTraining` when a worker asked for it."""
+        super()._sync_metadata_from_transfer_queue()
+        check_stop_requests(self.partitions)
+
 
 def check_trained_tensors(
     key: str, responses: list[int], loss_mask: list[int], response_mask: list[int], extra: Mapping[str, Any]
 ) -> None:
-    """Raise `RolloutFailed` unless the ids are the episode's and the loss falls on the sampled ones alone."""
+    """Raise `StopTraining` unless the ids are the episode's and the loss falls on the sampled ones alone."""
     sampled = [token_id for token_id, trains in zip(responses, loss_mask, strict=True) if trains]
     exact = (
         loss_mask == response_mask
@@ -64,17 +66,16 @@ def check_trained_tensors(
         and fingerprint(sampled) == extra["sampled_fingerprint"]
     )
     if not exact:
-        raise RolloutFailed(f"trajectory {key}: the ids or the loss mask to train on are not those that were sampled")
+        raise StopTraining(f"trajectory {key}: the ids or the loss mask to train on are not those that were sampled")
 
 
 def check_failed_share(rollouts: Sequence[Mapping[str, Any]], max_failed_share: float, global_steps: int) -> None:
-    """Raise `RolloutFailed` when the share of episodes whose search failed exceeds its limit."""
+    """Raise `StopTraining` when the share of episodes whose search failed exceeds its limit."""
     failed = sum(rollout["search_failed"] for rollout in rollouts)
     if failed > max_failed_share * len(rollouts):
-        raise RolloutFailed(
+        raise StopTraining(
             f"{failed:.0f} of {len(rollouts)} episodes of step {global_steps} ended in a failed search, more than "
-            f"search.max_failed_share={max_failed_share}; look at the retrieval server, then run the same command "
-            "again: it resumes from the last checkpoint."
+            f"search.max_failed_share={max_failed_share}; look at the retrieval server before you go on"
         )
 
 

@@ -10,6 +10,8 @@ from flashrag.errors import UserError
 from flashrag.prompts import check_template_name
 from verl_search.reward import AnswerMetric
 
+DURATIONS = ("timeout_s", "max_outage_s", "search_timeout_s", "episode_timeout_s")
+
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
@@ -19,6 +21,9 @@ class SearchSettings:
     top_n: int
     timeout_s: float
     max_attempts: int
+    max_outage_s: float
+    search_timeout_s: float | None
+    episode_timeout_s: float | None
     max_searches: int
     max_result_tokens: int
     prompt_template_name: str
@@ -32,9 +37,10 @@ class SearchSettings:
     def __post_init__(self) -> None:
         check_search_url(self.url)
         check_template_name(self.prompt_template_name)
-        for key in ("top_n", "max_attempts", "max_searches", "max_result_tokens", "timeout_s"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"search.{key}={getattr(self, key)} must be greater than 0")
+        for key in ("top_n", "max_attempts", "max_searches", "max_result_tokens", *DURATIONS):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise UserError(f"search.{key}={value} must be greater than 0")
         # Another process may still be writing the step before the one that this process begins.
         if self.trajectory_keep_every < 1 or self.trajectory_keep_last < 2:
             raise UserError(
@@ -60,7 +66,13 @@ class SearchSettings:
 
     def limits(self, max_response_tokens: int) -> Limits:
         """The budgets of one episode."""
-        return Limits(max_response_tokens, self.max_result_tokens, self.max_searches)
+        return Limits(
+            max_response_tokens=max_response_tokens,
+            max_result_tokens=self.max_result_tokens,
+            max_searches=self.max_searches,
+            search_timeout_s=self.search_timeout_s,
+            episode_timeout_s=self.episode_timeout_s,
+        )
 
     def trajectory_path(self) -> Path:
         return Path(self.trajectory_dir)

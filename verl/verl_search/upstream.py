@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from flashrag.errors import ReSearchError
+from flashrag.errors import EXIT_USER_ERROR, ReSearchError
 
 PLUGIN_NAME = "verl_search"
 PLUGIN_MODULE = "verl_search.plugin"
@@ -21,9 +21,13 @@ PLUGIN_MODULE = "verl_search.plugin"
 class PluginNotLoaded(ReSearchError):
     """verl runs without this project's plugin; the message says why."""
 
+    exit_code = EXIT_USER_ERROR
+
 
 class UpstreamMoved(ReSearchError):
     """A name of verl, torch or vLLM that this plugin builds on is not where it was."""
+
+    exit_code = EXIT_USER_ERROR
 
 
 class RequiredName(NamedTuple):
@@ -41,8 +45,20 @@ REQUIRED_NAMES = (
     RequiredName("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput", "what the search agent loop returns"),
     RequiredName("verl.utils.dataset.rl_dataset", "RLHFDataset", "base of the question dataset"),
     RequiredName("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer.sample", "where rollouts are counted and checked"),
+    RequiredName(
+        "verl.trainer.ppo.v1.replay_buffer",
+        "ReplayBuffer._sync_metadata_from_transfer_queue",
+        "each poll: where a worker's request to stop is seen",
+    ),
+    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.fit", "base of the trainer: where a stop ends the run"),
+    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.step", "base of the trainer: which step is under way"),
+    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._save_checkpoint", "the checkpoint before a stop"),
+    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._load_checkpoint", "the step that a run resumes from"),
+    RequiredName("verl.trainer.ppo.v1.trainer_base", "TRAINER_REGISTRY", "where the trainer is put in"),
+    RequiredName(
+        "verl.trainer.main_ppo", "TaskRunnerV1.__ray_metadata__.modified_class", "runs the trainer in an actor of ours"
+    ),
     RequiredName("verl.trainer.main_ppo", "run_ppo", "runs upstream's trainer"),
-    RequiredName("verl.trainer.main_ppo", "TaskRunnerV1", "runs upstream's trainer"),
     RequiredName("verl.utils.config", "validate_config", "upstream's own validation of the training config"),
     RequiredName("verl.workers.engine.base", "EngineRegistry.register", "registers the FSDP2 engine for CPU"),
     RequiredName("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead", "base of the CPU engine"),
@@ -93,6 +109,20 @@ def check_plugin_loaded() -> None:
         f"verl did not load the plugin {PLUGIN_NAME!r}, which by itself is in order; "
         f"VERL_USE_EXTERNAL_PLUGINS={policy!r} must be unset or name it"
     )
+
+
+def replace_sync_trainer(trainer: type) -> None:
+    """Make upstream's task runner take `trainer` for the mode "sync", whose name much of upstream compares with."""
+    from verl.trainer.ppo.v1 import trainer_base
+
+    trainer_base.TRAINER_REGISTRY["sync"] = trainer
+
+
+def upstream_task_runner() -> Any:
+    """Upstream's task runner as a plain object, to be run within an actor of our own."""
+    from verl.trainer.main_ppo import TaskRunnerV1
+
+    return TaskRunnerV1.__ray_metadata__.modified_class()
 
 
 def alias_vllm_distribution() -> None:

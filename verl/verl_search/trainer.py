@@ -1,0 +1,71 @@
+"""Upstream's synchronous trainer, which saves what it has learned before it stops on purpose.
+
+`SearchTaskRunner` is what main_ppo.py hands to upstream's `run_ppo`: it puts `SearchTrainer` in the place of upstream's
+trainer of the same mode and runs upstream's task runner. Does not cover: why a run stops (stopping.py).
+"""
+
+from typing import Any
+
+import ray
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import PPOTrainerSync
+
+import verl_search.advantage  # noqa: F401  # registers the estimator that the config names
+from verl_search.stopping import StopTraining
+from verl_search.upstream import replace_sync_trainer, upstream_task_runner
+
+
+class SearchTrainer(PPOTrainerSync):
+    """`PPOTrainerSync` with a checkpoint at each stop; a step that was stopped on its way gives its questions back."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self._trained_steps = self._saved_steps = 0
+        # Where the data stood before the step under way, None between the steps.
+        self._data_before_step: dict[str, Any] | None = None
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        try:
+            super().fit(agent_loop_manager)
+        except StopTraining as stop:
+            if not stop.saves_checkpoint:
+                raise
+            raise StopTraining(f"{stop}. {self._save_trained_steps()}") from stop
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
+        self._data_before_step = self.train_dataloader.state_dict()
+        batch = super().step(metrics, timing_raw)
+        self._data_before_step = None
+        self._trained_steps = self.global_steps
+        return batch
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        self._trained_steps = self._saved_steps = self.global_steps
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        self._saved_steps = self.global_steps
+
+    def _save_trained_steps(self) -> str:
+        """Save a checkpoint of the steps that are trained, unless there is one; what to tell the user about it."""
+        if self._trained_steps == 0:
+            return "No step was trained yet: there is nothing to save"
+        if self._saved_steps < self._trained_steps:
+            if self._data_before_step is not None:
+                self.train_dataloader.load_state_dict(self._data_before_step)
+            self.global_steps = self._trained_steps
+            try:
+                self._save_checkpoint()
+            except Exception as error:  # the reason must reach the user whatever happens
+                return f"The checkpoint of step {self._trained_steps} could not be saved: {error!r}"
+        return f"The checkpoint of step {self._trained_steps} is in {self.config.trainer.default_local_dir}"
+
+
+@ray.remote
+class SearchTaskRunner:
+    """The actor in which upstream's trainer runs, with ours in its place."""
+
+    def run(self, config: Any) -> None:
+        replace_sync_trainer(SearchTrainer)
+        upstream_task_runner().run(config)
