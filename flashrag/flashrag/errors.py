@@ -7,15 +7,20 @@ import functools
 import sys
 from collections.abc import Callable
 
+EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 
 
 class ReSearchError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose; `exit_code` is that of a command that it ends."""
+
+    exit_code = EXIT_FAILED
 
 
 class UserError(ReSearchError):
     """An input that cannot be used: a flag, a file, a config value, an address. Commands exit with code 2."""
+
+    exit_code = EXIT_USER_ERROR
 
 
 class ToolError(ReSearchError):

@@ -7,7 +7,7 @@ the loss mask, the log-probabilities and the reward. Named in config/agent_loop.
 import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,8 +28,10 @@ from flashrag.prompt_ids import prompt_token_ids
 from flashrag.protocol import SEARCH_CLOSE
 from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
+from verl_search.outage import EpisodeClock, Outage
 from verl_search.reward import Reward, episode_reward
 from verl_search.settings import SearchSettings
+from verl_search.stopping import request_stop
 from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
 from verl_search.trajectory_files import Retention, TrajectoryWriter
 
@@ -38,6 +40,12 @@ from verl_search.trajectory_files import Retention, TrajectoryWriter
 def _shared_client(url: str, top_n: int, timeout_s: float, max_attempts: int) -> RetrievalClient:
     """One connection pool per worker process: its agent loops share an event loop."""
     return RetrievalClient(url, top_n=top_n, timeout_s=timeout_s, max_attempts=max_attempts)
+
+
+@lru_cache(maxsize=1)
+def _shared_outage(url: str, max_outage_s: float) -> Outage:
+    """One per worker process: all its episodes wait for the same servers."""
+    return Outage(url, max_outage_s, request_stop)
 
 
 @lru_cache(maxsize=1)
@@ -70,6 +78,7 @@ class SearchAgentLoop(AgentLoopBase):
         self.client = _shared_client(
             self.settings.url, self.settings.top_n, self.settings.timeout_s, self.settings.max_attempts
         )
+        self.outage = _shared_outage(self.settings.url, self.settings.max_outage_s)
         self.writer = _shared_writer(
             self.settings.trajectory_path(), self.settings.trajectory_keep_every, self.settings.trajectory_keep_last
         )
@@ -82,7 +91,9 @@ class SearchAgentLoop(AgentLoopBase):
         )
         engine = _Engine(self.server_manager, sampling_params, self.codec.eos_token_ids, int(priority))
         try:
-            episode = await run_episode(prompt_ids, engine.generate, self._search, self.codec, self.limits)
+            clock = EpisodeClock()
+            search = partial(self._search, clock=clock)
+            episode = await run_episode(prompt_ids, engine.generate, search, self.codec, self.limits, clock=clock)
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
             path = write_violation(self.settings.trajectory_path(), question, violation)
@@ -105,8 +116,8 @@ class SearchAgentLoop(AgentLoopBase):
         await self.writer.write(record.split, record.step, lambda: as_json(record))
         return agent_loop_output(episode, reward, engine.extra_fields)
 
-    async def _search(self, query: str) -> ToolResult:
-        return ToolResult.ranked(await self.client.search_scored(query))
+    async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
+        return ToolResult.ranked(await self.outage.wait_out(lambda: self.client.search_scored(query), clock))
 
 
 class _Engine:
