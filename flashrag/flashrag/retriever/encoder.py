@@ -50,7 +50,7 @@ class Encoder:
         """float32 unit vectors, (len(texts), dimension), in the order of the texts; an empty text is allowed."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        return self._runner.run([instruction + text for text in texts], [len(text) for text in texts], batch_size)
+        return self._runner.run([instruction + text for text in texts], batch_size)
 
 
 def reason(error: Exception) -> str:

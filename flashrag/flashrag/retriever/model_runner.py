@@ -3,9 +3,9 @@
 On GPUs there is one copy a device, and callers take turns on them. On the CPU a batch is cut into small forward passes
 of one core each, which run side by side, at most one for each core whatever the number of models and of callers: a
 small model gains little from several cores inside one pass, and OpenMP threads that wait for one another while other
-threads want the cores cost it tenfold.
+threads want the cores cost it tenfold. Inputs of about as many tokens share a pass: what a pass pads, it computes.
 Only tokenizing is one at a time: a fast tokenizer keeps truncation and padding as state, and raises "Already borrowed"
-when two threads set it. It takes a hundredth of the time of the forward pass.
+when two threads set it. It takes a hundredth of the time of the forward passes.
 Does not cover: what the model is (encoder.py, reranker.py).
 """
 
@@ -41,22 +41,20 @@ class ModelRunner:
             if fp16:  # on a CPU half precision is slower and less exact
                 self._models[gpu].half()
 
-    def run(self, inputs: Sequence[Any], lengths: Sequence[int], batch_size: int) -> np.ndarray:
-        """float32, a row per input in their order; what the others are changes a row by rounding at most.
-
-        `lengths` are the inputs' sizes in any unit: inputs of about one size share a forward pass.
-        """
+    def run(self, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
+        """float32, a row per input in their order; what the others are changes a row by rounding at most."""
+        with self._tokenizing:
+            features = self.model.preprocess(inputs)
+        lengths = features["attention_mask"].sum(dim=1).tolist()
         batches = by_length(lengths, batch_size if self._on_gpus else cpu_batch_size(len(inputs), batch_size))
-        inputs_of_batches = ([inputs[position] for position in batch] for batch in batches)
-        outputs = (map if self._on_gpus else cpu_pool().map)(self._forward, inputs_of_batches)
+        features_of_batches = (rows_of(features, batch) for batch in batches)
+        outputs = (map if self._on_gpus else cpu_pool().map)(self._forward, features_of_batches)
         rows = np.concatenate(list(outputs))
         result = np.empty_like(rows)
         result[np.concatenate(batches)] = rows
         return result
 
-    def _forward(self, inputs: list[Any]) -> np.ndarray:
-        with self._tokenizing:
-            features = self.model.preprocess(inputs)
+    def _forward(self, features: dict[str, Any]) -> np.ndarray:
         with self._turn() as device, torch.inference_mode():
             outputs = self._models[device](batch_to_device(features, device))
             return self._read(outputs).float().cpu().numpy()
@@ -98,3 +96,19 @@ def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def rows_of(features: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """The features of some inputs, without the columns in which all of them are padding, on whichever side.
+
+    >>> tokens = torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0], [1, 2, 3, 4]])
+    >>> rows_of({"input_ids": tokens, "attention_mask": tokens > 0}, [0, 1])["input_ids"].tolist()
+    [[5, 6, 0], [7, 8, 9]]
+    """
+    mask = features["attention_mask"]
+    used = mask[rows].any(dim=0).nonzero().flatten().tolist() or [0]  # inputs without a token keep one column
+    columns = slice(used[0], used[-1] + 1)
+    return {
+        name: value[rows, columns] if isinstance(value, torch.Tensor) and value.shape[:2] == mask.shape else value
+        for name, value in features.items()
+    }

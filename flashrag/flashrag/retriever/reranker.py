@@ -68,7 +68,7 @@ class PairScorer:
         """A score for each query and passage, in their order; higher is better."""
         if not pairs:
             return []
-        return self._runner.run(pairs, [len(query) + len(text) for query, text in pairs], self._batch_size).tolist()
+        return self._runner.run(pairs, self._batch_size).tolist()
 
     def _scores(self, outputs: dict[str, Any]) -> torch.Tensor:
         return self._runner.model.activation_fn(outputs["scores"].float()).reshape(-1)
