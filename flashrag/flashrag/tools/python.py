@@ -1,0 +1,47 @@
+"""The python tool: code, answered by what it prints. Off unless a run asks for it.
+
+A model's own mistakes (an exception, a run that does not end, too much output) are results like any other; only a
+sandbox that does not run is a failure.
+"""
+
+import textwrap
+
+from flashrag.dialect import PYTHON
+from flashrag.document import Document
+from flashrag.tools.sandbox import Ended, PythonSandbox, Run
+from flashrag.tools.tool import Tool, ToolResult
+
+MAX_CODE_CHARS = 10_000
+PYTHON_LIMIT_REACHED = "The limit of tool calls is reached. No further code is run."
+
+
+def python_tool(sandbox: PythonSandbox) -> Tool:
+    """Code between `<python>` and `</python>`, run in the sandbox."""
+
+    async def run(code: str) -> ToolResult:
+        return ToolResult((Document("output", told(await sandbox.run(code), sandbox)),))
+
+    return Tool("python", "code", PYTHON, parse_code, run, MAX_CODE_CHARS, PYTHON_LIMIT_REACHED)
+
+
+def parse_code(body: str) -> str:
+    r"""The code between the tags, without the fence that many models write around it, and its common indentation.
+
+    >>> parse_code("\n```python\n  print(1)\n```\n")
+    'print(1)'
+    """
+    lines = body.strip("\n").rstrip().split("\n")
+    if len(lines) > 1 and lines[0].strip().startswith("```") and lines[-1].strip() == "```":
+        lines = lines[1:-1]
+    return textwrap.dedent("\n".join(lines)).strip()
+
+
+def told(run: Run, sandbox: PythonSandbox) -> str:
+    """What the model reads of a run."""
+    notices = {
+        Ended.SUCCEEDED: "" if run.output.strip() else "The code printed nothing.",
+        Ended.FAILED: "" if run.output.strip() else "The code failed.",
+        Ended.TIMED_OUT: f"The code was stopped after {sandbox.limits.timeout_s:g} s.",
+        Ended.FLOODED: f"The output was cut after {sandbox.limits.max_output_bytes} bytes.",
+    }
+    return "\n".join(filter(None, (run.output.strip("\n"), notices[run.ended])))
