@@ -1,6 +1,7 @@
 """What the agent loop hands to verl: ids, mask, log-probabilities, versions; and what it asks the engine for."""
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +56,15 @@ def test_an_episode_whose_search_failed_carries_no_loss() -> None:
     assert output.response_mask == [0, 0]
     assert output.reward_score == 0.0
     assert output.extra_fields["search_rollout"]["search_failed"] == 1.0
+
+
+def test_an_episode_without_a_token_is_one_token_without_loss() -> None:
+    output = output_of(Episode((1, 2), [], [], EndReason.DEADLINE))
+    assert (output.response_ids, output.response_mask, output.response_logprobs) == ([2], [0], [0.0])
+    rollout = output.extra_fields["search_rollout"]
+    assert (rollout["sampled_tokens"], rollout["spliced_tokens"], rollout["ended_by"]) == (0.0, 0.0, "deadline")
+    assert output.extra_fields["response_fingerprint"] == fingerprint([2])
+    assert output.extra_fields["sampled_fingerprint"] == fingerprint([])
 
 
 def test_ids_that_were_not_sampled_are_noticed() -> None:
@@ -177,6 +187,21 @@ def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: 
         "Wildford",
         ["204"],
     )
+
+
+def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_path: Path) -> None:
+    async def run() -> Any:
+        loop = make_loop(tmp_path)
+        loop.limits = dataclasses.replace(loop.limits, episode_timeout_s=0.05)
+        loop.server_manager.generate = lambda **_: asyncio.sleep(60)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    output = asyncio.run(run())
+    assert output.extra_fields["search_rollout"]["ended_by"] == "deadline"
+    # Step 3 samples with what step 2 has trained.
+    assert (output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (2, 2)
+    (record,) = read_trajectories(tmp_path, "train", step=3)
+    assert (record["ended_by"], record["segments"]) == ("deadline", [])
 
 
 def test_a_violated_invariant_raises_and_leaves_the_trajectory_in_a_file(tmp_path: Path) -> None:

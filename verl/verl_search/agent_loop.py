@@ -1,6 +1,6 @@
 """SearchAgentLoop: runs one search episode per trajectory on verl's rollout servers.
 
-A thin caller of `flashrag.episode.run_episode`: it lends the engine and the retrieval client, and hands verl the ids,
+A thin caller of `flashrag.rollout.run_episode`: it lends the engine and the retrieval client, and hands verl the ids,
 the loss mask, the log-probabilities and the reward. Named in config/agent_loop.yaml, read by every agent-loop worker.
 """
 
@@ -114,7 +114,10 @@ class SearchAgentLoop(AgentLoopBase):
             reward=reward,
         )
         await self.writer.write(record.split, record.step, lambda: as_json(record))
-        return agent_loop_output(episode, reward, engine.extra_fields)
+        # An episode that a deadline cut off before its first token has nothing from the engine.
+        weights_step = record.step - 1
+        unsampled = {"min_global_steps": weights_step, "max_global_steps": weights_step}
+        return agent_loop_output(episode, reward, {**unsampled, **engine.extra_fields})
 
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
         return ToolResult.ranked(await self.outage.wait_out(lambda: self.client.search_scored(query), clock))
@@ -173,6 +176,9 @@ def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, 
     failed = episode.ended_by is EndReason.SEARCH_FAILED
     loss_mask = [0] * len(episode.loss_mask) if failed else episode.loss_mask
     sampled_ids = [i for i, trains in zip(episode.response_ids, loss_mask, strict=True) if trains]
+    response_ids, log_probs = episode.response_ids, episode.log_probs
+    if not response_ids:  # cut off before its first token: upstream's batches have no place for an empty response
+        response_ids, loss_mask, log_probs = [episode.prompt_ids[-1]], [0], [0.0]
     search_s = sum(search.latency_s for search in episode.searches)
     rollout = {
         "em": reward.answer.em,
@@ -187,9 +193,9 @@ def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, 
     }
     return AgentLoopOutput(
         prompt_ids=list(episode.prompt_ids),
-        response_ids=episode.response_ids,
+        response_ids=response_ids,
         response_mask=loss_mask,
-        response_logprobs=episode.log_probs or None,
+        response_logprobs=log_probs or None,
         reward_score=reward.value,
         num_turns=1 + len(episode.segments),
         metrics=AgentLoopMetrics(generate_sequences=episode.generate_s, tool_calls=search_s),
@@ -201,6 +207,6 @@ def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, 
             "reward_extra_info": rollout,
             "search_rollout": {**rollout, "ended_by": episode.ended_by.value},
             "sampled_fingerprint": fingerprint(sampled_ids),
-            "response_fingerprint": fingerprint(episode.response_ids),
+            "response_fingerprint": fingerprint(response_ids),
         },
     )
