@@ -118,6 +118,7 @@ class _Visit:
     def end(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None  # it ends with an error that leads back here: a cycle
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

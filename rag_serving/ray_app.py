@@ -24,6 +24,7 @@ from flashrag.errors import UserError
 from flashrag.retriever import Retriever, check_assets, load_retriever_from
 from flashrag.retriever.index_shards import ShardCard, read_shards
 from rag_serving.app import create_app
+from rag_serving.garbage import shorten_pauses
 from rag_serving.gate import TOKEN_VARIABLE
 from rag_serving.metrics import ASGIApp, Receive, Scope, Send
 from rag_serving.ray_metrics import MetricsOfAll
@@ -128,6 +129,7 @@ class Replica:
         self._batches_seen = -1.0
         self._replicas: DeploymentHandle | None = None
         self._retriever = await asyncio.to_thread(self._load, shards)
+        shorten_pauses()
 
     def _load(self, shards: list[DeploymentHandle]) -> Retriever:
         if not shards:

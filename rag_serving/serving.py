@@ -25,6 +25,7 @@ import uvicorn
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever import Retriever, check_assets, load_retriever_from
 from rag_serving.app import create_app
+from rag_serving.garbage import shorten_pauses
 from rag_serving.retriever_process import RetrieverProcess
 from rag_serving.service import Service, Status
 from rag_serving.settings import ServerSettings, read_settings
@@ -111,6 +112,7 @@ class _Server(uvicorn.Server):
         elif self.service.status is Status.HEALTHY:
             retriever = self.service.loaded.result()
             what = f"{retriever.method}, {len(retriever.corpus)} documents, {self.service.num_retriever} retrievers"
+            shorten_pauses()
             print(f"ready: {self._url} ({what})", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's interface)

@@ -35,6 +35,7 @@ class Plan:
     client_counts: tuple[int, ...]
     ladder_rounds: int
     ladder_queries: int  # more where that is less than two a client
+    cached_queries: int  # fill the server's cache, so that memory under overload can be flat
     overload_s: float
     memory_queries: int
     memory_rounds: int

@@ -58,6 +58,7 @@ class Overload:
 def measure_overload(config: Path, folder: Path, plan: Plan, load: Load, supply: QuestionSupply, seed: int) -> Overload:
     with our_server(config, 1, folder) as server, in_own_process(Load) as prober:
         search_url = f"{server.url}/search"
+        load.closed_loop(search_url, search_bodies(supply.take(plan.cached_queries)), plan.throughput_clients)
         warm_up = search_bodies(supply.take(plan.throughput_queries))
         capacity = load.closed_loop(search_url, warm_up, plan.throughput_clients).accepted_per_s
         offered = OVER_CAPACITY * capacity
