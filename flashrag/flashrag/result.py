@@ -46,7 +46,14 @@ def neutralize(text: str, special_tokens: tuple[str, ...] = (), dialect: Dialect
     """
     text = text.encode("utf-8", errors="replace").decode("utf-8")
     text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-    pattern = _live_text(special_tokens, dialect.tags)
+    text = _break(text, pattern := _live_text(special_tokens, dialect.tags))
+    # Tokenizers that fold look-alikes ("＜" to "<") would put together what was none.
+    if not text.isascii() and pattern.search(folded := unicodedata.normalize("NFKC", text)):
+        text = _break(folded, pattern)
+    return text
+
+
+def _break(text: str, pattern: re.Pattern[str]) -> str:
     # Overlapping matches (special tokens "AB" and "BC" in "ABC") take another pass.
     while pattern.search(text):
         text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
