@@ -54,7 +54,7 @@ def options(data_dir: Path, model_folder: Path, tmp_path: Path, small_servers: A
         ({"generation_params": {"temp": 1}}, "unknown key 'generation_params.temp'; known keys: do_sample"),
         ({"concurrency": 0}, "concurrency: 0 was given"),
         ({"retrieval_topk": "many"}, "retrieval_topk: 'many' was given"),
-        ({"prompt_template_name": "qa"}, "choose one of: qa_template"),
+        ({"prompt_template_name": "qa"}, "choose one of: qa_python_template, qa_template"),
         ({"save_note": "../elsewhere"}, "save_note: '../elsewhere' was given"),
         ({"remote_retriever_url": "http://127.0.0.1:1"}, "at remote_retriever_url=http://127.0.0.1:1"),
         ({"remote_retriever_url": "nothing"}, "remote_retriever_url='nothing' is no http address"),

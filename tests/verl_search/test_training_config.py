@@ -125,7 +125,7 @@ def test_a_file_that_holds_no_training_rows_is_named(tmp_path) -> None:
     [
         ("search.url=ftp://x", "no http address"),
         ("search.top_n=0", "search.top_n=0 must be greater than 0"),
-        ("search.prompt_template_name=other", "choose one of: qa_template"),
+        ("search.prompt_template_name=other", "choose one of: qa_python_template, qa_template"),
         ("search.trajectory_keep_every=0", r"trajectory_keep_every=0 must be at least 1 \(1 keeps every step\)"),
         ("search.trajectory_keep_last=1", "trajectory_keep_last=1 at least 2"),
         ("search.answer_metric=bleu", "is not one of"),
