@@ -12,6 +12,9 @@ from flashrag.episode import Episode
 from flashrag.pipeline.episode_pipeline import EpisodePipeline
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.prompt_ids import prompt_token_ids
+from flashrag.tools.python import python_tool
+from flashrag.tools.sandbox import PythonSandbox, check_sandbox
+from flashrag.tools.tool import Tool
 
 
 class ReSearchPipeline(EpisodePipeline):
@@ -22,6 +25,12 @@ class ReSearchPipeline(EpisodePipeline):
     def __init__(self, config: Mapping[str, Any] | PipelineSettings, retriever: Any, generator: Any) -> None:
         super().__init__(config, retriever, generator)
         self.prompt_ids("")  # an unusable template is refused here, not with each question
+
+    def more_tools(self) -> tuple[Tool, ...]:
+        if not self.settings.python_tool:
+            return ()
+        check_sandbox()
+        return (python_tool(PythonSandbox()),)
 
     def prompt_ids(self, question: str) -> list[int]:
         settings = self.settings

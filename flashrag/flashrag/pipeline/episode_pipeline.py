@@ -6,7 +6,7 @@ Training runs the same episode (flashrag.episode). Does not cover: what the dial
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from flashrag.dataset import Question
 from flashrag.dialect import Dialect
@@ -18,7 +18,7 @@ from flashrag.pipeline.retrieval import as_result
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import PromptTooLong, Trace
 from flashrag.rollout import run_episode
-from flashrag.tools.tool import ToolResult
+from flashrag.tools.tool import Tool, ToolResult
 
 
 class Finding(NamedTuple):
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 class EpisodePipeline(BasicPipeline):
     """Runs one search episode per question, in the dialect of its models."""
 
-    dialect: ClassVar[Dialect]
+    dialect: Dialect
 
     def __init__(
         self, config: Mapping[str, Any] | PipelineSettings, retriever: Any = None, generator: Any = None
@@ -43,6 +43,8 @@ class EpisodePipeline(BasicPipeline):
                 f"{type(self).__name__} splices results into token ids, which the chat route has not; "
                 "use framework: sgl_remote with a server that has the completion route"
             )
+        self.tools = self.more_tools()
+        self.dialect = self.dialect.with_calls(*(tool.tag for tool in self.tools))
         self.codec = EpisodeCodec(generator.tokenizer, generator.eos_token_ids, self.dialect)
 
     @abstractmethod
@@ -52,6 +54,10 @@ class EpisodePipeline(BasicPipeline):
     @abstractmethod
     def prediction(self, episode: Episode) -> str:
         """The final answer, "" when the model gave none."""
+
+    def more_tools(self) -> tuple[Tool, ...]:
+        """The tools beside search."""
+        return ()
 
     async def read(self, finding: Finding, trace: Trace) -> ToolResult:  # noqa: ARG002 (for subclasses)
         """What the model gets to see of a finding: the passages themselves, unless overridden."""
@@ -72,7 +78,8 @@ class EpisodePipeline(BasicPipeline):
             found.append(await trace.find(query))
             return await self.read(Finding("".join(reasoning), query, found[-1]), trace)
 
-        episode = await run_episode(prompt_ids, generate, search, self.codec, self._limits(len(prompt_ids)))
+        limits = self._limits(len(prompt_ids))
+        episode = await run_episode(prompt_ids, generate, search, self.codec, limits, tools=self.tools)
         if episode.ended_by is EndReason.SEARCH_FAILED:
             raise SearchError(f"search failed: {episode.searches[-1].error}")
         if episode.ended_by is EndReason.ABORTED:
@@ -103,7 +110,8 @@ def episode_steps(episode: Episode, dialect: Dialect, found: Sequence[tuple[Pass
             steps += _written_steps(segment.text, dialect)
             continue
         search = next(searches, None)
-        made = next(passages) if search is not None and search.error is None else ()
+        found_any = search is not None and search.tool == "search" and search.error is None
+        made = next(passages) if found_any else ()
         body = segment.text.strip().removeprefix(dialect.result.open).removesuffix(dialect.result.close)
         steps.append(Step(StepKind.RESULT, body.strip(), made))
     return steps
@@ -111,9 +119,9 @@ def episode_steps(episode: Episode, dialect: Dialect, found: Sequence[tuple[Pass
 
 def _written_steps(text: str, dialect: Dialect) -> Iterator[Step]:
     """The blocks of one sampled text; a block left open ends where the next begins. What is in none is generation."""
-    kinds = {dialect.think.open: StepKind.THINK, dialect.search.open: StepKind.QUERY}
+    kinds = {dialect.think.open: StepKind.THINK, **{tag.open: StepKind.QUERY for tag in dialect.calls}}
     opened = "|".join(map(re.escape, kinds))
-    closed = "|".join(map(re.escape, (dialect.think.close, dialect.search.close)))
+    closed = "|".join(re.escape(tag.close) for tag in (dialect.think, *dialect.calls))
     position = 0
     for block in re.finditer(f"({opened})(.*?)(?:{closed}|(?={opened})|$)", text, re.DOTALL):
         if loose := text[position : block.start()].strip():

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -128,6 +129,12 @@ class PythonSandbox:
                 raise ToolError(_text(output).strip())
             case other:
                 raise ToolError(f"the sandbox was killed from outside (exit code {other})")
+
+
+def check_sandbox() -> None:
+    """Raise `UserError` unless code can be confined on this machine, whether an event loop runs here or not."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(lambda: asyncio.run(PythonSandbox().check())).result()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -16,6 +16,7 @@ from flashrag.pipeline import Passage, ReSearchPipeline, Step, StepKind
 from flashrag.pipeline.episode_pipeline import episode_steps
 from flashrag.pipeline.trace import PromptTooLong
 from flashrag.prompt_ids import prompt_token_ids
+from flashrag.tools.sandbox import check_sandbox
 from flashrag.tools.search import SEARCH_LIMIT_REACHED
 
 EOS = 0
@@ -161,6 +162,48 @@ def test_what_cannot_run_is_refused_when_the_pipeline_is_made(model: Model):
     model.tokenizer = None
     with pytest.raises(UserError, match="which the chat route has not"):
         ReSearchPipeline(Config(), Index(), model)
+
+
+CODE = "<think> t </think> <python> print(6 * 7) </python>"
+
+
+@pytest.mark.asyncio
+async def test_with_the_python_tool_the_model_can_run_code(tokenizer: Any):
+    try:
+        check_sandbox()
+    except UserError as refusal:
+        pytest.skip(str(refusal))
+
+    class Coder(Model):
+        """Searches, runs code, then answers with what it printed."""
+
+        async def generate(self, token_ids: Sequence[int], max_tokens: int, dialect: Dialect) -> Generation:
+            assert dialect.stops == ("</search>", "</python>")
+            response = self.tokenizer.decode(list(token_ids)).rpartition(" Assistant:")[2]
+            if "<search>" not in response:
+                return self._sample("<think> t </think> <search> Zhou </search>", max_tokens)
+            if "<python>" not in response:
+                return self._sample(CODE, max_tokens)
+            printed = response.rpartition("<result>\n")[2].split("\n")[0]
+            return self._sample(f"<answer> \\boxed{{{printed}}} </answer>", max_tokens, [EOS])
+
+    config = Config(config_dict={"python_tool": True, "prompt_template_name": "qa_python_template"})
+    outcome = await ReSearchPipeline(config, Index(), Coder(tokenizer)).answer(question("Zhou", "42"))
+    assert outcome.prediction == "42"
+    assert outcome.episode is not None
+    assert outcome.episode.format_fault is None
+    assert [(search.tool, search.query) for search in outcome.episode.searches] == [
+        ("search", "Zhou"),
+        ("python", "print(6 * 7)"),
+    ]
+    asked = [step for step in outcome.steps if step.kind in (StepKind.QUERY, StepKind.RESULT)]
+    assert [(step.kind, step.text, len(step.passages)) for step in asked] == [
+        (StepKind.QUERY, "Zhou", 0),
+        (StepKind.RESULT, '"Zhou"\nThe king of Zhou is Wu', 1),
+        (StepKind.QUERY, "print(6 * 7)", 0),
+        (StepKind.RESULT, "42", 0),
+    ]
+    assert ReSearchPipeline(Config(), Index(), Model(tokenizer)).dialect == RESEARCH  # off by default
 
 
 def test_blocks_left_open_end_where_the_next_begins():
