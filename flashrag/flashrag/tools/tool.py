@@ -1,7 +1,7 @@
 """A tool of an episode: a tag, a parser and an async call. `search` is one; what others there are stands beside this.
 
 A call is what a model wrote between a tool's tags. Whatever the tool, its result is rendered, fitted into the budgets,
-masked and counted in the same way, and its failure ends the episode in the same way (episode.py).
+masked and counted in the same way, and its failure ends the episode in the same way (rollout.py).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
