@@ -137,7 +137,9 @@ class Searcher:
     def _finished(self, finished: Finished) -> None:
         self._observe(finished)
         asks = self._answer(finished)
-        self._expected = len(self._queue) + sum(ask.done.done() for ask in asks)
+        waiting, answered = len(self._queue), sum(ask.done.done() for ask in asks)
+        # Fewer than wait already are not waited for: a core that idles costs more than they would save.
+        self._expected = waiting + answered if waiting < answered else 0
         self._linger_until = self._loop.time() + self._settings.max_wait_ms / 1000
         self._loop.call_at(self._linger_until, self._stop_lingering, self._linger_until)
         self._dispatch()

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 import uvicorn
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from flashrag.retriever import FORWARD_THREADS_VARIABLE, Retriever, check_assets, load_retriever_from
 from rag_serving.app import create_app
 from rag_serving.garbage import shorten_pauses
 from rag_serving.retriever_process import RetrieverProcess
@@ -70,9 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _share_cores(num_retriever: int) -> None:
-    """Divide the cores among the threads that search; torch and faiss read this when they are imported."""
+    """Divide the cores among the threads that search: faiss reads this when it is imported.
+
+    One of several threads hands over answers or waits for queries. All of them share the encoder's forward passes,
+    which may take every core.
+    """
     cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_retriever)))
+    os.environ.setdefault(FORWARD_THREADS_VARIABLE, os.environ.get("OMP_NUM_THREADS", str(cores)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max(1, num_retriever - 1))))
 
 
 def _load(settings: ServerSettings) -> Retriever:

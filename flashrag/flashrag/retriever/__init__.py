@@ -15,6 +15,7 @@ from flashrag.retriever.settings import RetrieverSettings
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # an OpenMP thread with nothing to do leaves its core to others
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its own threads fight with ours and with faiss's
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+FORWARD_THREADS_VARIABLE = "RESEARCH_FORWARD_THREADS"  # forward passes at a time on the CPU; default: torch's threads
 
 __all__ = [
     "Assets",

@@ -10,6 +10,7 @@ Does not cover: what the model is (encoder.py, reranker.py).
 """
 
 import functools
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers.util import batch_to_device
+
+from flashrag.retriever import FORWARD_THREADS_VARIABLE
 
 CPU = "cpu"
 INPUTS_PER_CPU_FORWARD = 8  # more gain nothing on one core and cost padding
@@ -74,7 +77,8 @@ class ModelRunner:
 
 @functools.cache
 def cpu_threads() -> int:
-    return torch.get_num_threads()
+    """Forward passes at a time, whoever asks for them."""
+    return int(os.environ.get(FORWARD_THREADS_VARIABLE) or torch.get_num_threads())
 
 
 @functools.cache
