@@ -1,9 +1,9 @@
-"""What the sampler refuses to train on, and the metrics of a step."""
+"""What the sampler refuses to train on."""
 
 import pytest
 
 from verl_search.agent_loop import fingerprint
-from verl_search.sampler import check_failed_share, check_trained_tensors, rollout_metrics
+from verl_search.sampler import check_failed_share, check_trained_tensors
 from verl_search.stopping import StopTraining
 
 RESPONSES, MASK = [10, 11, 20, 12], [1, 1, 0, 1]
@@ -21,7 +21,10 @@ def rollout(**changes: float | str) -> dict[str, float | str]:
         "spliced_tokens": 50.0,
         "search_s": 0.2,
         "generate_s": 1.0,
+        "think_repeat_rate": 0.0,
         "ended_by": "eos",
+        "reward": 0.1,
+        "log_prob_sum": -6.0,
         **changes,
     }
 
@@ -42,20 +45,6 @@ def test_exact_tensors_pass() -> None:
 def test_any_difference_stops_the_run(responses: list[int], loss_mask: list[int], response_mask: list[int]) -> None:
     with pytest.raises(StopTraining, match="uid_0_0"):
         check_trained_tensors("uid_0_0", responses, loss_mask, response_mask, EXTRA)
-
-
-def test_metrics_of_a_step() -> None:
-    rollouts = [rollout(em=1.0, searches=2.0, search_s=0.4), rollout(searches=0.0, search_s=0.0, ended_by="length")]
-    metrics = rollout_metrics(rollouts)
-    assert metrics["rollout/em"] == 0.5
-    assert metrics["rollout/searches"] == 1.0
-    assert metrics["rollout/search_latency_s"] == pytest.approx(0.4 / 2)  # per search, not per episode
-    assert metrics["rollout/search_s"] == pytest.approx(0.2)
-    assert metrics["rollout/ended_by/eos"] == metrics["rollout/ended_by/length"] == 0.5
-
-
-def test_no_search_at_all_has_no_latency() -> None:
-    assert rollout_metrics([rollout(searches=0.0, search_s=0.0)])["rollout/search_latency_s"] == 0.0
 
 
 def test_too_many_failed_searches_stop_the_run() -> None:

@@ -89,7 +89,7 @@ def test_a_cpu_machine_trains_with_one_process_unless_told_otherwise() -> None:
 
 def test_every_shipped_training_config_is_covered() -> None:
     shipped = {path.stem for path in CONFIG_DIR.glob("*.yaml")}
-    assert shipped == {"research", "cpu", "demo", "agent_loop"}
+    assert shipped == {"research", "cpu", "demo", "agent_loop", "alarms"}
 
 
 @pytest.mark.filterwarnings("ignore:Disabled critic")

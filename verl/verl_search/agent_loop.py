@@ -30,6 +30,7 @@ from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
 from verl_search.outage import EpisodeClock, Outage
 from verl_search.reward import Reward, episode_reward
+from verl_search.rollout_metrics import rollout_measures, training_measures
 from verl_search.settings import SearchSettings
 from verl_search.stopping import request_stop
 from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
@@ -179,18 +180,7 @@ def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, 
     response_ids, log_probs = episode.response_ids, episode.log_probs
     if not response_ids:  # cut off before its first token: upstream's batches have no place for an empty response
         response_ids, loss_mask, log_probs = [episode.prompt_ids[-1]], [0], [0.0]
-    search_s = sum(search.latency_s for search in episode.searches)
-    rollout = {
-        "em": reward.answer.em,
-        "f1": reward.answer.f1,
-        "format_valid": float(episode.format_fault is None),
-        "searches": float(len(episode.searches)),
-        "search_failed": float(failed),
-        "sampled_tokens": float(sum(episode.loss_mask)),
-        "spliced_tokens": float(len(episode.loss_mask) - sum(episode.loss_mask)),
-        "search_s": search_s,
-        "generate_s": episode.generate_s,
-    }
+    rollout = rollout_measures(episode, reward)
     return AgentLoopOutput(
         prompt_ids=list(episode.prompt_ids),
         response_ids=response_ids,
@@ -198,14 +188,14 @@ def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, 
         response_logprobs=log_probs or None,
         reward_score=reward.value,
         num_turns=1 + len(episode.segments),
-        metrics=AgentLoopMetrics(generate_sequences=episode.generate_s, tool_calls=search_s),
+        metrics=AgentLoopMetrics(generate_sequences=episode.generate_s, tool_calls=rollout["search_s"]),
         extra_fields={
             **extra_fields,
             "turn_scores": [],
             "tool_rewards": [],
             # Upstream averages this for validation; the sampler averages "search_rollout" for training.
             "reward_extra_info": rollout,
-            "search_rollout": {**rollout, "ended_by": episode.ended_by.value},
+            "search_rollout": {**rollout, **training_measures(episode, reward)},
             "sampled_fingerprint": fingerprint(sampled_ids),
             "response_fingerprint": fingerprint(response_ids),
         },

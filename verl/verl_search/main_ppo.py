@@ -15,9 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
+from verl_search.alarm_watch import configured_rules
 from verl_search.settings import SearchSettings
 from verl_search.stopping import StopTraining, resume_command
 from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
+from verl_search.trajectory_files import cut_torn_tails
 
 REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", "actor_rollout_ref.model.path")
 # verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
@@ -36,6 +38,7 @@ def check_input(config: DictConfig) -> None:
     if missing:
         raise UserError(f"the training config lacks {', '.join(missing)}; give each as key=value")
     settings = SearchSettings.from_config(config.search)
+    configured_rules(config)
     if config.actor_rollout_ref.rollout.name != "vllm":
         raise UserError(f"rollout.name={config.actor_rollout_ref.rollout.name!r}: search rollouts run on vllm only")
     for key in ("train_files", "val_files"):
@@ -104,6 +107,7 @@ def train(config: DictConfig) -> None:
 
     from verl_search.trainer import SearchTaskRunner
 
+    cut_torn_tails(Path(config.search.trajectory_dir))
     try:
         run_ppo(config, task_runner_class=SearchTaskRunner)
     except RayTaskError as error:

@@ -6,15 +6,14 @@ engine sampled; and the step's search metrics join the trainer's own. Does not c
 upstream gives to its own buffer only.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_search.agent_loop import fingerprint
+from verl_search.rollout_metrics import rollout_metrics
 from verl_search.stopping import StopTraining, check_stop_requests
 
 TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]
@@ -45,7 +44,11 @@ class SearchReplayBuffer(ReplayBuffer):
             batch.keys, data["responses"], data["loss_mask"], data["response_mask"], extra_fields, strict=True
         ):
             check_trained_tensors(key, responses.tolist(), loss_mask.tolist(), response_mask.tolist(), extra)
-        rollouts = [extra["search_rollout"] for extra in extra_fields]
+        # A key is "{uid}_{session_id}_{index}", and a group is what one uid was sampled for.
+        rollouts = [
+            {**extra["search_rollout"], "group_id": key.rsplit("_", 2)[0]}
+            for key, extra in zip(batch.keys, extra_fields, strict=True)
+        ]
         check_failed_share(rollouts, self.max_failed_share, global_steps)
         return batch, {**metrics, **rollout_metrics(rollouts)}
 
@@ -77,26 +80,3 @@ def check_failed_share(rollouts: Sequence[Mapping[str, Any]], max_failed_share: 
             f"{failed:.0f} of {len(rollouts)} episodes of step {global_steps} ended in a failed search, more than "
             f"search.max_failed_share={max_failed_share}; look at the retrieval server before you go on"
         )
-
-
-def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """A step's means over its episodes, and the share of each end reason; times are seconds per episode."""
-
-    def mean(name: str) -> float:
-        return fmean(rollout[name] for rollout in rollouts)
-
-    searches = sum(rollout["searches"] for rollout in rollouts)
-    metrics = {
-        "rollout/em": mean("em"),
-        "rollout/f1": mean("f1"),
-        "rollout/format_rate": mean("format_valid"),
-        "rollout/searches": mean("searches"),
-        "rollout/search_failed_share": mean("search_failed"),
-        "rollout/response_tokens_sampled": mean("sampled_tokens"),
-        "rollout/response_tokens_spliced": mean("spliced_tokens"),
-        "rollout/search_latency_s": sum(r["search_s"] for r in rollouts) / searches if searches else 0.0,
-        "rollout/search_s": mean("search_s"),
-        "rollout/generate_s": mean("generate_s"),
-    }
-    ended_by = Counter(rollout["ended_by"] for rollout in rollouts)
-    return metrics | {f"rollout/ended_by/{reason}": count / len(rollouts) for reason, count in ended_by.items()}

@@ -1,7 +1,8 @@
-"""Upstream's synchronous trainer, which saves what it has learned before it stops on purpose.
+"""Upstream's synchronous trainer, which watches its alarms and saves what it has learned before it stops on purpose.
 
 `SearchTaskRunner` is what main_ppo.py hands to upstream's `run_ppo`: it puts `SearchTrainer` in the place of upstream's
-trainer of the same mode and runs upstream's task runner. Does not cover: why a run stops (stopping.py).
+trainer of the same mode and runs upstream's task runner. Does not cover: why a run stops (stopping.py,
+alarm_watch.py).
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 import verl_search.advantage  # noqa: F401  # registers the estimator that the config names
+from verl_search.alarm_watch import AlarmWatch
 from verl_search.stopping import StopTraining
 from verl_search.upstream import replace_sync_trainer, upstream_task_runner
 
@@ -23,6 +25,7 @@ class SearchTrainer(PPOTrainerSync):
         self._trained_steps = self._saved_steps = 0
         # Where the data stood before the step under way, None between the steps.
         self._data_before_step: dict[str, Any] | None = None
+        self._alarms = AlarmWatch(config)
 
     def fit(self, agent_loop_manager: Any) -> None:
         try:
@@ -39,6 +42,20 @@ class SearchTrainer(PPOTrainerSync):
         self._trained_steps = self.global_steps
         return batch
 
+    def on_step_begin(self) -> None:
+        self._alarms.check_stop()  # here the metrics that raised the alarm have been logged
+        super().on_step_begin()
+
+    def on_step_end(self) -> None:
+        # As upstream's own checkpoints: while the rollout engine is asleep.
+        if self._alarms.save_due and self._saved_steps < self.global_steps:
+            self._save_checkpoint()
+        super().on_step_end()
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        self._alarms.see(self.global_steps, metrics, saved=self._saved_steps == self.global_steps)
+
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         self._trained_steps = self._saved_steps = self.global_steps
@@ -46,6 +63,7 @@ class SearchTrainer(PPOTrainerSync):
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
         self._saved_steps = self.global_steps
+        self._alarms.save_due = False
 
     def _save_trained_steps(self) -> str:
         """Save a checkpoint of the steps that are trained, unless there is one; what to tell the user about it."""

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from flashrag.episode import Episode, InvariantViolation
+from flashrag.episode import Episode, InvariantViolation, Source
 from verl_search.reward import Reward
+from verl_search.rollout_metrics import count_tokens
 
 SCHEMA_VERSION = 1
 
@@ -43,7 +44,6 @@ class TrajectoryRecord:
 def as_json(record: TrajectoryRecord) -> bytes:
     """One line of a trajectory file, without the line break."""
     episode = record.episode
-    sampled_tokens = sum(episode.loss_mask)
     return orjson.dumps(
         {
             "version": SCHEMA_VERSION,
@@ -65,8 +65,8 @@ def as_json(record: TrajectoryRecord) -> bytes:
             "ended_by": episode.ended_by,
             "format_fault": episode.format_fault and episode.format_fault.name.lower(),
             "generate_s": episode.generate_s,
-            "sampled_tokens": sampled_tokens,
-            "spliced_tokens": len(episode.loss_mask) - sampled_tokens,
+            "sampled_tokens": count_tokens(episode, Source.MODEL),
+            "spliced_tokens": count_tokens(episode, Source.RESULT),
             "searches": episode.searches,
             "segments": [
                 {

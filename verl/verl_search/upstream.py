@@ -54,6 +54,9 @@ REQUIRED_NAMES = (
     RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.step", "base of the trainer: which step is under way"),
     RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._save_checkpoint", "the checkpoint before a stop"),
     RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._load_checkpoint", "the step that a run resumes from"),
+    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._compute_metrics", "a step's metrics: what the alarms watch"),
+    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.on_step_begin", "where an alarm stops the run"),
+    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.on_step_end", "where an alarm has a checkpoint saved"),
     RequiredName("verl.trainer.ppo.v1.trainer_base", "TRAINER_REGISTRY", "where the trainer is put in"),
     RequiredName(
         "verl.trainer.main_ppo", "TaskRunnerV1.__ray_metadata__.modified_class", "runs the trainer in an actor of ours"
