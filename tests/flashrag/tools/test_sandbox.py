@@ -205,6 +205,7 @@ async def test_the_hosts_files_are_out_of_sight_and_cannot_be_written(tmp_path: 
             except OSError as error: print(error.strerror)
         print(sorted(os.environ), os.getuid(), os.getpid())
         open("/tmp/own", "w").write("kept for this run"); print(os.listdir("/tmp"))
+        print([bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in ("/", "/usr", sys.base_prefix, "/tmp")])
     """
     lines = (await run(code)).output.split("\n")
     assert lines[:7] == ["False"] * 7
@@ -220,6 +221,7 @@ async def test_the_hosts_files_are_out_of_sight_and_cannot_be_written(tmp_path: 
     )
     assert lines[13] == "['HOME', 'LANG', 'PATH'] 1000 1"
     assert lines[14] == "['own']"
+    assert lines[15] == "[True, True, True, False]"  # whoever the files belong to
     assert secret.read_text() == "s3cret"
     assert (await run("import os; print(os.listdir('/tmp'))")).output == "[]\n"  # the next run finds nothing of it
 
