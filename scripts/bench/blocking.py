@@ -49,6 +49,6 @@ if __name__ == "__main__":
     retriever = load_retriever_from(assets)
     if not options.our_encoder:
         model = SentenceTransformer(str(assets.model_folder))
-        retriever.encode_queries = lambda queries: model.encode(queries, normalize_embeddings=True)
+        retriever.encode_queries = lambda queries: model.encode(queries, normalize_embeddings=True)  # pyrefly: ignore
     retriever.search("warm-up")
     uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")
