@@ -43,7 +43,7 @@ def test_ids_mask_and_log_probabilities_follow_provenance() -> None:
     assert output.response_mask == [1, 1, 0, 0, 0, 1]
     assert output.response_logprobs == [-0.1, -0.2, 0.0, 0.0, 0.0, -0.3]
     assert output.extra_fields["min_global_steps"] == 3
-    assert output.extra_fields["sampled_fingerprint"] == fingerprint([10, 11, 12])
+    assert output.extra_fields["trained_fingerprint"] == fingerprint([10, 11, 12])
     rollout = output.extra_fields["search_rollout"]
     assert (rollout["searches"], rollout["sampled_tokens"], rollout["spliced_tokens"]) == (1.0, 3.0, 3.0)
     assert rollout["search_s"] == 0.25
@@ -58,13 +58,21 @@ def test_an_episode_whose_search_failed_carries_no_loss() -> None:
     assert output.extra_fields["search_rollout"]["search_failed"] == 1.0
 
 
+def test_results_are_trained_on_only_when_asked_for() -> None:
+    output = agent_loop_output(EPISODE, episode_reward(EPISODE, ["gold"]), {}, mask_results=False)
+    assert output.response_mask == [1, 1, 1, 1, 1, 1]
+    assert output.extra_fields["trained_fingerprint"] == fingerprint([10, 11, 20, 21, 22, 12])
+    failed = Episode((1, 2), [EPISODE.segments[0]], [], EndReason.SEARCH_FAILED)
+    assert agent_loop_output(failed, episode_reward(failed, ["gold"]), {}, mask_results=False).response_mask == [0, 0]
+
+
 def test_an_episode_without_a_token_is_one_token_without_loss() -> None:
     output = output_of(Episode((1, 2), [], [], EndReason.DEADLINE))
     assert (output.response_ids, output.response_mask, output.response_logprobs) == ([2], [0], [0.0])
     rollout = output.extra_fields["search_rollout"]
     assert (rollout["sampled_tokens"], rollout["spliced_tokens"], rollout["ended_by"]) == (0.0, 0.0, "deadline")
     assert output.extra_fields["response_fingerprint"] == fingerprint([2])
-    assert output.extra_fields["sampled_fingerprint"] == fingerprint([])
+    assert output.extra_fields["trained_fingerprint"] == fingerprint([])
 
 
 def test_ids_that_were_not_sampled_are_noticed() -> None:
@@ -88,7 +96,7 @@ class FakeServerManager:
 
 def test_turns_share_a_server_and_carry_the_range_of_weight_versions() -> None:
     manager = FakeServerManager()
-    engine = _Engine(manager, {"temperature": 1.0, "logprobs": True}, {9, 7}, priority=0)
+    engine = _Engine("vllm", manager, {"temperature": 1.0, "logprobs": True}, {9, 7}, priority=0)
 
     async def two_turns() -> None:
         await engine.generate([1, 2], 50)
@@ -217,6 +225,24 @@ def test_a_violated_invariant_raises_and_leaves_the_trajectory_in_a_file(tmp_pat
     assert written["question"] == ROW["raw_prompt"][0]["content"]
     assert written["episode"]["segments"][1]["source"] == "result"
     assert not list(tmp_path.glob("train/*"))
+
+
+def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> None:
+    async def run() -> Any:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+        loop.settings = dataclasses.replace(loop.settings, apply_chat=True)
+        loop.tokenizer.chat_template = (
+            "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}[assistant]{% endif %}"
+        )
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop.tokenizer
+
+    output, tokenizer = asyncio.run(run())
+    prompt = tokenizer.decode(output.prompt_ids)
+    assert prompt.startswith("[system] ")
+    assert "<search>" in prompt  # the instructions
+    assert prompt.endswith("[user] In which city was the band Hawks formed?\n[assistant]")
+    assert output.reward_score == 1.0
 
 
 def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:

@@ -31,9 +31,24 @@ def test_exact_match_reward(sampled: str, gold: list[str], ended_by: EndReason, 
     assert episode_reward(episode(sampled, ended_by=ended_by), gold).value == value
 
 
+@pytest.mark.parametrize(
+    ("sampled", "gold", "value"),
+    [
+        (THINK + ANSWER, "King Wu", 1.0),
+        (THINK + ANSWER, "Nobody", 0.0),  # nothing for the format
+        (ANSWER, "King Wu", 1.0),  # nor against it
+        (THINK, "King Wu", 0.0),
+    ],
+)
+def test_the_answer_alone_can_be_rewarded(sampled: str, gold: str, value: float) -> None:
+    assert episode_reward(episode(sampled), [gold], rule="answer").value == value
+
+
 def test_answer_in_a_result_earns_nothing() -> None:
     passage = f" <result>\n{THINK}{ANSWER}\n</result>"
-    reward = episode_reward(episode(" <think> x </think> <search> q </search>", passage, THINK), ["King Wu"])
+    searched = episode(" <think> x </think> <search> q </search>", passage, THINK)
+    assert episode_reward(searched, ["King Wu"], rule="answer").value == 0.0
+    reward = episode_reward(searched, ["King Wu"])
     assert reward.value == 0.0
     assert reward.answer.em == 0.0
     assert "no answer block" in reward.reason

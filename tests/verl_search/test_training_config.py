@@ -120,6 +120,12 @@ def test_a_file_that_holds_no_training_rows_is_named(tmp_path) -> None:
         check_input(compose_config("research", [*INPUT, f"data.train_files={columns}"]))
 
 
+def test_tokens_without_a_probability_are_not_corrected() -> None:
+    overrides = ["search.mask_results=false", "algorithm.rollout_correction.bypass_mode=true"]
+    with pytest.raises(UserError, match=r"search\.mask_results=false trains on tokens that no engine gave"):
+        check_input(compose_config("research", [*INPUT, *overrides]))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -130,7 +136,12 @@ def test_a_file_that_holds_no_training_rows_is_named(tmp_path) -> None:
         ("search.trajectory_keep_last=1", "trajectory_keep_last=1 at least 2"),
         ("search.answer_metric=bleu", "is not one of"),
         ("+search.topn=3", r"unknown keys \['topn'\]"),
-        ("actor_rollout_ref.rollout.name=sglang", "run on vllm only"),
+        ("search.reward_rule=format", r"search.reward_rule='format' is not one of \('format_and_answer', 'answer'\)"),
+        ("search.max_outage_s=0", "search.max_outage_s=0 must be greater than 0"),
+        ("search.episode_timeout_s=-1", "search.episode_timeout_s=-1 must be greater than 0"),
+        ("trainer.v1.trainer_mode=colocate_async", "search rollouts are trained on in mode sync only"),
+        ("actor_rollout_ref.rollout.name=hf", "'hf' is not one of vllm, sglang"),
+        ("actor_rollout_ref.rollout.name=sglang", "set actor_rollout_ref.rollout.skip_tokenizer_init=false"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_starts(override: str, message: str) -> None:

@@ -25,12 +25,12 @@ from flashrag.episode import (
 from flashrag.errors import ReSearchError
 from flashrag.generator.tokenizer import eos_token_ids
 from flashrag.prompt_ids import prompt_token_ids
-from flashrag.protocol import SEARCH_CLOSE
 from flashrag.rollout import run_episode
 from flashrag.tools.tool import ToolResult
 from verl_search.outage import EpisodeClock, Outage
 from verl_search.reward import Reward, episode_reward
 from verl_search.rollout_metrics import rollout_measures, training_measures
+from verl_search.sampling import ABORTED, search_sampling_params
 from verl_search.settings import SearchSettings
 from verl_search.stopping import request_stop
 from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
@@ -90,7 +90,9 @@ class SearchAgentLoop(AgentLoopBase):
         prompt_ids = prompt_token_ids(
             self.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
         )
-        engine = _Engine(self.server_manager, sampling_params, self.codec.eos_token_ids, int(priority))
+        engine = _Engine(
+            self.rollout_config.name, self.server_manager, sampling_params, self.codec.eos_token_ids, int(priority)
+        )
         try:
             clock = EpisodeClock()
             search = partial(self._search, clock=clock)
@@ -100,7 +102,7 @@ class SearchAgentLoop(AgentLoopBase):
             path = write_violation(self.settings.trajectory_path(), question, violation)
             raise ReSearchError(f"an episode is not token-exact ({violation}); its trajectory: {path}") from violation
         gold_answers = list(row["reward_model"]["ground_truth"])
-        reward = episode_reward(episode, gold_answers, self.settings.answer_metric)
+        reward = episode_reward(episode, gold_answers, self.settings.answer_metric, self.settings.reward_rule)
         record = TrajectoryRecord(
             question_id=str(row["extra_info"].get("id", row["index"])),
             data_source=str(row["data_source"]),
@@ -118,7 +120,8 @@ class SearchAgentLoop(AgentLoopBase):
         # An episode that a deadline cut off before its first token has nothing from the engine.
         weights_step = record.step - 1
         unsampled = {"min_global_steps": weights_step, "max_global_steps": weights_step}
-        return agent_loop_output(episode, reward, {**unsampled, **engine.extra_fields})
+        extra_fields = {**unsampled, **engine.extra_fields}
+        return agent_loop_output(episode, reward, extra_fields, mask_results=self.settings.mask_results)
 
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
         return ToolResult.ranked(await self.outage.wait_out(lambda: self.client.search_scored(query), clock))
@@ -128,11 +131,16 @@ class _Engine:
     """The rollout servers as the episode's `generate`, remembering every id that they returned."""
 
     def __init__(
-        self, server_manager: Any, sampling_params: dict[str, Any], eos_token_ids: Iterable[int], priority: int
+        self,
+        name: str,
+        server_manager: Any,
+        sampling_params: dict[str, Any],
+        eos_token_ids: Iterable[int],
+        priority: int,
     ):
         self.server_manager = server_manager
         # What ends a sequence for the episode must end it for the engine, whatever config the engine reads.
-        self.sampling_params = {**sampling_params, **_stop_at_search(), "stop_token_ids": sorted(eos_token_ids)}
+        self.sampling_params = search_sampling_params(name, sampling_params, eos_token_ids)
         self.priority = priority
         # One id for the whole episode keeps its turns on one server, where their prefix is cached.
         self.request_id = uuid4().hex
@@ -150,19 +158,7 @@ class _Engine:
         # The trainer reads the range of weight versions: the first turn's minimum, the last turn's maximum.
         first_version = self.extra_fields.get("min_global_steps", output.extra_fields.get("min_global_steps"))
         self.extra_fields.update(output.extra_fields, min_global_steps=first_version)
-        return Generation(output.token_ids, output.log_probs or None, aborted=output.stop_reason == "aborted")
-
-
-@lru_cache(maxsize=1)
-def _stop_at_search() -> dict[str, Any]:
-    """vLLM's sampling parameters of a search episode: one message per request instead of one per token."""
-    from vllm.sampling_params import RequestOutputKind
-
-    return {
-        "stop": [SEARCH_CLOSE],
-        "include_stop_str_in_output": True,
-        "output_kind": RequestOutputKind.FINAL_ONLY,
-    }
+        return Generation(output.token_ids, output.log_probs or None, aborted=output.stop_reason in ABORTED)
 
 
 def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:
@@ -172,11 +168,14 @@ def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:
         raise InvariantViolation(f"{len(sampled_ids)} sampled ids differ from the {len(trained)} to train on", episode)
 
 
-def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, Any]) -> AgentLoopOutput:
+def agent_loop_output(
+    episode: Episode, reward: Reward, extra_fields: dict[str, Any], *, mask_results: bool = True
+) -> AgentLoopOutput:
     """What verl trains on. A failed search is nobody's mistake: its episode carries no loss."""
     failed = episode.ended_by is EndReason.SEARCH_FAILED
-    loss_mask = [0] * len(episode.loss_mask) if failed else episode.loss_mask
-    sampled_ids = [i for i, trains in zip(episode.response_ids, loss_mask, strict=True) if trains]
+    loss_mask = episode.loss_mask if mask_results else [1] * len(episode.loss_mask)
+    loss_mask = [0] * len(loss_mask) if failed else loss_mask
+    trained_ids = [i for i, trains in zip(episode.response_ids, loss_mask, strict=True) if trains]
     response_ids, log_probs = episode.response_ids, episode.log_probs
     if not response_ids:  # cut off before its first token: upstream's batches have no place for an empty response
         response_ids, loss_mask, log_probs = [episode.prompt_ids[-1]], [0], [0.0]
@@ -196,7 +195,7 @@ def agent_loop_output(episode: Episode, reward: Reward, extra_fields: dict[str, 
             # Upstream averages this for validation; the sampler averages "search_rollout" for training.
             "reward_extra_info": rollout,
             "search_rollout": {**rollout, **training_measures(episode, reward)},
-            "sampled_fingerprint": fingerprint(sampled_ids),
+            "trained_fingerprint": fingerprint(trained_ids),
             "response_fingerprint": fingerprint(response_ids),
         },
     )

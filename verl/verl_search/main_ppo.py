@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
 from verl_search.alarm_watch import configured_rules
+from verl_search.sampling import ENGINES
 from verl_search.settings import SearchSettings
 from verl_search.stopping import StopTraining, resume_command
 from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
@@ -39,14 +40,32 @@ def check_input(config: DictConfig) -> None:
         raise UserError(f"the training config lacks {', '.join(missing)}; give each as key=value")
     settings = SearchSettings.from_config(config.search)
     configured_rules(config)
-    if config.actor_rollout_ref.rollout.name != "vllm":
-        raise UserError(f"rollout.name={config.actor_rollout_ref.rollout.name!r}: search rollouts run on vllm only")
+    check_variant(config, settings)
     for key in ("train_files", "val_files"):
         files = config.data[key]
         for file in [files] if isinstance(files, str) else files:
             check_questions(f"data.{key}={file}", Path(file), config.data.prompt_key)
     check_model(str(config.actor_rollout_ref.model.path))
     check_server(settings.url)
+
+
+def check_variant(config: DictConfig, settings: SearchSettings) -> None:
+    """Raise `UserError` for choices that do not go together."""
+    rollout = config.actor_rollout_ref.rollout
+    if (mode := config.trainer.v1.trainer_mode) != "sync":
+        raise UserError(f"trainer.v1.trainer_mode={mode}: search rollouts are trained on in mode sync only")
+    if rollout.name not in ENGINES:
+        raise UserError(f"actor_rollout_ref.rollout.name={rollout.name!r} is not one of {', '.join(ENGINES)}")
+    if rollout.name == "sglang" and rollout.skip_tokenizer_init:
+        raise UserError(
+            "SGLang stops at </search> only with a tokenizer: set actor_rollout_ref.rollout.skip_tokenizer_init=false"
+        )
+    correction = config.algorithm.rollout_correction
+    if not settings.mask_results and (correction.bypass_mode or correction.rollout_is or correction.rollout_rs):
+        raise UserError(
+            "search.mask_results=false trains on tokens that no engine gave a probability, which "
+            "algorithm.rollout_correction.{bypass_mode,rollout_is,rollout_rs} would need: leave these as they are"
+        )
 
 
 def check_questions(given: str, path: Path, prompt_key: str) -> None:

@@ -2,11 +2,11 @@
 
 Upstream's replay buffer with additions at its public `sample`: a rollout that raised, or a worker that asks for it,
 stops the run (stopping.py) instead of being padded away; the tensors in the TransferQueue are compared with what the
-engine sampled; and the step's search metrics join the trainer's own. Does not cover: DAPO's group filtering, which
-upstream gives to its own buffer only.
+engine sampled; and the step's search metrics join the trainer's own. `algorithm.filter_groups` (DAPO's: groups of equal
+reward are left out and replaced, arXiv 2503.14476) is upstream's, which it gives to its own buffer only, and bounded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import transfer_queue as tq
@@ -22,14 +22,36 @@ TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]
 class SearchReplayBuffer(ReplayBuffer):
     """`ReplayBuffer` that polls often, verifies token identity and reports how the rollouts searched."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        # Upstream polls every 2 s, which rounds a small model's generation time up to multiples of that.
-        self.poll_interval = float(self.sampler_kwargs["poll_interval_s"])
-        self.max_failed_share = float(self.sampler_kwargs["max_failed_share"])
+    def __init__(self, *, sampler_kwargs: Mapping[str, Any], refill_fn: Callable[[int], Any], **kwargs: Any):
+        filter_groups, batch_size = sampler_kwargs["filter_groups"], sampler_kwargs["train_batch_size"]
+        super().__init__(
+            **kwargs,
+            sampler_kwargs=sampler_kwargs,
+            # Upstream polls every 2 s, which rounds a small model's generation time up to multiples of that.
+            poll_interval=float(sampler_kwargs["poll_interval_s"]),
+            refill_fn=self._refill,
+            filter_groups_metric=filter_groups["metric"] if filter_groups["enable"] else None,
+            train_batch_size=batch_size,
+            gen_batch_size=1,  # upstream's own value wherever it refills
+        )
+        self.max_failed_share = float(sampler_kwargs["max_failed_share"])
+        self._submit = refill_fn
+        self._refilled = 0
+        self._max_refills = filter_groups["max_num_gen_batches"] * batch_size
+
+    def _refill(self, num_prompts: int) -> None:
+        """Have more prompts generated; raises `StopTraining` where a step would take more than it may."""
+        self._refilled += num_prompts
+        if 0 < self._max_refills < self._refilled:
+            raise StopTraining(
+                f"{self._refilled} more prompts were needed for one step than its batch: nearly all groups have equal "
+                "rewards (algorithm.filter_groups.max_num_gen_batches bounds this)"
+            )
+        self._submit(num_prompts)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Upstream's sampling; raises `StopTraining` when a rollout raised or too many searches failed."""
+        self._refilled = 0
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         failed = self.failure_keys[partition_id]
         if failed:
@@ -62,11 +84,11 @@ def check_trained_tensors(
     key: str, responses: list[int], loss_mask: list[int], response_mask: list[int], extra: Mapping[str, Any]
 ) -> None:
     """Raise `StopTraining` unless the ids are the episode's and the loss falls on the sampled ones alone."""
-    sampled = [token_id for token_id, trains in zip(responses, loss_mask, strict=True) if trains]
+    trained = [token_id for token_id, trains in zip(responses, loss_mask, strict=True) if trains]
     exact = (
         loss_mask == response_mask
         and fingerprint(responses) == extra["response_fingerprint"]
-        and fingerprint(sampled) == extra["sampled_fingerprint"]
+        and fingerprint(trained) == extra["trained_fingerprint"]
     )
     if not exact:
         raise StopTraining(f"trajectory {key}: the ids or the loss mask to train on are not those that were sampled")
@@ -75,7 +97,7 @@ def check_trained_tensors(
 def check_failed_share(rollouts: Sequence[Mapping[str, Any]], max_failed_share: float, global_steps: int) -> None:
     """Raise `StopTraining` when the share of episodes whose search failed exceeds its limit."""
     failed = sum(rollout["search_failed"] for rollout in rollouts)
-    if failed > max_failed_share * len(rollouts):
+    if failed > max_failed_share * len(rollouts) or failed == len(rollouts):
         raise StopTraining(
             f"{failed:.0f} of {len(rollouts)} episodes of step {global_steps} ended in a failed search, more than "
             f"search.max_failed_share={max_failed_share}; look at the retrieval server before you go on"

@@ -8,7 +8,7 @@ from flashrag.client import check_search_url
 from flashrag.episode import Limits
 from flashrag.errors import UserError
 from flashrag.prompts import check_template_name
-from verl_search.reward import AnswerMetric
+from verl_search.reward import AnswerMetric, RewardRule
 
 DURATIONS = ("timeout_s", "max_outage_s", "search_timeout_s", "episode_timeout_s")
 
@@ -29,6 +29,8 @@ class SearchSettings:
     prompt_template_name: str
     apply_chat: bool
     answer_metric: AnswerMetric
+    reward_rule: RewardRule
+    mask_results: bool
     max_failed_share: float
     trajectory_dir: str
     trajectory_keep_every: int
@@ -47,8 +49,9 @@ class SearchSettings:
                 f"search.trajectory_keep_every={self.trajectory_keep_every} must be at least 1 (1 keeps every step), "
                 f"and search.trajectory_keep_last={self.trajectory_keep_last} at least 2"
             )
-        if self.answer_metric not in get_args(AnswerMetric):
-            raise UserError(f"search.answer_metric={self.answer_metric!r} is not one of {get_args(AnswerMetric)}")
+        for key, choices in (("answer_metric", get_args(AnswerMetric)), ("reward_rule", get_args(RewardRule))):
+            if getattr(self, key) not in choices:
+                raise UserError(f"search.{key}={getattr(self, key)!r} is not one of {choices}")
         if not 0 <= self.max_failed_share <= 1:
             raise UserError(f"search.max_failed_share={self.max_failed_share} must lie in [0, 1]")
 
