@@ -12,7 +12,7 @@ from verl_search.stopping import NOTICE
 
 HEADER = (
     " step | reward |    EM | format | searches | tokens sampled + spliced | "
-    "seconds: generate + search / log-probs / update / all"
+    "seconds: rollout (engine idle) / log-probs / update / all"
 )
 
 
@@ -31,23 +31,21 @@ def step_line(step: int, total_steps: int | None, metrics: Mapping[str, Any]) ->
     """One training step for people; "" for an entry that holds no training step (the validation before training)."""
     if "rollout/searches" not in metrics:
         return ""
-    generate_s, search_s = generation_split(metrics)
+    rollout_s = metrics["timing_s/gen"]
     log_prob_s = metrics.get("timing_s/old_log_prob", 0.0) + metrics.get("timing_s/ref", 0.0)
     of_total = f"/{total_steps}" if total_steps else ""
     return (
         f"{step:>4}{of_total} | {metrics['critic/score/mean']:6.3f} | {metrics['rollout/em']:5.3f} | "
         f"{metrics['rollout/format_rate']:6.2f} | {metrics['rollout/searches']:8.2f} | "
         f"{metrics['rollout/response_tokens_sampled']:14.0f} + {metrics['rollout/response_tokens_spliced']:<7.0f} | "
-        f"{generate_s:5.1f} + {search_s:.1f} / {log_prob_s:.1f} / {metrics['timing_s/update_actor']:.1f} / "
+        f"{rollout_s:5.1f} ({idle_s(metrics):.1f}) / {log_prob_s:.1f} / {metrics['timing_s/update_actor']:.1f} / "
         f"{metrics['timing_s/step']:.1f}"
     )
 
 
-def generation_split(metrics: Mapping[str, Any]) -> tuple[float, float]:
-    """The rollout phase in seconds, split into (generate, search) as an average episode spent it."""
-    generate, search = metrics["rollout/generate_s"], metrics["rollout/search_s"]
-    share = search / (generate + search) if generate + search else 0.0
-    return metrics["timing_s/gen"] * (1 - share), metrics["timing_s/gen"] * share
+def idle_s(metrics: Mapping[str, Any]) -> float:
+    """How long in the rollout phase no engine had anything to do: every episode searched, or had not yet begun."""
+    return max(0.0, metrics["timing_s/gen"] - metrics["rollout/engine_busy_s"])
 
 
 def validation_line(step: int, metrics: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ answer. Does not cover: how an episode comes about (rollout.py), reward, prompts
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from typing import Protocol
 
 from flashrag.dialect import RESEARCH, Dialect
@@ -93,30 +94,39 @@ class Tokenizer(Protocol):
 
 @dataclass(slots=True)
 class Episode:
-    """A prompt and everything that followed it; `searches` holds the calls of every tool, `calls` names the tools."""
+    """A prompt and everything that followed it; `searches` holds the calls of every tool, `calls` names the tools.
+
+    `generate_spans` says when the engine had it, as (start, end) in Unix seconds: the same on every process.
+    """
 
     prompt_ids: tuple[int, ...]
     segments: list[Segment] = field(default_factory=list)
     searches: list[SearchRecord] = field(default_factory=list)
     ended_by: EndReason = EndReason.LENGTH
-    generate_s: float = 0.0
+    generate_spans: list[tuple[float, float]] = field(default_factory=list)
     calls: tuple[str, ...] = SEARCH_ONLY
 
     @property
+    def generate_s(self) -> float:
+        return sum(end - start for start, end in self.generate_spans)
+
+    @property
     def response_ids(self) -> list[int]:
-        return [token_id for segment in self.segments for token_id in segment.token_ids]
+        return [*chain.from_iterable(segment.token_ids for segment in self.segments)]
 
     @property
     def loss_mask(self) -> list[int]:
         """1 for each token that the model sampled, 0 for each spliced one."""
-        return [int(segment.source is Source.MODEL) for segment in self.segments for _ in segment.token_ids]
+        masks = ([int(segment.source is Source.MODEL)] * len(segment.token_ids) for segment in self.segments)
+        return [*chain.from_iterable(masks)]
 
     @property
     def log_probs(self) -> list[float]:
         """The engine's log-probabilities, 0.0 for spliced tokens; empty when the engine was not asked for them."""
         if any(segment.source is Source.MODEL and segment.log_probs is None for segment in self.segments):
             return []
-        return [value for segment in self.segments for value in (segment.log_probs or (0.0,) * len(segment.token_ids))]
+        values = (segment.log_probs or (0.0,) * len(segment.token_ids) for segment in self.segments)
+        return [*chain.from_iterable(values)]
 
     @property
     def sampled_texts(self) -> list[str]:

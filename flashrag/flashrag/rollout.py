@@ -100,12 +100,12 @@ class _Run:
     async def _sample(self, max_tokens: int) -> Call | EndReason:
         """Add a model segment; the call that it closed, or what ends the episode after it."""
         episode, codec = self.episode, self.codec
-        started = time.perf_counter()
+        started = time.time()
         try:
             work = self.generate([*episode.prompt_ids, *episode.response_ids], max_tokens)
             generation = await within(work, self.deadline, self.clock)
         finally:
-            episode.generate_s += time.perf_counter() - started
+            episode.generate_spans.append((started, time.time()))
         log_probs = None if generation.log_probs is None else tuple(generation.log_probs)
         token_ids = tuple(generation.token_ids)
         text = codec.decode_sampled(token_ids)

@@ -75,7 +75,7 @@ def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[s
         *("search.max_searches=3", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192"),
         "data.dataloader_num_workers=0",
     )
-    assert "seconds: generate + search / log-probs / update / all" in done.stdout
+    assert "seconds: rollout (engine idle) / log-probs / update / all" in done.stdout
     return dict(read_metrics(folder / "metrics"))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.progress import ProgressPrinter, generation_split, read_metrics, step_line, validation_line
+from training.progress import ProgressPrinter, idle_s, read_metrics, step_line, validation_line
 
 STEP: dict[str, Any] = {
     "critic/score/mean": 0.25,
@@ -15,8 +15,7 @@ STEP: dict[str, Any] = {
     "rollout/searches": 1.5,
     "rollout/response_tokens_sampled": 60.0,
     "rollout/response_tokens_spliced": 90.0,
-    "rollout/generate_s": 3.0,
-    "rollout/search_s": 1.0,
+    "rollout/engine_busy_s": 6.5,
     "timing_s/gen": 8.0,
     "timing_s/old_log_prob": 2.0,
     "timing_s/ref": 1.5,
@@ -30,15 +29,15 @@ VALIDATION = {
 }
 
 
-def test_the_rollout_phase_is_split_as_an_episode_spent_it() -> None:
-    # an episode waited 3 s for the engine and 1 s for searches: 8 s of rollouts are 6 s and 2 s
-    assert generation_split(STEP) == pytest.approx((6.0, 2.0))
+def test_the_engine_is_idle_while_no_episode_decodes() -> None:
+    assert idle_s(STEP) == pytest.approx(8.0 - 6.5)
+    assert idle_s({**STEP, "rollout/engine_busy_s": 8.1}) == 0.0  # clocks of two processes
 
 
 def test_a_step_line_holds_the_figures() -> None:
     line = step_line(3, 40, STEP)
     assert line.startswith("   3/40 |  0.250 | 0.125 |   0.90 |     1.50 |")
-    assert line.endswith("6.0 + 2.0 / 3.5 / 5.0 / 17.0")
+    assert line.endswith("8.0 (1.5) / 3.5 / 5.0 / 17.0")
 
 
 def test_validation_is_named_by_source() -> None:

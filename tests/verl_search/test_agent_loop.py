@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,9 @@ from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
 from flashrag.document import Document, Hit
-from flashrag.episode import EndReason, Episode, InvariantViolation, SearchRecord, Segment, Source
-from flashrag.errors import ReSearchError
+from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, SearchRecord, Segment, Source
+from flashrag.errors import ReSearchError, ToolError
+from flashrag.tools.sandbox import PythonSandbox
 from verl_search.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.reward import episode_reward
 from verl_search.training_config import compose_config
@@ -96,7 +98,8 @@ class FakeServerManager:
 
 def test_turns_share_a_server_and_carry_the_range_of_weight_versions() -> None:
     manager = FakeServerManager()
-    engine = _Engine("vllm", manager, {"temperature": 1.0, "logprobs": True}, {9, 7}, priority=0)
+    codec = EpisodeCodec(AutoTokenizer.from_pretrained(BASE_MODEL), {9, 7})
+    engine = _Engine("vllm", manager, {"temperature": 1.0, "logprobs": True}, codec, priority=0)
 
     async def two_turns() -> None:
         await engine.generate([1, 2], 50)
@@ -144,7 +147,10 @@ class ScriptedServerManager:
         )
 
 
-def make_loop(folder: Path, *texts: str) -> SearchAgentLoop:
+PYTHON_TOOL = ("search.python_tool=true", "search.prompt_template_name=qa_python_template")
+
+
+def make_loop(folder: Path, *texts: str, overrides: Sequence[str] = ()) -> SearchAgentLoop:
     """A loop of the demo's config on a scripted engine; its searches find one document. Call within an event loop."""
     config = compose_config(
         "demo",
@@ -152,6 +158,7 @@ def make_loop(folder: Path, *texts: str) -> SearchAgentLoop:
             "search.url=http://127.0.0.1:1",
             f"search.trajectory_dir='{folder}'",
             f"actor_rollout_ref.model.path='{BASE_MODEL}'",
+            *overrides,
         ],
     )
     tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
@@ -251,3 +258,37 @@ def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:
         return make_loop(tmp_path).codec
 
     assert asyncio.run(codec_of_loop()).eos_token_ids == {0}
+
+
+THINK_AND_RUN = " <think> I need to calculate. </think> <python> print(6 * 7) </python>"
+
+
+def test_code_is_run_and_its_output_is_a_result_like_any_other(tmp_path: Path) -> None:
+    async def run() -> tuple[Any, SearchAgentLoop]:
+        loop = make_loop(tmp_path, THINK_AND_RUN, ANSWER, overrides=PYTHON_TOOL)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop
+
+    output, loop = asyncio.run(run())
+    sampled, answer = loop.server_manager.turns
+    spliced = loop.tokenizer.encode(" <result>\n42\n</result>")
+    assert output.response_ids == sampled + spliced + answer
+    assert output.response_mask == [1] * len(sampled) + [0] * len(spliced) + [1] * len(answer)
+    assert output.reward_score == 1.0
+    rollout = output.extra_fields["search_rollout"]
+    assert (rollout["searches"], rollout["tool_calls"]) == (0.0, 1.0)
+    (record,) = read_trajectories(tmp_path, "train", step=3)
+    assert (record["searches"][0]["tool"], record["searches"][0]["query"]) == ("python", "print(6 * 7)")
+
+
+def test_a_sandbox_that_fails_is_a_failed_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> Any:
+        loop = make_loop(tmp_path, THINK_AND_RUN, ANSWER, overrides=PYTHON_TOOL)
+        monkeypatch.setattr(PythonSandbox, "_start", no_sandbox)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    async def no_sandbox(_: PythonSandbox) -> None:
+        raise ToolError("no namespaces are left")
+
+    output = asyncio.run(run())
+    assert output.extra_fields["search_rollout"]["ended_by"] == "search_failed"
+    assert set(output.response_mask) == {0}

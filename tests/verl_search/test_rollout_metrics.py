@@ -20,6 +20,7 @@ def rollout(**changes: float | str | None) -> dict[str, float | str | None]:
         "f1": 0.0,
         "format_valid": 1.0,
         "searches": 1.0,
+        "tool_calls": 1.0,
         "search_failed": 0.0,
         "sampled_tokens": 30.0,
         "spliced_tokens": 50.0,
@@ -30,6 +31,7 @@ def rollout(**changes: float | str | None) -> dict[str, float | str | None]:
         "group_id": "g",
         "reward": 0.1,
         "log_prob_sum": -6.0,
+        "generate_spans": [(0.0, 1.0)],
         **changes,
     }
 
@@ -42,15 +44,20 @@ def test_measures_of_an_episode() -> None:
             Segment(Source.RESULT, " <result>\nd\n</result>", (20, 21, 22)),
             Segment(Source.MODEL, r"<think> e </think> <answer> \boxed{ Gold } </answer>", (12,), (-0.3,)),
         ],
-        [SearchRecord("q", ("d1",), 0.25), SearchRecord("q", ("d1",), 0.5)],
+        [
+            SearchRecord("q", ("d1",), 0.25),
+            SearchRecord("q", ("d1",), 0.5),
+            SearchRecord("print(1)", ("output",), 0.1, tool="python"),
+        ],
         EndReason.EOS,
-        generate_s=2.0,
+        generate_spans=[(10.0, 11.5), (12.0, 12.5)],
     )
     assert rollout_measures(episode, episode_reward(episode, ["gold"])) == {
         "em": 1.0,
         "f1": 1.0,
         "format_valid": 1.0,
         "searches": 2.0,
+        "tool_calls": 3.0,
         "search_failed": 0.0,
         "sampled_tokens": 3.0,
         "spliced_tokens": 3.0,
@@ -63,6 +70,7 @@ def test_measures_of_an_episode() -> None:
         "ended_by": "eos",
         "reward": 1.0,
         "log_prob_sum": pytest.approx(-0.1 - 0.2 - 0.3),
+        "generate_spans": [(10.0, 11.5), (12.0, 12.5)],
     }
 
 
@@ -91,6 +99,11 @@ def test_metrics_of_a_step() -> None:
     assert metrics["rollout/search_s"] == pytest.approx(0.2)
     assert metrics["rollout/ended_by/eos"] == metrics["rollout/ended_by/length"] == 0.5
     assert metrics["rollout/ended_by/search_limit"] == 0.0
+
+
+def test_the_engines_are_busy_while_any_of_a_steps_episodes_decodes() -> None:
+    rollouts = [rollout(generate_spans=[(5.0, 6.0), (9.0, 9.5)]), rollout(generate_spans=[(4.0, 5.5), (9.1, 9.2)])]
+    assert rollout_metrics(rollouts)["rollout/engine_busy_s"] == pytest.approx(2.0 + 0.5)
 
 
 def test_no_search_at_all_has_no_latency() -> None:

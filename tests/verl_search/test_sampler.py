@@ -23,6 +23,7 @@ def rollout(**changes: float | str) -> dict[str, float | str]:
         "f1": 0.0,
         "format_valid": 1.0,
         "searches": 1.0,
+        "tool_calls": 1.0,
         "search_failed": 0.0,
         "sampled_tokens": 30.0,
         "spliced_tokens": 50.0,
@@ -32,6 +33,7 @@ def rollout(**changes: float | str) -> dict[str, float | str]:
         "ended_by": "eos",
         "reward": 0.1,
         "log_prob_sum": -6.0,
+        "generate_spans": [(0.0, 1.0)],
         **changes,
     }
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import verl
+from transformers import AutoTokenizer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from flashrag.dialect import PYTHON, RESEARCH, Dialect
+from flashrag.episode import EpisodeCodec
 from verl_search.sampling import ENGINES, search_sampling_params
 
+BASE_MODEL = Path(__file__).parents[2] / "training" / "demo" / "base_model"
 # What verl's agent-loop worker asks for (agent_loop_tq.py), and what its servers take out before the engine sees it.
 FROM_VERL = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0, "logprobs": True}
 TRANSLATED = {"logprobs", "max_tokens"}
@@ -23,8 +27,9 @@ SGLANG_0_5_12 = {
 }
 
 
-def own_params(engine: str) -> dict[str, Any]:
-    params = search_sampling_params(engine, {**FROM_VERL, "max_tokens": 40}, {9, 7})
+def own_params(engine: str, dialect: Dialect = RESEARCH) -> dict[str, Any]:
+    codec = EpisodeCodec(AutoTokenizer.from_pretrained(BASE_MODEL), {9, 7}, dialect)
+    params = search_sampling_params(engine, {**FROM_VERL, "max_tokens": 40}, codec)
     return {key: value for key, value in params.items() if key not in TRANSLATED}
 
 
@@ -33,6 +38,11 @@ def test_vllm_takes_what_we_ask_for() -> None:
     assert (params.stop, params.stop_token_ids, params.top_k) == (["</search>"], [7, 9], -1)
     assert params.include_stop_str_in_output
     assert params.output_kind is RequestOutputKind.FINAL_ONLY
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_tool_has_a_stop(engine: str) -> None:
+    assert own_params(engine, RESEARCH.with_calls(PYTHON))["stop"] == ["</search>", "</python>"]
 
 
 def test_sglang_takes_what_we_ask_for() -> None:

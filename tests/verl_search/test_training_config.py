@@ -134,6 +134,8 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
         ("search.prompt_template_name=other", "choose one of: qa_python_template, qa_template"),
         ("search.trajectory_keep_every=0", r"trajectory_keep_every=0 must be at least 1 \(1 keeps every step\)"),
         ("search.trajectory_keep_last=1", "trajectory_keep_last=1 at least 2"),
+        ("search.python_tool=true", "qa_python_template is the template that tells the model of that tool"),
+        ("search.prompt_template_name=qa_python_template", "search.python_tool=False does not go with"),
         ("search.answer_metric=bleu", "is not one of"),
         ("+search.topn=3", r"unknown keys \['topn'\]"),
         ("search.reward_rule=format", r"search.reward_rule='format' is not one of \('format_and_answer', 'answer'\)"),

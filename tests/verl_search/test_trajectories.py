@@ -17,7 +17,7 @@ EPISODE = Episode(
     [Segment(Source.MODEL, "naïve \u2028 text", (10, 11, 12), LOG_PROBS), Segment(Source.RESULT, "r", (20,))],
     [SearchRecord("q", ("7", "9"), 0.125, scores=(0.5, 0.25))],
     EndReason.LENGTH,
-    generate_s=1.5,
+    generate_spans=[(100.0, 101.5)],
 )
 RECORD = TrajectoryRecord(
     "id1", "hotpotqa", "Who?", ["Wu"], 3, "train", "u7", 1, (2, 2), EPISODE, episode_reward(EPISODE, ["Wu"])
@@ -47,6 +47,7 @@ def test_a_line_holds_every_field() -> None:
         "ended_by": "length",
         "format_fault": "not_ended",
         "generate_s": 1.5,
+        "generate_spans": [[100.0, 101.5]],
         "sampled_tokens": 3,
         "spliced_tokens": 1,
         "searches": [

@@ -6,7 +6,7 @@ the loss mask, the log-probabilities and the reward. Named in config/agent_loop.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from uuid import uuid4
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from flashrag.client import RetrievalClient
+from flashrag.dialect import Dialect
 from flashrag.episode import (
     EndReason,
     Episode,
@@ -26,7 +27,9 @@ from flashrag.errors import ReSearchError
 from flashrag.generator.tokenizer import eos_token_ids
 from flashrag.prompt_ids import prompt_token_ids
 from flashrag.rollout import run_episode
-from flashrag.tools.tool import ToolResult
+from flashrag.tools.python import python_tool
+from flashrag.tools.sandbox import PythonSandbox, check_sandbox
+from flashrag.tools.tool import Tool, ToolResult
 from verl_search.outage import EpisodeClock, Outage
 from verl_search.reward import Reward, episode_reward
 from verl_search.rollout_metrics import rollout_measures, training_measures
@@ -50,9 +53,16 @@ def _shared_outage(url: str, max_outage_s: float) -> Outage:
 
 
 @lru_cache(maxsize=1)
-def _shared_codec(tokenizer: Any, model_path: str) -> EpisodeCodec:
+def _shared_codec(tokenizer: Any, model_path: str, dialect: Dialect) -> EpisodeCodec:
     """One per worker process, not per trajectory: what ends a sequence may have to be asked of a model hub."""
-    return EpisodeCodec(tokenizer, eos_token_ids(tokenizer, model_path))
+    return EpisodeCodec(tokenizer, eos_token_ids(tokenizer, model_path), dialect)
+
+
+@lru_cache(maxsize=1)
+def _shared_python_tool() -> Tool:
+    """One per worker process, which runs as many programs at a time as its machine has cores; checked where it runs."""
+    check_sandbox()
+    return python_tool(PythonSandbox())
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +85,8 @@ class SearchAgentLoop(AgentLoopBase):
         super().__init__(*args, **{**kwargs, "hf_model_type": None})
         self.settings = SearchSettings.from_config(self.config.search)
         self.limits = self.settings.limits(self.rollout_config.response_length)
-        self.codec = _shared_codec(self.tokenizer, self.config.actor_rollout_ref.model.path)
+        self.codec = _shared_codec(self.tokenizer, self.config.actor_rollout_ref.model.path, self.settings.dialect())
+        self.tools = (_shared_python_tool(),) if self.settings.python_tool else ()
         self.client = _shared_client(
             self.settings.url, self.settings.top_n, self.settings.timeout_s, self.settings.max_attempts
         )
@@ -90,13 +101,13 @@ class SearchAgentLoop(AgentLoopBase):
         prompt_ids = prompt_token_ids(
             self.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
         )
-        engine = _Engine(
-            self.rollout_config.name, self.server_manager, sampling_params, self.codec.eos_token_ids, int(priority)
-        )
+        engine = _Engine(self.rollout_config.name, self.server_manager, sampling_params, self.codec, int(priority))
         try:
             clock = EpisodeClock()
             search = partial(self._search, clock=clock)
-            episode = await run_episode(prompt_ids, engine.generate, search, self.codec, self.limits, clock=clock)
+            episode = await run_episode(
+                prompt_ids, engine.generate, search, self.codec, self.limits, tools=self.tools, clock=clock
+            )
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
             path = write_violation(self.settings.trajectory_path(), question, violation)
@@ -131,16 +142,10 @@ class _Engine:
     """The rollout servers as the episode's `generate`, remembering every id that they returned."""
 
     def __init__(
-        self,
-        name: str,
-        server_manager: Any,
-        sampling_params: dict[str, Any],
-        eos_token_ids: Iterable[int],
-        priority: int,
+        self, name: str, server_manager: Any, sampling_params: dict[str, Any], codec: EpisodeCodec, priority: int
     ):
         self.server_manager = server_manager
-        # What ends a sequence for the episode must end it for the engine, whatever config the engine reads.
-        self.sampling_params = search_sampling_params(name, sampling_params, eos_token_ids)
+        self.sampling_params = search_sampling_params(name, sampling_params, codec)
         self.priority = priority
         # One id for the whole episode keeps its turns on one server, where their prefix is cached.
         self.request_id = uuid4().hex

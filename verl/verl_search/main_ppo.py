@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
+from flashrag.tools.sandbox import check_sandbox
 from verl_search.alarm_watch import configured_rules
 from verl_search.sampling import ENGINES
 from verl_search.settings import SearchSettings
@@ -41,6 +42,8 @@ def check_input(config: DictConfig) -> None:
     settings = SearchSettings.from_config(config.search)
     configured_rules(config)
     check_variant(config, settings)
+    if settings.python_tool:
+        check_sandbox()
     for key in ("train_files", "val_files"):
         files = config.data[key]
         for file in [files] if isinstance(files, str) else files:

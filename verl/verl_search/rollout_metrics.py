@@ -5,7 +5,7 @@ Pure functions: the agent loop measures each rollout, the sampler a step of them
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -18,15 +18,17 @@ _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 def rollout_measures(episode: Episode, reward: Reward) -> dict[str, float]:
     """The numbers of one episode that upstream averages over a validation and `rollout_metrics` over a step."""
+    searches = [call for call in episode.searches if call.tool == "search"]
     return {
         "em": reward.answer.em,
         "f1": reward.answer.f1,
         "format_valid": float(episode.format_fault is None),
-        "searches": float(len(episode.searches)),
+        "searches": float(len(searches)),
+        "tool_calls": float(len(episode.searches)),
         "search_failed": float(episode.ended_by is EndReason.SEARCH_FAILED),
         "sampled_tokens": float(count_tokens(episode, Source.MODEL)),
         "spliced_tokens": float(count_tokens(episode, Source.RESULT)),
-        "search_s": sum(search.latency_s for search in episode.searches),
+        "search_s": sum(search.latency_s for search in searches),
         "generate_s": episode.generate_s,
         "think_repeat_rate": repeat_rate(think_words(episode.sampled_texts)),
     }
@@ -36,7 +38,12 @@ def training_measures(episode: Episode, reward: Reward) -> dict[str, Any]:
     """What `rollout_metrics` needs of an episode beside its measures; without log-probabilities their sum is None."""
     log_probs = [segment.log_probs for segment in episode.segments if segment.source is Source.MODEL]
     log_prob_sum = None if None in log_probs else sum(sum(values) for values in log_probs if values)
-    return {"ended_by": episode.ended_by.value, "reward": reward.value, "log_prob_sum": log_prob_sum}
+    return {
+        "ended_by": episode.ended_by.value,
+        "reward": reward.value,
+        "log_prob_sum": log_prob_sum,
+        "generate_spans": episode.generate_spans,
+    }
 
 
 def count_tokens(episode: Episode, source: Source) -> int:
@@ -77,12 +84,14 @@ def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "rollout/f1": mean("f1"),
         "rollout/format_rate": mean("format_valid"),
         "rollout/searches": mean("searches"),
+        "rollout/tool_calls": mean("tool_calls"),
         "rollout/search_failed_share": mean("search_failed"),
         "rollout/response_tokens_sampled": mean("sampled_tokens"),
         "rollout/response_tokens_spliced": mean("spliced_tokens"),
         "rollout/search_latency_s": sum(r["search_s"] for r in rollouts) / searches if searches else 0.0,
         "rollout/search_s": mean("search_s"),
         "rollout/generate_s": mean("generate_s"),
+        "rollout/engine_busy_s": united_s(span for rollout in rollouts for span in rollout["generate_spans"]),
         "rollout/think_repeat_rate": mean("think_repeat_rate"),
         "rollout/zero_variance_share": zero_variance_share(rollouts),
     }
@@ -93,6 +102,19 @@ def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     ended_by = Counter(rollout["ended_by"] for rollout in rollouts)
     # Each reason every step: an alarm on one that stops occurring must see it at 0.
     return metrics | {f"rollout/ended_by/{reason}": ended_by[reason] / len(rollouts) for reason in EndReason}
+
+
+def united_s(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of the spans lasted: seconds in which the engines had something to do.
+
+    >>> united_s([(0.0, 2.0), (1.0, 3.0), (10.0, 11.0)])
+    4.0
+    """
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def zero_variance_share(rollouts: Sequence[Mapping[str, Any]]) -> float:

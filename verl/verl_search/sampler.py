@@ -1,9 +1,10 @@
 """The trainer's sampler: checks what is about to be trained on, and turns rollouts into metrics.
 
-Upstream's replay buffer with additions at its public `sample`: a rollout that raised, or a worker that asks for it,
-stops the run (stopping.py) instead of being padded away; the tensors in the TransferQueue are compared with what the
-engine sampled; and the step's search metrics join the trainer's own. `algorithm.filter_groups` (DAPO's: groups of equal
-reward are left out and replaced, arXiv 2503.14476) is upstream's, which it gives to its own buffer only, and bounded.
+Upstream's replay buffer with additions at its public `sample`: a rollout that raised, or a worker that asks for it or
+died, stops the run (stopping.py) instead of being padded away; the tensors in the TransferQueue are compared with what
+the engine sampled; and the step's search metrics join the trainer's own. `algorithm.filter_groups` (DAPO's: groups of
+equal reward are left out and replaced, arXiv 2503.14476) is upstream's, which it gives to its own buffer only, and
+bounded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl_search.agent_loop import fingerprint
 from verl_search.rollout_metrics import rollout_metrics
 from verl_search.stopping import StopTraining, check_stop_requests
+from verl_search.worker_watch import WorkerWatch
 
 TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]
 
@@ -38,6 +40,11 @@ class SearchReplayBuffer(ReplayBuffer):
         self._submit = refill_fn
         self._refilled = 0
         self._max_refills = filter_groups["max_num_gen_batches"] * batch_size
+        self._workers = WorkerWatch(())
+
+    def watch(self, workers: Sequence[Any]) -> None:
+        """Notice from now on when one of these actors, which bring the rollouts, dies."""
+        self._workers = WorkerWatch(workers)
 
     def _refill(self, num_prompts: int) -> None:
         """Have more prompts generated; raises `StopTraining` where a step would take more than it may."""
@@ -75,9 +82,10 @@ class SearchReplayBuffer(ReplayBuffer):
         return batch, {**metrics, **rollout_metrics(rollouts)}
 
     def _sync_metadata_from_transfer_queue(self) -> None:
-        """Upstream's look at the queue, once in each poll; raises `StopTraining` when a worker asked for it."""
+        """Upstream's look at the queue, once in each poll; raises `StopTraining` if a worker asked for it or died."""
         super()._sync_metadata_from_transfer_queue()
         check_stop_requests(self.partitions)
+        self._workers.check()
 
 
 def check_trained_tensors(

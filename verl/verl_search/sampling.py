@@ -1,24 +1,27 @@
 """What a search episode asks of verl's rollout engines: each engine's own sampling parameters, in one place.
 
-An episode needs three things of an engine: that it stops after `</search>` and after what ends a sequence, that the
+An episode needs three things of an engine: that it stops after a closed call and after what ends a sequence, that the
 ids of what it stopped at are among those that it returns, and that it says when it was aborted. verl hands the
 parameters to the engine as they are, but for `max_tokens` and `logprobs`, which it translates.
 Sources: vLLM 0.28 `SamplingParams`, SGLang 0.5.12 `sampling_params.py` and `schedule_batch.py`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flashrag.protocol import SEARCH_CLOSE
+from flashrag.episode import EpisodeCodec
 
 ENGINES = ("vllm", "sglang")
 # What verl's servers call an aborted request, in the order of ENGINES.
 ABORTED = ("aborted", "abort")
 
 
-def search_sampling_params(engine: str, params: Mapping[str, Any], eos_token_ids: Iterable[int]) -> dict[str, Any]:
-    """verl's sampling parameters and what makes a search episode of them on this engine."""
-    stops = {"stop": [SEARCH_CLOSE], "stop_token_ids": sorted(eos_token_ids)}
+def search_sampling_params(engine: str, params: Mapping[str, Any], codec: EpisodeCodec) -> dict[str, Any]:
+    """verl's sampling parameters and what makes a search episode of them on this engine.
+
+    What ends a call or a sequence for the episode must end it for the engine, whatever config the engine reads.
+    """
+    stops = {"stop": [*codec.dialect.stops], "stop_token_ids": sorted(codec.eos_token_ids)}
     return {**params, **stops, **_own_params(engine)}
 
 

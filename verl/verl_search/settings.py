@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flashrag.client import check_search_url
+from flashrag.dialect import PYTHON, RESEARCH, Dialect
 from flashrag.episode import Limits
 from flashrag.errors import UserError
-from flashrag.prompts import check_template_name
+from flashrag.prompts import PYTHON_TEMPLATE, check_template_name
 from verl_search.reward import AnswerMetric, RewardRule
 
 DURATIONS = ("timeout_s", "max_outage_s", "search_timeout_s", "episode_timeout_s")
@@ -26,6 +27,7 @@ class SearchSettings:
     episode_timeout_s: float | None
     max_searches: int
     max_result_tokens: int
+    python_tool: bool
     prompt_template_name: str
     apply_chat: bool
     answer_metric: AnswerMetric
@@ -39,6 +41,11 @@ class SearchSettings:
     def __post_init__(self) -> None:
         check_search_url(self.url)
         check_template_name(self.prompt_template_name)
+        if self.python_tool != (self.prompt_template_name == PYTHON_TEMPLATE):
+            raise UserError(
+                f"search.python_tool={self.python_tool} does not go with search.prompt_template_name="
+                f"{self.prompt_template_name}: {PYTHON_TEMPLATE} is the template that tells the model of that tool"
+            )
         for key in ("top_n", "max_attempts", "max_searches", "max_result_tokens", *DURATIONS):
             value = getattr(self, key)
             if value is not None and value <= 0:
@@ -76,6 +83,10 @@ class SearchSettings:
             search_timeout_s=self.search_timeout_s,
             episode_timeout_s=self.episode_timeout_s,
         )
+
+    def dialect(self) -> Dialect:
+        """What the model may call."""
+        return RESEARCH.with_calls(PYTHON) if self.python_tool else RESEARCH
 
     def trajectory_path(self) -> Path:
         return Path(self.trajectory_dir)

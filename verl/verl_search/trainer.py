@@ -28,6 +28,7 @@ class SearchTrainer(PPOTrainerSync):
         self._alarms = AlarmWatch(config)
 
     def fit(self, agent_loop_manager: Any) -> None:
+        self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
         try:
             super().fit(agent_loop_manager)
         except StopTraining as stop:

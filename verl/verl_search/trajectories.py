@@ -65,6 +65,7 @@ def as_json(record: TrajectoryRecord) -> bytes:
             "ended_by": episode.ended_by,
             "format_fault": episode.format_fault and episode.format_fault.name.lower(),
             "generate_s": episode.generate_s,
+            "generate_spans": episode.generate_spans,
             "sampled_tokens": count_tokens(episode, Source.MODEL),
             "spliced_tokens": count_tokens(episode, Source.RESULT),
             "searches": episode.searches,

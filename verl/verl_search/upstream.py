@@ -43,6 +43,11 @@ REQUIRED_NAMES = (
     RequiredName("verl.plugin.platform.platform_base", "PlatformBase", "base of the CPU platform"),
     RequiredName("verl.experimental.agent_loop.agent_loop", "AgentLoopBase", "base of the search agent loop"),
     RequiredName("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput", "what the search agent loop returns"),
+    RequiredName(
+        "verl.experimental.agent_loop.agent_loop",
+        "AgentLoopManager._init_agent_loop_workers",
+        "fills agent_loop_workers, the actors whose death is noticed",
+    ),
     RequiredName("verl.utils.dataset.rl_dataset", "RLHFDataset", "base of the question dataset"),
     RequiredName("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer.sample", "where rollouts are counted and checked"),
     RequiredName(

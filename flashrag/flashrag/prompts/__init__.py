@@ -11,6 +11,7 @@ search_r1.py  the prompt that Search-R1's models are trained with
 from flashrag.prompts.research import (
     INSTRUCTIONS,
     PROMPT_TEMPLATES,
+    PYTHON_TEMPLATE,
     QA_TEMPLATE,
     chat_messages,
     check_template_name,
@@ -21,6 +22,7 @@ from flashrag.prompts.template import Prompt, PromptTemplate
 __all__ = [
     "INSTRUCTIONS",
     "PROMPT_TEMPLATES",
+    "PYTHON_TEMPLATE",
     "QA_TEMPLATE",
     "Prompt",
     "PromptTemplate",

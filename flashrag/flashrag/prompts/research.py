@@ -37,7 +37,8 @@ INSTRUCTIONS_WITH_PYTHON = (
     r"In the last part of the answer, the final exact answer is enclosed within \boxed{} with latex format."
 )
 
-INSTRUCTIONS_OF = {"qa_template": INSTRUCTIONS, "qa_python_template": INSTRUCTIONS_WITH_PYTHON}
+PYTHON_TEMPLATE = "qa_python_template"
+INSTRUCTIONS_OF = {"qa_template": INSTRUCTIONS, PYTHON_TEMPLATE: INSTRUCTIONS_WITH_PYTHON}
 # `{question}` is filled by replacement, not by str.format: the text is full of literal braces.
 PROMPT_TEMPLATES = {
     name: f"A conversation between User and Assistant. {instructions} User: {{question}} Assistant:"

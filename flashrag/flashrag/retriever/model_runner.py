@@ -3,13 +3,16 @@
 On GPUs there is one copy a device, and callers take turns on them. On the CPU a batch is cut into small forward passes
 of one core each, which run side by side, at most one for each core whatever the number of models and of callers: a
 small model gains little from several cores inside one pass, and OpenMP threads that wait for one another while other
-threads want the cores cost it tenfold. Inputs of about as many tokens share a pass: what a pass pads, it computes.
+threads want the cores cost it tenfold. Inputs of about as many tokens share a pass, as what it pads it
+computes, and all passes cost about the same, so that the cores end together.
 Only tokenizing is one at a time: a fast tokenizer keeps truncation and padding as state, and raises "Already borrowed"
 when two threads set it. It takes a hundredth of the time of the forward passes.
 Does not cover: what the model is (encoder.py, reranker.py).
 """
 
+import bisect
 import functools
+import math
 import os
 import queue
 import threading
@@ -25,7 +28,9 @@ from sentence_transformers.util import batch_to_device
 from flashrag.retriever import FORWARD_THREADS_VARIABLE
 
 CPU = "cpu"
-INPUTS_PER_CPU_FORWARD = 8  # more gain nothing on one core and cost padding
+# Measured with a small encoder: what a pass costs before it computes a token, in tokens; and how many fit the caches.
+TOKENS_FOR_A_CPU_PASS = 40
+MAX_CPU_PASS_TOKENS = 480
 
 
 class ModelRunner:
@@ -49,7 +54,7 @@ class ModelRunner:
         with self._tokenizing:
             features = self.model.preprocess(inputs)
         lengths = features["attention_mask"].sum(dim=1).tolist()
-        batches = by_length(lengths, batch_size if self._on_gpus else cpu_batch_size(len(inputs), batch_size))
+        batches = by_length(lengths, 1, batch_size) if self._on_gpus else cpu_passes(lengths, batch_size)
         features_of_batches = (rows_of(features, batch) for batch in batches)
         outputs = (map if self._on_gpus else cpu_pool().map)(self._forward, features_of_batches)
         rows = np.concatenate(list(outputs))
@@ -87,19 +92,46 @@ def cpu_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cpu_threads(), "forward", initializer=torch.set_num_threads, initargs=(1,))
 
 
-def cpu_batch_size(count: int, limit: int) -> int:
-    """Inputs a pass: few, and so few that every core has a part."""
-    return max(1, min(limit, INPUTS_PER_CPU_FORWARD, -(-count // cpu_threads())))
+def cpu_passes(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """The positions of `lengths` in passes, as many for each core: the cheapest of few that pad and many that cost."""
+
+    def cost(passes: list[list[int]]) -> int:
+        return sum(TOKENS_FOR_A_CPU_PASS + len(positions) * lengths[positions[0]] for positions in passes)
+
+    def cut(rounds: int) -> list[list[int]]:
+        return by_length(lengths, rounds * cpu_threads(), size)
+
+    rounds = max(1, sum(lengths) // (MAX_CPU_PASS_TOKENS * cpu_threads()))
+    best, other = cut(rounds), cut(rounds + 1)
+    while cost(other) < cost(best):
+        rounds += 1
+        best, other = other, cut(rounds + 1)
+    return best
 
 
-def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """The positions of `lengths`, longest first, in batches of up to `size`.
+def by_length(lengths: Sequence[int], count: int, size: int) -> list[list[int]]:
+    """The positions of `lengths`, longest first, in `count` batches of up to `size`, or in more where `size` wants it.
 
-    >>> by_length([30, 10, 20], 2)
-    [[0, 2], [1]]
+    They are as equal as they can be in what they cost, which is their inputs times their longest one: padding counts.
+
+    >>> by_length([30, 10, 20, 10, 10], count=2, size=8)
+    [[0, 2], [1, 3, 4]]
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    count = max(count, math.ceil(len(order) / size))
+
+    def cut(cost: int) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for position in order:
+            last = batches[-1] if batches else []
+            if last and len(last) < size and (len(last) + 1) * lengths[last[0]] <= cost:
+                last.append(position)
+            else:
+                batches.append([position])
+        return batches
+
+    costs = range(len(order) * max(lengths, default=0) + 1)
+    return cut(bisect.bisect_left(costs, True, key=lambda cost: len(cut(cost)) <= count))
 
 
 def rows_of(features: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@ import doctest
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import flashrag.retriever.model_runner
 from flashrag.errors import UserError
 from flashrag.retriever.encoder import Encoder
 from flashrag.retriever.model_folder import has_pooler, own_pooling, resolve_model_folder
-from flashrag.retriever.model_runner import by_length, cpu_batch_size
+from flashrag.retriever.model_runner import by_length, cpu_passes
 
 QUESTIONS = [f"{'very ' * (number % 12)}short question number {number}?" for number in range(24)]
 
@@ -150,19 +151,43 @@ def test_an_encoder_with_damaged_weights_is_a_readable_error(folder, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@given(lengths=st.lists(st.integers(0, 50), max_size=40), size=st.integers(1, 10))
-def test_batches_hold_every_position_once_longest_first(lengths, size):
-    batches = by_length(lengths, size)
+@given(lengths=st.lists(st.integers(0, 50), max_size=40), count=st.integers(0, 10), size=st.integers(1, 10))
+def test_batches_hold_every_position_once_longest_first(lengths, count, size):
+    batches = by_length(lengths, count, size)
     flat = [position for batch in batches for position in batch]
     assert sorted(flat) == list(range(len(lengths)))
     assert [lengths[position] for position in flat] == sorted(lengths, reverse=True)
-    assert all(len(batch) <= size for batch in batches)
+    assert all(0 < len(batch) <= size for batch in batches)
+    assert len(batches) <= max(count, -(-len(lengths) // size))
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7), count=st.integers(1, 4))
+def test_no_other_cut_has_a_cheaper_dearest_batch(lengths, count):
+    def cost(batches):
+        return max(len(batch) * batch[0] for batch in batches if batch)
+
+    longest_first = sorted(lengths, reverse=True)
+    cuts = combinations_with_replacement(range(len(lengths) + 1), count - 1)
+    edges = ([0, *cut, len(lengths)] for cut in cuts)
+    others = [[longest_first[a:b] for a, b in pairwise(edge)] for edge in edges]
+    found = [[lengths[position] for position in batch] for batch in by_length(lengths, count, size=7)]
+    assert cost(found) == min(map(cost, others))
 
 
 @pytest.mark.parametrize(
-    ("count", "limit", "size"),
-    [(1, 256, 1), (2, 256, 1), (7, 256, 2), (8, 256, 2), (64, 256, 8), (1000, 256, 8), (64, 3, 3)],
+    ("lengths", "sizes"),
+    [
+        ([], []),
+        ([30], [1]),
+        ([30] * 3, [1, 1, 1]),  # a core each
+        ([30] * 64, [16, 16, 16, 16]),
+        ([200] * 8, [2, 2, 2, 2]),  # nothing is padded: what more passes cost saves nothing
+        ([500] * 8, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ([400, *[10] * 31], [1, 11, 11, 9]),
+        # with what its passes cost, this is 2,097 tokens; four passes would be 2,106 and twelve 2,200
+        ([*range(40, 4, -1), *range(40, 4, -1)], [6, 6, 7, 7, 8, 10, 13, 15]),
+    ],
 )
-def test_every_core_has_a_part_of_a_batch(monkeypatch, count, limit, size):
+def test_every_core_has_a_part_of_a_batch(monkeypatch, lengths, sizes):
     monkeypatch.setattr(flashrag.retriever.model_runner, "cpu_threads", lambda: 4)
-    assert cpu_batch_size(count, limit) == size
+    assert [len(positions) for positions in cpu_passes(lengths, size=256)] == sizes

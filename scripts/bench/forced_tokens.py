@@ -1,0 +1,57 @@
+"""An engine that samples what it is told to: its work is real, its tokens are known beforehand.
+
+So different ways of driving it can be compared over the very same tokens. vLLM loads `ForcedTokens` by its name in the
+process that computes; a request brings its tokens along in `SamplingParams.extra_args`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+ARGUMENT = "forced_ids"
+
+
+def forced(token_ids: Sequence[int]) -> dict[str, Any]:
+    """`extra_args` of a request that shall sample these tokens."""
+    return {ARGUMENT: list(token_ids)}
+
+
+class _Row(NamedTuple):
+    """A request in the batch: what it shall sample, and what it has sampled (which grows)."""
+
+    forced_ids: list[int]
+    sampled_ids: list[int]
+
+    @property
+    def next_id(self) -> int:
+        # A request that the engine computes a token too far, because it was not told in time, may sample anything.
+        return self.forced_ids[min(len(self.sampled_ids), len(self.forced_ids) - 1)]
+
+
+class ForcedTokens(LogitsProcessor):
+    """Leaves each request that brings `forced_ids` no choice."""
+
+    def __init__(self, *_: Any):
+        self.rows: dict[int, _Row] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        process_dict_updates(self.rows, batch_update, _row)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.rows:
+            indices = torch.tensor(list(self.rows))
+            logits[indices] = float("-inf")
+            logits[indices, torch.tensor([row.next_id for row in self.rows.values()])] = 0.0
+        return logits
+
+
+def _row(params: SamplingParams, _: list[int] | None, sampled_ids: list[int]) -> _Row | None:
+    forced_ids = (params.extra_args or {}).get(ARGUMENT)
+    return _Row(forced_ids, sampled_ids) if forced_ids else None

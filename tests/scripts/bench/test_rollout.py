@@ -1,0 +1,118 @@
+"""The rollout benchmark: what it writes beforehand, what it makes the engine sample, what it makes of the rates."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate
+
+from flashrag.document import Document, Hit
+from flashrag.episode import EpisodeCodec
+from scripts.bench.forced_tokens import ForcedTokens, forced
+from scripts.bench.rollout import Engine, NoEngine, Rollouts, Round, main, report, rollout_config
+from scripts.bench.transcripts import Transcript, write_transcripts
+
+BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
+PASSAGES = ['"Hawks"\nThe home of Hawks is Wildford.', '"Wildford"\nThe river of Wildford is Tarn.']
+QUESTIONS = ["In which city was the band Hawks formed?"] * 12
+
+
+class OnePassage:
+    """A retrieval client that finds the same for every query, as a step of a benchmark or of an episode."""
+
+    async def batch_search(self, queries: list[str], top_n: int) -> list[list[Hit]]:
+        return [[Hit(Document(str(n), PASSAGES[n]), 1.0 - n) for n in range(top_n)] for _ in queries]
+
+    async def search_scored(self, query: str) -> list[Hit]:
+        return (await self.batch_search([query], 2))[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(BASE_MODEL)
+
+
+@pytest.fixture(scope="module")
+def transcripts(tokenizer: Any) -> list[Transcript]:
+    codec = EpisodeCodec(tokenizer, [tokenizer.eos_token_id])
+    return asyncio.run(write_transcripts(QUESTIONS, PASSAGES, codec, OnePassage(), seed=0))
+
+
+def test_transcripts_are_episodes_that_end_by_themselves(transcripts: list[Transcript], tokenizer: Any):
+    searches = [len(transcript.turns) - 1 for transcript in transcripts]
+    assert min(searches) == 0 and max(searches) == 4
+    for transcript in transcripts:
+        *asking, last = transcript.turns
+        for turn in asking:
+            text = tokenizer.decode(turn.sampled_ids)
+            assert text.startswith(" <think> ") and text.endswith(f"<search> {turn.query} </search>")
+            assert tokenizer.decode(turn.spliced_ids) == f" <result>\n{PASSAGES[0]}\n\n{PASSAGES[1]}\n</result>"
+            assert turn.wait_s > 0
+        assert last.sampled_ids[-1] == tokenizer.eos_token_id
+        assert (last.query, last.spliced_ids, last.wait_s) == ("", (), 0.0)
+
+
+def test_a_row_samples_the_next_token_that_it_is_told_to():
+    processor, sampled = ForcedTokens(), [5]
+    told = SamplingParams(extra_args=forced([5, 2, 7]))
+    processor.update_state(
+        BatchUpdate(2, removed=[], added=[(1, told, None, sampled), (0, SamplingParams(), None, [])], moved=[])
+    )
+    logits = processor.apply(torch.arange(16.0).reshape(2, 8))
+    assert logits.argmax(dim=-1).tolist() == [7, 2]
+    assert torch.isinf(logits).sum() == 7
+    sampled += [2, 7]  # one step too far: anything will do
+    assert processor.apply(torch.zeros(2, 8)).argmax(dim=-1).tolist() == [0, 7]
+
+
+def test_every_way_brings_the_transcripts_to_their_end(transcripts: list[Transcript], tokenizer: Any, tmp_path: Path):
+    rollouts = Rollouts(NoEngine(), rollout_config("http://127.0.0.1:1", BASE_MODEL, tmp_path), tokenizer)
+    asyncio.run(_every_way(rollouts, transcripts[:4]))
+    assert len(list(tmp_path.glob("train/*.jsonl.gz"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_engine_samples_exactly_the_transcripts(transcripts: list[Transcript], tokenizer: Any, tmp_path: Path):
+    async def run() -> None:
+        with contextlib.closing(Engine(BASE_MODEL)) as engine:
+            rollouts = Rollouts(engine, rollout_config("http://127.0.0.1:1", BASE_MODEL, tmp_path), tokenizer)
+            await _every_way(rollouts, transcripts)
+            await engine.forget()
+
+    asyncio.run(run())
+
+
+async def _every_way(rollouts: Rollouts, transcripts: list[Transcript]) -> None:
+    """Each checks its own tokens."""
+    await rollouts.limit(transcripts)
+    await rollouts.sequential(transcripts[:2])
+    await rollouts.turn_sync(transcripts)
+    await rollouts.ours(transcripts)
+    await rollouts.ours(transcripts, OnePassage())
+
+
+def test_the_figures_are_medians_of_ratios_within_a_round(capsys: pytest.CaptureFixture[str]):
+    rounds = [
+        Round(limit=1000.0, ours=900.0, server=800.0, turn_sync=600.0, sequential=50.0),
+        Round(limit=2000.0, ours=1900.0, server=1500.0, turn_sync=1000.0, sequential=95.0),
+        Round(limit=1000.0, ours=880.0, server=700.0, turn_sync=550.0, sequential=40.0),
+    ]
+    assert report(rounds, [0.9, 0.5, 0.7]) == {
+        "ours_over_limit": 0.9,
+        "ours_over_sequential": 20.0,
+        "ours_over_turn_sync": 1.6,
+        "server_over_limit": 0.75,
+        "python_ms_per_turn": 0.7,
+    }
+    assert "turn_sync" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_demo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["--demo_dir", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err

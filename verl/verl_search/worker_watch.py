@@ -1,0 +1,42 @@
+"""Notices an agent-loop worker that died: its episodes would be waited for without end.
+
+Does not cover: what upstream notices itself. An engine that dies fails its requests, a training process its calls.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from verl_search.stopping import StopTraining
+
+INTERVAL_S = 10.0
+
+
+class WorkerWatch:
+    """Asks each of the actors for a sign of life, again and again, without ever waiting for one."""
+
+    def __init__(self, workers: Sequence[Any], interval_s: float = INTERVAL_S):
+        self.workers = workers
+        self.interval_s = interval_s
+        self._asked_at = float("-inf")
+        self._signs: list[Any] = []
+
+    def check(self) -> None:
+        """Raise `StopTraining` if a worker is known to have died."""
+        if not self._signs and time.monotonic() - self._asked_at >= self.interval_s:
+            self._asked_at = time.monotonic()
+            self._signs = [worker.__ray_ready__.remote() for worker in self.workers]
+        if not self._signs:
+            return
+        arrived, self._signs = ray.wait(self._signs, num_returns=len(self._signs), timeout=0)
+        try:
+            ray.get(arrived)
+        except RayActorError as error:
+            raise StopTraining(f"an agent-loop worker died, and its episodes with it: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: RayActorError) -> str:
+    return " ".join(str(error).split())
