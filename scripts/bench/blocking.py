@@ -11,10 +11,9 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
-from sentence_transformers import SentenceTransformer
 
-from flashrag.retriever import Retriever, check_assets, load_retriever_from
-from rag_serving.settings import read_settings
+from flashrag.retriever import Retriever
+from scripts.bench.direct import measured_retriever
 
 
 class Search(BaseModel):
@@ -45,10 +44,6 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--our_encoder", action="store_true")
     options = parser.parse_args()
-    assets = check_assets(read_settings(options.config))
-    retriever = load_retriever_from(assets)
-    if not options.our_encoder:
-        model = SentenceTransformer(str(assets.model_folder))
-        retriever.encode_queries = lambda queries: model.encode(queries, normalize_embeddings=True)  # pyrefly: ignore
+    retriever = measured_retriever(options.config, our_encoder=options.our_encoder)
     retriever.search("warm-up")
     uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")

@@ -6,7 +6,7 @@ order that turns round with every round; ratios are taken within a round.
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +52,8 @@ class Contest:
     plan: Plan
     supply: QuestionSupply
     load: Load
-    direct: Direct
+    raw: Direct  # the libraries' own calls
+    direct: Direct  # with our encoder: the harder limit
     ours: Server
     original: Server  # the blocking handler with the encoder call of its time
     blocking: Server  # the same with our encoder: the harder rival
@@ -74,24 +75,21 @@ def search_bodies(questions: Sequence[str]) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Queries a second, an entry a round."""
+    """Queries a second, an entry a round; without a server by the size of a batch."""
 
-    limit_by_batch: dict[int, list[float]]
+    raw: dict[int, list[float]]
+    direct: dict[int, list[float]]
     ours: list[float]
     original: list[float]
     blocking: list[float]
 
     @property
-    def best_batch(self) -> int:
-        return max(self.limit_by_batch, key=lambda size: float(np.median(self.limit_by_batch[size])))
+    def over_raw(self) -> np.ndarray:
+        return np.divide(self.ours, self.raw[best_batch(self.raw)])
 
     @property
-    def limit(self) -> list[float]:
-        return self.limit_by_batch[self.best_batch]
-
-    @property
-    def over_limit(self) -> np.ndarray:
-        return np.divide(self.ours, self.limit)
+    def over_direct(self) -> np.ndarray:
+        return np.divide(self.ours, self.direct[best_batch(self.direct)])
 
     @property
     def over_original(self) -> np.ndarray:
@@ -102,15 +100,21 @@ class Throughput:
         return np.divide(self.ours, self.blocking)
 
 
+def best_batch(rates_by_batch: Mapping[int, Sequence[float]]) -> int:
+    """The size of a batch at which the limit is."""
+    return max(rates_by_batch, key=lambda size: float(np.median(rates_by_batch[size])))
+
+
 def measure_throughput(contest: Contest) -> Throughput:
     plan = contest.plan
-    result = Throughput({size: [] for size in plan.batch_sizes}, [], [], [])
+    result = Throughput({size: [] for size in plan.batch_sizes}, {size: [] for size in plan.batch_sizes}, [], [], [])
+    limits = ((contest.raw, result.raw), (contest.direct, result.direct))
     rivals = ((contest.ours, result.ours), (contest.original, result.original), (contest.blocking, result.blocking))
     for number in range(plan.rounds):
         questions = contest.supply.take(plan.throughput_queries)
-        for size in plan.batch_sizes:
-            call_ms = contest.direct.call_ms(questions[: plan.limit_queries], size, TOP_N)
-            result.limit_by_batch[size].append(1000 * plan.limit_queries / call_ms.sum())
+        for size, (limit, rates_by_batch) in itertools.product(plan.batch_sizes, limits):
+            call_ms = limit.call_ms(questions[: plan.limit_queries], size, TOP_N)
+            rates_by_batch[size].append(1000 * plan.limit_queries / call_ms.sum())
         for server, rates in rivals if number % 2 == 0 else reversed(rivals):
             asked = questions if server is contest.ours else questions[: plan.blocking_queries]
             rates.append(contest.post(server, asked, plan.throughput_clients).accepted_per_s)
@@ -144,27 +148,34 @@ def measure_cost(contest: Contest, batch_size: int) -> Cost:
 class SingleClient:
     """Median milliseconds, an entry a round."""
 
+    raw_ms: list[float]
     direct_ms: list[float]
     ours_ms: list[float]
     http_floor_ms: float  # the same client's request that is refused before any search
 
     @property
-    def ratio(self) -> np.ndarray:
+    def over_raw(self) -> np.ndarray:
+        return np.divide(self.ours_ms, self.raw_ms)
+
+    @property
+    def over_direct(self) -> np.ndarray:
         return np.divide(self.ours_ms, self.direct_ms)
 
 
 def measure_single_client(contest: Contest) -> SingleClient:
-    direct_ms, ours_ms = [], []
+    raw_ms, direct_ms, ours_ms = [], [], []
+    ways = (
+        (raw_ms, lambda some: contest.raw.call_ms(some, 1, TOP_N)),
+        (direct_ms, lambda some: contest.direct.call_ms(some, 1, TOP_N)),
+        (ours_ms, lambda some: contest.post(contest.ours, some, 1).latency_ms),
+    )
     for number in range(contest.plan.rounds):
         questions = contest.supply.take(contest.plan.single_queries)
-        if number % 2:
-            direct_ms.append(float(np.median(contest.direct.call_ms(questions, 1, TOP_N))))
-        ours_ms.append(float(np.median(contest.post(contest.ours, questions, 1).latency_ms)))
-        if number % 2 == 0:
-            direct_ms.append(float(np.median(contest.direct.call_ms(questions, 1, TOP_N))))
+        for medians, measure in ways if number % 2 else reversed(ways):
+            medians.append(float(np.median(measure(questions))))
     blank = search_bodies([" "] * contest.plan.single_queries)
     floor = contest.load.closed_loop(f"{contest.ours.url}/search", blank, 1)
-    return SingleClient(direct_ms, ours_ms, float(np.median(floor.latency_ms)))
+    return SingleClient(raw_ms, direct_ms, ours_ms, float(np.median(floor.latency_ms)))
 
 
 @dataclass(frozen=True)

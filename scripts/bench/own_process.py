@@ -14,8 +14,8 @@ class _Process(BaseManager):
 
 
 @contextlib.contextmanager
-def in_own_process(make: Callable[..., Kind], *arguments: object) -> Iterator[Kind]:
-    """`make(*arguments)` in a new process; its methods are called from here, arguments and results are copied."""
+def in_own_process(make: Callable[..., Kind], *arguments: object, **named: object) -> Iterator[Kind]:
+    """What `make` makes in a new process; its methods are called from here, arguments and results are copied."""
     _Process.register("make", make)
     with _Process(ctx=multiprocessing.get_context("spawn")) as process:
-        yield process.make(*arguments)  # pyrefly: ignore
+        yield process.make(*arguments, **named)  # pyrefly: ignore

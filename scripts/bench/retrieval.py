@@ -1,9 +1,9 @@
 """Measure the retrieval server: `python scripts/bench/retrieval.py --index_path … --corpus_path … --questions …`
 
-Against what the machine can do without a server, and against the blocking handler of the first public code, with its
-encoder call and with ours; under twice its capacity; and its memory. Prints a table, and one line of JSON last.
-docs/serving-benchmark.md says what each figure means. Does not cover: index types (index_types.py), retrieval quality
-(retrieval_quality.py).
+Against what the machine can do without a server, and against the blocking handler of the first public code, each with
+sentence-transformers' own encoder call and with ours; under twice its capacity; and its memory. Prints a table, and one
+line of JSON last. docs/serving-benchmark.md says what each figure means. Does not cover: index types (index_types.py),
+retrieval quality (retrieval_quality.py).
 """
 
 import argparse
@@ -27,6 +27,7 @@ from scripts.bench.comparison import (
     TOP_N,
     Contest,
     Plan,
+    best_batch,
     measure_cost,
     measure_ladder,
     measure_single_client,
@@ -110,7 +111,8 @@ def _bench(options: BenchOptions, config: Path, questions: Sequence[str]) -> Non
                 plan=plan,
                 supply=QuestionSupply(questions),
                 load=load,
-                direct=running.enter_context(in_own_process(Direct, config)),
+                raw=running.enter_context(in_own_process(Direct, config, our_encoder=False)),
+                direct=running.enter_context(in_own_process(Direct, config, our_encoder=True)),
                 ours=running.enter_context(our_server(config, 1, folder)),
                 original=running.enter_context(blocking_server(config, folder)),
                 blocking=running.enter_context(blocking_server(config, folder, "--our_encoder")),
@@ -119,7 +121,7 @@ def _bench(options: BenchOptions, config: Path, questions: Sequence[str]) -> Non
             _warm_up(contest)
             _say("throughput")
             throughput = measure_throughput(contest)
-            cost = measure_cost(contest, throughput.best_batch)
+            cost = measure_cost(contest, best_batch(throughput.direct))
             _say("one client")
             single = measure_single_client(contest)
             _say("1 to many clients")
@@ -137,7 +139,8 @@ def _warm_up(contest: Contest) -> None:
     """The first searches of a process pay for lazy set-up."""
     for server in (contest.ours, contest.original, contest.blocking):
         contest.post(server, contest.supply.take(contest.plan.blocking_queries), contest.plan.throughput_clients)
-    contest.direct.call_ms(contest.supply.take(contest.plan.limit_queries), max(contest.plan.batch_sizes), TOP_N)
+    for limit in (contest.raw, contest.direct):
+        limit.call_ms(contest.supply.take(contest.plan.limit_queries), max(contest.plan.batch_sizes), TOP_N)
 
 
 def _wrong(options: BenchOptions, kept: dict[str, bytes]) -> list[str]:

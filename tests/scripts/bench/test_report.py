@@ -4,11 +4,17 @@ import json
 
 import pytest
 
-from scripts.bench.comparison import Cost, Rung, SingleClient, Throughput
+from scripts.bench.comparison import Cost, Rung, SingleClient, Throughput, best_batch
 from scripts.bench.overload import Overload
 from scripts.bench.report import Report, print_report
 
-THROUGHPUT = Throughput({8: [90, 110, 100], 64: [200, 100, 250]}, [160, 90, 175], [20, 10, 25], [40, 20, 25])
+THROUGHPUT = Throughput(
+    raw={8: [90, 110, 100], 64: [200, 100, 250]},
+    direct={8: [320, 100, 250], 64: [200, 180, 350]},
+    ours=[160, 90, 175],
+    original=[20, 10, 25],
+    blocking=[40, 20, 25],
+)
 OVERLOAD = Overload(
     capacity_per_s=200,
     offered_per_s=400,
@@ -28,7 +34,7 @@ def report(**changes):
     values = {
         "throughput": THROUGHPUT,
         "cost": Cost(4.0, 4.5, 0.2),
-        "single": SingleClient([10, 8, 10], [11, 10, 10.5], 0.6),
+        "single": SingleClient([10, 8, 10], [8, 8, 5], [11, 10, 10.5], 0.6),
         "ladder": rungs,
         "overload": OVERLOAD,
         "memory_mib": {1: [400, 410], 4: [440, 451]},
@@ -40,11 +46,14 @@ def report(**changes):
 
 def test_ratios_are_medians_of_the_rounds_ratios():
     figures = report().figures
-    assert THROUGHPUT.best_batch == 64  # median 200 against 100
+    assert best_batch(THROUGHPUT.raw) == 64  # median 200 against 100
+    assert best_batch(THROUGHPUT.direct) == 8  # median 250 against 200
     assert figures["server_over_limit"] == pytest.approx(0.8)  # 160/200, 90/100, 175/250: 0.8, 0.9, 0.7
+    assert figures["server_over_limit_with_our_encoder"] == pytest.approx(0.7)  # 160/320, 90/100, 175/250
     assert figures["server_over_blocking"] == pytest.approx(8)  # 8, 9, 7
     assert figures["server_over_blocking_with_our_encoder"] == pytest.approx(4.5)  # 4, 4.5, 7
     assert figures["single_client_latency_ratio"] == pytest.approx(1.1)  # 1.1, 1.25, 1.05
+    assert figures["single_client_latency_ratio_with_our_encoder"] == pytest.approx(1.375)  # 1.375, 1.25, 2.1
     assert figures["rss_4_over_1"] == pytest.approx(1.1)
 
 
