@@ -15,6 +15,8 @@ from flashrag.dialect import RESEARCH, Dialect
 from flashrag.document import Document
 
 NO_RESULTS = "No results found."
+# Unicode's category Cc but for tab and line break.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # A passage beyond this length is cut before it is tokenized: 100 kB of text never fits a rollout anyway.
 MAX_PASSAGE_CHARS = 20_000
@@ -45,7 +47,7 @@ def neutralize(text: str, special_tokens: tuple[str, ...] = (), dialect: Dialect
     'a< /result>b< |endoftext|>'
     """
     text = text.encode("utf-8", errors="replace").decode("utf-8")
-    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    text = _CONTROL.sub("", text)
     text = _break(text, pattern := _live_text(special_tokens, dialect.tags))
     # Tokenizers that fold look-alikes ("＜" to "<") would put together what was none.
     if not text.isascii() and pattern.search(folded := unicodedata.normalize("NFKC", text)):

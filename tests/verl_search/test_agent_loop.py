@@ -138,10 +138,12 @@ class ScriptedServerManager:
     def __init__(self, tokenizer: Any, *texts: str) -> None:
         self.turns = [tokenizer.encode(text) for text in texts]
         self.prompts: list[list[int]] = []
+        self.sampling_params: list[dict[str, Any]] = []
 
-    async def generate(self, prompt_ids: list[int], **_: Any) -> Any:
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any) -> Any:
         ids = self.turns[len(self.prompts)]
         self.prompts.append(prompt_ids)
+        self.sampling_params.append(sampling_params)
         return SimpleNamespace(
             token_ids=ids, log_probs=[-0.5] * len(ids), stop_reason="completed", extra_fields={"min_global_steps": 2}
         )
@@ -278,6 +280,19 @@ def test_code_is_run_and_its_output_is_a_result_like_any_other(tmp_path: Path) -
     assert (rollout["searches"], rollout["tool_calls"]) == (0.0, 1.0)
     (record,) = read_trajectories(tmp_path, "train", step=3)
     assert (record["searches"][0]["tool"], record["searches"][0]["query"]) == ("python", "print(6 * 7)")
+
+
+def test_each_turn_of_each_episode_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    async def seeds(session: int, *overrides: str) -> list[int | None]:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER, overrides=overrides)
+        await loop.run({"temperature": 1.0, "logprobs": True}, **{**ROW, "session_id": session})
+        return [params.get("seed") for params in loop.server_manager.sampling_params]
+
+    assert asyncio.run(seeds(1, "search.seed=null")) == [None, None]
+    first = asyncio.run(seeds(1, "search.seed=5"))
+    assert asyncio.run(seeds(1, "search.seed=5")) == first
+    others = [asyncio.run(seeds(2, "search.seed=5")), asyncio.run(seeds(1, "search.seed=6"))]
+    assert len({*first, *others[0], *others[1]}) == 6
 
 
 def test_a_sandbox_that_fails_is_a_failed_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from flashrag.dialect import PYTHON, RESEARCH, Dialect
 from flashrag.episode import EpisodeCodec
-from verl_search.sampling import ENGINES, search_sampling_params
+from verl_search.sampling import ENGINES, search_sampling_params, seeded
 
 BASE_MODEL = Path(__file__).parents[2] / "training" / "demo" / "base_model"
 # What verl's agent-loop worker asks for (agent_loop_tq.py), and what its servers take out before the engine sees it.
@@ -43,6 +43,14 @@ def test_vllm_takes_what_we_ask_for() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_tool_has_a_stop(engine: str) -> None:
     assert own_params(engine, RESEARCH.with_calls(PYTHON))["stop"] == ["</search>", "</python>"]
+
+
+def test_a_seed_is_its_names_and_nothing_else() -> None:
+    assert seeded("vllm", 0, "train", 3, "q7", 1, 0) == seeded("vllm", 0, "train", 3, "q7", 1, 0)
+    seeds = [seeded("vllm", 0, "train", 3, "q7", session, turn)["seed"] for session in range(40) for turn in range(5)]
+    assert len(set(seeds)) == 200
+    assert all(SamplingParams(seed=seed).seed == seed for seed in seeds)
+    assert [*seeded("sglang", 0).keys()] == ["sampling_seed"] and "sampling_seed" in SGLANG_0_5_12
 
 
 def test_sglang_takes_what_we_ask_for() -> None:

@@ -33,7 +33,7 @@ from flashrag.tools.tool import Tool, ToolResult
 from verl_search.outage import EpisodeClock, Outage
 from verl_search.reward import Reward, episode_reward
 from verl_search.rollout_metrics import rollout_measures, training_measures
-from verl_search.sampling import ABORTED, search_sampling_params
+from verl_search.sampling import ABORTED, search_sampling_params, seeded
 from verl_search.settings import SearchSettings
 from verl_search.stopping import request_stop
 from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
@@ -98,10 +98,16 @@ class SearchAgentLoop(AgentLoopBase):
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
         """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping."""
         question = row["raw_prompt"][-1]["content"]
+        question_id = str(row["extra_info"].get("id", row["index"]))
         prompt_ids = prompt_token_ids(
             self.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
         )
-        engine = _Engine(self.rollout_config.name, self.server_manager, sampling_params, self.codec, int(priority))
+        seed = None
+        if self.settings.seed is not None:
+            seed = (self.settings.seed, row["split"], int(row["global_steps"]), question_id, int(row["session_id"]))
+        engine = _Engine(
+            self.rollout_config.name, self.server_manager, sampling_params, self.codec, int(priority), seed
+        )
         try:
             clock = EpisodeClock()
             search = partial(self._search, clock=clock)
@@ -115,7 +121,7 @@ class SearchAgentLoop(AgentLoopBase):
         gold_answers = list(row["reward_model"]["ground_truth"])
         reward = episode_reward(episode, gold_answers, self.settings.answer_metric, self.settings.reward_rule)
         record = TrajectoryRecord(
-            question_id=str(row["extra_info"].get("id", row["index"])),
+            question_id=question_id,
             data_source=str(row["data_source"]),
             question=question,
             gold_answers=gold_answers,
@@ -142,9 +148,15 @@ class _Engine:
     """The rollout servers as the episode's `generate`, remembering every id that they returned."""
 
     def __init__(
-        self, name: str, server_manager: Any, sampling_params: dict[str, Any], codec: EpisodeCodec, priority: int
+        self,
+        name: str,
+        server_manager: Any,
+        sampling_params: dict[str, Any],
+        codec: EpisodeCodec,
+        priority: int,
+        seed: tuple[object, ...] | None = None,
     ):
-        self.server_manager = server_manager
+        self.name, self.server_manager, self.seed = name, server_manager, seed
         self.sampling_params = search_sampling_params(name, sampling_params, codec)
         self.priority = priority
         # One id for the whole episode keeps its turns on one server, where their prefix is cached.
@@ -156,7 +168,7 @@ class _Engine:
         output = await self.server_manager.generate(
             request_id=self.request_id,
             prompt_ids=token_ids,
-            sampling_params={**self.sampling_params, "max_tokens": max_tokens},
+            sampling_params={**self.sampling_params, **self._seed(), "max_tokens": max_tokens},
             priority=self.priority,
         )
         self.sampled_ids += output.token_ids
@@ -164,6 +176,10 @@ class _Engine:
         first_version = self.extra_fields.get("min_global_steps", output.extra_fields.get("min_global_steps"))
         self.extra_fields.update(output.extra_fields, min_global_steps=first_version)
         return Generation(output.token_ids, output.log_probs or None, aborted=output.stop_reason in ABORTED)
+
+    def _seed(self) -> dict[str, int]:
+        # Another for each turn: with one seed for all, they would draw the same numbers.
+        return {} if self.seed is None else seeded(self.name, *self.seed, len(self.sampled_ids))
 
 
 def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:

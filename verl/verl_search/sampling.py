@@ -6,6 +6,7 @@ parameters to the engine as they are, but for `max_tokens` and `logprobs`, which
 Sources: vLLM 0.28 `SamplingParams`, SGLang 0.5.12 `sampling_params.py` and `schedule_batch.py`.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,16 @@ def search_sampling_params(engine: str, params: Mapping[str, Any], codec: Episod
     """
     stops = {"stop": [*codec.dialect.stops], "stop_token_ids": sorted(codec.eos_token_ids)}
     return {**params, **stops, **_own_params(engine)}
+
+
+def seeded(engine: str, *names: object) -> dict[str, int]:
+    """The parameter by which the engine samples the same for the same names, whatever else it samples meanwhile.
+
+    Up to rounding: what shares a batch changes the last bits of a probability. SGLang heeds it only when it is started
+    with `enable_deterministic_inference`.
+    """
+    digest = hashlib.sha256(repr(names).encode()).digest()
+    return {"sampling_seed" if engine == "sglang" else "seed": int.from_bytes(digest[:4], "little") >> 1}
 
 
 def _own_params(engine: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class SearchSettings:
     answer_metric: AnswerMetric
     reward_rule: RewardRule
     mask_results: bool
+    seed: int | None
     max_failed_share: float
     trajectory_dir: str
     trajectory_keep_every: int
