@@ -45,7 +45,7 @@ from scripts.bench.demo import add_demo_dir, demo_questions, demo_server_config,
 from scripts.bench.forced_tokens import forced
 from scripts.bench.server_process import our_server, write_config
 from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
-from verl_search.agent_loop import SearchAgentLoop
+from verl_search.agent_loop import SearchAgentLoop, common
 from verl_search.training_config import compose_config
 
 MAX_SEQUENCES = 64
@@ -162,6 +162,8 @@ class Rollouts:
     async def ours(self, transcripts: Sequence[Transcript], client: RetrievalClient | None = None) -> None:
         """SearchAgentLoop, with the latencies that were drawn, or with a real client."""
 
+        common(self.config, self.tokenizer).client = client or _Drawn(transcripts)
+
         async def follow(number: int, transcript: Transcript) -> None:
             loop = SearchAgentLoop(
                 trainer_config=DictConfigWrap(self.config),
@@ -171,7 +173,6 @@ class Rollouts:
                 dataset_cls=None,
                 data_config=DictConfigWrap(self.config.data),
             )
-            loop.client = client or _Drawn(transcript)
             output = await loop.run({"temperature": 1.0, "logprobs": True}, **_row(number, transcript))
             assert output.response_ids == transcript.response_ids, "every way has the same tokens"
 
@@ -190,14 +191,13 @@ class _Turns:
 
 
 class _Drawn:
-    """A retrieval client whose answers and latencies are the transcript's."""
+    """A retrieval client whose answers and latencies are the transcripts'."""
 
-    def __init__(self, transcript: Transcript):
-        self._turns = iter(transcript.turns)
+    def __init__(self, transcripts: Sequence[Transcript]):
+        self._turns = {turn.query: turn for transcript in transcripts for turn in transcript.turns}
 
     async def search_scored(self, query: str) -> Sequence[Hit]:
-        turn = next(self._turns)
-        assert turn.query == query
+        turn = self._turns[query]
         await asyncio.sleep(turn.wait_s)
         return turn.hits
 

@@ -75,14 +75,16 @@ class _Draw:
 
     def __init__(self, passages: Sequence[str], codec: EpisodeCodec, generator: np.random.Generator):
         self.passages, self.codec, self.generator = passages, codec, generator
+        self.queries = 0
 
     def searches(self) -> int:
         return int(self.generator.integers(MAX_SEARCHES + 1))
 
     def query(self) -> str:
-        """A passage's title and a word of another: seldom the same twice."""
+        """A passage's title and a number: never the same twice."""
         title, _, _ = self._passage().partition("\n")
-        return f"{title} {self.generator.choice(self._passage().split())}"
+        self.queries += 1
+        return f"{title} {self.queries}"
 
     def search(self, query: str, hits: Sequence[Hit]) -> Turn:
         codec = self.codec

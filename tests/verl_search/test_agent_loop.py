@@ -173,7 +173,7 @@ def make_loop(folder: Path, *texts: str, overrides: Sequence[str] = ()) -> Searc
         data_config=DictConfigWrap(config.data),
         hf_model_type="qwen2",
     )
-    loop.client = SimpleNamespace(search_scored=find_hawks)
+    loop.common.client = SimpleNamespace(search_scored=find_hawks)
     return loop
 
 
@@ -209,7 +209,7 @@ def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: 
 def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_path: Path) -> None:
     async def run() -> Any:
         loop = make_loop(tmp_path)
-        loop.limits = dataclasses.replace(loop.limits, episode_timeout_s=0.05)
+        loop.common.limits = dataclasses.replace(loop.common.limits, episode_timeout_s=0.05)
         loop.server_manager.generate = lambda **_: asyncio.sleep(60)
         return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 
@@ -224,7 +224,7 @@ def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_pat
 def test_a_violated_invariant_raises_and_leaves_the_trajectory_in_a_file(tmp_path: Path) -> None:
     async def run() -> None:
         loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
-        loop.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
+        loop.common.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
         await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 
     with pytest.raises(ReSearchError, match=r"not token-exact .*special tokens \[0\]"):
@@ -239,7 +239,7 @@ def test_a_violated_invariant_raises_and_leaves_the_trajectory_in_a_file(tmp_pat
 def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> None:
     async def run() -> Any:
         loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
-        loop.settings = dataclasses.replace(loop.settings, apply_chat=True)
+        loop.common.settings = dataclasses.replace(loop.common.settings, apply_chat=True)
         loop.tokenizer.chat_template = (
             "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -257,7 +257,7 @@ def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> 
 def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:
     # verl's own loops refuse a Qwen2 tokenizer without <|im_end|>; a search episode has no use for it.
     async def codec_of_loop() -> Any:
-        return make_loop(tmp_path).codec
+        return make_loop(tmp_path).common.codec
 
     assert asyncio.run(codec_of_loop()).eos_token_ids == {0}
 

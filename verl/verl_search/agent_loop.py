@@ -8,14 +8,12 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from flashrag.client import RetrievalClient
-from flashrag.dialect import Dialect
 from flashrag.episode import (
     EndReason,
     Episode,
@@ -40,35 +38,46 @@ from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
 from verl_search.trajectory_files import Retention, TrajectoryWriter
 
 
-@lru_cache(maxsize=1)
-def _shared_client(url: str, top_n: int, timeout_s: float, max_attempts: int) -> RetrievalClient:
-    """One connection pool per worker process: its agent loops share an event loop."""
-    return RetrievalClient(url, top_n=top_n, timeout_s=timeout_s, max_attempts=max_attempts)
+class Common:
+    """What all episodes of a worker process have in common: one config, one event loop, and so one of each."""
+
+    def __init__(self, config: Any, tokenizer: Any):
+        self.settings = settings = SearchSettings.from_config(config.search)
+        rollout = config.actor_rollout_ref.rollout
+        self.engine_name = rollout.name
+        self.limits = settings.limits(rollout.response_length)
+        eos_ids = eos_token_ids(tokenizer, config.actor_rollout_ref.model.path)
+        self.codec = EpisodeCodec(tokenizer, eos_ids, settings.dialect())
+        self.client = RetrievalClient(
+            settings.url, top_n=settings.top_n, timeout_s=settings.timeout_s, max_attempts=settings.max_attempts
+        )
+        self.outage = Outage(settings.url, settings.max_outage_s, request_stop)
+        self.tools = (self._python_tool(),) if settings.python_tool else ()
+        retention = Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
+        self.writer = TrajectoryWriter(settings.trajectory_path(), retention)
+
+    @lru_cache(maxsize=1024)  # noqa: B019  (there is one, as long as its process)
+    def prompt_ids(self, question: str) -> list[int]:
+        """The ids that a question's episodes start from, for a group the same."""
+        return prompt_token_ids(
+            self.codec.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
+        )
+
+    @staticmethod
+    def _python_tool() -> Tool:
+        check_sandbox()  # on the machine where it will run
+        return python_tool(PythonSandbox())
 
 
-@lru_cache(maxsize=1)
-def _shared_outage(url: str, max_outage_s: float) -> Outage:
-    """One per worker process: all its episodes wait for the same servers."""
-    return Outage(url, max_outage_s, request_stop)
+_common: tuple[Any, Common] | None = None
 
 
-@lru_cache(maxsize=1)
-def _shared_codec(tokenizer: Any, model_path: str, dialect: Dialect) -> EpisodeCodec:
-    """One per worker process, not per trajectory: what ends a sequence may have to be asked of a model hub."""
-    return EpisodeCodec(tokenizer, eos_token_ids(tokenizer, model_path), dialect)
-
-
-@lru_cache(maxsize=1)
-def _shared_python_tool() -> Tool:
-    """One per worker process, which runs as many programs at a time as its machine has cores; checked where it runs."""
-    check_sandbox()
-    return python_tool(PythonSandbox())
-
-
-@lru_cache(maxsize=1)
-def _shared_writer(directory: Path, keep_every: int, keep_last: int) -> TrajectoryWriter:
-    """One per worker process, which then has one file a step."""
-    return TrajectoryWriter(directory, Retention(keep_every, keep_last))
+def common(config: Any, tokenizer: Any) -> Common:
+    """The process's `Common`; another one for another config."""
+    global _common
+    if _common is None or _common[0] is not config:
+        _common = config, Common(config, tokenizer)
+    return _common[1]
 
 
 def fingerprint(token_ids: Sequence[int]) -> str:
@@ -83,43 +92,35 @@ class SearchAgentLoop(AgentLoopBase):
         # Upstream builds a chat-turn tokenizer for the model family, which wants that family's chat tokens. An episode
         # has no chat turns, and a base model's tokenizer need not have them: None takes upstream's plain builder.
         super().__init__(*args, **{**kwargs, "hf_model_type": None})
-        self.settings = SearchSettings.from_config(self.config.search)
-        self.limits = self.settings.limits(self.rollout_config.response_length)
-        self.codec = _shared_codec(self.tokenizer, self.config.actor_rollout_ref.model.path, self.settings.dialect())
-        self.tools = (_shared_python_tool(),) if self.settings.python_tool else ()
-        self.client = _shared_client(
-            self.settings.url, self.settings.top_n, self.settings.timeout_s, self.settings.max_attempts
-        )
-        self.outage = _shared_outage(self.settings.url, self.settings.max_outage_s)
-        self.writer = _shared_writer(
-            self.settings.trajectory_path(), self.settings.trajectory_keep_every, self.settings.trajectory_keep_last
-        )
+        self.common = common(self.config, self.tokenizer)
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
         """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping."""
         question = row["raw_prompt"][-1]["content"]
         question_id = str(row["extra_info"].get("id", row["index"]))
-        prompt_ids = prompt_token_ids(
-            self.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
-        )
+        shared, settings = self.common, self.common.settings
         seed = None
-        if self.settings.seed is not None:
-            seed = (self.settings.seed, row["split"], int(row["global_steps"]), question_id, int(row["session_id"]))
-        engine = _Engine(
-            self.rollout_config.name, self.server_manager, sampling_params, self.codec, int(priority), seed
-        )
+        if settings.seed is not None:
+            seed = (settings.seed, row["split"], int(row["global_steps"]), question_id, int(row["session_id"]))
+        engine = _Engine(shared.engine_name, self.server_manager, sampling_params, shared.codec, int(priority), seed)
         try:
             clock = EpisodeClock()
             search = partial(self._search, clock=clock)
             episode = await run_episode(
-                prompt_ids, engine.generate, search, self.codec, self.limits, tools=self.tools, clock=clock
+                shared.prompt_ids(question),
+                engine.generate,
+                search,
+                shared.codec,
+                shared.limits,
+                tools=shared.tools,
+                clock=clock,
             )
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
-            path = write_violation(self.settings.trajectory_path(), question, violation)
+            path = write_violation(settings.trajectory_path(), question, violation)
             raise ReSearchError(f"an episode is not token-exact ({violation}); its trajectory: {path}") from violation
         gold_answers = list(row["reward_model"]["ground_truth"])
-        reward = episode_reward(episode, gold_answers, self.settings.answer_metric, self.settings.reward_rule)
+        reward = episode_reward(episode, gold_answers, settings.answer_metric, settings.reward_rule)
         record = TrajectoryRecord(
             question_id=question_id,
             data_source=str(row["data_source"]),
@@ -133,15 +134,16 @@ class SearchAgentLoop(AgentLoopBase):
             episode=episode,
             reward=reward,
         )
-        await self.writer.write(record.split, record.step, lambda: as_json(record))
+        await shared.writer.write(record.split, record.step, lambda: as_json(record))
         # An episode that a deadline cut off before its first token has nothing from the engine.
         weights_step = record.step - 1
         unsampled = {"min_global_steps": weights_step, "max_global_steps": weights_step}
         extra_fields = {**unsampled, **engine.extra_fields}
-        return agent_loop_output(episode, reward, extra_fields, mask_results=self.settings.mask_results)
+        return agent_loop_output(episode, reward, extra_fields, mask_results=settings.mask_results)
 
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
-        return ToolResult.ranked(await self.outage.wait_out(lambda: self.client.search_scored(query), clock))
+        client, outage = self.common.client, self.common.outage
+        return ToolResult.ranked(await outage.wait_out(lambda: client.search_scored(query), clock))
 
 
 class _Engine:
