@@ -215,7 +215,7 @@ def assert_repeated(folder: Path, step: int) -> None:
     assert same >= 0.75 * half, f"{same} of {half} episodes were sampled as before"
     one, other = (metrics for number, metrics in read_metrics(folder / "run" / "metrics") if number == step)
     for name in ("critic/score/mean", "rollout/searches", "rollout/em", "actor/entropy", "actor/grad_norm"):
-        print(step, name, one[name], other[name], f"{same} of {half}")
+        assert other[name] == pytest.approx(one[name], rel=1e-3 + (1 - same / half), abs=1e-3), name
 
 
 def sampled_by(record: dict[str, Any]) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The published training command on the real engines: Ray, FSDP2, vLLM, the retrieval server. Minutes on two cores.
 
-Two training processes with two rollout replicas over passages that try to do harm; and real HotpotQA questions over
+Two training processes with two rollout replicas train LoRA adapters over passages that try to do harm, and leave groups
+of equal reward out; and real HotpotQA questions over
 real Wikipedia passages, where that data is at hand (it is not part of the repository).
 """
 
@@ -104,12 +105,12 @@ def assert_sane(metrics: dict[str, Any]) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_two_processes_train_over_passages_that_try_to_do_harm(tmp_path: Path) -> None:
+def test_two_processes_train_adapters_over_passages_that_try_to_do_harm(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     lines = [json.dumps({"id": str(i), "contents": text}) for i, text in enumerate(HARMFUL_PASSAGES)]
     corpus.write_text("\n".join(lines) + "\n", encoding="utf-8")
     original = [
-        {"_id": f"q{i}", "question": f"Where was Adam Draper born? ({i})", "answer": "Oakdale"} for i in range(8)
+        {"_id": f"q{i}", "question": f"Where was Adam Draper born? ({i})", "answer": "Oakdale"} for i in range(96)
     ]
     (tmp_path / "hotpot.json").write_text(json.dumps(original))
     run(
@@ -118,12 +119,18 @@ def test_two_processes_train_over_passages_that_try_to_do_harm(tmp_path: Path) -
     )
     config = build_index(corpus, tmp_path / "index")
     with retrieval_server(config, tmp_path) as url:
-        metrics = train(tmp_path / "run", url, tmp_path / "data", "--n_gpus_per_node", 2, "--total_epochs", 1)
+        metrics = train(
+            *(tmp_path / "run", url, tmp_path / "data", "--n_gpus_per_node", 2, "trainer.total_training_steps=2"),
+            *("actor_rollout_ref.model.lora_rank=8", "algorithm.filter_groups.enable=true"),
+            *("algorithm.filter_groups.max_num_gen_batches=12", "search.seed=0"),
+        )
     assert sorted(metrics) == [1, 2]
     for step_metrics in metrics.values():
         assert_sane(step_metrics)
+        assert step_metrics["rollout/zero_variance_share"] == 0.0
+    assert sum(step_metrics["training/filter_groups/evicted_samples"] for step_metrics in metrics.values()) > 0
     records = list(read_trajectories(tmp_path / "run" / "trajectories"))
-    assert len(records) == 2 * 4 * 4
+    assert len(records) > 2 * 4 * 4, "what was filtered is kept as well"
     served = {document for record in records for search in record["searches"] for document in search["document_ids"]}
     assert served, "no harmful passage was spliced"
     assert not (tmp_path / "run" / "trajectories" / "violations").exists()
