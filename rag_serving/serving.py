@@ -30,6 +30,9 @@ from rag_serving.retriever_process import RetrieverProcess
 from rag_serving.service import Service, Status
 from rag_serving.settings import ServerSettings, read_settings
 
+# Longer than clients keep an idle connection (aiohttp 15 s, httpx 5 s): a server that closes first may close the one on
+# which the next request is just arriving.
+KEEP_ALIVE_S = 75
 CLOSE_TIMEOUT_S = 1  # for connections, once every request is answered
 BACKLOG = 2048
 
@@ -96,7 +99,12 @@ class _Server(uvicorn.Server):
         app = create_app(settings, lambda: RetrieverProcess(partial(_load, settings), num_retriever), num_retriever)
         super().__init__(
             uvicorn.Config(
-                app, log_level="warning", access_log=False, timeout_graceful_shutdown=CLOSE_TIMEOUT_S, backlog=BACKLOG
+                app,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                backlog=BACKLOG,
             )
         )
         self.failure: BaseException | None = None

@@ -1,8 +1,8 @@
 """The published training command on the real engines: Ray, FSDP2, vLLM, the retrieval server. Minutes on two cores.
 
 Two training processes with two rollout replicas train LoRA adapters over passages that try to do harm, and leave groups
-of equal reward out; and real HotpotQA questions over
-real Wikipedia passages, where that data is at hand (it is not part of the repository).
+of equal reward out; and real HotpotQA questions over real Wikipedia passages, where that data is at hand (it is not
+part of the repository).
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """The server as its users start it: a process, run as a script."""
 
 import asyncio
+import http.client
 import json
 import re
 import signal
@@ -240,6 +241,19 @@ def test_draining_has_an_end_and_a_second_signal_ends_it_at_once(site):
             assert process.wait(10) == code
             with suppress(httpx.HTTPError):
                 assert in_hand.result().status_code >= 500
+
+
+@pytest.mark.slow
+def test_an_idle_connection_is_left_to_its_client_to_close(site):
+    """aiohttp keeps one for 15 s: it must not find it closed, maybe while the next request is on its way."""
+    with server(site.config) as (_, url, *_rest):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        for idle_s in (16.0, 0.0):
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            connection.auto_open = False
+            time.sleep(idle_s)
+        connection.close()
 
 
 def test_a_client_that_hangs_up_is_not_worked_for(site):

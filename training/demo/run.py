@@ -234,7 +234,7 @@ def train(folder: DemoFolder, options: DemoOptions, search_url: str) -> None:
         f"data.train_files='{folder.world / 'train.parquet'}'",
         f"data.val_files='{folder.world / 'dev.parquet'}'",
         f"data.seed={options.seed}",
-        f"actor_rollout_ref.rollout.seed={options.seed}",
+        f"search.seed={options.seed}",
         f"actor_rollout_ref.actor.data_loader_seed={options.seed}",
         f"actor_rollout_ref.model.path='{BASE_MODEL}'",
         f"trainer.total_training_steps={options.steps}",
