@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -51,6 +52,7 @@ from verl_search.training_config import compose_config
 MAX_SEQUENCES = 64
 MODEL_TOKENS = 2048
 RESPONSE_TOKENS = 1700
+GROUP_SIZE = 8  # trajectories that share a prompt, as in training
 PYTHON_CONCURRENCY = 256
 
 
@@ -288,7 +290,8 @@ def rollout_config(url: str, model: Path, folder: Path) -> Any:
 async def measure(model: Path, url: str, arguments: argparse.Namespace) -> dict[str, float]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     codec = EpisodeCodec(tokenizer, eos_token_ids(tokenizer, str(model)))
-    questions = [question.question for question in demo_questions(arguments.demo_dir, arguments.trajectories)]
+    groups = demo_questions(arguments.demo_dir, math.ceil(arguments.trajectories / GROUP_SIZE))
+    questions = [group.question for group in groups for _ in range(GROUP_SIZE)][: arguments.trajectories]
     corpus = arguments.demo_dir / "data" / "demo" / "corpus.jsonl"
     passages = [contents for _, contents in read_lines(corpus)]
     with tempfile.TemporaryDirectory() as folder:
