@@ -21,10 +21,10 @@ from ray.serve.handle import DeploymentHandle
 from starlette.middleware import Middleware
 
 from flashrag.errors import UserError
+from flashrag.garbage import shorten_pauses
 from flashrag.retriever import Retriever, check_assets, load_retriever_from
 from flashrag.retriever.index_shards import ShardCard, read_shards
 from rag_serving.app import create_app
-from rag_serving.garbage import shorten_pauses
 from rag_serving.gate import TOKEN_VARIABLE
 from rag_serving.metrics import ASGIApp, Receive, Scope, Send
 from rag_serving.ray_metrics import MetricsOfAll

@@ -70,6 +70,9 @@ class Sampler(Protocol):
 
     async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> Sampled: ...
 
+    async def forget(self) -> None:
+        """Let the next way begin with nothing cached."""
+
 
 class Engine:
     """vLLM in this process and the one that it starts, as verl runs it; sampling what it is told to."""
@@ -95,15 +98,14 @@ class Engine:
 
     async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> Sampled:
         sampling = self._params(extra_args=forced(sampled_ids), **params)
-        async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex):
-            (completion,) = output.outputs
+        outputs = [o async for o in self._llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex)]
+        (completion,) = outputs[-1].outputs
         log_probs = [
             values[token].logprob for token, values in zip(completion.token_ids, completion.logprobs, strict=True)
         ]
         return Sampled(completion.token_ids, log_probs, "completed", {})
 
     async def forget(self) -> None:
-        """Let the next way begin with nothing cached."""
         await self._llm.reset_prefix_cache()
 
     def close(self) -> None:
@@ -113,10 +115,13 @@ class Engine:
 class NoEngine:
     """Takes no time: what is left is our own Python and the search."""
 
-    async def sample(self, _: list[int], sampled_ids: list[int], **params: Any) -> Sampled:
-        del params
+    async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> Sampled:
+        del prompt_ids, params
         await asyncio.sleep(0)
         return Sampled(sampled_ids, [-0.5] * len(sampled_ids), "completed", {})
+
+    async def forget(self) -> None:
+        pass
 
 
 class Rollouts:
@@ -164,7 +169,7 @@ class Rollouts:
     async def ours(self, transcripts: Sequence[Transcript], client: RetrievalClient | None = None) -> None:
         """SearchAgentLoop, with the latencies that were drawn, or with a real client."""
 
-        common(self.config, self.tokenizer).client = client or _Drawn(transcripts)
+        common(self.config, self.tokenizer).client = client or _Drawn(transcripts)  # pyrefly: ignore
 
         async def follow(number: int, transcript: Transcript) -> None:
             loop = SearchAgentLoop(

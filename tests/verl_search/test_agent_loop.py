@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -260,6 +261,24 @@ def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:
         return make_loop(tmp_path).common.codec
 
     assert asyncio.run(codec_of_loop()).eos_token_ids == {0}
+
+
+def test_episodes_leave_no_cycles_behind(tmp_path: Path) -> None:
+    """Full collections are rare in a worker (flashrag/garbage.py)."""
+
+    async def unreachable_after(episodes: int) -> int:
+        loop = make_loop(tmp_path, *[THINK_AND_SEARCH, ANSWER] * (1 + episodes))
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(episodes):
+                await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(unreachable_after(episodes=50)) < 50
 
 
 THINK_AND_RUN = " <think> I need to calculate. </think> <python> print(6 * 7) </python>"

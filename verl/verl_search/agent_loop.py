@@ -22,6 +22,7 @@ from flashrag.episode import (
     InvariantViolation,
 )
 from flashrag.errors import ReSearchError
+from flashrag.garbage import shorten_pauses
 from flashrag.generator.tokenizer import eos_token_ids
 from flashrag.prompt_ids import prompt_token_ids
 from flashrag.rollout import run_episode
@@ -55,6 +56,7 @@ class Common:
         self.tools = (self._python_tool(),) if settings.python_tool else ()
         retention = Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
         self.writer = TrajectoryWriter(settings.trajectory_path(), retention)
+        shorten_pauses()
 
     @lru_cache(maxsize=1024)  # noqa: B019  (there is one, as long as its process)
     def prompt_ids(self, question: str) -> list[int]:

@@ -1,0 +1,21 @@
+"""The garbage collector's pauses, kept out of an event loop's way.
+
+A full collection looks at every object of the process. In the retrieval server with a full queue that took half a
+second every other second, and /health waited; in an agent-loop worker it held up all its rollouts for as long. What is
+there once everything is loaded stays until the end, so it is looked at no more; and requests and episodes leave no
+cycles behind that only a full collection would find.
+"""
+
+import atexit
+import gc
+
+COLLECTIONS_BETWEEN_FULL_ONES = 1000  # instead of ten
+
+
+def shorten_pauses() -> None:
+    """For a process that answers requests or runs episodes and does nothing else; called when everything is loaded."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # libraries that count what is left at the end would complain
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, COLLECTIONS_BETWEEN_FULL_ONES)
