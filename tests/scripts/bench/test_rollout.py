@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoTokenizer
-from vllm.sampling_params import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate
 
 from flashrag.document import Document, Hit
 from flashrag.episode import EpisodeCodec
-from scripts.bench.forced_tokens import ForcedTokens, forced
-from scripts.bench.rollout import Engine, NoEngine, Rollouts, Round, main, report, rollout_config
 from scripts.bench.transcripts import Transcript, write_transcripts
+
+with warnings.catch_warnings(action="ignore"):  # verl and vLLM warn while they are imported
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    from scripts.bench.forced_tokens import ForcedTokens, forced
+    from scripts.bench.rollout import Engine, NoEngine, Rollouts, Round, main, report, rollout_config
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 PASSAGES = ['"Hawks"\nThe home of Hawks is Wildford.', '"Wildford"\nThe river of Wildford is Tarn.']
