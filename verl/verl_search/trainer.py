@@ -8,6 +8,7 @@ alarm_watch.py).
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
@@ -15,6 +16,7 @@ import verl_search.advantage  # noqa: F401  # registers the estimator that the c
 from verl_search.alarm_watch import AlarmWatch
 from verl_search.stopping import StopTraining
 from verl_search.upstream import replace_sync_trainer, upstream_task_runner
+from verl_search.worker_watch import a_process_died
 
 
 class SearchTrainer(PPOTrainerSync):
@@ -31,10 +33,12 @@ class SearchTrainer(PPOTrainerSync):
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
         try:
             super().fit(agent_loop_manager)
-        except StopTraining as stop:
+        except (StopTraining, RayActorError) as error:
+            # Between two looks of the watch upstream itself may run into a dead actor.
+            stop = error if isinstance(error, StopTraining) else a_process_died(error)
             if not stop.saves_checkpoint:
                 raise
-            raise StopTraining(f"{stop}. {self._save_trained_steps()}") from stop
+            raise StopTraining(f"{stop}. {self._save_trained_steps()}") from error
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
         self._data_before_step = self.train_dataloader.state_dict()

@@ -35,8 +35,9 @@ class WorkerWatch:
         try:
             ray.get(arrived)
         except RayActorError as error:
-            raise StopTraining(f"an agent-loop worker died, and its episodes with it: {_in_one_line(error)}") from error
+            raise a_process_died(error) from error
 
 
-def _in_one_line(error: RayActorError) -> str:
-    return " ".join(str(error).split())
+def a_process_died(error: RayActorError) -> StopTraining:
+    """What the death of an actor is for the run, in one line: Ray says which, and of what."""
+    return StopTraining(f"a process of the run died: {' '.join(str(error).split())}")
