@@ -234,7 +234,7 @@ def the_run_goes_on_until_its_worker_is_killed(folder: Path, port: int, trained:
         worker.kill()
         console += stopped.communicate()[0]
     assert stopped.returncode == EXIT_STOPPED, console
-    assert re.search("error: a process of the run died: .*AgentLoopWorker", console), console
+    assert re.search(r"error: a process of the run died: .*AgentLoopWorker", console), console
     last = max(step for step, _ in read_metrics(folder / "run" / "metrics"))
     assert f"The checkpoint of step {last} is in {folder / 'run'}" in console
     # The step that the outage cut short was given the same questions again.

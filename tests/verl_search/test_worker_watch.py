@@ -40,7 +40,7 @@ def test_a_killed_worker_stops_the_run(workers: list) -> None:
         watch.check()  # all is well, also while answers are on their way
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(StopTraining, match="a process of the run died: .*Worker"):
+    with pytest.raises(StopTraining, match=r"a process of the run died: .*Worker"):
         for _ in range(200):
             watch.check()
             time.sleep(0.05)
