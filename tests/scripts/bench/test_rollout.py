@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ with warnings.catch_warnings(action="ignore"):  # verl and vLLM warn while they 
     from scripts.bench.forced_tokens import ForcedTokens, forced
     from scripts.bench.rollout import Engine, NoEngine, Rollouts, Round, main, report, rollout_config
 
-BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
+REPOSITORY = Path(__file__).parents[3]
+BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
 PASSAGES = ['"Hawks"\nThe home of Hawks is Wildford.', '"Wildford"\nThe river of Wildford is Tarn.']
 QUESTIONS = ["In which city was the band Hawks formed?"] * 12
 
@@ -82,14 +86,21 @@ def test_every_way_brings_the_transcripts_to_their_end(transcripts: list[Transcr
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_engine_samples_exactly_the_transcripts(transcripts: list[Transcript], tokenizer: Any, tmp_path: Path):
-    async def run() -> None:
-        with contextlib.closing(Engine(BASE_MODEL)) as engine:
-            rollouts = Rollouts(engine, rollout_config("http://127.0.0.1:1", BASE_MODEL, tmp_path), tokenizer)
-            await _every_way(rollouts, transcripts)
-            await engine.forget()
+def test_the_engine_samples_exactly_the_transcripts(tmp_path: Path):
+    """In a process of its own: vLLM leaves threads and sockets to its end."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=True)
 
-    asyncio.run(run())
+
+async def on_the_engine(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    codec = EpisodeCodec(tokenizer, [tokenizer.eos_token_id])
+    transcripts = await write_transcripts(QUESTIONS, PASSAGES, codec, OnePassage(), seed=0)
+    with contextlib.closing(Engine(BASE_MODEL)) as engine:
+        await _every_way(
+            Rollouts(engine, rollout_config("http://127.0.0.1:1", BASE_MODEL, folder), tokenizer), transcripts
+        )
+        await engine.forget()
 
 
 async def _every_way(rollouts: Rollouts, transcripts: list[Transcript]) -> None:
@@ -120,3 +131,7 @@ def test_the_figures_are_medians_of_ratios_within_a_round(capsys: pytest.Capture
 def test_a_folder_without_a_demo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["--demo_dir", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+if __name__ == "__main__":
+    asyncio.run(on_the_engine(Path(sys.argv[1])))
