@@ -28,6 +28,9 @@ PUBLISHED_CONTEXT_TOKENS = 8192
 PUBLISHED_TENSOR_PARALLEL = 2
 # A 7B model on a GPU is up after two to three minutes; importing torch and vLLM alone takes one on two busy cores.
 START_TIMEOUT_S = 900.0
+# vLLM's own choice on a CPU is a worker process that the engine waits for, and that waits for the engine, by spinning:
+# two busy cores that nobody else can use. One process computes the same. In training: verl_search/config/cpu.yaml.
+ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 SGLANG_PYTHON = Path(".venv-sglang/bin/python")
 SGLANG_REMEDY = (
     "python3.11 -m venv .venv-sglang && .venv-sglang/bin/pip install -r requirements-sglang.txt, "
@@ -102,9 +105,7 @@ def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
     command += ["--max-model-len", str(context_tokens(options))]
     if vllm_is_for_cpus():
         command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
-        # vLLM's own choice on a CPU is a worker process that the engine waits for, and that waits for the engine, by
-        # spinning: two busy cores that nobody else can use. One process computes the same.
-        command += ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
+        command += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR]
     else:
         command += ["--dtype", "bfloat16", "--tensor-parallel-size", str(tensor_parallel(options))]
     return [*command, *options.extra]

@@ -1,10 +1,13 @@
 """What `bash training/run.sh` left, as benchmarks use it: the folder's flag, its questions, model and retrieval."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from flashrag.dataset import Question, read_questions
 from flashrag.errors import UserError
+from scripts.bench.server_process import Server, our_server, write_config
 
 
 def add_demo_dir(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +35,21 @@ def trained_model(demo: Path) -> Path:
     if not models:
         raise UserError(f"--demo_dir {demo} holds no trained model; run bash training/run.sh, or give --model_path")
     return models[-1]
+
+
+def demo_logs(demo: Path) -> Path:
+    """The demo's folder of logs, made where it is not there."""
+    logs = demo / "logs"
+    logs.mkdir(exist_ok=True)
+    return logs
+
+
+@contextlib.contextmanager
+def demo_server(demo: Path) -> Iterator[Server]:
+    """The retrieval server over the demo's own files, healthy."""
+    logs = demo_logs(demo)
+    with our_server(write_config(logs, demo_server_config(demo)), 1, logs) as server:
+        yield server
 
 
 def demo_server_config(demo: Path) -> dict[str, object]:

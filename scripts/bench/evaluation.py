@@ -36,8 +36,7 @@ from flashrag.generator import GeneratorSettings
 from flashrag.generator.loading import load_generator
 from flashrag.model_server import Engine, ModelServerOptions, model_server
 from flashrag.pipeline import METHODS, PipelineSettings
-from scripts.bench.demo import add_demo_dir, demo_questions, demo_server_config, trained_model
-from scripts.bench.server_process import our_server, write_config
+from scripts.bench.demo import add_demo_dir, demo_logs, demo_questions, demo_server, trained_model
 
 CONCURRENCY = 64
 MODEL_TOKENS = 640
@@ -197,13 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_args(argv)
     questions = demo_questions(arguments.demo_dir, arguments.questions)
     model = arguments.model_path or trained_model(arguments.demo_dir)
-    logs = arguments.demo_dir / "logs"
-    logs.mkdir(exist_ok=True)
-    options = ModelServerOptions(
-        model, Engine.VLLM, context_length=MODEL_TOKENS, log_path=logs / "bench_model_server.log"
-    )
-    config = write_config(logs, demo_server_config(arguments.demo_dir))
-    with our_server(config, 1, logs) as retrieval, model_server(options) as (model_url, _):
+    log_path = demo_logs(arguments.demo_dir) / "bench_model_server.log"
+    options = ModelServerOptions(model, Engine.VLLM, context_length=MODEL_TOKENS, log_path=log_path)
+    with demo_server(arguments.demo_dir) as retrieval, model_server(options) as (model_url, _):
         bench = Bench(model, model_url, retrieval.url, arguments.concurrency)
         figures = report(asyncio.run(measure(bench, questions, arguments)))
     print(json.dumps(figures))

@@ -41,10 +41,9 @@ from flashrag.document import Hit
 from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
 from flashrag.generator.tokenizer import eos_token_ids
-from flashrag.model_server import check_model_folder, vllm_environment
-from scripts.bench.demo import add_demo_dir, demo_questions, demo_server_config, trained_model
+from flashrag.model_server import ONE_PROCESS_EXECUTOR, check_model_folder, vllm_environment
+from scripts.bench.demo import add_demo_dir, demo_questions, demo_server, trained_model
 from scripts.bench.forced_tokens import forced
-from scripts.bench.server_process import our_server, write_config
 from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
 from verl_search.agent_loop import SearchAgentLoop, common
 from verl_search.training_config import compose_config
@@ -90,8 +89,7 @@ class Engine:
                 enforce_eager=True,
                 max_num_seqs=MAX_SEQUENCES,
                 max_model_len=MODEL_TOKENS,
-                # As in training (config/cpu.yaml): two processes would wait for each other by spinning.
-                distributed_executor_backend="vllm.v1.executor.uniproc_executor.UniProcExecutor",
+                distributed_executor_backend=ONE_PROCESS_EXECUTOR,
                 logits_processors=["scripts.bench.forced_tokens:ForcedTokens"],
             )
         )
@@ -168,7 +166,6 @@ class Rollouts:
 
     async def ours(self, transcripts: Sequence[Transcript], client: RetrievalClient | None = None) -> None:
         """SearchAgentLoop, with the latencies that were drawn, or with a real client."""
-
         common(self.config, self.tokenizer).client = client or _Drawn(transcripts)  # pyrefly: ignore
 
         async def follow(number: int, transcript: Transcript) -> None:
@@ -333,10 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_args(argv)
     model = arguments.model_path or trained_model(arguments.demo_dir)
     check_model_folder(model)
-    logs = arguments.demo_dir / "logs"
-    logs.mkdir(exist_ok=True)
-    config = write_config(logs, demo_server_config(arguments.demo_dir))
-    with our_server(config, 1, logs) as retrieval:
+    with demo_server(arguments.demo_dir) as retrieval:
         figures = asyncio.run(measure(model, retrieval.url, arguments))
     print(json.dumps(figures))
     return 0

@@ -4,10 +4,9 @@ Lengths and latencies are drawn from a seed; the words come from the corpus, and
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
@@ -102,7 +101,7 @@ class _Draw:
 
     def _thought_and(self, written: str) -> list[int]:
         count = min(MAX_THINK_TOKENS, max(1, round(self._lognormal(MEDIAN_THINK_TOKENS, THINK_SIGMA))))
-        encode: Callable[[str], Any] = self.codec.encode_text
+        encode = self.codec.encode_text
         thought: list[int] = []
         while len(thought) < count:
             thought += encode(self._passage())
