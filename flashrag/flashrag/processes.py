@@ -1,7 +1,8 @@
 """Child processes that never outlive this one: engines, servers, and whatever these start themselves.
 
 Ray and vLLM start processes of their own, which a signal to the first one does not reach. So this process adopts
-orphans (Linux child subreaper), and on the way out ends every descendant.
+orphans (Linux child subreaper), and on the way out ends every descendant. Where it has no way out (SIGKILL, or no
+memory left) the kernel ends its children.
 """
 
 import contextlib
@@ -17,15 +18,16 @@ import psutil
 
 from flashrag.errors import ReSearchError, UserError
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 STOP_GRACE_S = 15.0
 EXIT_INTERRUPTED = 130
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextlib.contextmanager
 def guarded_processes() -> Iterator[None]:
     """Within this block SIGTERM acts like Ctrl-C; after it, however it ends, no descendant is left."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     # A shell that starts us in the background hands SIGINT down as ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,7 +67,10 @@ def _interrupt(*_: object) -> None:
 
 
 def start_process(command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """Start a command in a session of its own (a Ctrl-C in the terminal reaches us, not it), output into a file."""
+    """Start a command in a session of its own (a Ctrl-C in the terminal reaches us, not it), output into a file.
+
+    When the thread that calls this ends, and be it with its whole process by SIGKILL, the command gets a SIGTERM.
+    """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
         return subprocess.Popen(
@@ -75,7 +80,12 @@ def start_process(command: Sequence[str], log_path: Path, env: Mapping[str, str]
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             start_new_session=True,
+            preexec_fn=_end_with_parent,  # a single system call: nothing in it can wait for a lock
         )
+
+
+def _end_with_parent() -> None:
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def stop_process(process: subprocess.Popen, grace_s: float = STOP_GRACE_S) -> None:

@@ -59,3 +59,18 @@ def test_an_orphan_ends_on_ctrl_c_and_on_terminate(tmp_path: Path) -> None:
             process.send_signal(sent)
             assert process.wait(timeout=60) != 0
         assert marked_processes(marker) == []
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    marker = str(tmp_path / "marker")
+    code = (
+        "import sys; from pathlib import Path; from flashrag.processes import start_process; "
+        "child = start_process([sys.executable, '-c', 'import time; time.sleep(600)'], Path(sys.argv[1])); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, marker], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    _, alive = psutil.wait_procs([child], timeout=10)
+    assert not alive

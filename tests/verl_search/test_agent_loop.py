@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
@@ -17,6 +18,7 @@ from flashrag.document import Document, Hit
 from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, SearchRecord, Segment, Source
 from flashrag.errors import ReSearchError, ToolError
 from flashrag.tools.sandbox import PythonSandbox
+from verl_search import agent_loop
 from verl_search.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.reward import episode_reward
 from verl_search.training_config import compose_config
@@ -222,7 +224,21 @@ def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_pat
     assert (record["ended_by"], record["segments"]) == ("deadline", [])
 
 
-def test_a_violated_invariant_raises_and_leaves_the_trajectory_in_a_file(tmp_path: Path) -> None:
+@pytest.fixture
+def stop_reasons(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Why rollouts asked the trainer to stop."""
+    reasons: list[str] = []
+
+    async def request_stop(reason: str) -> None:
+        reasons.append(reason)
+
+    monkeypatch.setattr(agent_loop, "request_stop", request_stop)
+    return reasons
+
+
+def test_a_violated_invariant_stops_the_run_and_leaves_the_trajectory_in_a_file(
+    tmp_path: Path, stop_reasons: list[str]
+) -> None:
     async def run() -> None:
         loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
         loop.common.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
@@ -231,10 +247,33 @@ def test_a_violated_invariant_raises_and_leaves_the_trajectory_in_a_file(tmp_pat
     with pytest.raises(ReSearchError, match=r"not token-exact .*special tokens \[0\]"):
         asyncio.run(run())
     (file,) = tmp_path.glob("violations/*.json")
+    (reason,) = stop_reasons
+    assert reason.startswith("a rollout failed: ReSearchError: an episode is not token-exact")
+    assert str(file) in reason
     written = json.loads(file.read_text(encoding="utf-8"))
     assert written["question"] == ROW["raw_prompt"][0]["content"]
     assert written["episode"]["segments"][1]["source"] == "result"
     assert not list(tmp_path.glob("train/*"))
+
+
+def test_a_replica_that_died_stops_the_run(tmp_path: Path, stop_reasons: list[str]) -> None:
+    async def run() -> None:
+        loop = make_loop(tmp_path)
+        loop.server_manager.generate = dead
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    async def dead(**_: Any) -> None:
+        # What `ray.get` raises for an exception of the other side: both a RayTaskError and the exception itself.
+        cause = EngineDeadError("the engine\nis gone")
+        raise RayTaskError("generate", "traceback", cause).as_instanceof_cause()
+
+    with pytest.raises(EngineDeadError):
+        asyncio.run(run())
+    assert stop_reasons == ["a rollout replica failed: EngineDeadError: the engine is gone"]
+
+
+class EngineDeadError(Exception):
+    """As vLLM's."""
 
 
 def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> None:

@@ -85,6 +85,12 @@ def test_think_text_is_what_stands_in_think_blocks() -> None:
     ]
 
 
+def test_a_script_without_spaces_counts_by_characters() -> None:
+    assert think_words(["<think> 東京は Tokyo都 </think>"]) == ["東", "京", "は", "Tokyo", "都"]
+    assert think_words(["<think> 서울은 </think>"]) == ["서울은"]  # Korean has spaces
+    assert repeat_rate(think_words([f"<think>{'検索' * 50}</think>"])) == pytest.approx(95 / 97)  # two 4-grams
+
+
 def test_repeats_are_counted_from_the_second_occurrence() -> None:
     assert repeat_rate([]) == repeat_rate(["a", "b", "c"]) == 0.0
     assert repeat_rate(["no"] * 103) == pytest.approx(99 / 100)  # 100 4-grams, all but the first

@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import Any
 from uuid import uuid4
 
+from ray.exceptions import RayError
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from flashrag.client import RetrievalClient
@@ -97,14 +98,24 @@ class SearchAgentLoop(AgentLoopBase):
         self.common = common(self.config, self.tokenizer)
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
-        """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping."""
+        """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping.
+
+        Whatever it raises stops the run: a group without one of its episodes would be trained on as if it were whole.
+        """
+        try:
+            return await self._run(sampling_params, int(priority), row)
+        except Exception as error:
+            await request_stop(what_failed(error))
+            raise
+
+    async def _run(self, sampling_params: dict[str, Any], priority: int, row: dict[str, Any]) -> AgentLoopOutput:
         question = row["raw_prompt"][-1]["content"]
         question_id = str(row["extra_info"].get("id", row["index"]))
         shared, settings = self.common, self.common.settings
         seed = None
         if settings.seed is not None:
             seed = (settings.seed, row["split"], int(row["global_steps"]), question_id, int(row["session_id"]))
-        engine = _Engine(shared.engine_name, self.server_manager, sampling_params, shared.codec, int(priority), seed)
+        engine = _Engine(shared.engine_name, self.server_manager, sampling_params, shared.codec, priority, seed)
         try:
             clock = EpisodeClock()
             search = partial(self._search, clock=clock)
@@ -184,6 +195,13 @@ class _Engine:
     def _seed(self) -> dict[str, int]:
         # Another for each turn: with one seed for all, they would draw the same numbers.
         return {} if self.seed is None else seeded(self.name, *self.seed, len(self.sampled_ids))
+
+
+def what_failed(error: Exception) -> str:
+    """Why a rollout raised, in one line. What comes through Ray was raised in a rollout replica, or by its death."""
+    who = "a rollout replica" if isinstance(error, RayError) else "a rollout"
+    cause = getattr(error, "cause", None) or error
+    return f"{who} failed: {type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:

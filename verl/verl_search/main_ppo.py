@@ -31,7 +31,7 @@ MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 
 class TrainingFailed(ReSearchError):
-    """Something was raised in the trainer's own process, while training: not the input's fault."""
+    """The trainer's own process raised something, or died, while training: not the input's fault."""
 
 
 def check_input(config: DictConfig) -> None:
@@ -124,7 +124,7 @@ def train(config: DictConfig) -> None:
     check_contract(REQUIRED_NAMES + (REQUIRED_CPU_NAMES if config.trainer.device == "cpu" else ()))
     complete(config)
     validate(config)
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayActorError, RayTaskError
     from verl.trainer.main_ppo import run_ppo
 
     from verl_search.trainer import SearchTaskRunner
@@ -136,6 +136,8 @@ def train(config: DictConfig) -> None:
         if isinstance(error.cause, StopTraining):
             raise StopTraining(f"{error.cause}. To go on: {resume_command()}") from None
         raise TrainingFailed(str(error.cause)) from error
+    except RayActorError as error:
+        raise TrainingFailed(f"the trainer's process died: {' '.join(str(error).split())}") from error
 
 
 def complete(config: DictConfig) -> None:

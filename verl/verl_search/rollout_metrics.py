@@ -14,6 +14,9 @@ from verl_search.reward import Reward
 
 NGRAM_WORDS = 4
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
+# Thai and Lao, Burmese, Khmer, Chinese and Japanese put no spaces between words: there each character counts as one.
+_SPACELESS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 
 
 def rollout_measures(episode: Episode, reward: Reward) -> dict[str, float]:
@@ -53,7 +56,7 @@ def count_tokens(episode: Episode, source: Source) -> int:
 
 def think_words(sampled_texts: Sequence[str]) -> list[str]:
     """The words of all think blocks that the model wrote; a block that is never closed counts to its segment's end."""
-    return [word for text in sampled_texts for block in _THINK.findall(text) for word in block.split()]
+    return [word for text in sampled_texts for block in _THINK.findall(text) for word in _WORD.findall(block)]
 
 
 def repeat_rate(words: Sequence[str], n: int = NGRAM_WORDS) -> float:
