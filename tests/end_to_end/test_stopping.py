@@ -1,8 +1,9 @@
 """One run on the real engines (Ray, FSDP2, vLLM) through whatever stops it, and on again. Minutes on two cores.
 
 First process: an alarm saves a checkpoint, another stops the run. Second: from the checkpoint that the stop named; the
-retrieval server is killed and comes back, then is killed for good. Third: the same command resumes, until its worker
-is killed. All three train on the same questions in the same order.
+retrieval server is killed and comes back, then is killed for good. Third: the same command resumes, until its trainer
+is killed in mid-step. Fourth: it trains the lost steps again, until its agent-loop worker is killed. Fifth: until its
+rollout replica is. All train on the same questions in the same order.
 """
 
 import json
@@ -29,7 +30,7 @@ from verl_search.trajectory_files import read_trajectories
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
-STEPS, BATCH = 12, 4
+STEPS, BATCH, GROUP = 16, 4, 4
 PYTHON_PATH = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHON_PATH, "HF_HUB_OFFLINE": "1"}
 PLACES = ["Oakdale", "Wildford", "Marwick", "Elmstead", "Thornby", "Ashcombe", "Dunmere", "Fernhill", "Holt", "Ryde"]
@@ -90,7 +91,7 @@ def training_command(folder: Path, port: int, *more: str) -> list[str]:
         *("--config_name", "cpu", "--actor_model_path", BASE_MODEL, "--search_url", f"http://{LOOPBACK}:{port}"),
         *("--train_data_path", folder / "data" / "train.parquet", "--dev_data_path", folder / "data" / "test.parquet"),
         *("--save_path", folder / "run", "--train_batch_size", BATCH, "--ppo_mini_batch_size", BATCH),
-        *("--rollout_n", 4, "--max_prompt_length", 300, "--max_response_length", 500, "--save_freq", 100),
+        *("--rollout_n", GROUP, "--max_prompt_length", 300, "--max_response_length", 500, "--save_freq", 100),
         *("--test_freq", -1, "--total_epochs", 1, "trainer.val_before_train=false", "data.dataloader_num_workers=0"),
         *("search.top_n=2", "search.max_result_tokens=200", "search.max_searches=3", "search.max_attempts=3"),
         *("search.max_outage_s=60", "search.seed=7", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192", *more),
@@ -121,10 +122,11 @@ def read_until_step(stream: IO[str] | None, step: int) -> str:
     raise AssertionError(f"the run ended before step {step}: {seen}")
 
 
-def agent_loop_workers(trainer: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Ray names the process of an actor after its class."""
-    processes = psutil.Process(trainer.pid).children(recursive=True)
-    return [process for process in processes if "ray::AgentLoopWorker" in " ".join(process.cmdline()[:1])]
+def kill_process_of(run: subprocess.Popen[str], name: str) -> None:
+    """SIGKILL to the process of a run that calls itself so; Ray names the process of an actor after its class."""
+    descendants = psutil.Process(run.pid).children(recursive=True)
+    (process,) = [process for process in descendants if name in " ".join(process.cmdline()[:1])]
+    process.kill()
 
 
 def questions_by_step(folder: Path) -> dict[int, set[str]]:
@@ -137,12 +139,15 @@ def questions_by_step(folder: Path) -> dict[int, set[str]]:
 
 
 @pytest.mark.timeout(2400)
-def test_alarms_an_outage_and_a_dead_worker_stop_a_run_that_loses_nothing(tmp_path: Path) -> None:
+def test_alarms_outages_and_dead_processes_stop_a_run_that_loses_nothing(tmp_path: Path) -> None:
     make_data(tmp_path)
     port = free_port()
     best = an_alarm_saves_and_an_alarm_stops(tmp_path, port)
     trained = the_server_comes_back_and_then_stays_away(tmp_path, port, best)
-    the_run_goes_on_until_its_worker_is_killed(tmp_path, port, trained)
+    with served(tmp_path, port):
+        the_trainer_is_killed(tmp_path, port, trained + 2)
+        last = its_steps_are_trained_again_and_the_worker_is_killed(tmp_path, port, trained + 2)
+        the_replica_is_killed(tmp_path, port, last + 1)
 
     metrics = dict(read_metrics(tmp_path / "run" / "metrics"))
     assert all(step["rollout/search_failed_share"] == 0.0 for step in metrics.values())
@@ -189,33 +194,31 @@ def the_server_comes_back_and_then_stays_away(folder: Path, port: int, best: Pat
     assert "searches wait" in console
     assert "is healthy again" in console
     assert "no retrieval server was healthy for 60 s (search.max_outage_s)" in console
-    trained = max(step for step, _ in read_metrics(folder / "run" / "metrics"))
-    assert 5 <= trained < STEPS
-    assert f"The checkpoint of step {trained} is in {folder / 'run'}" in console
     assert f"To go on: {sys.executable} -m training.launch --config_name cpu" in console
-    # Both processes asked the same in step 3, and no question came twice.
-    asked = questions_by_step(folder)
-    assert asked[3] == questions_before
-    assert_each_once(asked, trained)
+    trained = assert_saved(folder, console)
+    assert trained >= 5
+    assert questions_by_step(folder)[3] == questions_before
     assert_repeated(folder, step=3)
     return trained
 
 
 def assert_repeated(folder: Path, step: int) -> None:
-    """Two processes sampled the same in a step: from the same weights, with the same seeds.
+    """The last two processes that trained a step sampled the same in it: from the same weights, with the same seeds.
 
     The one source of difference is rounding: what shares a batch with an episode changes the last bits of its
     probabilities, and a token that was about to be another one is.
     """
     records = sorted(read_trajectories(folder / "run" / "trajectories", "train", step), key=itemgetter("written_at"))
-    half = len(records) // 2
-    first, again = ({sampled_by(r): sampled_ids(r) for r in part} for part in (records[:half], records[half:]))
-    assert len(first) == half == BATCH * 4
+    count = BATCH * GROUP
+    parts = records[-2 * count : -count], records[-count:]
+    first, again = ({sampled_by(r): sampled_ids(r) for r in part} for part in parts)
+    assert first.keys() == again.keys()
+    assert len(first) == count
     same = sum(first[name] == again[name] for name in first)
-    assert same >= 0.75 * half, f"{same} of {half} episodes were sampled as before"
+    assert same >= 0.75 * count, f"{same} of {count} episodes of step {step} were sampled as before"
     one, other = (metrics for number, metrics in read_metrics(folder / "run" / "metrics") if number == step)
     for name in ("critic/score/mean", "rollout/searches", "rollout/em", "actor/entropy", "actor/grad_norm"):
-        assert other[name] == pytest.approx(one[name], rel=1e-3 + (1 - same / half), abs=1e-3), name
+        assert other[name] == pytest.approx(one[name], rel=1e-3 + (1 - same / count), abs=1e-3), name
 
 
 def sampled_by(record: dict[str, Any]) -> tuple[str, int]:
@@ -226,22 +229,49 @@ def sampled_ids(record: dict[str, Any]) -> list[int]:
     return [token for segment in record["segments"] for token in segment["token_ids"]]
 
 
-def the_run_goes_on_until_its_worker_is_killed(folder: Path, port: int, trained: int) -> None:
-    """The third process, from where the second stopped."""
-    with served(folder, port), training(training_command(folder, port)) as stopped:
-        console = read_until_step(stopped.stdout, trained + 1)
-        (worker,) = agent_loop_workers(stopped)
-        worker.kill()
+def the_trainer_is_killed(folder: Path, port: int, last: int) -> None:
+    """The third process, from where the second stopped; what it trains after that is in no checkpoint."""
+    with training(training_command(folder, port)) as killed:
+        console = read_until_step(killed.stdout, last)
+        kill_process_of(killed, "ray::SearchTaskRunner")
+        console += killed.communicate()[0]
+    assert killed.returncode == 1, console
+    assert "the trainer's process died: " in console
+    assert f"the same command resumes from the last checkpoint in {folder / 'run'}" in console
+
+
+def its_steps_are_trained_again_and_the_worker_is_killed(folder: Path, port: int, lost: int) -> int:
+    """The fourth process, which begins two steps before `lost`; returns the last step that it trained."""
+    with training(training_command(folder, port)) as stopped:
+        console = read_until_step(stopped.stdout, lost)
+        kill_process_of(stopped, "ray::AgentLoopWorker")
         console += stopped.communicate()[0]
     assert stopped.returncode == EXIT_STOPPED, console
     assert re.search(r"error: a process of the run died: .*AgentLoopWorker", console), console
-    last = max(step for step, _ in read_metrics(folder / "run" / "metrics"))
-    assert f"The checkpoint of step {last} is in {folder / 'run'}" in console
-    # The step that the outage cut short was given the same questions again.
-    assert_each_once(questions_by_step(folder), last)
+    last = assert_saved(folder, console)
+    assert last >= lost
+    for step in (lost - 1, lost):
+        assert_repeated(folder, step)
+    return last
 
 
-def assert_each_once(asked: dict[int, set[str]], last: int) -> None:
-    steps = range(1, last + 1)
-    assert [len(asked[step]) for step in steps] == [BATCH] * last
-    assert len(set().union(*(asked[step] for step in steps))) == last * BATCH
+def the_replica_is_killed(folder: Path, port: int, until: int) -> None:
+    """The fifth process."""
+    with training(training_command(folder, port)) as stopped:
+        console = read_until_step(stopped.stdout, until)
+        kill_process_of(stopped, "VLLM::EngineCore")
+        console += stopped.communicate()[0]
+    assert stopped.returncode == EXIT_STOPPED, console
+    assert re.search(r"error: a rollout replica failed: EngineDeadError: ", console), console
+    assert assert_saved(folder, console) >= until
+
+
+def assert_saved(folder: Path, console: str) -> int:
+    """The stop saved the last step that was logged; returns it. No question was asked in two steps."""
+    *_, (last, _) = read_metrics(folder / "run" / "metrics")
+    assert f"The checkpoint of step {last} is in {folder / 'run'}" in console, console
+    # Each step that was cut short was given the same questions again.
+    asked = questions_by_step(folder)
+    assert [len(asked[step]) for step in range(1, last + 1)] == [BATCH] * last
+    assert len(set().union(*(asked[step] for step in range(1, last + 1)))) == last * BATCH
+    return last

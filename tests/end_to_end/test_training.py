@@ -1,8 +1,8 @@
 """The published training command on the real engines: Ray, FSDP2, vLLM, the retrieval server. Minutes on two cores.
 
 Two training processes with two rollout replicas train LoRA adapters over passages that try to do harm, and leave groups
-of equal reward out; and real HotpotQA questions over real Wikipedia passages, where that data is at hand (it is not
-part of the repository).
+of equal reward out; a model that is made to write programs runs them, harmful ones too, with the python tool; and real
+HotpotQA questions over real Wikipedia passages, where that data is at hand (it is not part of the repository).
 """
 
 import contextlib
@@ -19,6 +19,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from flashrag.errors import UserError
+from flashrag.tools.sandbox import check_sandbox
+from tests.end_to_end.programs import PROGRAMS
 from training.demo.servers import retrieval_server
 from training.progress import read_metrics
 from verl_search.trajectory_files import read_trajectories
@@ -62,6 +65,14 @@ def marked_processes(mark: str) -> list[psutil.Process]:
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def preprocess(folder: Path, train: str, dev: str) -> None:
+    """HotpotQA's original files in a folder as training rows in its folder `data`."""
+    run(
+        *(REPOSITORY / "training" / "data_preprocess_hpqa.py", "--train_data_path", folder / train),
+        *("--dev_data_path", folder / dev, "--output_dir", folder / "data"),
+    )
 
 
 def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[str, Any]]:
@@ -113,10 +124,7 @@ def test_two_processes_train_adapters_over_passages_that_try_to_do_harm(tmp_path
         {"_id": f"q{i}", "question": f"Where was Adam Draper born? ({i})", "answer": "Oakdale"} for i in range(96)
     ]
     (tmp_path / "hotpot.json").write_text(json.dumps(original))
-    run(
-        *(REPOSITORY / "training" / "data_preprocess_hpqa.py", "--train_data_path", tmp_path / "hotpot.json"),
-        *("--dev_data_path", tmp_path / "hotpot.json", "--output_dir", tmp_path / "data"),
-    )
+    preprocess(tmp_path, "hotpot.json", "hotpot.json")
     config = build_index(corpus, tmp_path / "index")
     with retrieval_server(config, tmp_path) as url:
         metrics = train(
@@ -137,15 +145,49 @@ def test_two_processes_train_adapters_over_passages_that_try_to_do_harm(tmp_path
 
 
 @pytest.mark.timeout(1200)
+def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
+    try:
+        check_sandbox()
+    except UserError as error:
+        pytest.skip(str(error))
+    questions = [{"_id": name, "question": f"Run {name}", "answer": "42"} for name in PROGRAMS]
+    (tmp_path / "hotpot.json").write_text(json.dumps(questions))
+    preprocess(tmp_path, "hotpot.json", "hotpot.json")
+    (tmp_path / "corpus.jsonl").write_text('{"id": "0", "contents": "Nobody asks."}\n')
+    config = build_index(tmp_path / "corpus.jsonl", tmp_path / "index")
+    with retrieval_server(config, tmp_path) as url:
+        metrics = train(
+            *(tmp_path / "run", url, tmp_path / "data", "search.python_tool=true", "search.search_timeout_s=60"),
+            *("--prompt_template_name", "qa_python_template", "--max_prompt_length", 400),
+            *(
+                "--rollout_n",
+                2,
+                "+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors="
+                "['tests.end_to_end.programming_model:WritesPrograms']",
+                "trainer.total_training_steps=2",
+            ),
+        )
+    assert sorted(metrics) == [1, 2]
+    for step_metrics in metrics.values():
+        assert step_metrics["rollout/tool_calls"] == 1.0
+        assert step_metrics["rollout/searches"] == step_metrics["rollout/search_failed_share"] == 0.0
+        assert step_metrics["rollout/ended_by/eos"] == step_metrics["rollout/em"] == 1.0
+    records = list(read_trajectories(tmp_path / "run" / "trajectories"))
+    assert len(records) == 2 * len(PROGRAMS)
+    for record in records:
+        name, (call,), (written, result, answer) = record["question_id"], record["searches"], record["segments"]
+        code, told = PROGRAMS[name]
+        assert (call["tool"], call["query"]) == ("python", code)
+        assert [part["source"] for part in (written, result, answer)] == ["model", "result", "model"]
+        assert told in result["text"], name
+
+
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the real HotpotQA and Wikipedia sample is not at hand")
 def test_real_questions_over_real_passages(tmp_path: Path) -> None:
     for name in ("hotpot_train_v1.1.sample100.json", "hotpot_dev_distractor_v1.sample.json"):
         (tmp_path / name).write_bytes(lzma.decompress((SHARED_DATA / "original" / f"{name}.xz").read_bytes()))
-    run(
-        REPOSITORY / "training" / "data_preprocess_hpqa.py",
-        *("--train_data_path", tmp_path / "hotpot_train_v1.1.sample100.json"),
-        *("--dev_data_path", tmp_path / "hotpot_dev_distractor_v1.sample.json", "--output_dir", tmp_path / "data"),
-    )
+    preprocess(tmp_path, "hotpot_train_v1.1.sample100.json", "hotpot_dev_distractor_v1.sample.json")
     corpus = tmp_path / "corpus.jsonl"
     with lzma.open(SHARED_DATA / "corpus" / "wiki_passages.jsonl.xz", "rt", encoding="utf-8") as passages:
         corpus.write_text("".join(line for _, line in zip(range(400), passages, strict=False)), encoding="utf-8")

@@ -1,19 +1,21 @@
-"""Workers that die are noticed, on real Ray actors."""
+"""Processes that die are noticed: real Ray actors, and rollout servers by their health."""
 
 import gc
 import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import ray
+from fastapi import FastAPI, Response
 
+from flashrag.local_server import free_port
+from verl_search import worker_watch
 from verl_search.stopping import StopTraining
-from verl_search.worker_watch import WorkerWatch
-
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+from verl_search.worker_watch import WorkerWatch, dead_replicas
 
 
 @ray.remote(num_cpus=0)
@@ -33,6 +35,8 @@ def workers() -> Iterator[list]:
             gc.collect()  # Ray forgets its processes without waiting for them
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_a_killed_worker_stops_the_run(workers: list) -> None:
     pid = ray.get([worker.pid.remote() for worker in workers])[1]
     watch = WorkerWatch(workers, interval_s=0.1)
@@ -44,3 +48,22 @@ def test_a_killed_worker_stops_the_run(workers: list) -> None:
         for _ in range(200):
             watch.check()
             time.sleep(0.05)
+
+
+def test_a_replica_that_is_gone_or_says_so_is_dead(
+    serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replica(status: int, delay_s: float = 0.0) -> str:
+        app = FastAPI()
+
+        @app.get("/health")
+        def health() -> Response:
+            time.sleep(delay_s)
+            return Response(status_code=status)
+
+        return serve(app).removeprefix("http://")
+
+    monkeypatch.setattr(worker_watch, "HEALTH_TIMEOUT_S", 0.5)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # which is not asked
+    well, slow, dead, gone = replica(200), replica(200, delay_s=1.0), replica(503), f"127.0.0.1:{free_port()}"
+    assert dead_replicas([well, slow, dead, gone]) == [dead, gone]

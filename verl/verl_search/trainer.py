@@ -16,7 +16,7 @@ import verl_search.advantage  # noqa: F401  # registers the estimator that the c
 from verl_search.alarm_watch import AlarmWatch
 from verl_search.stopping import StopTraining
 from verl_search.upstream import replace_sync_trainer, upstream_task_runner
-from verl_search.worker_watch import a_process_died
+from verl_search.worker_watch import a_process_died, dead_replicas
 
 
 class SearchTrainer(PPOTrainerSync):
@@ -28,6 +28,7 @@ class SearchTrainer(PPOTrainerSync):
         # Where the data stood before the step under way, None between the steps.
         self._data_before_step: dict[str, Any] | None = None
         self._alarms = AlarmWatch(config)
+        self._dead_replicas: list[str] = []
 
     def fit(self, agent_loop_manager: Any) -> None:
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
@@ -48,14 +49,19 @@ class SearchTrainer(PPOTrainerSync):
         return batch
 
     def on_step_begin(self) -> None:
-        self._alarms.check_stop()  # here the metrics that raised the alarm have been logged
+        # Here the last step's metrics have been logged.
+        self._alarms.check_stop()
+        if self._dead_replicas:
+            raise StopTraining(f"a rollout replica failed: the engine of {', '.join(self._dead_replicas)} is dead")
         super().on_step_begin()
 
     def on_step_end(self) -> None:
         # As upstream's own checkpoints: while the rollout engine is asleep.
         if self._alarms.save_due and self._saved_steps < self.global_steps:
             self._save_checkpoint()
-        super().on_step_end()
+        self._dead_replicas = dead_replicas(self.llm_server_manager.get_addresses())
+        if not self._dead_replicas:  # to one of those the new weights would be on their way without end
+            super().on_step_end()
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)

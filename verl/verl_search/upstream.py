@@ -62,6 +62,7 @@ REQUIRED_NAMES = (
     RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._compute_metrics", "a step's metrics: what the alarms watch"),
     RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.on_step_begin", "where an alarm stops the run"),
     RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.on_step_end", "where an alarm has a checkpoint saved"),
+    RequiredName("verl.workers.rollout.llm_server", "LLMServerManager.get_addresses", "which replicas may have died"),
     RequiredName("verl.trainer.ppo.v1.trainer_base", "TRAINER_REGISTRY", "where the trainer is put in"),
     RequiredName(
         "verl.trainer.main_ppo", "TaskRunnerV1.__ray_metadata__.modified_class", "runs the trainer in an actor of ours"

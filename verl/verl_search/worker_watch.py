@@ -1,18 +1,21 @@
-"""Notices an agent-loop worker that died: its episodes would be waited for without end.
+"""Notices processes that died and that upstream would wait for without end.
 
-Does not cover: what upstream notices itself. An engine that dies fails its requests, a training process its calls.
+An agent-loop worker has episodes that never come; a rollout replica never takes the new weights. Does not cover: what
+upstream notices itself. An engine that dies fails the requests that it has, a training process its calls.
 """
 
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import ray
 from ray.exceptions import RayActorError
 
 from verl_search.stopping import StopTraining
 
 INTERVAL_S = 10.0
+HEALTH_TIMEOUT_S = 10.0
 
 
 class WorkerWatch:
@@ -41,3 +44,18 @@ class WorkerWatch:
 def a_process_died(error: RayActorError) -> StopTraining:
     """What the death of an actor is for the run, in one line: Ray says which, and of what."""
     return StopTraining(f"a process of the run died: {' '.join(str(error).split())}")
+
+
+def dead_replicas(addresses: Sequence[str]) -> list[str]:
+    """Those of the rollout servers whose engine is dead, or which are gone. One that is only slow is not."""
+    with httpx.Client(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
+        return [address for address in addresses if _is_dead(client, address)]
+
+
+def _is_dead(client: httpx.Client, address: str) -> bool:
+    try:
+        return client.get(f"http://{address}/health").is_server_error
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,50 @@
+"""A model that writes programs, on the real engine: the question "Run NAME" makes it run that program, then answer.
+
+vLLM loads `WritesPrograms` by its name, in the process that computes; whatever the weights say, it leaves one token.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+from tests.end_to_end.programs import PROGRAMS
+
+ANSWER = r" <think> I know. </think> <answer> The final answer is \[ \boxed{ 42 } \] </answer>"
+
+
+class WritesPrograms(LogitsProcessor):
+    """Each request's next token is that of its program, or of the answer once there is a result."""
+
+    def __init__(self, vllm_config: Any, *_: Any):
+        self.tokenizer = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
+        self.rows: dict[int, tuple[list[int], list[int]]] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        process_dict_updates(self.rows, batch_update, self._row)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        for index, (script, sampled_ids) in self.rows.items():
+            # A request that the engine computes a token too far may sample anything.
+            token_id = script[min(len(sampled_ids), len(script) - 1)]
+            logits[index] = float("-inf")
+            logits[index, token_id] = 0.0
+        return logits
+
+    def _row(
+        self, _: SamplingParams, prompt_ids: list[int] | None, sampled_ids: list[int]
+    ) -> tuple[list[int], list[int]]:
+        assert prompt_ids is not None, "a prompt is given as token ids"
+        question, _, response = self.tokenizer.decode(prompt_ids).rpartition("Run ")[2].partition(" Assistant:")
+        if "</result>" in response:
+            script = [*self.tokenizer.encode(ANSWER), self.tokenizer.eos_token_id]
+        else:
+            code, _ = PROGRAMS[question.rstrip("?")]
+            script = self.tokenizer.encode(f" <think> I calculate. </think> <python>\n{code}\n</python>")
+        return script, sampled_ids
