@@ -3,6 +3,8 @@
 vLLM loads `WritesPrograms` by its name, in the process that computes; whatever the weights say, it leaves one token.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +13,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from tests.end_to_end.programs import PROGRAMS
-
+PROGRAMS = json.loads(Path(__file__).with_name("programs.json").read_text(encoding="utf-8"))
 ANSWER = r" <think> I know. </think> <answer> The final answer is \[ \boxed{ 42 } \] </answer>"
 
 
@@ -45,6 +46,6 @@ class WritesPrograms(LogitsProcessor):
         if "</result>" in response:
             script = [*self.tokenizer.encode(ANSWER), self.tokenizer.eos_token_id]
         else:
-            code, _ = PROGRAMS[question.rstrip("?")]
+            code = PROGRAMS[question.rstrip("?")]["code"]
             script = self.tokenizer.encode(f" <think> I calculate. </think> <python>\n{code}\n</python>")
         return script, sampled_ids

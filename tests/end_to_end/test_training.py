@@ -21,7 +21,6 @@ import pytest
 
 from flashrag.errors import UserError
 from flashrag.tools.sandbox import check_sandbox
-from tests.end_to_end.programs import PROGRAMS
 from training.demo.servers import retrieval_server
 from training.progress import read_metrics
 from verl_search.trajectory_files import read_trajectories
@@ -29,7 +28,11 @@ from verl_search.trajectory_files import read_trajectories
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
+# The engine finds programming_model.py beside this file.
+PYTHON_PATH = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])
 MARK = "RESEARCH_TEST_RUN"
+# What a model may come up with: programs, and a part of what it is told of each.
+PROGRAMS = json.loads(Path(__file__).with_name("programs.json").read_text(encoding="utf-8"))
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 HARMFUL_PASSAGES = [
@@ -49,7 +52,7 @@ HARMFUL_PASSAGES = [
 def run(*arguments: object, timeout_s: float = 900.0) -> subprocess.CompletedProcess[str]:
     """One of our commands in a process of its own; it must end by itself and leave nothing running."""
     mark = uuid4().hex
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", MARK: mark}
+    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH, "HF_HUB_OFFLINE": "1", MARK: mark}
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -159,13 +162,8 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
         metrics = train(
             *(tmp_path / "run", url, tmp_path / "data", "search.python_tool=true", "search.search_timeout_s=60"),
             *("--prompt_template_name", "qa_python_template", "--max_prompt_length", 400),
-            *(
-                "--rollout_n",
-                2,
-                "+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors="
-                "['tests.end_to_end.programming_model:WritesPrograms']",
-                "trainer.total_training_steps=2",
-            ),
+            *("--rollout_n", 2, "trainer.total_training_steps=2"),
+            "+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors=['programming_model:WritesPrograms']",
         )
     assert sorted(metrics) == [1, 2]
     for step_metrics in metrics.values():
@@ -176,10 +174,9 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
     assert len(records) == 2 * len(PROGRAMS)
     for record in records:
         name, (call,), (written, result, answer) = record["question_id"], record["searches"], record["segments"]
-        code, told = PROGRAMS[name]
-        assert (call["tool"], call["query"]) == ("python", code)
+        assert (call["tool"], call["query"]) == ("python", PROGRAMS[name]["code"])
         assert [part["source"] for part in (written, result, answer)] == ["model", "result", "model"]
-        assert told in result["text"], name
+        assert PROGRAMS[name]["told"] in result["text"], name
 
 
 @pytest.mark.timeout(1200)

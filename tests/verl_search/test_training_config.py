@@ -5,6 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flashrag.errors import UserError
+from flashrag.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
 from verl_search.main_ppo import check_input, complete, validate
 from verl_search.settings import SearchSettings
 from verl_search.training_config import CONFIG_DIR, compose_config
@@ -149,3 +150,8 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
 def test_a_wrong_value_is_refused_before_anything_starts(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_input(compose_config("research", [*INPUT, override]))
+
+
+def test_the_engine_for_cpus_is_the_same_in_training_and_in_serving() -> None:
+    engine = compose_config("cpu", INPUT).actor_rollout_ref.rollout.engine_kwargs.vllm
+    assert (engine.distributed_executor_backend, engine.block_size) == (ONE_PROCESS_EXECUTOR, CACHE_BLOCK_TOKENS)

@@ -78,6 +78,9 @@ REQUIRED_CPU_NAMES = (
     RequiredName(
         "vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm", "kept from repacking synced weights"
     ),
+    RequiredName(
+        "vllm.v1.executor.uniproc_executor", "UniProcExecutor", "computes in the engine's own process (config/cpu.yaml)"
+    ),
 )
 
 

@@ -123,6 +123,7 @@ def test_the_figures_are_medians_of_ratios_within_a_round(capsys: pytest.Capture
         "ours_over_sequential": 20.0,
         "ours_over_turn_sync": 1.6,
         "server_over_limit": 0.75,
+        "limit_over_turn_sync": 1.818,
         "python_ms_per_turn": 0.7,
     }
     assert "turn_sync" in capsys.readouterr().out
