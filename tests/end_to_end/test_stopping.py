@@ -262,7 +262,7 @@ def the_replica_is_killed(folder: Path, port: int, until: int) -> None:
         kill_process_of(stopped, "VLLM::EngineCore")
         console += stopped.communicate()[0]
     assert stopped.returncode == EXIT_STOPPED, console
-    assert re.search(r"error: a rollout replica failed: EngineDeadError: ", console), console
+    assert "error: a rollout replica failed: " in console  # its requests do, or it is found dead
     assert assert_saved(folder, console) >= until
 
 
