@@ -14,6 +14,7 @@ from fastapi import FastAPI, Response
 
 from flashrag.local_server import free_port
 from verl_search import worker_watch
+from verl_search.sampling import ENGINES
 from verl_search.stopping import StopTraining
 from verl_search.worker_watch import WorkerWatch, dead_replicas
 
@@ -66,4 +67,9 @@ def test_a_replica_that_is_gone_or_says_so_is_dead(
     monkeypatch.setattr(worker_watch, "HEALTH_TIMEOUT_S", 0.5)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # which is not asked
     well, slow, dead, gone = replica(200), replica(200, delay_s=1.0), replica(503), f"127.0.0.1:{free_port()}"
-    assert dead_replicas([well, slow, dead, gone]) == [dead, gone]
+    assert dead_replicas("vllm", [well, slow, dead, gone]) == [dead, gone]
+    assert dead_replicas("sglang", [well, slow, dead, gone]) == [gone]  # its /health is not asked
+
+
+def test_each_engine_is_asked_in_its_own_way() -> None:
+    assert sorted(worker_watch.HEALTH_ROUTES) == sorted(ENGINES)

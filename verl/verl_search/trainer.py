@@ -59,7 +59,8 @@ class SearchTrainer(PPOTrainerSync):
         # As upstream's own checkpoints: while the rollout engine is asleep.
         if self._alarms.save_due and self._saved_steps < self.global_steps:
             self._save_checkpoint()
-        self._dead_replicas = dead_replicas(self.llm_server_manager.get_addresses())
+        engine = self.config.actor_rollout_ref.rollout.name
+        self._dead_replicas = dead_replicas(engine, self.llm_server_manager.get_addresses())
         if not self._dead_replicas:  # to one of those the new weights would be on their way without end
             super().on_step_end()
 

@@ -16,6 +16,9 @@ from verl_search.stopping import StopTraining
 
 INTERVAL_S = 10.0
 HEALTH_TIMEOUT_S = 10.0
+# What is asked of each engine's server. SGLang's /health generates a token (http_server.py), which an engine without
+# its memory cannot; and its server ends with its engine, so that anything will do.
+HEALTH_ROUTES = {"vllm": "/health", "sglang": "/get_model_info"}
 
 
 class WorkerWatch:
@@ -46,15 +49,15 @@ def a_process_died(error: RayActorError) -> StopTraining:
     return StopTraining(f"a process of the run died: {' '.join(str(error).split())}")
 
 
-def dead_replicas(addresses: Sequence[str]) -> list[str]:
+def dead_replicas(engine: str, addresses: Sequence[str]) -> list[str]:
     """Those of the rollout servers whose engine is dead, or which are gone. One that is only slow is not."""
     with httpx.Client(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
-        return [address for address in addresses if _is_dead(client, address)]
+        return [address for address in addresses if _is_dead(client, f"http://{address}{HEALTH_ROUTES[engine]}")]
 
 
-def _is_dead(client: httpx.Client, address: str) -> bool:
+def _is_dead(client: httpx.Client, url: str) -> bool:
     try:
-        return client.get(f"http://{address}/health").is_server_error
+        return client.get(url).is_server_error
     except httpx.ConnectError:
         return True
     except httpx.TransportError:
