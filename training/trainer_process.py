@@ -54,16 +54,17 @@ def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, tot
     log_path = save_path / "train.log"
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
     printers = ProgressPrinter(save_path / "metrics", total_steps), NoticePrinter(log_path)
+    began_at_byte = log_path.stat().st_size if log_path.is_file() else 0  # an earlier run's log is kept
     print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
     process = start_process(command, log_path, trainer_environment(config_name, save_path))
     _follow(process, *printers)
     if process.returncode == EXIT_USER_ERROR:
-        raise UserError(_error_line(log_path))
+        raise UserError(error_line(log_path, began_at_byte))
     if process.returncode == EXIT_STOPPED:
-        raise StopTraining(f"{_error_line(log_path)}\nThe trainer's log is {log_path}.")
+        raise StopTraining(f"{error_line(log_path, began_at_byte)}\nThe trainer's log is {log_path}.")
     if process.returncode != 0:
         raise TrainingFailed(
-            f"the trainer ended with exit code {process.returncode}: {_error_line(log_path)}\n"
+            f"the trainer ended with exit code {process.returncode}: {error_line(log_path, began_at_byte)}\n"
             f"Its log is {log_path}; the same command resumes from the last checkpoint in {save_path}."
         )
 
@@ -77,6 +78,11 @@ def _follow(process: subprocess.Popen, *printers: ProgressPrinter | NoticePrinte
         time.sleep(POLL_S if running else 0.0)
 
 
-def _error_line(log_path: Path) -> str:
-    lines = [line for line in tail(log_path, 200).splitlines() if line.startswith("error: ")]
-    return lines[-1].removeprefix("error: ") if lines else tail(log_path)
+def error_line(log_path: Path, began_at_byte: int) -> str:
+    """What the trainer that began there said of its end; the last lines of its log if it could say nothing.
+
+    Ray's processes end after it, and may have any number of lines to say about that.
+    """
+    lines = tail(log_path, sys.maxsize, began_at_byte).splitlines()
+    said = [line for line in lines if line.startswith("error: ")]
+    return said[-1].removeprefix("error: ") if said else tail(log_path, from_byte=began_at_byte)

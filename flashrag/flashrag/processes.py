@@ -114,8 +114,9 @@ def _end(processes: Sequence[psutil.Process], grace_s: float) -> None:
     psutil.wait_procs(alive, timeout=grace_s)
 
 
-def tail(path: Path, lines: int = 25) -> str:
-    """The last lines of a log, for an error message."""
-    with contextlib.suppress(OSError):
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def tail(path: Path, lines: int = 25, from_byte: int = 0) -> str:
+    """The last lines of a log, or of its part from a byte on, for an error message."""
+    with contextlib.suppress(OSError), path.open("rb") as log:
+        log.seek(from_byte)
+        return "\n".join(log.read().decode("utf-8", errors="replace").splitlines()[-lines:])
     return ""

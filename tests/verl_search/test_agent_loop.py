@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
+from flashrag.client import RetrievalClient
 from flashrag.document import Document, Hit
 from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, SearchRecord, Segment, Source
 from flashrag.errors import ReSearchError, ToolError
@@ -21,6 +22,7 @@ from flashrag.tools.sandbox import PythonSandbox
 from verl_search import agent_loop
 from verl_search.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.reward import episode_reward
+from verl_search.stopping import StopTraining
 from verl_search.training_config import compose_config
 from verl_search.trajectory_files import read_trajectories
 
@@ -274,6 +276,21 @@ def test_a_replica_that_died_stops_the_run(tmp_path: Path, stop_reasons: list[st
 
 class EngineDeadError(Exception):
     """As vLLM's."""
+
+
+def test_an_outage_that_lasts_too_long_stops_the_run_in_its_own_words(tmp_path: Path, stop_reasons: list[str]) -> None:
+    async def run() -> None:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH)
+        loop.common.client = RetrievalClient(loop.common.settings.url, top_n=1, max_attempts=1)  # nobody is there
+        loop.common.outage.max_outage_s = 0.0
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    with pytest.raises(StopTraining):
+        asyncio.run(run())
+    (reason,) = stop_reasons
+    assert reason.startswith(
+        "no retrieval server was healthy for 0 s (search.max_outage_s): no retrieval server answers"
+    )
 
 
 def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> None:

@@ -14,6 +14,12 @@ def test_a_workers_request_is_raised_with_its_reason() -> None:
         check_stop_requests({"train": {}, "stop": {"stop-17": {"reason": "the server is gone"}}})
 
 
+def test_a_request_that_the_queue_has_not_tagged_yet_is_left_for_the_next_look() -> None:
+    check_stop_requests({"stop": {"stop-17": {}}})
+    with pytest.raises(StopTraining, match="the server is gone"):
+        check_stop_requests({"stop": {"stop-16": {}, "stop-17": {"reason": "the server is gone"}}})
+
+
 def test_a_stop_survives_the_way_between_processes() -> None:
     stop = pickle.loads(pickle.dumps(StopTraining("why")))
     assert (str(stop), stop.exit_code) == ("why", EXIT_STOPPED)

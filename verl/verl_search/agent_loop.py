@@ -35,7 +35,7 @@ from verl_search.reward import Reward, episode_reward
 from verl_search.rollout_metrics import rollout_measures, training_measures
 from verl_search.sampling import ABORTED, search_sampling_params, seeded
 from verl_search.settings import SearchSettings
-from verl_search.stopping import request_stop
+from verl_search.stopping import StopTraining, request_stop
 from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
 from verl_search.trajectory_files import Retention, TrajectoryWriter
 
@@ -53,7 +53,7 @@ class Common:
         self.client = RetrievalClient(
             settings.url, top_n=settings.top_n, timeout_s=settings.timeout_s, max_attempts=settings.max_attempts
         )
-        self.outage = Outage(settings.url, settings.max_outage_s, request_stop)
+        self.outage = Outage(settings.url, settings.max_outage_s)
         self.tools = (self._python_tool(),) if settings.python_tool else ()
         retention = Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
         self.writer = TrajectoryWriter(settings.trajectory_path(), retention)
@@ -199,6 +199,8 @@ class _Engine:
 
 def what_failed(error: Exception) -> str:
     """Why a rollout raised, in one line. What comes through Ray was raised in a rollout replica, or by its death."""
+    if isinstance(error, StopTraining):
+        return str(error)
     who = "a rollout replica" if isinstance(error, RayError) else "a rollout"
     cause = getattr(error, "cause", None) or error
     return f"{who} failed: {type(cause).__name__}: {' '.join(str(cause).split())}"

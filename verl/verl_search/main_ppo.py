@@ -135,7 +135,7 @@ def train(config: DictConfig) -> None:
     except RayTaskError as error:
         if isinstance(error.cause, StopTraining):
             raise StopTraining(f"{error.cause}. To go on: {resume_command()}") from None
-        raise TrainingFailed(str(error.cause)) from error
+        raise TrainingFailed(f"{type(error.cause).__name__}: {error.cause}") from error
     except RayActorError as error:
         raise TrainingFailed(f"the trainer's process died: {' '.join(str(error).split())}") from error
 
@@ -171,7 +171,8 @@ def main(config: DictConfig) -> None:
     except ReSearchError as error:
         if isinstance(error, TrainingFailed):
             traceback.print_exception(error)
-        print(f"error: {error}", file=sys.stderr)
+        # Of what Ray still forwards, half a line may have been written.
+        print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

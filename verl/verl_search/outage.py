@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_before_delay
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_exponential
 
 from flashrag.errors import SearchError, UserError
@@ -18,7 +18,7 @@ from flashrag.server_check import check_server
 from flashrag.servers import PROBE_TIMEOUT_S
 from verl_search.stopping import NOTICE, StopTraining
 
-LONGEST_BACK_OFF_S = 30.0
+BACK_OFF = wait_exponential(multiplier=0.5, max=30.0)  # seconds
 T = TypeVar("T")
 
 
@@ -45,15 +45,11 @@ class EpisodeClock:
 
 
 class Outage:
-    """The state of the servers at `url` as one event loop sees it, shared by all its episodes.
+    """The state of the servers at `url` as one event loop sees it, shared by all its episodes."""
 
-    After `max_outage_s` without a successful search `stop` is asked to end the run.
-    """
-
-    def __init__(self, url: str, max_outage_s: float, stop: Callable[[str], Awaitable[None]]):
+    def __init__(self, url: str, max_outage_s: float):
         self.url = url
         self.max_outage_s = max_outage_s
-        self._stop = stop
         self._waiting = 0
         self._since: float | None = None  # until a search succeeds: a server that dies of every search is no recovery
         self._watch: asyncio.Task[bool] | None = None
@@ -61,7 +57,7 @@ class Outage:
     async def wait_out(self, search: Callable[[], Awaitable[T]], clock: EpisodeClock) -> T:
         """The outcome of `search`, called again after each outage that it ran into.
 
-        Raises its `SearchError` when a server is healthy, and `StopTraining` when the outage lasts too long.
+        Raises its `SearchError` when a server is healthy, and `StopTraining` after `max_outage_s` without a success.
         """
         while True:
             started = time.monotonic()
@@ -90,11 +86,11 @@ class Outage:
 
     async def _watch_health(self) -> bool:
         """Look until a server is healthy; False when the first look found one."""
-        out_s = 0.0 if self._since is None else time.monotonic() - self._since
+        left_s = self.max_outage_s - (0.0 if self._since is None else time.monotonic() - self._since)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UserError),
-            wait=wait_exponential(multiplier=0.5, max=LONGEST_BACK_OFF_S),
-            stop=stop_before_delay(self.max_outage_s - out_s),
+            wait=lambda state: min(BACK_OFF(state), left_s - (state.seconds_since_start or 0.0)),
+            stop=stop_after_delay(left_s),
             before_sleep=self._tell_waiting,
             reraise=True,
         )
@@ -102,7 +98,6 @@ class Outage:
             await retrying(self._check_health)
         except UserError as problem:
             reason = f"no retrieval server was healthy for {self.max_outage_s:g} s (search.max_outage_s): {problem}"
-            await self._stop(reason)
             raise StopTraining(reason) from problem
         if retrying.statistics["attempt_number"] == 1:
             return False

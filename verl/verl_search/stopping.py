@@ -39,7 +39,8 @@ async def request_stop(reason: str) -> None:
 def check_stop_requests(partitions: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     """Raise `StopTraining` if the TransferQueue's tags, by partition and key, hold a worker's request to stop."""
     for tag in partitions.get(STOP_PARTITION, {}).values():
-        raise StopTraining(tag["reason"])
+        if "reason" in tag:  # the queue makes a key first and then tags it: the next look sees the rest
+            raise StopTraining(tag["reason"])
 
 
 def resume_command() -> str:
