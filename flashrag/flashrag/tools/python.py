@@ -37,11 +37,16 @@ def parse_code(body: str) -> str:
 
 
 def told(run: Run, sandbox: PythonSandbox) -> str:
-    """What the model reads of a run."""
-    notices = {
-        Ended.SUCCEEDED: "" if run.output.strip() else "The code printed nothing.",
-        Ended.FAILED: "" if run.output.strip() else "The code failed.",
-        Ended.TIMED_OUT: f"The code was stopped after {sandbox.limits.timeout_s:g} s.",
-        Ended.FLOODED: f"The output was cut after {sandbox.limits.max_output_bytes} bytes.",
-    }
-    return "\n".join(filter(None, (run.output.strip("\n"), notices[run.ended])))
+    """What the model reads of a run: how it ended first, since a result that is too long loses its end."""
+    output = run.output.strip("\n")
+    match run.ended:
+        case Ended.SUCCEEDED:
+            return output if output.strip() else "The code printed nothing."
+        case Ended.FAILED:
+            before, _, error = output.rpartition("\n")  # a traceback ends with what it is about
+            parts = (f"The code failed: {error}" if error.strip() else "The code failed.", before)
+        case Ended.TIMED_OUT:
+            parts = (f"The code was stopped after {sandbox.limits.timeout_s:g} s.", output)
+        case Ended.FLOODED:
+            parts = (f"The output was cut after {sandbox.limits.max_output_bytes} bytes.", output)
+    return "\n".join(filter(None, parts))

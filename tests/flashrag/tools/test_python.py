@@ -29,10 +29,14 @@ def test_code_is_what_stands_between_the_tags(body: str, code: str):
     [
         (Run("42\n", Ended.SUCCEEDED), "42"),
         (Run("", Ended.SUCCEEDED), "The code printed nothing."),
-        (Run("Traceback\n", Ended.FAILED), "Traceback"),
+        (
+            Run("1\nTraceback\n  line 2\nError: no\n", Ended.FAILED),
+            "The code failed: Error: no\n1\nTraceback\n  line 2",
+        ),
+        (Run("no\n", Ended.FAILED), "The code failed: no"),
         (Run("", Ended.FAILED), "The code failed."),
-        (Run("on\n", Ended.TIMED_OUT), "on\nThe code was stopped after 10 s."),
-        (Run("xx", Ended.FLOODED), "xx\nThe output was cut after 2 bytes."),
+        (Run("on\n", Ended.TIMED_OUT), "The code was stopped after 10 s.\non"),
+        (Run("xx", Ended.FLOODED), "The output was cut after 2 bytes.\nxx"),
     ],
 )
 def test_what_the_model_reads(run: Run, text: str):
