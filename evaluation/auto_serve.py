@@ -12,7 +12,8 @@ from evaluation.checkpoint import export, find_checkpoint
 from evaluation.command_line import CommandLine, load_settings
 from evaluation.eval_settings import EvalSettings
 from flashrag.errors import UserError
-from flashrag.model_server import ModelServerOptions, check_model_folder, model_server
+from flashrag.generator.model_folder import check_model_folder
+from flashrag.model_server import ModelServerOptions, model_server
 from flashrag.processes import guarded_processes
 
 # Stands for the address that is not known before the model is served; nothing is asked there.
@@ -45,7 +46,7 @@ def served(command_line: CommandLine, settings: EvalSettings) -> Iterator[EvalSe
 def planned_model(path: Path) -> Path:
     """The folder that will be served. Raises `UserError` where there is neither a checkpoint nor a model."""
     if (path / "config.json").is_file():
-        check_model_folder(path)
+        check_model_folder(path, "--auto_serve")
         return path
     checkpoint = find_checkpoint(path)
     return checkpoint.huggingface if checkpoint.is_merged else checkpoint.actor / EXPORTED

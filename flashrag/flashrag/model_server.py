@@ -5,7 +5,6 @@ Source of the published options: the project's published evaluation commands. Tw
 127.0.0.1 unless told otherwise, and runs no code from the model folder unless told to.
 """
 
-import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -18,8 +17,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.generator.tokenizer import has_tokenizer
+from flashrag.generator.model_folder import check_model_folder
 from flashrag.local_server import LOOPBACK, ServerFailed, free_port, serving
 from flashrag.machine import count_gpus
 from flashrag.processes import run_guarded
@@ -67,7 +67,7 @@ def model_server(options: ModelServerOptions) -> Iterator[tuple[str, subprocess.
 
     Raises `UserError` for a model or engine that is not there, `ServerFailed` when the server does not come up.
     """
-    check_model_folder(options.model_path)
+    check_model_folder(options.model_path, "model_path")
     engine = options.engine or default_engine()
     port = options.port or free_port()
     command = sglang_command(options, port) if engine is Engine.SGLANG else vllm_command(options, port)
@@ -150,19 +150,6 @@ def context_tokens(options: ModelServerOptions) -> int:
     return min(PUBLISHED_CONTEXT_TOKENS, config.get("max_position_embeddings") or PUBLISHED_CONTEXT_TOKENS)
 
 
-def check_model_folder(path: Path) -> None:
-    """Raise `UserError` unless `path` holds a Hugging Face model: configuration, weights, tokenizer."""
-    if not (path / "config.json").is_file():
-        raise UserError(
-            f"model_path={path} holds no config.json; expected a Hugging Face model folder. A training checkpoint "
-            "becomes one with: scripts/export_checkpoint.sh CHECKPOINT OUT"
-        )
-    if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
-        raise UserError(f"model_path={path} holds no weights (*.safetensors); export or download the model again")
-    if not has_tokenizer(path):
-        raise UserError(f"model_path={path} holds no tokenizer; copy the base model's tokenizer files there")
-
-
 def _sglang_python() -> str | None:
     given = os.environ.get("RESEARCH_SGLANG_PYTHON")
     if given:
@@ -171,7 +158,7 @@ def _sglang_python() -> str | None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ModelServerOptions:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scripts/serve_model.sh",
         description="Serve a trained model for the evaluation, until Ctrl-C.",
         epilog="Arguments after -- go to the engine as they are.",

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
+from flashrag.generator.model_folder import check_model_folder, local_folder
 from flashrag.tools.sandbox import check_sandbox
 from verl_search.alarm_watch import configured_rules
 from verl_search.sampling import ENGINES
@@ -23,11 +24,11 @@ from verl_search.stopping import StopTraining, resume_command
 from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
 from verl_search.trajectory_files import cut_torn_tails
 
-REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", "actor_rollout_ref.model.path")
+MODEL_KEY = "actor_rollout_ref.model.path"
+REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", MODEL_KEY)
 # verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
 RAY_CPUS_PER_PROCESS = 4
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
-MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 
 class TrainingFailed(ReSearchError):
@@ -48,7 +49,8 @@ def check_input(config: DictConfig) -> None:
         files = config.data[key]
         for file in [files] if isinstance(files, str) else files:
             check_questions(f"data.{key}={file}", Path(file), config.data.prompt_key)
-    check_model(str(config.actor_rollout_ref.model.path))
+    if folder := local_folder(str(config.actor_rollout_ref.model.path), MODEL_KEY):
+        check_model_folder(folder, MODEL_KEY)
     check_server(settings.url)
 
 
@@ -85,20 +87,6 @@ def check_questions(given: str, path: Path, prompt_key: str) -> None:
         raise UserError(f"{given} is no parquet file; {remedy}") from error
     if lacking := {prompt_key, *ROW_COLUMNS} - columns:
         raise UserError(f"{given} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}")
-
-
-def check_model(path: str) -> None:
-    """Raise `UserError` when a model folder lacks the files that every engine needs; hub names are left to the hub."""
-    folder = Path(path)
-    if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise UserError(f"the model folder {path} does not exist")
-        return
-    lacking = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        lacking.append("*.safetensors")
-    if lacking:
-        raise UserError(f"the model folder {path} lacks {', '.join(lacking)}; a Hugging Face model folder is needed")
 
 
 def check_platform(config: DictConfig) -> None:

@@ -5,24 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from flashrag.errors import UserError
+from flashrag.generator.model_folder import check_tokenizer_folder, local_folder
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder holds a file that a tokenizer can be loaded from."""
-    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+KEY = "generator_model"
 
 
 def check_model_path(path: str) -> None:
     """Raise `UserError` when `path` is meant as a folder and holds no tokenizer; a hub's name is left to the loader."""
-    folder = Path(path)
-    if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise UserError(f"generator_model={path} does not exist; give the folder of the served model")
-        return
-    if not has_tokenizer(folder):
-        raise UserError(f"generator_model={path} holds no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}")
+    if folder := local_folder(path, KEY):
+        check_tokenizer_folder(folder, KEY)
 
 
 def load_tokenizer(path: str) -> Any:
@@ -34,9 +25,7 @@ def load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # a damaged file makes the loader raise whatever it stumbles over
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"generator_model={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
-        ) from error
+        raise UserError(f"{KEY}={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})") from error
 
 
 def eos_token_ids(tokenizer: Any, path: str) -> list[int]:
@@ -47,7 +36,7 @@ def eos_token_ids(tokenizer: Any, path: str) -> list[int]:
     ids = [tokenizer.eos_token_id, *_configured_eos_ids(path)]
     ids = [token_id for token_id in dict.fromkeys(ids) if token_id is not None]
     if not ids:
-        raise UserError(f"generator_model={path}: neither its tokenizer nor its generation config has an EOS token")
+        raise UserError(f"{KEY}={path}: neither its tokenizer nor its generation config has an EOS token")
     return ids
 
 
