@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.staging import staged
 
@@ -129,7 +130,7 @@ def check_model(folder: Path) -> dict[str, Any]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scripts/export_checkpoint.sh",
         description="Write a training checkpoint as a Hugging Face folder, and check that it loads.",
         allow_abbrev=False,

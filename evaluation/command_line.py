@@ -7,12 +7,13 @@ import argparse
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic.fields import FieldInfo
 
 from evaluation.eval_settings import METHOD_NAMES, RETRIEVER_KEYS, EvalSettings
+from flashrag.arguments import CommandParser
 from flashrag.config import inner_model, read_yaml_mapping, suggestion, validated
 from flashrag.errors import UserError
 from flashrag.retriever import RetrieverSettings
@@ -53,13 +54,8 @@ def _unknown_argument(argument: str) -> str:
     return f"unknown flag {argument!r}; " + (f"did you mean {close[0]!r}?" if close else "--help lists them")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows the flags")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="evaluation/run_eval.py",
         description="Evaluate a served model on a question set, with search. The same command again continues the run.",
         epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B. Each takes --help.",

@@ -4,20 +4,20 @@ Each metric that both have, paired question by question; significance.py states 
 both runs alike, a missing one too; a question to which a metric does not apply is left out of it.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from evaluation.keyed_log import KeyedLog
 from evaluation.significance import Comparison, compare_paired
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _Parser(prog="evaluation/run_eval.py compare", description="Paired significance between two runs.")
+    parser = CommandParser(prog="evaluation/run_eval.py compare", description="Paired significance between two runs.")
     parser.add_argument("run_a", type=Path, metavar="RUN_A", help="the folder of a run, e.g. of a baseline")
     parser.add_argument("run_b", type=Path, metavar="RUN_B", help="the folder of a run over the same questions")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -31,11 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, c in comparisons.items():
         print(f"{name:<24}{_line(c)}")
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows the arguments")
 
 
 def _line(c: Comparison) -> str:

@@ -16,6 +16,7 @@ import yaml
 from evaluation.report_page import Run, render_page
 from evaluation.report_table import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
 from evaluation.trajectories import Decode, evaluated, read_json_lines, read_rollouts
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.staging import staged
 
@@ -24,7 +25,7 @@ EXPECTED = f"expected the folder of an evaluation ({ITEMS}) or of a training run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="evaluation/run_eval.py report",
         description="One self-contained HTML page and a Markdown table over runs.",
         allow_abbrev=False,

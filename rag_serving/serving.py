@@ -5,7 +5,6 @@ answers "loading". The first SIGTERM or Ctrl-C drains: new searches are refused,
 Exit codes: 0 after that, 2 for a bad input, 128 + its number for a second signal, which ends the process at once.
 """
 
-import argparse
 import contextlib
 import os
 import socket
@@ -22,6 +21,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 import uvicorn
 
+from flashrag.arguments import CommandParser, in_range
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.garbage import shorten_pauses
 from flashrag.retriever import FORWARD_THREADS_VARIABLE, Retriever, check_assets, load_retriever_from
@@ -46,14 +46,19 @@ class ServeOptions:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python rag_serving/serving.py", description="Serve retrieval over HTTP.", allow_abbrev=False
     )
     add = parser.add_argument
     add("--config", type=Path, default=Path(__file__).with_name("serving_config.yaml"), help="YAML, FlashRAG's keys")
-    add("--num_retriever", type=_retrievers, default=1, help="search threads over one copy of the index, default 1")
+    add(
+        "--num_retriever",
+        type=in_range(int, 1, 256),
+        default=1,
+        help="search threads over one copy of the index, default 1",
+    )
     add("--host", default="127.0.0.1", help="address to listen on, default 127.0.0.1; 0.0.0.0 for other machines")
-    add("--port", type=_port, default=8000, help="default 8000; 0 takes a free one")
+    add("--port", type=in_range(int, 0, 65535), default=8000, help="default 8000; 0 takes a free one")
     return ServeOptions(**vars(parser.parse_args(argv)))
 
 
@@ -161,20 +166,6 @@ def _port_error(host: str, port: int, error: OSError) -> UserError:
     return UserError(
         f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or give another --port"
     )
-
-
-def _retrievers(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 256:
-        raise argparse.ArgumentTypeError(f"{text} was given; expected 1 to 256")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} was given; expected 0 to 65535")
-    return value
 
 
 if __name__ == "__main__":

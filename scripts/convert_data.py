@@ -5,18 +5,18 @@ or json), StrategyQA (json), NQ-open (jsonl), TriviaQA (json), PopQA (tsv). Each
 same records. Texts are kept as they are. Does not cover: fetching (download_data.py), training rows (training/).
 """
 
-import argparse
 import csv
 import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from flashrag.arguments import CommandParser
 from flashrag.dataset import DATASETS, parse_golden_answers, read_questions
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.staging import staged
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _Parser(prog="scripts/convert_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = CommandParser(prog="scripts/convert_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("dataset", choices=sorted(CONVERTERS))
     parser.add_argument("source", type=Path, help="the original file, decompressed")
     parser.add_argument("--split", required=True, help="the name it gets: {data_dir}/{dataset}/{split}.jsonl")
@@ -43,11 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     note = f" (FlashRAG's {options.split} split has {expected})" if expected not in (None, len(rows)) else ""
     print(f"{len(rows)} questions -> {target}{note}")
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows the arguments")
 
 
 def convert(dataset: str, records: Sequence[Any], split: str, source: object = "the file") -> list[Row]:

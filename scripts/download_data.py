@@ -7,18 +7,18 @@ fetch must match it. No checksum of the repository is shipped with this project:
 Does not cover: original files (convert_data.py), corpora and indexes.
 """
 
-import argparse
 import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from flashrag.arguments import CommandParser
 from flashrag.dataset import DATASETS, read_questions
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.staging import staged
@@ -49,7 +49,7 @@ class Source:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _Parser(prog="scripts/download_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = CommandParser(prog="scripts/download_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--split", action="append", help="default: the one that is evaluated; may be repeated")
@@ -64,11 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         print(fetch(name, options.data_dir, lock_path, Source(options.revision, options.endpoint)), flush=True)
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows the arguments")
 
 
 def wanted_files(datasets: Sequence[str], splits: Sequence[str] | None) -> Iterator[str]:

@@ -5,7 +5,6 @@ all; json, one record a line, or parquet), and FlashRAG's jsonl (`golden_answers
 question and answer are used: passages come from the retrieval server. Source of the format: https://hotpotqa.github.io
 """
 
-import argparse
 import json
 import random
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 from training.qa_rows import qa_row, write_parquet_files
 
@@ -132,7 +132,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh", allow_abbrev=False
     )
     parser.add_argument("--train_data_path", type=Path, required=True, help="for example hotpot_train_v1.1.json")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.machine import count_gpus
 
@@ -48,8 +49,8 @@ REWARD_MANAGERS = {"qa": "em", "qa_f1": "f1"}
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags and the trailing key=value overrides; raises `UserError` for anything else, with a suggestion."""
-    parser = argparse.ArgumentParser(
-        prog="training/run.sh", description=__doc__, allow_abbrev=False, exit_on_error=False,
+    parser = CommandParser(
+        prog="training/run.sh", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     for flag, keys in KEYS_BY_FLAG.items():
@@ -57,10 +58,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.add_argument(f"--{flag}", type=kind, help=f"sets {', '.join(keys)}")
     parser.add_argument("--wandb_api_key", metavar="KEY", help="taken by run.sh; better: export WANDB_API_KEY")
     parser.add_argument("--config_name", help="research (GPUs) or cpu; default: what this machine is")
-    try:
-        flags, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
+    flags, rest = parser.parse_known_args(argv)
     for word in rest:
         if word.startswith("-") or "=" not in word:
             near = difflib.get_close_matches(word.split("=")[0], [f"--{flag}" for flag in KEYS_BY_FLAG], n=1)

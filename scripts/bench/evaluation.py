@@ -27,6 +27,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 import aiohttp
 from tqdm import tqdm
 
+from flashrag.arguments import CommandParser
 from flashrag.client import RetrievalClient
 from flashrag.dataset import Question
 from flashrag.dialect import RESEARCH, Dialect
@@ -180,7 +181,7 @@ def report(passes: dict[str, list[Pass]]) -> dict[str, float]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Throughput of the evaluation.", allow_abbrev=False)
+    parser = CommandParser(description="Throughput of the evaluation.", allow_abbrev=False)
     add_demo_dir(parser)
     add = parser.add_argument
     add("--model_path", type=Path, help="default: the demo's last trained model")

@@ -6,7 +6,6 @@ clustered synthetic vectors of 768 dimensions: how memory and speed grow, and, o
 last. Does not cover: the encoder's time (retrieval.py), finding the right passages (retrieval_quality.py).
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -20,6 +19,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 import numpy as np
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever.embedding_shards import Embeddings
 from flashrag.retriever.index_card import read_card
@@ -43,7 +43,7 @@ SEED = 20181220
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Recall, build time, size and speed of index types.")
+    parser = CommandParser(description="Recall, build time, size and speed of index types.")
     add = parser.add_argument
     add("--index_path", type=Path, help="a Flat index with its card, as the index builder wrote them; none: skipped")
     add("--questions", type=Path, nargs="+", default=[], help="FlashRAG question files (jsonl), for --index_path")

@@ -17,6 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.model_server import Engine, ModelServerOptions, model_server
 from flashrag.pipeline import METHODS
@@ -57,7 +58,7 @@ def evaluate(arguments: argparse.Namespace, method: str, note: str, model: Path,
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Every method over one set of questions.", allow_abbrev=False)
+    parser = CommandParser(description="Every method over one set of questions.", allow_abbrev=False)
     add_demo_dir(parser)
     add = parser.add_argument
     add("--models", nargs="+", choices=["base", "trained"], default=["trained"], help="default: trained")

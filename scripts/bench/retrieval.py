@@ -6,7 +6,6 @@ line of JSON last. docs/serving-benchmark.md says what each figure means. Does n
 retrieval quality (retrieval_quality.py).
 """
 
-import argparse
 import contextlib
 import json
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/bench
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import exit_on_user_error
 from flashrag.processes import run_guarded
 from flashrag.retriever import check_assets
@@ -83,7 +83,7 @@ class BenchOptions(IndexOptions):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> BenchOptions:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python scripts/bench/retrieval.py", description="Measure the retrieval server.", allow_abbrev=False
     )
     add_index_options(parser, "a dense Flat index")

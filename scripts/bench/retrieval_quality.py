@@ -6,7 +6,6 @@ over questions. Prints a Markdown table, and one line of JSON last.
 Does not cover: speed (retrieval.py, index_types.py).
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/bench
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from flashrag.arguments import CommandParser
 from flashrag.config import Config
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError, exit_on_user_error
@@ -34,7 +34,7 @@ class Question:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Recall of retrievers on questions with gold passages.")
+    parser = CommandParser(description="Recall of retrievers on questions with gold passages.")
     add = parser.add_argument
     add("--config", type=Path, nargs="+", required=True, help="yaml with FlashRAG's retrieval keys, one per retriever")
     add("--questions", type=Path, nargs="+", required=True, help="jsonl with metadata.golden_doc_ids, one per data set")

@@ -36,13 +36,15 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
+from flashrag.arguments import CommandParser
 from flashrag.client import RetrievalClient
 from flashrag.corpus import read_lines
 from flashrag.document import Hit
 from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
+from flashrag.generator.model_folder import check_model_folder
 from flashrag.generator.tokenizer import eos_token_ids
-from flashrag.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, check_model_folder, vllm_environment
+from flashrag.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
 from scripts.bench.demo import add_demo_dir, demo_questions, demo_server, trained_model
 from scripts.bench.forced_tokens import forced
 from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
@@ -320,7 +322,7 @@ async def measure(model: Path, url: str, arguments: argparse.Namespace) -> dict[
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Throughput of a step's rollouts.", allow_abbrev=False)
+    parser = CommandParser(description="Throughput of a step's rollouts.", allow_abbrev=False)
     add_demo_dir(parser)
     add = parser.add_argument
     add("--model_path", type=Path, help="default: the demo's last trained model")
@@ -335,7 +337,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_args(argv)
     model = arguments.model_path or trained_model(arguments.demo_dir)
-    check_model_folder(model)
+    check_model_folder(model, "--model_path")
     with demo_server(arguments.demo_dir) as retrieval:
         figures = asyncio.run(measure(model, retrieval.url, arguments))
     print(json.dumps(figures))

@@ -5,7 +5,6 @@ documented ones, and memory after against memory before. With `--restart N`, cli
 Prints a table, and one line of JSON last. Exit codes: 0 survived, 1 not, 2 for a bad input.
 """
 
-import argparse
 import asyncio
 import json
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/soak
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from flashrag.arguments import CommandParser, in_range
 from flashrag.errors import ReSearchError, exit_on_user_error
 from flashrag.processes import run_guarded
 from flashrag.retriever import check_assets
@@ -68,15 +68,21 @@ class SoakOptions(IndexOptions):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> SoakOptions:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python scripts/soak/retrieval.py", description="Try to break the retrieval server.", allow_abbrev=False
     )
     add_index_options(parser, "a dense Flat index; a small one, so that truth fits in memory")
     add = parser.add_argument
-    add("--requests", type=_positive, default=100_000, help="default 100000")
-    add("--clients", type=_positive, default=32, help="requests at a time, default 32")
-    add("--num_retriever", type=_positive, default=1, help="the server's, default 1")
-    add("--restart", type=_positive, default=0, metavar="N", help="instead: restart the server N times under load")
+    add("--requests", type=in_range(int, 1), default=100_000, help="default 100000")
+    add("--clients", type=in_range(int, 1), default=32, help="requests at a time, default 32")
+    add("--num_retriever", type=in_range(int, 1), default=1, help="the server's, default 1")
+    add(
+        "--restart",
+        type=in_range(int, 1),
+        default=0,
+        metavar="N",
+        help="instead: restart the server N times under load",
+    )
     add("--seed", type=int, default=1)
     return SoakOptions(**vars(parser.parse_args(argv)))
 
@@ -140,13 +146,6 @@ def _restarts(options: SoakOptions, config: Path, truth: Truth) -> tuple[dict[st
         "slowest_s": round(survival.slowest_s, 3),
     }
     return figures, survival.violations
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} was given; expected at least 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashrag.arguments import CommandParser
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.model_server import vllm_is_for_cpus
@@ -104,7 +105,7 @@ class Stopwatch:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="training/run.sh --demo", description="The embedded demo.")
+    parser = CommandParser(prog="training/run.sh --demo", description="The embedded demo.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--seed", type=int, default=1, help="of the world, the data order and the rollouts")
     parser.add_argument("--steps", type=int, default=20, help="GRPO steps")

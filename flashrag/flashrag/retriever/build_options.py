@@ -1,10 +1,10 @@
 """The index builder's command line. Flag names are FlashRAG's; what only this builder has is marked so."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashrag.arguments import CommandParser, in_range
 from flashrag.errors import UserError
 from flashrag.retriever.faiss_types import FaissType, faiss_type_name
 from flashrag.retriever.settings import BM25
@@ -54,7 +54,7 @@ class BuildOptions:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m flashrag.retriever.index_builder",
         description="Build a dense (faiss) or a bm25 index over a jsonl corpus. A dense build that was interrupted "
         "goes on where it ended when the same command is given again.",
@@ -69,8 +69,8 @@ def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
     )
     add("--corpus_path", type=Path, required=True, help='jsonl: {"id": "…", "contents": "\\"Title\\"\\ntext"}')
     add("--save_dir", type=Path, default=Path("indexes"), help="default: indexes")
-    add("--max_length", type=_positive_int, default=256, help="tokens per passage, default 256")
-    add("--batch_size", type=_positive_int, default=64, help="passages per batch, default 64")
+    add("--max_length", type=in_range(int, 1), default=256, help="tokens per passage, default 256")
+    add("--batch_size", type=in_range(int, 1), default=64, help="passages per batch, default 64")
     add("--use_fp16", action="store_true", help="half precision, on a GPU only")
     add(
         "--pooling_method",
@@ -93,9 +93,9 @@ def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
     )
     add("--save_embedding", action="store_true", help="keep the vectors, as emb_<method> in --save_dir")
     add("--embedding_dtype", choices=["float32", "float16"], default="float32", help="of the vectors on disk [ours]")
-    add("--shard_size", type=_positive_int, default=50_000, help="passages between two resume points [ours]")
-    add("--bm25_k1", type=_non_negative, default=0.9, help="default 0.9 [ours]")
-    add("--bm25_b", type=_fraction, default=0.4, help="default 0.4 [ours]")
+    add("--shard_size", type=in_range(int, 1), default=50_000, help="passages between two resume points [ours]")
+    add("--bm25_k1", type=in_range(float, 0.0), default=0.9, help="default 0.9 [ours]")
+    add("--bm25_b", type=in_range(float, 0.0, 1.0), default=0.4, help="default 0.4 [ours]")
     add("--bm25_backend", choices=["bm25s"], default="bm25s", help=f"{ACCEPTED}bm25s is the one there is")
     add("--index_modal", choices=["text", "all"], default="all", help=f"{ACCEPTED}passages are text")
     for name in ("--sentence_transformer", "--use_sentence_transformer"):
@@ -120,24 +120,3 @@ def check_options(options: BuildOptions) -> None:
         raise UserError("--embedding_path or --save_embedding was given, but bm25 has no embeddings; leave it out")
     if options.embedding_path is not None and options.save_embedding:
         raise UserError("--save_embedding was given with --embedding_path: nothing is encoded; leave one of them out")
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} was given; expected 1 or more")
-    return value
-
-
-def _non_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} was given; expected 0 or more")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} was given; expected a number from 0 to 1")
-    return value

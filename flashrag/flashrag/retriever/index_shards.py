@@ -7,7 +7,6 @@ Does not cover: graphs (HNSW), whose search has no exact split; bm25, whose word
 corpus. Serving the shards: rag_serving/ray_app.py.
 """
 
-import argparse
 import itertools
 import json
 import sys
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flashrag.arguments import CommandParser, in_range
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever.index_card import IndexCard, read_card
 from flashrag.staging import staged
@@ -85,14 +85,14 @@ class SplitOptions:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> SplitOptions:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m flashrag.retriever.index_shards",
         description="Split a dense index into shards that together answer exactly as it does.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--index_path", type=Path, required=True, help="the index file that index_builder wrote")
-    add("--num_shards", type=_num_shards, required=True, help="slices of equal size, at least 1")
+    add("--num_shards", type=in_range(int, 1, MAX_SHARDS), required=True, help="slices of equal size, at least 1")
     add("--save_dir", type=Path, default=Path("indexes"), help="the shards' folder goes into it, default: indexes")
     return SplitOptions(**vars(parser.parse_args(argv)))
 
@@ -244,13 +244,6 @@ def _innermost(index: "faiss.Index") -> "faiss.Index":
     while isinstance(index, faiss.IndexPreTransform):
         index = faiss.downcast_index(index.index)
     return index
-
-
-def _num_shards(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= MAX_SHARDS:
-        raise argparse.ArgumentTypeError(f"{text} was given; expected 1 to {MAX_SHARDS}")
-    return value
 
 
 if __name__ == "__main__":
