@@ -3,28 +3,17 @@
 verl prints every metric of a step in one long line; that stays in the log file. Does not cover: wandb, TensorBoard.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from verl_search.metric_files import read_metrics
 from verl_search.stopping import NOTICE
 
 HEADER = (
     " step | reward |    EM | format | searches | tokens sampled + spliced | "
     "seconds: rollout (engine idle) / log-probs / update / all"
 )
-
-
-def read_metrics(directory: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each logged step with its metrics, over all files of a run and its resumptions, in the order of writing."""
-    for path in sorted(directory.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the line that is being written
-                continue
-            yield int(entry["step"]), entry["data"]
 
 
 def step_line(step: int, total_steps: int | None, metrics: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
 from flashrag.processes import start_process, tail
 from training.progress import NoticePrinter, ProgressPrinter
+from verl_search.metric_files import METRICS_FOLDER
 from verl_search.stopping import COMMAND_VARIABLE, EXIT_STOPPED, StopTraining, resume_command
 
 POLL_S = 1.0
@@ -22,7 +23,7 @@ class TrainingFailed(ReSearchError):
 
 def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
     """The platform of a CPU config, where verl's loggers write, and wandb offline unless a key is at hand."""
-    metrics_dir = save_path / "metrics"
+    metrics_dir = save_path / METRICS_FOLDER
     try:
         metrics_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,7 +54,7 @@ def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, tot
     """
     log_path = save_path / "train.log"
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
-    printers = ProgressPrinter(save_path / "metrics", total_steps), NoticePrinter(log_path)
+    printers = ProgressPrinter(save_path / METRICS_FOLDER, total_steps), NoticePrinter(log_path)
     began_at_byte = log_path.stat().st_size if log_path.is_file() else 0  # an earlier run's log is kept
     print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
     process = start_process(command, log_path, trainer_environment(config_name, save_path))

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from flashrag.local_server import LOOPBACK, free_port, serving
-from training.progress import read_metrics
+from verl_search.metric_files import read_metrics
 from verl_search.stopping import EXIT_STOPPED
 from verl_search.trajectory_files import read_trajectories
 

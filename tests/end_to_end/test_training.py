@@ -22,7 +22,7 @@ import pytest
 from flashrag.errors import UserError
 from flashrag.tools.sandbox import check_sandbox
 from training.demo.servers import retrieval_server
-from training.progress import read_metrics
+from verl_search.metric_files import read_metrics
 from verl_search.trajectory_files import read_trajectories
 
 pytestmark = pytest.mark.slow

@@ -1,5 +1,7 @@
 """What alarms do to a run: notices, metrics, a save that is due, the stop and the checkpoint that it names."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,44 @@ def test_a_resumed_run_knows_the_best_checkpoint(tmp_path: Path) -> None:
     see(watch, 2, actor__kl_loss=0.9)
     with pytest.raises(RunCollapsed, match=r"global_step_1 \(validation EM 0\.500\)"):
         watch.check_stop()
+
+
+def log(folder: Path, name: str, steps: Mapping[int, Mapping[str, Any]]) -> None:
+    (folder / "metrics").mkdir(exist_ok=True)
+    lines = [json.dumps({"step": step, "data": metrics}) + "\n" for step, metrics in steps.items()]
+    (folder / "metrics" / name).write_text("".join(lines))
+
+
+def test_a_resumed_run_remembers_what_it_logged_up_to_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = "critic/score/mean"
+    log(tmp_path, "1.jsonl", {1: {score: 0.6}, 2: {score: 0.1}, 3: {score: 0.05}})  # from 2 on trained again
+    log(tmp_path, "2.jsonl", {2: {score: 0.8}, 3: {score: 0.1}})
+    with (tmp_path / "metrics" / "3.jsonl").open("w") as file:
+        file.write('{"step": 2, "data": {"val-core/1hop/em/mean@1": 0.5}}\n')  # before training, as verl logs it
+    resumed = config(tmp_path, "+alarms.collapse.window=2", "alarms.collapse.patience=2")
+    watch = AlarmWatch(resumed)
+    watch.remember(2)
+    see(watch, 3, saved=True, critic__score__mean=0.1)
+    watch.check_stop()  # the breach of step 3 that was logged is none of this run
+    see(watch, 4, critic__score__mean=0.1)
+    with pytest.raises(
+        RunCollapsed, match=r"median of the 2 steps before: 0\.7.*global_step_3 \(validation EM 0\.500\)"
+    ):
+        watch.check_stop()
+
+    told = capsys.readouterr().out
+    again = AlarmWatch(resumed)
+    again.remember(3)  # one breach of two
+    see(again, 4, critic__score__mean=0.1)
+    with pytest.raises(RunCollapsed):
+        again.check_stop()
+    assert capsys.readouterr().out == told  # nothing is told twice
+
+
+def test_a_new_run_has_nothing_to_remember(tmp_path: Path) -> None:
+    AlarmWatch(config(tmp_path)).remember(0)
 
 
 def test_a_run_that_never_validates_is_judged_by_training(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.progress import read_metrics
+from verl_search.metric_files import METRICS_FOLDER, read_metrics
 from verl_search.trajectory_files import read_trajectories
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STEP_STYLES = {"think": "cyan", "query": "bold yellow", "result": "dim", "genera
 
 def write_report(folder: "DemoFolder", options: "DemoOptions", seconds: Mapping[str, float]) -> None:
     """Write the curves and report.json, the latter last: it marks the run as complete."""
-    curves = read_curves(folder.training / "metrics")
+    curves = read_curves(folder.training / METRICS_FOLDER)
     plot_curves(curves, folder.path / CURVES_FILE)
     summaries = {name: _read_json(folder.evaluation(name) / "summary.json") for name in ("base", "trained")}
     report: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def _points(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
 def token_exactness(folder: "DemoFolder") -> dict[str, Any]:
     """How many trajectories were checked, and how far the engine's and the actor's probabilities were apart."""
     trajectories = folder.training / "trajectories"
-    curves = read_curves(folder.training / "metrics")
+    curves = read_curves(folder.training / METRICS_FOLDER)
     return {
         # Each was checked when it ran; a violated invariant would have stopped the run.
         "trajectories_checked": sum(1 for _ in read_trajectories(trajectories)),

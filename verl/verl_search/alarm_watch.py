@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from flashrag.errors import UserError
 from verl_search.alarms import Action, Alarm, Alarms, Rule, parse_rules
 from verl_search.best_checkpoint import BestCheckpoint, best_checkpoint_path, keep_if_best, read_best_checkpoint
+from verl_search.metric_files import METRICS_FOLDER, read_metrics
 from verl_search.stopping import NOTICE, StopTraining
 
 # A metric that has not come in so many steps is told of once: its rule cannot raise an alarm.
@@ -60,10 +61,22 @@ class AlarmWatch:
         self._unseen = {rule.metric for rule in self._rules.values()}
         self._steps_seen = 0
 
+    def remember(self, last_step: int) -> None:
+        """Take in, in silence, the steps up to `last_step` that earlier processes of the run logged.
+
+        A step that was trained more than once counts as it was the last time.
+        """
+        logged: dict[int, dict[str, Any]] = {}
+        for step, metrics in read_metrics(self.save_path / METRICS_FOLDER):
+            if step <= last_step:
+                logged.setdefault(step, {}).update(metrics)
+        for step in sorted(logged):
+            self._see_validation(logged[step])
+            self._alarms.see(step, logged[step])
+
     def see(self, step: int, metrics: dict[str, Any], *, saved: bool) -> None:
         """Take in a step's metrics, and add the alarms' own to them; `saved`: the step has a checkpoint."""
-        scores = [value for name, value in metrics.items() if name.startswith("val-") and name.endswith("/em/mean@1")]
-        self._validation_em = fmean(scores) if scores else self._validation_em
+        self._see_validation(metrics)
         if saved:
             self._keep_if_best(step, metrics)
         alarms, own_metrics = self._alarms.see(step, metrics)
@@ -79,6 +92,10 @@ class AlarmWatch:
         """Raise `RunCollapsed` if an alarm says so; called when the step's metrics are logged."""
         if self._stop is not None:
             raise RunCollapsed(f"{self._stop}. {self._where_to_go_on()}")
+
+    def _see_validation(self, metrics: Mapping[str, Any]) -> None:
+        scores = [value for name, value in metrics.items() if name.startswith("val-") and name.endswith("/em/mean@1")]
+        self._validation_em = fmean(scores) if scores else self._validation_em
 
     def _where_to_go_on(self) -> str:
         if self._best is None:

@@ -71,6 +71,7 @@ class SearchTrainer(PPOTrainerSync):
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         self._trained_steps = self._saved_steps = self.global_steps
+        self._alarms.remember(self.global_steps)
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
