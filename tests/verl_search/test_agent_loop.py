@@ -311,6 +311,16 @@ def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> 
     assert output.reward_score == 1.0
 
 
+def test_an_episode_is_no_reason_to_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        make_loop(tmp_path)
+        caplog.clear()  # a process may say once what its first episode lets it find
+        make_loop(tmp_path)
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
 def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:
     # verl's own loops refuse a Qwen2 tokenizer without <|im_end|>; a search episode has no use for it.
     async def codec_of_loop() -> Any:

@@ -38,6 +38,7 @@ from verl_search.settings import SearchSettings
 from verl_search.stopping import StopTraining, request_stop
 from verl_search.trajectories import TrajectoryRecord, as_json, write_violation
 from verl_search.trajectory_files import Retention, TrajectoryWriter
+from verl_search.upstream import silence_chat_turn_builders
 
 
 class Common:
@@ -58,6 +59,7 @@ class Common:
         retention = Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
         self.writer = TrajectoryWriter(settings.trajectory_path(), retention)
         shorten_pauses()
+        silence_chat_turn_builders()
 
     @lru_cache(maxsize=1024)  # noqa: B019  (there is one, as long as its process)
     def prompt_ids(self, question: str) -> list[int]:

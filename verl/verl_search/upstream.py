@@ -8,6 +8,7 @@ tests/verl_search/test_upstream.py holds one test per name. The patches exist fo
 import functools
 import importlib
 import importlib.metadata
+import logging
 import os
 import sys
 from typing import Any, NamedTuple
@@ -43,6 +44,11 @@ REQUIRED_NAMES = (
     RequiredName("verl.plugin.platform.platform_base", "PlatformBase", "base of the CPU platform"),
     RequiredName("verl.experimental.agent_loop.agent_loop", "AgentLoopBase", "base of the search agent loop"),
     RequiredName("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput", "what the search agent loop returns"),
+    RequiredName(
+        "verl.utils.tokenizer.continuous_token_wiring",
+        "logger.warning",
+        "warns, for every episode, that it knows no chat-turn builder for a model type of None",
+    ),
     RequiredName(
         "verl.experimental.agent_loop.agent_loop",
         "AgentLoopManager._init_agent_loop_workers",
@@ -121,6 +127,13 @@ def check_plugin_loaded() -> None:
         f"verl did not load the plugin {PLUGIN_NAME!r}, which by itself is in order; "
         f"VERL_USE_EXTERNAL_PLUGINS={policy!r} must be unset or name it"
     )
+
+
+def silence_chat_turn_builders() -> None:
+    """Spare the log a warning for each episode: none has chat turns (agent_loop.py), so the plain builder is right."""
+    from verl.utils.tokenizer import continuous_token_wiring
+
+    continuous_token_wiring.logger.setLevel(logging.ERROR)
 
 
 def replace_sync_trainer(trainer: type) -> None:
