@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from threading import Event
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from flashrag.local_server import free_port
 from verl_search import worker_watch
 from verl_search.sampling import ENGINES
 from verl_search.stopping import StopTraining
-from verl_search.worker_watch import WorkerWatch, dead_replicas
+from verl_search.worker_watch import WorkerWatch, dead_replicas, hand_over_weights
 
 
 @ray.remote(num_cpus=0)
@@ -69,6 +70,24 @@ def test_a_replica_that_is_gone_or_says_so_is_dead(
     well, slow, dead, gone = replica(200), replica(200, delay_s=1.0), replica(503), f"127.0.0.1:{free_port()}"
     assert dead_replicas("vllm", [well, slow, dead, gone]) == [dead, gone]
     assert dead_replicas("sglang", [well, slow, dead, gone]) == [gone]  # its /health is not asked
+
+
+def test_weights_that_are_taken_are_only_waited_for() -> None:
+    done: list[str] = []
+    looks = iter([[], []])
+    hand_over_weights(lambda: (time.sleep(0.25), done.append("taken"))[1], lambda: next(looks), interval_s=0.1)
+    assert done == ["taken"]
+    with pytest.raises(ValueError, match="upstream's own"):
+        hand_over_weights(lambda: int("upstream's own"), lambda: [], interval_s=10.0)
+
+
+def test_a_replica_that_dies_taking_weights_stops_the_run_without_a_checkpoint() -> None:
+    for_ever = Event()
+    looks = iter([[], ["192.0.2.2:8000"]])
+    with pytest.raises(StopTraining, match=r"took the new weights: the engine of 192\.0\.2\.2:8000 is dead") as stop:
+        hand_over_weights(lambda: for_ever.wait() and None, lambda: next(looks), interval_s=0.05)
+    for_ever.set()
+    assert not stop.value.saves_checkpoint
 
 
 def test_each_engine_is_asked_in_its_own_way() -> None:

@@ -16,7 +16,7 @@ import verl_search.advantage  # noqa: F401  # registers the estimator that the c
 from verl_search.alarm_watch import AlarmWatch
 from verl_search.stopping import StopTraining
 from verl_search.upstream import replace_sync_trainer, upstream_task_runner
-from verl_search.worker_watch import a_process_died, dead_replicas
+from verl_search.worker_watch import a_process_died, dead_replicas, hand_over_weights
 
 
 class SearchTrainer(PPOTrainerSync):
@@ -59,10 +59,12 @@ class SearchTrainer(PPOTrainerSync):
         # As upstream's own checkpoints: while the rollout engine is asleep.
         if self._alarms.save_due and self._saved_steps < self.global_steps:
             self._save_checkpoint()
-        engine = self.config.actor_rollout_ref.rollout.name
-        self._dead_replicas = dead_replicas(engine, self.llm_server_manager.get_addresses())
+        self._dead_replicas = self._find_dead_replicas()
         if not self._dead_replicas:  # to one of those the new weights would be on their way without end
-            super().on_step_end()
+            hand_over_weights(super().on_step_end, self._find_dead_replicas)
+
+    def _find_dead_replicas(self) -> list[str]:
+        return dead_replicas(self.config.actor_rollout_ref.rollout.name, self.llm_server_manager.get_addresses())
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)

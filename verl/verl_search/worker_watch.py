@@ -5,7 +5,9 @@ upstream notices itself. An engine that dies fails the requests that it has, a t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -53,6 +55,35 @@ def dead_replicas(engine: str, addresses: Sequence[str]) -> list[str]:
     """Those of the rollout servers whose engine is dead, or which are gone. One that is only slow is not."""
     with httpx.Client(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
         return [address for address in addresses if _is_dead(client, f"http://{address}{HEALTH_ROUTES[engine]}")]
+
+
+class ReplicaDiedTakingWeights(StopTraining):
+    """The processes that hold the trained weights wait for a replica that is gone: no checkpoint can be had of them."""
+
+    saves_checkpoint = False
+
+
+def hand_over_weights(work: Callable[[], None], look: Callable[[], list[str]], interval_s: float = INTERVAL_S) -> None:
+    """Do `work`, which waits for rollout replicas without end, and `look` meanwhile whether one of them has died.
+
+    Raises `ReplicaDiedTakingWeights` if so, and leaves the work waiting.
+    """
+    done: Future[None] = Future()
+
+    def do() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=do, daemon=True).start()  # one that still waits must not keep the process alive
+    while not wait([done], timeout=interval_s).done:
+        if dead := look():
+            raise ReplicaDiedTakingWeights(
+                f"a rollout replica failed while it took the new weights: the engine of {', '.join(dead)} is dead. "
+                "The last checkpoint stays; the steps since then are trained again"
+            )
+    done.result()
 
 
 def _is_dead(client: httpx.Client, url: str) -> bool:
