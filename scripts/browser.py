@@ -5,7 +5,6 @@
 Chromium itself comes from the system: scripts/setup_browser.sh.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def open_browser() -> Iterator["Browser"]:
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Photograph the retrieval server's page.", allow_abbrev=False)
+    parser = CommandParser(description="Photograph the retrieval server's page.", allow_abbrev=False)
     parser.add_argument("--url", required=True, help="of a running retrieval server")
     parser.add_argument("--query", required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -50,24 +50,26 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
 def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, total_steps: int | None = None) -> None:
     """Train to the end, printing one line a step and the trainer's notices.
 
-    Raises `UserError`, `StopTraining` (a checkpoint was saved) or `TrainingFailed` when it does not get there.
+    Raises `UserError`, `StopTraining` (it ended on purpose) or `TrainingFailed` when it does not get there.
     """
     log_path = save_path / "train.log"
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
-    printers = ProgressPrinter(save_path / METRICS_FOLDER, total_steps), NoticePrinter(log_path)
-    began_at_byte = log_path.stat().st_size if log_path.is_file() else 0  # an earlier run's log is kept
+    progress, notices = ProgressPrinter(save_path / METRICS_FOLDER, total_steps), NoticePrinter(log_path)
+    began_at_byte = notices.read_bytes
     print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
     process = start_process(command, log_path, trainer_environment(config_name, save_path))
-    _follow(process, *printers)
+    _follow(process, progress, notices)
+    if process.returncode == 0:
+        return
+    reason = error_line(log_path, began_at_byte)
     if process.returncode == EXIT_USER_ERROR:
-        raise UserError(error_line(log_path, began_at_byte))
+        raise UserError(reason)
     if process.returncode == EXIT_STOPPED:
-        raise StopTraining(f"{error_line(log_path, began_at_byte)}\nThe trainer's log is {log_path}.")
-    if process.returncode != 0:
-        raise TrainingFailed(
-            f"the trainer ended with exit code {process.returncode}: {error_line(log_path, began_at_byte)}\n"
-            f"Its log is {log_path}; the same command resumes from the last checkpoint in {save_path}."
-        )
+        raise StopTraining(f"{reason}\nThe trainer's log is {log_path}.")
+    raise TrainingFailed(
+        f"the trainer ended with exit code {process.returncode}: {reason}\n"
+        f"Its log is {log_path}; the same command resumes from the last checkpoint in {save_path}."
+    )
 
 
 def _follow(process: subprocess.Popen, *printers: ProgressPrinter | NoticePrinter) -> None:

@@ -121,7 +121,7 @@ def test_an_outage_that_lasts_too_long_stops_the_run_and_no_sooner(unused_tcp_po
         began = time.monotonic()
         searches = [outage.wait_out(lambda: client.search("q"), EpisodeClock()) for _ in range(3)]
         ended = await asyncio.gather(*searches, return_exceptions=True)
-        # The back-off alone would look after 1.5 s for the last time: the next look were after 3.5 s.
+        # The back-off alone would look after 1.5 s for the last time: its next look would come after 3.5 s.
         assert 2.0 <= time.monotonic() - began < 3.5
         assert all(isinstance(error, StopTraining) for error in ended)
         (reason,) = {str(error) for error in ended}

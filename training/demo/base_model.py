@@ -9,7 +9,6 @@ copy, but it mostly guesses or stops after one search. See `base_training` for t
 copying prior that it starts from, `base_transcripts` for its habits.
 """
 
-import argparse
 import hashlib
 import json
 import platform
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -94,7 +94,7 @@ def write_product(output_dir: Path, overrides: dict[str, int]) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Pretrain the demo's imperfect base model, or verify a product.")
+    parser = CommandParser(description="Pretrain the demo's imperfect base model, or verify a product.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--output_dir", type=Path, help="where to write the product")
     action.add_argument("--verify", type=Path, metavar="DIR", help="compare a product with its manifest")

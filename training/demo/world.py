@@ -10,13 +10,13 @@ A relation has one object per subject, so no question is ambiguous; a band is ne
 so no 2-hop question can be answered from the first article. Nothing is taken from a real encyclopedia.
 """
 
-import argparse
 import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
 from training.demo.base_names import BANDS, CITIES, COUNTRIES, FIRST_NAMES, JOBS, LAST_NAMES, RIVERS
 
@@ -216,7 +216,7 @@ def write_world(world: World, output_dir: Path) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write the demo's synthetic corpus and questions.")
+    parser = CommandParser(description="Write the demo's synthetic corpus and questions.")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=DEMO_SEED)
     arguments = parser.parse_args(argv)

@@ -57,6 +57,15 @@ def dead_replicas(engine: str, addresses: Sequence[str]) -> list[str]:
         return [address for address in addresses if _is_dead(client, f"http://{address}{HEALTH_ROUTES[engine]}")]
 
 
+def _is_dead(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(url).is_server_error
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:
+        return False
+
+
 class ReplicaDiedTakingWeights(StopTraining):
     """The processes that hold the trained weights wait for a replica that is gone: no checkpoint can be had of them."""
 
@@ -84,12 +93,3 @@ def hand_over_weights(work: Callable[[], None], look: Callable[[], list[str]], i
                 "The last checkpoint stays; the steps since then are trained again"
             )
     done.result()
-
-
-def _is_dead(client: httpx.Client, url: str) -> bool:
-    try:
-        return client.get(url).is_server_error
-    except httpx.ConnectError:
-        return True
-    except httpx.TransportError:
-        return False
