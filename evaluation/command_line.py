@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic.fields import FieldInfo
 
-from evaluation.eval_settings import METHOD_NAMES, RETRIEVER_KEYS, EvalSettings
-from flashrag.arguments import CommandParser
+from evaluation.settings import METHOD_NAMES, RETRIEVER_KEYS, EvalSettings
 from flashrag.config import inner_model, read_yaml_mapping, suggestion, validated
 from flashrag.errors import UserError
 from flashrag.retriever import RetrieverSettings
+from flashrag.system.arguments import CommandParser
 
 _NAMES = ("dataset_name", "split", "save_note", "method_name")  # texts, also where they look like numbers
 

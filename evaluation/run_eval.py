@@ -15,25 +15,24 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside evaluation
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from evaluation.auto_serve import check_auto_serve, served
-from evaluation.checkpoint import ExportFailed
 from evaluation.command_line import CommandLine, load_settings, parse_command_line
-from evaluation.environment import describe_environment
-from evaluation.eval_settings import EvalSettings
-from evaluation.judge import Judge
-from evaluation.run_folder import RunFolder
-from evaluation.runner import Pipeline, answer_all
-from evaluation.scoring import score_record, summarize
-from evaluation.summary_table import format_table
-from flashrag.client import RetrievalClient
+from evaluation.report.summary_table import format_table
+from evaluation.run.auto_serve import check_auto_serve, served
+from evaluation.run.environment import describe_environment
+from evaluation.run.folder import RunFolder
+from evaluation.run.runner import Pipeline, answer_all
+from evaluation.scores.judge import Judge
+from evaluation.scores.scoring import score_record, summarize
+from evaluation.settings import EvalSettings
+from flashrag.client import RetrievalClient, check_server
 from flashrag.dataset import Question, load_questions
 from flashrag.errors import exit_on_user_error
 from flashrag.generator.loading import load_generator
-from flashrag.local_server import ServerFailed
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from
-from flashrag.server_check import check_server
+from flashrag.system.local_server import ServerFailed
+from verl_search.trainer.export import ExportFailed
 
 INTERRUPTED = 130
 
@@ -43,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     match arguments[:1]:
         case ["report"]:
-            from evaluation.report import main as report
+            from evaluation.report.report import main as report
 
             return report(arguments[1:])
         case ["compare"]:
-            from evaluation.comparison import main as compare
+            from evaluation.scores.comparison import main as compare
 
             return compare(arguments[1:])
     try:

@@ -21,10 +21,10 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 import uvicorn
 
-from flashrag.arguments import CommandParser, in_range
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.garbage import shorten_pauses
 from flashrag.retriever import FORWARD_THREADS_VARIABLE, Retriever, check_assets, load_retriever_from
+from flashrag.system.arguments import CommandParser, in_range
+from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
 from rag_serving.retriever_process import RetrieverProcess
 from rag_serving.service import Service, Status

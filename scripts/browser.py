@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import CommandParser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

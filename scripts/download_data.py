@@ -18,10 +18,10 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from flashrag.arguments import CommandParser
 from flashrag.dataset import DATASETS, read_questions
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.staging import staged
+from flashrag.system.arguments import CommandParser
+from flashrag.system.files import staged
 
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 ALL = "all"

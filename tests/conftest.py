@@ -70,6 +70,6 @@ def serve() -> Iterator[Callable[[Any], str]]:
 @pytest.fixture
 def closed_url() -> str:
     """An address at which nothing listens."""
-    from flashrag.local_server import LOOPBACK, free_port
+    from flashrag.system.local_server import LOOPBACK, free_port
 
     return f"http://{LOOPBACK}:{free_port()}"

@@ -16,8 +16,8 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import CommandParser
 from training.qa_rows import qa_row, write_parquet_files
 
 DATA_SOURCE = "hotpotqa"

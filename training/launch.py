@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.machine import count_gpus
+from flashrag.system.arguments import CommandParser
+from flashrag.system.machine import count_gpus
 
 # Published flag -> the keys that it sets.
 KEYS_BY_FLAG = {
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config = compose_config(config_name, [o for o in overrides if not o.startswith("hydra.")])
     check_input(config)
-    from flashrag.processes import run_guarded
+    from flashrag.system.processes import run_guarded
     from training.trainer_process import run_trainer
 
     save_path = Path(flags.save_path)

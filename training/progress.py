@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_search.metric_files import read_metrics
-from verl_search.stopping import NOTICE
+from verl_search.trainer.metric_files import read_metrics
+from verl_search.trainer.stopping import NOTICE
 
 HEADER = (
     " step | reward |    EM | format | searches | tokens sampled + spliced | "

@@ -22,7 +22,7 @@ while (($#)); do
     shift
 done
 
-# What to type again after a stop (verl_search/stopping.py).
+# What to type again after a stop (verl_search/trainer/stopping.py).
 printf -v RESEARCH_COMMAND ' %q' bash "$0" "${arguments[@]}"
 export RESEARCH_COMMAND="${RESEARCH_COMMAND# }"
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
-from flashrag.processes import start_process, tail
+from flashrag.system.processes import start_process, tail
 from training.progress import NoticePrinter, ProgressPrinter
-from verl_search.metric_files import METRICS_FOLDER
-from verl_search.stopping import COMMAND_VARIABLE, EXIT_STOPPED, StopTraining, resume_command
+from verl_search.trainer.metric_files import METRICS_FOLDER
+from verl_search.trainer.stopping import COMMAND_VARIABLE, EXIT_STOPPED, StopTraining, resume_command
 
 POLL_S = 1.0
 CPU_CONFIGS = ("cpu", "demo")

@@ -21,7 +21,7 @@ import pyarrow.ipc
 
 from flashrag.document import Document
 from flashrag.errors import UserError
-from flashrag.staging import staged
+from flashrag.system.files import staged
 
 EXPECTED_LINE = '{"id": "…", "contents": "\\"Title\\"\\ntext"}'
 SCHEMA = pa.schema([("id", pa.string()), ("contents", pa.string())])

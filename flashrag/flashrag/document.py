@@ -38,3 +38,18 @@ class Hit(NamedTuple):
 
     document: Document
     score: float
+
+
+def numbered(number: int, document: Document) -> str:
+    r"""One line for one passage, as FlashRAG and Search-R1 show it; the title is the first line as the corpus has it.
+
+    >>> numbered(2, Document("7", '"Zhou dynasty"\nIt lasted longest.'))
+    'Doc 2(Title: "Zhou dynasty") It lasted longest.'
+    """
+    title, _, text = document.contents.partition("\n")
+    return f"Doc {number}(Title: {title}) {text}"
+
+
+def whole(_: int, document: Document) -> str:
+    """A passage as the corpus holds it."""
+    return document.contents

@@ -63,7 +63,7 @@ def direct_truth(index_path: Path, corpus_path: Path, model_path: str, queries: 
     from sentence_transformers import SentenceTransformer
 
     from flashrag.corpus import read_lines
-    from flashrag.retriever.model_folder import resolve_model_folder
+    from flashrag.retriever.encoder_folder import resolve_model_folder
     from flashrag.retriever.settings import RetrieverSettings
 
     model = SentenceTransformer(

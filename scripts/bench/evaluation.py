@@ -27,16 +27,15 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 import aiohttp
 from tqdm import tqdm
 
-from flashrag.arguments import CommandParser
 from flashrag.client import RetrievalClient
 from flashrag.dataset import Question
-from flashrag.dialect import RESEARCH, Dialect
-from flashrag.episode import Generation
+from flashrag.episode import RESEARCH, Dialect, Generation
 from flashrag.errors import exit_on_user_error
 from flashrag.generator import GeneratorSettings
 from flashrag.generator.loading import load_generator
-from flashrag.model_server import Engine, ModelServerOptions, model_server
 from flashrag.pipeline import METHODS, PipelineSettings
+from flashrag.system.arguments import CommandParser
+from flashrag.system.model_server import Engine, ModelServerOptions, model_server
 from scripts.bench.demo import add_demo_dir, demo_logs, demo_questions, demo_server, trained_model
 
 CONCURRENCY = 64

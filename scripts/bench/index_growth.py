@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from scipy.optimize import nnls
 
-from flashrag.retriever.faiss_types import FaissType
+from flashrag.retriever.build.faiss_types import FaissType
 from scripts.bench.index_measurement import Measured
 
 GROWTH_TYPES = (FaissType.FLAT, FaissType.SQ8, FaissType.IVF_PQ)

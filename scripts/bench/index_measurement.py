@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from flashrag.retriever.embedding_shards import Embeddings
-from flashrag.retriever.faiss_file import write_index
-from flashrag.retriever.faiss_types import plan_index
+from flashrag.retriever.build.embeddings import Embeddings
+from flashrag.retriever.build.faiss_file import write_index
+from flashrag.retriever.build.faiss_types import plan_index
 from scripts.bench.own_process import in_own_process
 
 MIN_MEASURED_S = 2.0

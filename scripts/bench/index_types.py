@@ -19,11 +19,11 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 import numpy as np
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever.embedding_shards import Embeddings
+from flashrag.retriever.build.embeddings import Embeddings
+from flashrag.retriever.encoder_folder import resolve_model_folder
 from flashrag.retriever.index_card import read_card
-from flashrag.retriever.model_folder import resolve_model_folder
+from flashrag.system.arguments import CommandParser
 from scripts.bench.index_growth import GROWTH_TYPES, Growth, extrapolate, write_clustered
 from scripts.bench.index_measurement import Measured, build_and_measure
 from scripts.bench.markdown import markdown_table

@@ -17,10 +17,10 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
-from flashrag.model_server import Engine, ModelServerOptions, model_server
 from flashrag.pipeline import METHODS
+from flashrag.system.arguments import CommandParser
+from flashrag.system.model_server import Engine, ModelServerOptions, model_server
 from scripts.bench.demo import add_demo_dir, demo_server_config, trained_model
 from scripts.bench.server_process import ROOT, our_server, write_config
 

@@ -17,10 +17,10 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/bench
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import exit_on_user_error
-from flashrag.processes import run_guarded
 from flashrag.retriever import check_assets
+from flashrag.system.arguments import CommandParser
+from flashrag.system.processes import run_guarded
 from rag_serving.settings import read_settings
 from scripts.bench.answers import direct_truth, parse_rankings
 from scripts.bench.comparison import (

@@ -15,11 +15,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/bench
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from flashrag.arguments import CommandParser
 from flashrag.config import Config
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever import Retriever, load_retriever
+from flashrag.system.arguments import CommandParser
 from scripts.bench.markdown import markdown_table
 
 CUTS = (2, 5)

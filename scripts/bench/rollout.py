@@ -36,7 +36,6 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
-from flashrag.arguments import CommandParser
 from flashrag.client import RetrievalClient
 from flashrag.corpus import read_lines
 from flashrag.document import Hit
@@ -44,11 +43,12 @@ from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
 from flashrag.generator.model_folder import check_model_folder
 from flashrag.generator.tokenizer import eos_token_ids
-from flashrag.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
+from flashrag.system.arguments import CommandParser
+from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
 from scripts.bench.demo import add_demo_dir, demo_questions, demo_server, trained_model
 from scripts.bench.forced_tokens import forced
 from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
-from verl_search.agent_loop import SearchAgentLoop, common
+from verl_search.rollout.agent_loop import SearchAgentLoop, common
 from verl_search.training_config import compose_config
 
 MAX_SEQUENCES = 64

@@ -13,7 +13,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from flashrag.local_server import LOOPBACK, free_port, serving
+from flashrag.system.local_server import LOOPBACK, free_port, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20

@@ -12,9 +12,7 @@ import numpy as np
 
 from flashrag.client import RetrievalClient
 from flashrag.document import Hit
-from flashrag.episode import EpisodeCodec
-from flashrag.prompt_ids import prompt_token_ids
-from flashrag.result import fit_result
+from flashrag.episode import EpisodeCodec, fit_result, prompt_token_ids
 
 MAX_SEARCHES = 4
 TOP_N = 2

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from flashrag.client import RetrievalClient
 from flashrag.errors import SearchError
-from flashrag.local_server import LOOPBACK, free_port
+from flashrag.system.local_server import LOOPBACK, free_port
 from scripts.bench.answers import Ranking, Truth
 from scripts.bench.server_process import Server, our_server
 

@@ -18,10 +18,10 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/soak
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from flashrag.arguments import CommandParser, in_range
 from flashrag.errors import ReSearchError, exit_on_user_error
-from flashrag.processes import run_guarded
 from flashrag.retriever import check_assets
+from flashrag.system.arguments import CommandParser, in_range
+from flashrag.system.processes import run_guarded
 from rag_serving.settings import read_settings
 from scripts.bench.answers import Truth, direct_truth
 from scripts.bench.index_options import IndexOptions, add_index_options

@@ -22,10 +22,10 @@ import psutil
 import pytest
 import yaml
 
-from flashrag.local_server import LOOPBACK, free_port, serving
-from verl_search.metric_files import read_metrics
-from verl_search.stopping import EXIT_STOPPED
-from verl_search.trajectory_files import read_trajectories
+from flashrag.system.local_server import LOOPBACK, free_port, serving
+from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.trainer.metric_files import read_metrics
+from verl_search.trainer.stopping import EXIT_STOPPED
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from fastapi import FastAPI
 
-from flashrag.model_server import Engine, ModelServerOptions, model_server
+from flashrag.system.model_server import Engine, ModelServerOptions, model_server
 from training.demo.servers import retrieval_server
 
 EOS = "<|endoftext|>"

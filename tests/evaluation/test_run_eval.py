@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from evaluation.run_eval import main
+from flashrag.episode import prompt_token_ids
 from flashrag.pipeline import METHODS
-from flashrag.prompt_ids import prompt_token_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "evaluation" / "eval_config.yaml"

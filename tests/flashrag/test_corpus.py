@@ -13,7 +13,7 @@ import flashrag.corpus
 from flashrag.corpus import CACHE_FOLDER, open_corpus, parse_line
 from flashrag.document import Document
 from flashrag.errors import UserError
-from flashrag.staging import staged
+from flashrag.system.files import staged
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but halves of surrogate pairs
 

@@ -43,7 +43,7 @@ LIGHT_MODULES = [
     "flashrag.client",
     "flashrag.config",
     "flashrag.dataset",
-    "flashrag.dialect",
+    "flashrag.episode.dialect",
     "flashrag.document",
     "flashrag.episode",
     "flashrag.errors",
@@ -53,10 +53,10 @@ LIGHT_MODULES = [
     "flashrag.metrics",
     "flashrag.pipeline",
     "flashrag.pipeline.methods",
-    "flashrag.prompt_ids",
+    "flashrag.episode.prompt_ids",
     "flashrag.prompts",
-    "flashrag.protocol",
-    "flashrag.result",
+    "flashrag.episode.format_rule",
+    "flashrag.episode.result",
     "flashrag.utils",
 ]
 

@@ -23,9 +23,9 @@ import pytest
 import rag_serving
 from flashrag.client import RetrievalClient
 from flashrag.document import Document
-from flashrag.local_server import free_port
 from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
+from flashrag.system.local_server import free_port
 from rag_serving.serving import main, parse_args
 from rag_serving.settings import read_settings
 from rag_serving.wire import document_json

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from training.progress import ProgressPrinter, idle_s, step_line, validation_line
-from verl_search.metric_files import read_metrics
+from verl_search.trainer.metric_files import read_metrics
 
 STEP: dict[str, Any] = {
     "critic/score/mean": 0.25,

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from verl_search.upstream import PLUGIN_MODULE, PluginNotLoaded, check_plugin_loaded
+from verl_search.platform.upstream import PLUGIN_MODULE, PluginNotLoaded, check_plugin_loaded
 
 
 def test_importing_verl_loads_the_plugin_and_registers_the_cpu_platform() -> None:
@@ -27,7 +27,7 @@ def test_a_plugin_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_a_plugin_that_verl_was_told_to_ignore_is_named() -> None:
-    code = "from verl_search.upstream import check_plugin_loaded; check_plugin_loaded()"
+    code = "from verl_search.platform.upstream import check_plugin_loaded; check_plugin_loaded()"
     env = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode != 0

@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flashrag.errors import UserError
-from flashrag.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
+from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
 from verl_search.main_ppo import check_input, complete, validate
 from verl_search.settings import SearchSettings
 from verl_search.training_config import CONFIG_DIR, compose_config

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import CommandParser
 
 MANIFEST_NAME = "MANIFEST.json"
 COMMITTED_DIR = Path(__file__).parent / "base_model"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verl_search.metric_files import METRICS_FOLDER, read_metrics
-from verl_search.trajectory_files import read_trajectories
+from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.trainer.metric_files import METRICS_FOLDER, read_metrics
 
 if TYPE_CHECKING:
     from training.demo.run import DemoFolder, DemoOptions

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrag.arguments import CommandParser
 from flashrag.document import Document
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
-from flashrag.model_server import vllm_is_for_cpus
-from flashrag.processes import run_guarded, tail
+from flashrag.system.arguments import CommandParser
+from flashrag.system.model_server import vllm_is_for_cpus
+from flashrag.system.processes import run_guarded, tail
 from training.demo.servers import MAX_MODEL_TOKENS, completion_server, retrieval_server
 from training.qa_rows import qa_row, write_parquet
 from training.trainer_process import run_trainer

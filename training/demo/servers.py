@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from flashrag.local_server import LOOPBACK, free_port, serving
-from flashrag.model_server import Engine, ModelServerOptions, model_server
+from flashrag.system.local_server import LOOPBACK, free_port, serving
+from flashrag.system.model_server import Engine, ModelServerOptions, model_server
 
 MAX_MODEL_TOKENS = 640
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flashrag.arguments import CommandParser
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import CommandParser
 from training.demo.base_names import BANDS, CITIES, COUNTRIES, FIRST_NAMES, JOBS, LAST_NAMES, RIVERS
 
 # The relation of each hop, and the question with {} for the subject. One entry per question type.

@@ -17,12 +17,12 @@ from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
 from flashrag.generator.model_folder import check_model_folder, local_folder
 from flashrag.tools.sandbox import check_sandbox
-from verl_search.alarm_watch import configured_rules
-from verl_search.sampling import ENGINES
+from verl_search.rollout.sampling import ENGINES
+from verl_search.rollout.trajectory_files import cut_torn_tails
 from verl_search.settings import SearchSettings
-from verl_search.stopping import StopTraining, resume_command
+from verl_search.trainer.alarm_watch import configured_rules
+from verl_search.trainer.stopping import StopTraining, resume_command
 from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
-from verl_search.trajectory_files import cut_torn_tails
 
 MODEL_KEY = "actor_rollout_ref.model.path"
 REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", MODEL_KEY)
@@ -105,7 +105,7 @@ def train(config: DictConfig) -> None:
     """Validate everything, then hand over to upstream's trainer."""
     check_input(config)
     # From here on verl is imported, which takes half a minute on two cores.
-    from verl_search.upstream import REQUIRED_CPU_NAMES, REQUIRED_NAMES, check_contract, check_plugin_loaded
+    from verl_search.platform.upstream import REQUIRED_CPU_NAMES, REQUIRED_NAMES, check_contract, check_plugin_loaded
 
     check_plugin_loaded()
     check_platform(config)
@@ -115,7 +115,7 @@ def train(config: DictConfig) -> None:
     from ray.exceptions import RayActorError, RayTaskError
     from verl.trainer.main_ppo import run_ppo
 
-    from verl_search.trainer import SearchTaskRunner
+    from verl_search.trainer.trainer import SearchTaskRunner
 
     cut_torn_tails(Path(config.search.trajectory_dir))
     try:

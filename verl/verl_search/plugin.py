@@ -10,8 +10,8 @@ def register() -> None:
     """Register the CPU platform and, where it is the one in use, mend what upstream lacks there."""
     from verl.plugin.platform.platform_manager import PlatformRegistry, get_platform
 
-    from verl_search.platform_cpu import PlatformCPU
-    from verl_search.upstream import alias_vllm_distribution, name_gloo_once
+    from verl_search.platform.cpu import PlatformCPU
+    from verl_search.platform.upstream import alias_vllm_distribution, name_gloo_once
 
     PlatformRegistry.register(platform=PlatformCPU.device_name)(PlatformCPU)
     if get_platform().device_name == PlatformCPU.device_name:

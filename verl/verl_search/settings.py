@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flashrag.client import check_search_url
-from flashrag.dialect import PYTHON, RESEARCH, Dialect
-from flashrag.episode import Limits
+from flashrag.episode import PYTHON, RESEARCH, Dialect, Limits
 from flashrag.errors import UserError
 from flashrag.prompts import PYTHON_TEMPLATE, check_template_name
-from verl_search.reward import AnswerMetric, RewardRule
+from verl_search.rollout.reward import AnswerMetric, RewardRule
 
 DURATIONS = ("timeout_s", "max_outage_s", "search_timeout_s", "episode_timeout_s")
 

@@ -9,7 +9,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 
-from verl_search.upstream import UpstreamMoved
+from verl_search.platform.upstream import UpstreamMoved
 
 CONFIG_DIR = Path(__file__).parent / "config"
 AGENT_LOOP_CONFIG = CONFIG_DIR / "agent_loop.yaml"

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import openai
 
-from flashrag.dialect import RESEARCH, Dialect
-from flashrag.episode import Generation
+from flashrag.episode import RESEARCH, Dialect, Generation
 from flashrag.generator.completion import Completion, first_choice, read_completion
 from flashrag.generator.retries import with_retries
 from flashrag.generator.settings import GeneratorSettings

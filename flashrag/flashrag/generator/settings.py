@@ -4,8 +4,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from flashrag.client import check_address
 from flashrag.errors import UserError
-from flashrag.servers import check_address
 
 
 class Framework(StrEnum):

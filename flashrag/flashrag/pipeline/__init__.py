@@ -11,6 +11,7 @@
 Light to import: the generator and the retriever are given to a pipeline, not loaded by it.
 """
 
+from flashrag.episode import Outcome, Passage, Step, StepKind, Usage
 from flashrag.pipeline.active_pipeline import ReSearchPipeline
 from flashrag.pipeline.basic import Answered, BasicPipeline
 from flashrag.pipeline.flare import FLAREPipeline
@@ -18,7 +19,6 @@ from flashrag.pipeline.ircot import IRCOTPipeline
 from flashrag.pipeline.iterative import IterativePipeline
 from flashrag.pipeline.methods import METHODS, MethodSpec
 from flashrag.pipeline.oracle import OraclePassagesPipeline
-from flashrag.pipeline.outcome import Outcome, Passage, Step, StepKind, Usage
 from flashrag.pipeline.random_answer import RandomPipeline
 from flashrag.pipeline.search_o1 import SearchO1Pipeline
 from flashrag.pipeline.search_r1 import SearchR1Pipeline

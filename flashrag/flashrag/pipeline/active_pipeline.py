@@ -7,14 +7,11 @@ arXiv 2503.19470, and the pilot's published description.
 from collections.abc import Mapping
 from typing import Any
 
-from flashrag.dialect import RESEARCH
-from flashrag.episode import Episode
+from flashrag.episode import RESEARCH, Episode, Tool, prompt_token_ids
 from flashrag.pipeline.episode_pipeline import EpisodePipeline
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.prompt_ids import prompt_token_ids
 from flashrag.tools.python import python_tool
 from flashrag.tools.sandbox import PythonSandbox, check_sandbox
-from flashrag.tools.tool import Tool
 
 
 class ReSearchPipeline(EpisodePipeline):

@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 from flashrag.config import validated
 from flashrag.dataset import Question
+from flashrag.episode import Outcome, check_chat_template
 from flashrag.errors import UserError
 from flashrag.metrics import AnswerScore, score_answer
-from flashrag.pipeline.outcome import Outcome
 from flashrag.pipeline.retrieval import as_search
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import Trace
-from flashrag.prompt_ids import check_chat_template
 
 
 @dataclass(frozen=True, slots=True)

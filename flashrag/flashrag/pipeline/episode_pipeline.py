@@ -1,6 +1,6 @@
 """Methods that run one search episode per question: the model itself decides when to search.
 
-Training runs the same episode (flashrag.episode). Does not cover: what the dialects are (flashrag.dialect).
+Training runs the same episode (flashrag.episode). Does not cover: what the dialects are (flashrag.episode.dialect).
 """
 
 import re
@@ -9,16 +9,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flashrag.dataset import Question
-from flashrag.dialect import Dialect
-from flashrag.episode import EndReason, Episode, EpisodeCodec, Generation, Limits, Source
+from flashrag.episode import (
+    Dialect,
+    EndReason,
+    Episode,
+    EpisodeCodec,
+    Generation,
+    Limits,
+    Outcome,
+    Passage,
+    Source,
+    Step,
+    StepKind,
+    Tool,
+    ToolResult,
+    run_episode,
+)
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.outcome import Outcome, Passage, Step, StepKind
 from flashrag.pipeline.retrieval import as_result
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import PromptTooLong, Trace
-from flashrag.rollout import run_episode
-from flashrag.tools.tool import Tool, ToolResult
 
 
 class Finding(NamedTuple):

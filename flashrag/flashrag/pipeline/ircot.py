@@ -7,10 +7,9 @@ model read the collected passages. Where the rounds run out, the model is asked 
 
 from flashrag.dataset import Question
 from flashrag.document import Document
-from flashrag.episode import EndReason
+from flashrag.episode import ITERATIONS, EndReason, Outcome
 from flashrag.pipeline.answers import answer_stops, cued_answer, first_sentence, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.outcome import ITERATIONS, Outcome
 from flashrag.prompts import Prompt
 from flashrag.prompts.reasoning import ANSWER_CUE, REASONING_WITH_PASSAGES
 

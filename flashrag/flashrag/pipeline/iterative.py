@@ -6,9 +6,9 @@ by the default prompt; the paper's own turns write a chain of thought.
 """
 
 from flashrag.dataset import Question
+from flashrag.episode import Outcome, end_reason_of
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.outcome import Outcome, end_reason_of
 from flashrag.prompts.question import WITH_PASSAGES
 
 

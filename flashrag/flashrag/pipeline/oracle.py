@@ -9,11 +9,11 @@ from typing import Any
 
 from flashrag.dataset import Question
 from flashrag.document import Document
+from flashrag.episode import Outcome, Passage, StepKind, end_reason_of
 from flashrag.errors import ReSearchError, UserError
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.outcome import Outcome, Passage, StepKind, end_reason_of
 from flashrag.pipeline.trace import Trace
 from flashrag.prompts.question import WITH_PASSAGES
 

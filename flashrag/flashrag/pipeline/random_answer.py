@@ -8,9 +8,9 @@ import random
 from collections.abc import Sequence
 
 from flashrag.dataset import Question
+from flashrag.episode import Outcome
 from flashrag.errors import UserError
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.outcome import Outcome
 
 
 class RandomPipeline(BasicPipeline):

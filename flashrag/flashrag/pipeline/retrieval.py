@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from flashrag.document import Document
-from flashrag.pipeline.outcome import Passage
-from flashrag.tools.tool import ToolResult
+from flashrag.episode import Passage, ToolResult
 
 Search = Callable[[str], Awaitable[tuple[Passage, ...]]]
 

@@ -5,16 +5,12 @@ a query between its special tags; what is found is first read by the same model 
 (Reason-in-Documents), and only what it makes of the passages enters the chain. Passages stand in for web pages.
 """
 
-from flashrag.dialect import SEARCH_O1
 from flashrag.document import Document
-from flashrag.episode import Episode
+from flashrag.episode import SEARCH_O1, Episode, ToolResult, boxed_answer, encode_prompt
 from flashrag.pipeline.episode_pipeline import EpisodePipeline, Finding
 from flashrag.pipeline.retrieval import as_documents
 from flashrag.pipeline.trace import Trace
-from flashrag.prompt_ids import encode_prompt
 from flashrag.prompts.search_o1 import AGENT, FINAL_INFORMATION, REASON_IN_DOCUMENTS
-from flashrag.protocol import boxed_answer
-from flashrag.tools.tool import ToolResult
 
 NOTHING_HELPFUL = "No helpful information found."
 MAX_REASONING_CHARS = 8000  # the end of a long chain says best what is looked for

@@ -8,14 +8,11 @@ turn with neither a search nor an answer; nor does this. Its models were trained
 from collections.abc import Mapping
 from typing import Any
 
-from flashrag.dialect import SEARCH_R1
-from flashrag.episode import Episode
+from flashrag.episode import SEARCH_R1, Episode, answer_block, encode_prompt
 from flashrag.errors import UserError
 from flashrag.pipeline.episode_pipeline import EpisodePipeline
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.prompt_ids import encode_prompt
 from flashrag.prompts.search_r1 import SEARCH_R1_PROMPT
-from flashrag.protocol import answer_block
 
 
 class SearchR1Pipeline(EpisodePipeline):

@@ -7,10 +7,9 @@ before the question, as in FlashRAG's SelfAskPipeline, and the model writes the 
 
 from flashrag.dataset import Question
 from flashrag.document import Document
-from flashrag.episode import EndReason
+from flashrag.episode import ITERATIONS, EndReason, Outcome
 from flashrag.pipeline.answers import cued_answer, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.outcome import ITERATIONS, Outcome
 from flashrag.prompts.self_ask import FINAL_ANSWER, FOLLOW_UP, INTERMEDIATE_ANSWER, SELF_ASK
 
 STOPS = (INTERMEDIATE_ANSWER, "\nQuestion:")

@@ -5,9 +5,9 @@ goes back to Lewis et al., 2020, arXiv 2005.11401. FlashRAG's `naive_run` is a p
 """
 
 from flashrag.dataset import Question
+from flashrag.episode import Outcome, end_reason_of
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.outcome import Outcome, end_reason_of
 from flashrag.prompts.question import WITH_PASSAGES, WITHOUT_PASSAGES
 
 

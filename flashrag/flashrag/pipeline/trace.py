@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashrag.document import Document
-from flashrag.episode import Episode
+from flashrag.episode import (
+    MAX_QUERY_CHARS,
+    Episode,
+    Outcome,
+    Passage,
+    Step,
+    StepKind,
+    Usage,
+    encode_prompt,
+    neutralize,
+)
 from flashrag.errors import ReSearchError
 from flashrag.generator.completion import Completion
-from flashrag.pipeline.outcome import Outcome, Passage, Step, StepKind, Usage
 from flashrag.pipeline.retrieval import Search, as_documents
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.prompt_ids import encode_prompt
 from flashrag.prompts import Prompt
-from flashrag.result import neutralize
-from flashrag.tools.search import MAX_QUERY_CHARS
 
 # Room that passages leave for what is written after them: enough for a sentence or a short answer.
 _ROOM_TOKENS = 256

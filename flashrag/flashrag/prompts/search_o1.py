@@ -4,7 +4,7 @@ Source: Search-o1 (Li et al., 2025, arXiv 2501.05366), appendix A: the instructi
 Reason-in-Documents, and for open-domain question answering.
 """
 
-from flashrag.dialect import whole
+from flashrag.document import whole
 from flashrag.prompts.template import PromptTemplate
 
 AGENT = PromptTemplate(

@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from flashrag.dialect import numbered
-from flashrag.document import Document
+from flashrag.document import Document, numbered
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from flashrag.errors import UserError
-from flashrag.retriever.model_folder import has_pooler, own_pooling
+from flashrag.retriever.encoder_folder import has_pooler, own_pooling
 from flashrag.retriever.model_runner import ModelRunner
 
 # What transformers raises for a folder that is damaged, incomplete or of a kind it does not know.

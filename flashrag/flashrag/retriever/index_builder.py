@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from flashrag.corpus import open_corpus
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever.bm25_index import build_bm25
-from flashrag.retriever.build_options import BuildOptions, check_options, parse_args
-from flashrag.retriever.dense_index import build_dense
-from flashrag.retriever.model_folder import resolve_model_folder
+from flashrag.retriever.build.bm25_index import build_bm25
+from flashrag.retriever.build.dense_index import build_dense
+from flashrag.retriever.build.options import BuildOptions, check_options, parse_args
+from flashrag.retriever.encoder_folder import resolve_model_folder
 
 EXIT_INTERRUPTED = 130
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from flashrag.corpus import Corpus, open_corpus
 from flashrag.retriever.base import PassageCount, Retriever
-from flashrag.retriever.hybrid import HybridRetriever
-from flashrag.retriever.index_card import IndexCard, check_card, find_index, read_card
-from flashrag.retriever.model_folder import (
+from flashrag.retriever.encoder_folder import (
     instructions,
     model_sha256,
     pooling_method,
     resolve_model_folder,
     spaced,
 )
+from flashrag.retriever.hybrid import HybridRetriever
+from flashrag.retriever.index_card import IndexCard, check_card, find_index, read_card
 from flashrag.retriever.settings import Kind, RetrieverSettings
 
 NO_CARD_NOTE = "note: the index {path} has no card beside it; its encoder cannot be verified"

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 import httpx
 
-from flashrag.client import RetrievalClient, check_server
+from flashrag.client import RetrievalClient, check_addresses, check_server
 from flashrag.document import Hit
 from flashrag.errors import UserError
 from flashrag.retriever.base import PassageCount, Retriever
-from flashrag.servers import check_addresses
 
 KEY = "remote_retriever_url"
 HEALTH_TIMEOUT_S = 5.0

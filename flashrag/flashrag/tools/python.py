@@ -6,10 +6,9 @@ sandbox that does not run is a failure.
 
 import textwrap
 
-from flashrag.dialect import PYTHON
 from flashrag.document import Document
+from flashrag.episode import PYTHON, Tool, ToolResult
 from flashrag.tools.sandbox import Ended, PythonSandbox, Run
-from flashrag.tools.tool import Tool, ToolResult
 
 MAX_CODE_CHARS = 10_000
 PYTHON_LIMIT_REACHED = "The limit of tool calls is reached. No further code is run."

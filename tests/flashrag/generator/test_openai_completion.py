@@ -16,7 +16,7 @@ import pytest_asyncio
 from fastapi import FastAPI, Request, Response
 
 from flashrag.config import Config, validated
-from flashrag.dialect import SEARCH_O1
+from flashrag.episode import SEARCH_O1
 from flashrag.errors import GenerationError, UserError
 from flashrag.generator import GeneratorSettings
 from flashrag.generator.completion import Completion, ScoredToken

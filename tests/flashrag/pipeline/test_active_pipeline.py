@@ -8,16 +8,14 @@ import pytest
 
 from flashrag.config import Config
 from flashrag.dataset import Question
-from flashrag.dialect import RESEARCH, Dialect
 from flashrag.document import Document, Hit
-from flashrag.episode import EndReason, Episode, Generation, Segment, Source
+from flashrag.episode import RESEARCH, Dialect, EndReason, Episode, Generation, Segment, Source, prompt_token_ids
+from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import Passage, ReSearchPipeline, Step, StepKind
 from flashrag.pipeline.episode_pipeline import episode_steps
 from flashrag.pipeline.trace import PromptTooLong
-from flashrag.prompt_ids import prompt_token_ids
 from flashrag.tools.sandbox import check_sandbox
-from flashrag.tools.search import SEARCH_LIMIT_REACHED
 
 EOS = 0
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertModel
 
-import flashrag.retriever.model_folder
+import flashrag.retriever.encoder_folder
 import flashrag.retriever.model_runner
 from flashrag.errors import UserError
 from flashrag.retriever.encoder import Encoder
-from flashrag.retriever.model_folder import has_pooler, own_pooling, resolve_model_folder
+from flashrag.retriever.encoder_folder import has_pooler, own_pooling, resolve_model_folder
 from flashrag.retriever.model_runner import by_length, cpu_passes
 
 QUESTIONS = [f"{'very ' * (number % 12)}short question number {number}?" for number in range(24)]
@@ -31,7 +31,7 @@ def encoder(folder):
     return Encoder(folder, "mean", 128, False, "retrieval_model_path")
 
 
-@pytest.mark.parametrize("module", [flashrag.retriever.model_folder, flashrag.retriever.model_runner])
+@pytest.mark.parametrize("module", [flashrag.retriever.encoder_folder, flashrag.retriever.model_runner])
 def test_the_examples_in_the_docstrings_hold(module):
     assert doctest.testmod(module).failed == 0
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flashrag.dialect import PYTHON
+from flashrag.episode import PYTHON
 from flashrag.tools.python import parse_code, python_tool, told
 from flashrag.tools.sandbox import Ended, PythonSandbox, Run, SandboxLimits
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flashrag.retriever.embedding_shards import Embeddings
+from flashrag.retriever.build.embeddings import Embeddings
 from scripts.bench import index_measurement
 from scripts.bench.index_measurement import LoadedIndex, build_and_measure
 

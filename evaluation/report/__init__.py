@@ -1,0 +1,1 @@
+"""One HTML page and a Markdown table over evaluation and training runs."""

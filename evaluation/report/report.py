@@ -1,0 +1,118 @@
+"""`run_eval.py report RUN… [--out DIR]`: one HTML page and a Markdown table over evaluation and training runs.
+
+A RUN is the folder of an evaluation (items.jsonl), or of a training run (its trajectories/), whose rollouts are shown
+with what was sampled, what was spliced, and the loss mask. Nothing in a run's folder is changed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluation.report.page import Run, render_page
+from evaluation.report.tables import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
+from evaluation.report.trajectories import Decode, evaluated, read_json_lines, read_rollouts
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import CommandParser
+from flashrag.system.files import staged
+
+ITEMS = "items.jsonl"
+EXPECTED = f"expected the folder of an evaluation ({ITEMS}) or of a training run (trajectories/)"
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = CommandParser(
+        prog="evaluation/run_eval.py report",
+        description="One self-contained HTML page and a Markdown table over runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=EXPECTED.removeprefix("expected "))
+    parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder, default %(default)s")
+    parser.add_argument("--title", default="ReSearch report")
+    parser.add_argument("--tokenizer", help="model folder: shows a training run's tokens one by one, with log-probs")
+    return parser.parse_args(argv)
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_args(argv)
+    names = _names(arguments.runs)
+    decode = _decoder(arguments.tokenizer) if arguments.tokenizer else None
+    evaluations: list[EvaluatedRun] = []
+    shown: list[Run] = []
+    for name, folder in zip(names, arguments.runs, strict=True):
+        print(f"reading {folder} …", file=sys.stderr, flush=True)
+        if (folder / ITEMS).is_file():
+            run, records = _read_evaluation(name, folder)
+            evaluations.append(run)
+            shown.append(Run(name, [evaluated(record) for record in records]))
+        else:
+            shown.append(Run(name, list(read_rollouts(_rollout_folder(folder), decode))))
+    write(arguments.out, arguments.title, evaluations, shown)
+    return 0
+
+
+def write(out: Path, title: str, evaluations: Sequence[EvaluatedRun], shown: Sequence[Run]) -> None:
+    """Write report.html and report.md into `out`, each whole or not at all, and print the table."""
+    from evaluation.report.plots import plots  # matplotlib takes a second
+
+    tables = [build(evaluations) for build in (overview_table, figures_table, comparison_table)] if evaluations else []
+    notes = _notes(shown)
+    markdown = "\n\n".join([f"# {title}", *(as_markdown(table) for table in tables), *notes]) + "\n"
+    html = render_page(title, "".join(as_html(table) for table in tables), notes, plots(shown), shown)
+    for name, text in (("report.html", html), ("report.md", markdown)):
+        with staged(out / name) as path:
+            path.write_text(text, encoding="utf-8", errors="replace")
+    print(markdown)
+    print(f"written: {out / 'report.html'} ({len(html) / 1e6:.1f} MB), {out / 'report.md'}")
+
+
+def _notes(shown: Sequence[Run]) -> list[str]:
+    trajectories = sum(len(run.trajectories) for run in shown)
+    failed = sum(trajectory.verdict == "failed" for run in shown for trajectory in run.trajectories)
+    notes = [f"Runs: {len(shown)}; trajectories: {trajectories}."]
+    if failed:
+        notes.append(f"{failed} questions failed; they count as wrong. The same command with --resume asks them again.")
+    return notes
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names; a demo's `training` gets its parent's too, and so do names that come twice."""
+    resolved = [folder.resolve() for folder in folders]
+    short = [folder.name for folder in resolved]
+    return [
+        name if short.count(name) == 1 and name not in ("training", "trajectories") else f"{folder.parent.name}/{name}"
+        for name, folder in zip(short, resolved, strict=True)
+    ]
+
+
+def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[dict[str, Any]]]:
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: the run has not ended; give its command again") from error
+    except ValueError as error:
+        raise UserError(f"{folder / 'summary.json'} is damaged ({error}); the same command writes it again") from error
+    records = {record["id"]: record for record in read_json_lines(folder / ITEMS)}  # a retried one has a later line
+    scores = {key: float(record["metrics"].get("em") or 0.0) for key, record in records.items()}
+    return EvaluatedRun(name, {**summary, "save_note": config["save_note"]}, scores), list(records.values())
+
+
+def _rollout_folder(folder: Path) -> Path:
+    for candidate in (folder / "trajectories", folder / "training" / "trajectories", folder):
+        if any(candidate.glob("*/step_*.jsonl.gz")):
+            return candidate
+    raise UserError(f"{folder} holds no run; {EXPECTED}")
+
+
+def _decoder(path: str) -> Decode:
+    from flashrag.generator.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(path)
+    decode: Callable[..., str] = tokenizer.decode
+    return lambda ids: decode(ids, skip_special_tokens=False)

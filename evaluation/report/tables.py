@@ -1,0 +1,136 @@
+"""The tables of a report: methods against datasets, every figure of every run, and paired comparisons.
+
+Built once as cells, then written as Markdown and as HTML, so that the two say the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import combinations
+from typing import Any
+
+from evaluation.report.published import PUBLISHED
+from evaluation.scores.significance import compare_paired
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRun:
+    """A finished evaluation: its name, its summary.json, and the EM of each question by id."""
+
+    name: str
+    summary: Mapping[str, Any]
+    em_by_id: Mapping[str, float]
+
+    @property
+    def dataset(self) -> str:
+        return self.summary["dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    published: frozenset[int] = frozenset()  # rows that are not ours
+
+
+def overview_table(runs: Sequence[EvaluatedRun]) -> Table:
+    """A row per run name's method and a column per dataset: EM in percent; then the published rows, marked."""
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    labels = list(dict.fromkeys(_label(run) for run in runs))
+    cells = {(_label(run), run.dataset): _percent(_headline(run)) for run in runs}
+    rows = [[label, *(cells.get((label, dataset), "") for dataset in datasets)] for label in labels]
+    methods = {run.summary["method"] for run in runs}
+    theirs = [row for row in PUBLISHED if row.method in methods and any(d in row.em_percent for d in datasets)]
+    published = [
+        [f"{row.method}, {row.model}: published, {row.source}",
+         *(f"{row.em_percent[d]:.2f}" if d in row.em_percent else "" for d in datasets)]
+        for row in theirs
+    ]  # fmt: skip
+    return Table(
+        "Exact match, % [95 % interval]; yes/no accuracy for StrategyQA",
+        ["method", *datasets],
+        [*rows, *published],
+        frozenset(range(len(rows), len(rows) + len(published))),
+    )
+
+
+def _label(run: EvaluatedRun) -> str:
+    """The method, and whatever tells this run from another one of the same method."""
+    note = run.summary.get("save_note")
+    return f"{run.summary['method']} ({note})" if note else run.summary["method"]
+
+
+def _headline(run: EvaluatedRun) -> Mapping[str, Any] | None:
+    metrics = run.summary["metrics"]
+    return metrics.get("yes_no_acc") if run.dataset == "strategyqa" and metrics.get("yes_no_acc") else metrics.get("em")
+
+
+def figures_table(runs: Sequence[EvaluatedRun]) -> Table:
+    """Everything that the runs' summaries say, a run a row."""
+    metrics = list(dict.fromkeys(name for run in runs for name in run.summary["metrics"]))
+    usage = list(dict.fromkeys(name for run in runs for name in run.summary["usage"]))
+    rows = [
+        [run.name, str(run.summary["n"]), str(run.summary["n_failed"]),
+         *(_percent(run.summary["metrics"].get(name)) for name in metrics),
+         *(_number(run.summary["usage"].get(name)) for name in usage)]
+        for run in runs
+    ]  # fmt: skip
+    header = ["run", "questions", "failed", *(f"{name} %" for name in metrics), *usage]
+    return Table("Every figure, a question's mean", header, rows)
+
+
+def comparison_table(runs: Sequence[EvaluatedRun]) -> Table:
+    """Every pair of runs on the same questions: difference of EM, interval, and p of a paired permutation test."""
+    return Table(
+        "Paired on the same questions: EM of the second minus the first, in points",
+        ["first", "second", "questions", "difference", "p"],
+        list(_comparisons(runs)),
+    )
+
+
+def _comparisons(runs: Sequence[EvaluatedRun]) -> Iterator[list[str]]:
+    for first, second in combinations(runs, 2):
+        shared = sorted(first.em_by_id.keys() & second.em_by_id.keys())
+        if first.dataset != second.dataset or not shared:
+            continue
+        result = compare_paired([first.em_by_id[i] for i in shared], [second.em_by_id[i] for i in shared])
+        p = "< 0.001" if result.p_value < 0.001 else f"{result.p_value:.3f}"
+        yield [first.name, second.name, str(len(shared)), _percent(result.difference._asdict(), sign="+"), p]
+
+
+def _percent(figure: Mapping[str, Any] | None, sign: str = "") -> str:
+    if figure is None:
+        return ""
+    mean = f"{100 * figure['mean']:{sign}.2f}"
+    return mean if figure["low"] is None else f"{mean} [{100 * figure['low']:.2f}, {100 * figure['high']:.2f}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def as_markdown(table: Table) -> str:
+    """A Markdown table under its title; an empty one is its title alone."""
+    if not table.rows:
+        return ""
+    lines = [_markdown_row(table.header), _markdown_row(["---"] * len(table.header))]
+    return "\n".join([f"**{table.title}**", "", *lines, *(_markdown_row(row) for row in table.rows)])
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+def as_html(table: Table) -> str:
+    if not table.rows:
+        return ""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    body = "".join(_html_row(row, number in table.published) for number, row in enumerate(table.rows))
+    return f"<h2>{escape(table.title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(cells: Sequence[str], published: bool) -> str:
+    row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr class="published">{row}</tr>' if published else f"<tr>{row}</tr>"

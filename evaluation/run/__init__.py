@@ -1,0 +1,1 @@
+"""One evaluation run: its folder, its records, the server that it may bring."""

@@ -1,0 +1,65 @@
+"""`--auto_serve CHECKPOINT`: from a training checkpoint to a served model, for the length of one evaluation.
+
+What scripts/export_checkpoint.sh and scripts/serve_model.sh do by hand. A merged model, or a plain Hugging Face folder,
+is served where it lies; a sharded checkpoint is merged once, beside its ranks, and found there by the next run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from evaluation.command_line import CommandLine, load_settings
+from evaluation.settings import EvalSettings
+from flashrag.errors import UserError
+from flashrag.generator.model_folder import check_model_folder
+from flashrag.system.model_server import ModelServerOptions, model_server
+from flashrag.system.processes import guarded_processes
+from verl_search.trainer.export import export, find_checkpoint
+
+# Stands for the address that is not known before the model is served; nothing is asked there.
+_LATER = "http://127.0.0.1:1"
+_OWN_KEYS = ("sgl_remote_url", "generator_model")
+EXPORTED = "exported"
+
+
+def check_auto_serve(command_line: CommandLine) -> EvalSettings:
+    """The settings of the run, before anything is exported or served. Raises `UserError`."""
+    for key in _OWN_KEYS:
+        if key in command_line.overrides:
+            raise UserError(
+                f"--auto_serve and --{key} were both given; --auto_serve sets {key} itself, drop one of them"
+            )
+    assert command_line.auto_serve is not None, "asked for"
+    return load_settings(_with_model(command_line, planned_model(command_line.auto_serve), _LATER))
+
+
+@contextmanager
+def served(command_line: CommandLine, settings: EvalSettings) -> Iterator[EvalSettings]:
+    """The settings with the model's address in them, while it is served."""
+    assert command_line.auto_serve is not None, "asked for"
+    model = exported_model(command_line.auto_serve)
+    log_path = settings.save_dir / "model_server.log"
+    with guarded_processes(), model_server(ModelServerOptions(model, log_path=log_path)) as (url, _):
+        yield load_settings(_with_model(command_line, model, url))
+
+
+def planned_model(path: Path) -> Path:
+    """The folder that will be served. Raises `UserError` where there is neither a checkpoint nor a model."""
+    if (path / "config.json").is_file():
+        check_model_folder(path, "--auto_serve")
+        return path
+    checkpoint = find_checkpoint(path)
+    return checkpoint.huggingface if checkpoint.is_merged else checkpoint.actor / EXPORTED
+
+
+def exported_model(path: Path) -> Path:
+    """The folder that is served, merged first where it has to be. Raises `ExportFailed`."""
+    model = planned_model(path)
+    if not (model / "config.json").is_file():
+        export(find_checkpoint(path), model)
+    return model
+
+
+def _with_model(command_line: CommandLine, model: Path, url: str) -> CommandLine:
+    overrides = {**command_line.overrides, "generator_model": str(model), "sgl_remote_url": url}
+    return command_line._replace(overrides=overrides)

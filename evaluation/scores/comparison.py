@@ -1,0 +1,76 @@
+"""`run_eval.py compare RUN_A RUN_B`: are two runs over the same questions really different?
+
+Each metric that both have, paired question by question; significance.py states the test. A failed question counts 0 in
+both runs alike, a missing one too; a question to which a metric does not apply is left out of it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.scores.significance import Comparison, compare_paired
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import CommandParser
+from flashrag.system.json_lines import KeyedLog
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = CommandParser(prog="evaluation/run_eval.py compare", description="Paired significance between two runs.")
+    parser.add_argument("run_a", type=Path, metavar="RUN_A", help="the folder of a run, e.g. of a baseline")
+    parser.add_argument("run_b", type=Path, metavar="RUN_B", help="the folder of a run over the same questions")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args(argv)
+    comparisons = compare_runs(arguments.run_a, arguments.run_b)
+    if arguments.json:
+        rows = {name: {**c._asdict(), "difference": c.difference._asdict()} for name, c in comparisons.items()}
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'metric':<24}{arguments.run_a.name} -> {arguments.run_b.name}")
+    for name, c in comparisons.items():
+        print(f"{name:<24}{_line(c)}")
+    return 0
+
+
+def _line(c: Comparison) -> str:
+    low, high = c.difference.low, c.difference.high
+    interval = f" [{low:+.4f}, {high:+.4f}]" if low is not None else ""
+    return (
+        f"{c.mean_a:.4f} -> {c.mean_b:.4f}  {c.difference.mean:+.4f}{interval}  p {c.p_value:.4f}  n {c.difference.n}"
+    )
+
+
+def compare_runs(run_a: Path, run_b: Path) -> dict[str, Comparison]:
+    """Each metric of both runs; raises `UserError` unless they are complete and over the same questions."""
+    scores_a, scores_b = _scores(run_a), _scores(run_b)
+    if scores_a.keys() != scores_b.keys():
+        both = len(scores_a.keys() & scores_b.keys())
+        raise UserError(
+            f"{run_a} has {len(scores_a)} questions, {run_b} has {len(scores_b)}, {both} are in both; "
+            "a paired comparison needs two complete runs over the same questions"
+        )
+    names = [name for name in next(iter(scores_a.values())) if name in next(iter(scores_b.values()))]
+    return {name: compare_paired(*values) for name in names if all(values := _pairs(name, scores_a, scores_b))}
+
+
+def _pairs(
+    name: str, scores_a: dict[str, dict[str, Any]], scores_b: dict[str, dict[str, Any]]
+) -> tuple[list[float], list[float]]:
+    pairs = [(scores_a[key][name], scores_b[key][name]) for key in scores_a]
+    applicable = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return [a for a, _ in applicable], [b for _, b in applicable]
+
+
+def _scores(run: Path) -> dict[str, dict[str, Any]]:
+    if not (run / "summary.json").is_file():
+        raise UserError(f"{run} holds no finished run (no summary.json); give the folder of one")
+    scores = {record["id"]: record["metrics"] for record in _records(run)}
+    if not scores:
+        raise UserError(f"{run} holds no answered question")
+    return scores
+
+
+def _records(run: Path) -> Iterator[dict[str, Any]]:
+    log = KeyedLog(run / "items.jsonl")
+    return log.read(log.keys())

@@ -1,0 +1,139 @@
+"""LLM-as-a-judge: a chat model says of each prediction whether it means the same as a gold answer.
+
+Exact rule: the judge sees question, gold answers and prediction, nothing of the passages, at temperature 0, and ends
+with "correct" or "incorrect"; an empty prediction is wrong unseen. Source of the setting: the paper (arXiv 2503.19470)
+judges the final answers this way; the words here are our own. Replies are kept in the run folder (judge.jsonl) under
+the hash of model and messages, so that no prediction is paid for twice.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.scores.judge_settings import KEY_VARIABLES, JudgeSettings
+from flashrag.errors import GenerationError, ReSearchError
+from flashrag.system.json_lines import KeyedLog
+
+INSTRUCTIONS = (
+    "You grade answers to questions. You get a question, the reference answers, and a submitted answer. The submitted "
+    "answer is correct when it means the same as at least one reference answer and contradicts none of what that "
+    "answer says; other wording, more detail or another format of a date or number is fine. An answer that is vaguer "
+    "than the reference, names something else, or offers several candidates is incorrect. Do not use knowledge of "
+    "your own about the question. Reply with one word: correct or incorrect."
+)
+_VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
+
+
+class JudgeError(ReSearchError):
+    """A judge that gave no usable answer, after every allowed attempt."""
+
+
+def judge_messages(question: str, golden_answers: Sequence[str], prediction: str) -> list[dict[str, str]]:
+    """What the judge is asked; every text is a JSON string, so that an answer cannot pose as an instruction's end."""
+    case = {"question": question, "reference_answers": list(golden_answers), "submitted_answer": prediction}
+    return [
+        {"role": "system", "content": INSTRUCTIONS},
+        {"role": "user", "content": json.dumps(case, ensure_ascii=False, indent=1)},
+    ]
+
+
+def parse_verdict(reply: str) -> bool | None:
+    """The last verdict in a reply; None where there is none.
+
+    >>> parse_verdict("Incorrect."), parse_verdict("It is **correct**"), parse_verdict("Maybe")
+    (False, True, None)
+    """
+    found = list(_VERDICT.finditer(reply))
+    return found[-1][1] is None if found else None
+
+
+class Judge:
+    """Asks one endpoint, and keeps what it said in `path`; safe for coroutines of one event loop."""
+
+    def __init__(self, settings: JudgeSettings, path: Path) -> None:
+        self.settings = settings
+        self._log = KeyedLog(path, "key")
+        self._gate = asyncio.Semaphore(settings.concurrency)
+        self._client: Any = None
+
+    def known_verdict(self, record: Mapping[str, Any]) -> bool | None:
+        """The verdict on a record as far as it is known without asking; None where it is not."""
+        if not record["prediction"].strip():
+            return False
+        for line in self._log.read([self._key(record)]):
+            return line["verdict"]
+        return None
+
+    async def verdict(self, record: Mapping[str, Any]) -> bool:
+        """The verdict on a record, asked for unless it is known. Raises `JudgeError`."""
+        known = self.known_verdict(record)
+        if known is not None:
+            return known
+        async with self._gate:
+            reply = await self._ask(_messages(record))
+        verdict = parse_verdict(reply)
+        if verdict is None:
+            raise JudgeError(f"{self.settings.model} replied {reply[:200]!r}; expected correct or incorrect")
+        line = {"key": self._key(record), "id": record["id"], "model": self.settings.model, "reply": reply}
+        self._log.append({**line, "verdict": verdict})
+        return verdict
+
+    async def verdicts(
+        self, records: Sequence[Mapping[str, Any]], on_done: Callable[[], object]
+    ) -> dict[str, JudgeError]:
+        """Ask about all of these records; gives the failures by the record's id, each to be asked again later."""
+        failures: dict[str, JudgeError] = {}
+
+        async def ask(record: Mapping[str, Any]) -> None:
+            try:
+                await self.verdict(record)
+            except JudgeError as error:
+                failures[record["id"]] = error
+            on_done()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for record in records:
+                    group.create_task(ask(record))
+        finally:
+            if self._client is not None:
+                await self._client.close()
+        return failures
+
+    async def _ask(self, messages: list[dict[str, str]]) -> str:
+        import openai
+
+        from flashrag.generator.retries import with_retries
+
+        settings = self.settings
+        if self._client is None:
+            key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "EMPTY")
+            self._client = openai.AsyncOpenAI(
+                base_url=settings.url, api_key=key, timeout=settings.timeout_s, max_retries=0
+            )
+
+        async def request() -> str:
+            completion = await self._client.chat.completions.create(
+                model=settings.model, messages=messages, temperature=0.0
+            )
+            if not getattr(completion, "choices", None):
+                raise ValueError("the reply holds no choice")
+            return completion.choices[0].message.content or ""
+
+        try:
+            return await with_retries(request, f"{settings.url}/chat/completions", settings.max_retries)
+        except GenerationError as error:
+            raise JudgeError(str(error)) from error
+
+    def _key(self, record: Mapping[str, Any]) -> str:
+        content = json.dumps([self.settings.model, _messages(record)], ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", errors="replace")).hexdigest()
+
+
+def _messages(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    return judge_messages(record["question"], record["golden_answers"], record["prediction"])

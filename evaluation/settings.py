@@ -1,0 +1,139 @@
+"""The settings of an evaluation: the keys of eval_config.yaml, each checked alone and against the others.
+
+Covers what is asked for, not whether it is there: servers and files are checked by run_eval.py. How a file and flags
+come together is command_line.py's part.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from evaluation.scores.scoring import JUDGE, METRICS, MetricSettings
+from flashrag.client import check_search_url
+from flashrag.config import validated
+from flashrag.dataset import DatasetSettings, is_dataset_file
+from flashrag.errors import UserError
+from flashrag.generator import GeneratorSettings
+from flashrag.pipeline import METHODS, PipelineSettings
+from flashrag.retriever import RetrieverSettings
+
+METHOD_NAMES = tuple(METHODS)
+# What may differ between a run and its continuation: where things are and how fast they are asked, never what is
+# asked. Scores are worked out again from what is saved; that the questions are the same is checked by their hash.
+MAY_CHANGE = frozenset(
+    {
+        *("data_dir", "save_dir", "remote_retriever_url", "sgl_remote_url", "concurrency"),
+        *("generator_timeout_s", "generator_max_retries", "retriever_timeout_s", "retriever_deadline_s"),
+        *("metrics", "metric_setting", "save_metric_score", "save_intermediate_data"),
+    }
+)
+
+
+class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
+    """Everything that eval_config.yaml and the flags can say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method_name: str
+    split: str | None = Field(None, min_length=1, description="unused where dataset_name is a file")
+    save_dir: Path
+    save_note: str | None = Field(None, pattern=r"^[\w.-]+$", description="ends the name of the run's folder")
+    save_metric_score: bool = Field(True, description="write metric_score.txt")
+    save_intermediate_data: bool = Field(True, description="write intermediate_data.json, as FlashRAG does")
+    use_remote_retriever: bool = True
+    remote_retriever_url: str | None = None
+    retriever_timeout_s: float = Field(30.0, gt=0, description="of one request to the retrieval server")
+    retriever_deadline_s: float = Field(120.0, gt=0, description="of one search with all its attempts")
+    retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, put together")
+    metrics: tuple[str, ...] = Field(("em", "f1", "acc"), description=", ".join(METRICS))
+    metric_setting: MetricSettings = MetricSettings()
+
+    @field_validator("method_name")
+    @classmethod
+    def _check_method(cls, name: str) -> str:
+        if name not in METHOD_NAMES:
+            raise ValueError(f"no method here has this name{_nearest(name, METHOD_NAMES)}")
+        return name
+
+    @field_validator("dataset_name")
+    @classmethod
+    def _check_dataset_name(cls, name: str) -> str:
+        if not is_dataset_file(name) and ("/" in name or name in (".", "..")):
+            raise ValueError("expected the name of a folder in data_dir, or the path of a .jsonl file")
+        return name
+
+    @field_validator("metrics")
+    @classmethod
+    def _check_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in METRICS:
+                raise ValueError(f"{name!r} is no metric here{_nearest(name, METRICS)}")
+        if not names:
+            raise ValueError(f"choose at least one of {', '.join(METRICS)}")
+        return tuple(dict.fromkeys(names))
+
+    @model_validator(mode="after")
+    def _check_questions(self) -> "EvalSettings":
+        if self.split is None and not is_dataset_file(self.dataset_name):
+            raise ValueError("split is not set; give it a value, e.g. dev")
+        if self.random_sample and self.test_sample_num is None:
+            raise ValueError("random_sample is true, but test_sample_num is not set; say how many questions to draw")
+        return self
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> "EvalSettings":
+        judge = self.metric_setting.judge
+        if JUDGE in self.metrics and judge is None:
+            raise ValueError(f"metrics has {JUDGE}, but metric_setting.judge is not set; give it a model and a url")
+        if judge is not None and JUDGE not in self.metrics:
+            raise ValueError(f"metric_setting.judge is set, but metrics lacks {JUDGE}; add it, or drop the judge")
+        return self
+
+    @model_validator(mode="after")
+    def _check_retriever(self) -> "EvalSettings":
+        if not self.use_remote_retriever:
+            validated(RetrieverSettings, {**self.retriever, "retrieval_topk": self.retrieval_topk}, "local retriever")
+            return self
+        if self.retriever:
+            raise ValueError(
+                f"{min(self.retriever)} is a local retriever's key, but use_remote_retriever is true; "
+                "drop one, or set use_remote_retriever: false"
+            )
+        if self.remote_retriever_url is None:
+            raise ValueError("use_remote_retriever is true, but remote_retriever_url is not set; give its address")
+        try:
+            check_search_url(self.remote_retriever_url, "remote_retriever_url")
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def dataset_title(self) -> str:
+        """The name of the data set, or that of a file without its folder and ending."""
+        return Path(self.dataset_name).stem if is_dataset_file(self.dataset_name) else self.dataset_name
+
+    @property
+    def dataset_label(self) -> str:
+        """`hotpotqa_dev`; a file has no split."""
+        return self.dataset_title if is_dataset_file(self.dataset_name) else f"{self.dataset_name}_{self.split}"
+
+    @property
+    def run_folder(self) -> Path:
+        """The same for the same command: that is how a run is found again."""
+        note = f"_{self.save_note}" if self.save_note else ""
+        return self.save_dir / f"{self.dataset_label}_{self.method_name}{note}"
+
+    def as_config(self) -> dict[str, Any]:
+        """All keys with their values, in the shape that a configuration file has."""
+        return {**self.model_dump(mode="json", exclude={"retriever"}), **self.retriever}
+
+
+# Keys that only a local retriever has.
+RETRIEVER_KEYS = frozenset(RetrieverSettings.model_fields) - frozenset(EvalSettings.model_fields)
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(known)}"

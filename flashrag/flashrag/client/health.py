@@ -1,0 +1,52 @@
+"""Is a retrieval server there? Asked once, before anything expensive starts. One answer suffices: the client does
+without the others for as long as it must, and takes them in as soon as they answer.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from flashrag.client.balancing import TOKEN_VARIABLE, authorization, check_addresses
+from flashrag.errors import UserError
+
+REMEDY = "start one with: python rag_serving/serving.py --config rag_serving/serving_config.yaml --port P"
+_log = logging.getLogger(__name__)
+
+
+def check_search_url(url: str | Sequence[str], key: str = "search_url") -> str:
+    """The address, or several with commas between, without trailing slashes; raises `UserError` naming `key`."""
+    return ",".join(check_addresses(url, key))
+
+
+def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str = "search_url") -> None:
+    """Raise `UserError`, naming `key`, unless a healthy retrieval server answers at `url`, and takes our token.
+
+    Of several addresses one must answer so; a warning tells what is wrong with each of the others.
+    """
+    urls = check_addresses(url, key)
+    with ThreadPoolExecutor(len(urls)) as pool:
+        problems = list(pool.map(lambda one: _problem(one, timeout_s, f"{key}={one}"), urls))
+    found = [problem for problem in problems if problem]
+    if len(found) == len(urls):
+        raise UserError("; ".join(found) + f"; {REMEDY}")
+    for problem in found:
+        _log.warning("%s; the other servers are used until it answers", problem)
+
+
+def _problem(url: str, timeout_s: float, given: str) -> str | None:
+    """What keeps the server from being used, None for nothing."""
+    try:
+        health = httpx.get(f"{url}/health", timeout=timeout_s)
+        # /health is open to everyone; /metrics asks for the token, as the search routes do.
+        metrics = httpx.get(f"{url}/metrics", timeout=timeout_s, headers=authorization())
+    except httpx.RequestError as error:
+        return f"no retrieval server answers at {given} ({type(error).__name__} {error})"
+    if '"loading"' in health.text and health.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        return f"the retrieval server at {given} is still loading its index: try again when it says ready"
+    if not health.is_success:
+        return f"{given}/health answered {health.status_code}, expected 200"
+    if metrics.status_code == httpx.codes.UNAUTHORIZED:
+        return f"{given} asks for another token; set {TOKEN_VARIABLE} to the server's"
+    return None

@@ -1,0 +1,121 @@
+r"""How one family of models writes its searches and reads their results: the tags, and what stands between them.
+
+The episode is the same for all of them (episode.py); a dialect is its parameter. `RESEARCH` is the one that is trained
+here, the others let published models be evaluated as their authors run them. Sources: the ReSearch pilot's published
+description; Search-R1 (Jin et al., 2025, arXiv 2503.09516); Search-o1 (Li et al., 2025, arXiv 2501.05366).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple, Self
+
+from flashrag.document import Document, numbered, whole
+
+
+class Tag(NamedTuple):
+    """A pair of strings that encloses a block."""
+
+    open: str
+    close: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The tags of a family of models, and what stands around them in a result (`render_result`)."""
+
+    think: Tag
+    search: Tag
+    result: Tag
+    answer: Tag | None
+    lead: str
+    margin: str
+    tail: str
+    passage: Callable[[int, Document], str]
+    separator: str
+    stops_at_answer: bool = False
+    more_calls: tuple[Tag, ...] = ()
+
+    def with_calls(self, *tags: Tag) -> Self:
+        """The dialect with further tools, called by these tags."""
+        return replace(self, more_calls=(*self.more_calls, *tags))
+
+    @property
+    def calls(self) -> tuple[Tag, ...]:
+        """The tags by which a model calls its tools."""
+        return (self.search, *self.more_calls)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings after which the engine hands over."""
+        at_answer = (self.answer.close,) if self.answer and self.stops_at_answer else ()
+        return (*(tag.close for tag in self.calls), *at_answer)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Every string that acts."""
+        pairs = (self.think, *self.calls, self.result, self.answer)
+        return tuple(string for pair in pairs if pair for string in pair)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds any tag of the dialect."""
+        return _pattern(self.tags)
+
+    def render_result(self, body: str) -> str:
+        """The text that follows a closed call."""
+        return f"{self.open_result(body)}{self.margin}{self.result.close}{self.tail}"
+
+    def open_result(self, body: str) -> str:
+        """A result up to the end of its body."""
+        return f"{self.lead}{self.result.open}{self.margin}{body}"
+
+    def render_passages(self, documents: Sequence[Document]) -> str:
+        return self.separator.join(self.passage(number, document) for number, document in enumerate(documents, start=1))
+
+
+@lru_cache
+def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, tags)))
+
+
+THINK = Tag("<think>", "</think>")
+SEARCH = Tag("<search>", "</search>")
+PYTHON = Tag("<python>", "</python>")
+ANSWER = Tag("<answer>", "</answer>")
+
+RESEARCH = Dialect(
+    think=THINK,
+    search=SEARCH,
+    result=Tag("<result>", "</result>"),
+    answer=ANSWER,
+    lead=" ",
+    margin="\n",
+    tail="",
+    passage=whole,
+    separator="\n\n",
+)
+SEARCH_R1 = Dialect(
+    think=THINK,
+    search=SEARCH,
+    result=Tag("<information>", "</information>"),
+    answer=ANSWER,
+    lead="\n\n",
+    margin="",
+    tail="\n\n",
+    passage=numbered,
+    separator="\n",
+    stops_at_answer=True,
+)
+SEARCH_O1 = Dialect(
+    think=THINK,
+    search=Tag("<|begin_search_query|>", "<|end_search_query|>"),
+    result=Tag("<|begin_search_result|>", "<|end_search_result|>"),
+    answer=None,  # \boxed{…}, wherever it stands
+    lead="\n\n",
+    margin="",
+    tail="\n\n",
+    passage=whole,
+    separator="\n\n",
+)

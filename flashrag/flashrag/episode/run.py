@@ -1,0 +1,190 @@
+"""One rollout: an episode from its prompt to its end, by an engine that samples and tools that answer.
+
+    generate(token_ids, max_tokens) -> Generation     the engine, stopping at `</search>` (vLLM inside verl, or HTTP)
+    search(query) -> ToolResult                        the retrieval client; other tools likewise
+
+Training and evaluation both run this one function. What an episode is, and what makes it exact: episode.py.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from flashrag.episode.episode import (
+    EndReason,
+    Episode,
+    EpisodeCodec,
+    Generation,
+    Limits,
+    SearchRecord,
+    Segment,
+    Source,
+    check_invariants,
+)
+from flashrag.episode.result import SplicedResult, fit_notice, fit_result
+from flashrag.episode.tool import Ask, Call, Tool, ToolResult, find_call, search_tool
+from flashrag.errors import ToolError
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+Generate = Callable[[list[int], int], Awaitable[Generation]]
+
+# Also the most that a deadline is overshot: what is left is not asked of a standing clock more often.
+MIN_WAIT_S = 0.01
+
+
+async def run_episode(
+    prompt_ids: Sequence[int],
+    generate: Generate,
+    search: Ask,
+    codec: EpisodeCodec,
+    limits: Limits,
+    *,
+    tools: Sequence[Tool] = (),
+    clock: Clock = time.monotonic,
+) -> Episode:
+    """Run one episode to its end; `tools` are those beside search, by whose tags the codec's dialect calls.
+
+    `generate` gets prompt and response ids so far and the number of tokens that it may sample; it stops after one of
+    the dialect's stops, at the end of sequence, or at that number. A `ToolError`, or a call past its deadline, ends
+    the episode as SEARCH_FAILED: nothing is invented in the result's place. An episode past its own deadline ends as
+    DEADLINE: what runs then is cancelled and leaves no token. Deadlines and latencies are measured on `clock`. Raises
+    `InvariantViolation` when the outcome is not token-exact.
+    """
+    callable_tools = (search_tool(codec.dialect, search), *tools)
+    assert tuple(tool.tag for tool in callable_tools) == codec.dialect.calls, "a dialect and the tools that it calls"
+    episode = Episode(tuple(prompt_ids), calls=tuple(tool.name for tool in callable_tools))
+    run = _Run(episode, generate, callable_tools, codec, limits, clock)
+    try:
+        run.episode.ended_by = await run.to_the_end()
+    except ToolError:
+        run.episode.ended_by = EndReason.SEARCH_FAILED
+    except DeadlinePassed:
+        run.episode.ended_by = EndReason.DEADLINE
+    check_invariants(run.episode, codec)
+    return run.episode
+
+
+class _Run:
+    """One episode under way."""
+
+    def __init__(
+        self,
+        episode: Episode,
+        generate: Generate,
+        tools: Sequence[Tool],
+        codec: EpisodeCodec,
+        limits: Limits,
+        clock: Clock,
+    ):
+        self.episode, self.generate, self.tools = episode, generate, tools
+        self.codec, self.limits, self.clock = codec, limits, clock
+        self.deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
+        self.told_limit = False
+
+    async def to_the_end(self) -> EndReason:
+        while (left := self._tokens_left()) > 0:
+            outcome = await self._sample(left)
+            if isinstance(outcome, EndReason):
+                return outcome
+            if (left := self._tokens_left()) <= 0:
+                break  # no token is left for a result: nothing to call for
+            if self.told_limit:
+                return EndReason.SEARCH_LIMIT
+            spliced = await self._answer(outcome, min(self.limits.max_result_tokens, left))
+            if spliced is None:
+                break
+            self.episode.segments.append(Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids)))
+        return EndReason.LENGTH
+
+    def _tokens_left(self) -> int:
+        used = sum(len(segment.token_ids) for segment in self.episode.segments)
+        return self.limits.max_response_tokens - used
+
+    async def _sample(self, max_tokens: int) -> Call | EndReason:
+        """Add a model segment; the call that it closed, or what ends the episode after it."""
+        episode, codec = self.episode, self.codec
+        started = time.time()
+        try:
+            work = self.generate([*episode.prompt_ids, *episode.response_ids], max_tokens)
+            generation = await within(work, self.deadline, self.clock)
+        finally:
+            episode.generate_spans.append((started, time.time()))
+        log_probs = None if generation.log_probs is None else tuple(generation.log_probs)
+        token_ids = tuple(generation.token_ids)
+        text = codec.decode_sampled(token_ids)
+        episode.segments.append(Segment(Source.MODEL, text, token_ids, log_probs))
+        if generation.aborted:
+            return EndReason.ABORTED
+        if codec.ends_sequence(token_ids):
+            return EndReason.EOS
+        # Engines report a length stop and a stop string alike, so the text decides.
+        answer = codec.dialect.answer if codec.dialect.stops_at_answer else None
+        before_answer, answered, _ = text.partition(answer.close) if answer else (text, "", "")
+        call = find_call(before_answer, self.tools)
+        return call or (EndReason.ANSWERED if answered else EndReason.LENGTH)
+
+    async def _answer(self, call: Call, max_tokens: int) -> SplicedResult | None:
+        """The result of the call that the last segment closed; None when not even its tags fit."""
+        episode, codec = self.episode, self.codec
+        if len(episode.searches) >= self.limits.max_searches:
+            self.told_limit = True
+            return fit_notice(call.tool.limit_reached, codec.encode_text, max_tokens, codec.dialect)
+        if call.fault is not None:
+            fault = call.fault.name.lower()
+            episode.searches.append(SearchRecord(call.argument, (), 0.0, error=fault, tool=call.tool.name))
+            return fit_notice(call.fault.told_about(call.tool), codec.encode_text, max_tokens, codec.dialect)
+        result = await self._ask(call)
+        return fit_result(result.documents, codec.encode_text, max_tokens, codec.special_tokens, codec.dialect)
+
+    async def _ask(self, call: Call) -> ToolResult:
+        """Ask the tool, and record what came of it. Raises `ToolError` and `DeadlinePassed`."""
+        started, query, tool = self.clock(), call.argument, call.tool.name
+        try:
+            result = await self._ask_in_time(call, started)
+        except (ToolError, DeadlinePassed) as error:
+            latency_s = self.clock() - started
+            self.episode.searches.append(SearchRecord(query, (), latency_s, error=str(error), tool=tool))
+            raise
+        ids, latency_s = tuple(document.id for document in result.documents), self.clock() - started
+        self.episode.searches.append(SearchRecord(query, ids, latency_s, tool=tool, scores=tuple(result.scores)))
+        return result
+
+    async def _ask_in_time(self, call: Call, started: float) -> ToolResult:
+        timeout_s, episode_s = self.limits.search_timeout_s, self.limits.episode_timeout_s
+        deadlines = [self.deadline] if self.deadline is not None else []
+        deadlines += [started + timeout_s] if timeout_s is not None else []
+        try:
+            return await within(call.tool.call(call.argument), min(deadlines, default=None), self.clock)
+        except DeadlinePassed:
+            if self.deadline is not None and self.clock() >= self.deadline:
+                raise DeadlinePassed(f"the episode passed its deadline of {episode_s:g} s while it waited") from None
+            raise ToolError(f"no answer within the deadline of {timeout_s:g} s for a {call.tool.name} call") from None
+
+
+class DeadlinePassed(Exception):
+    """The deadline of `within` came first. No `TimeoutError`: that is what the awaited thing itself may raise."""
+
+
+async def within(work: Awaitable[T], deadline: float | None, clock: Clock) -> T:
+    """The outcome of `work`, which is cancelled once `clock` has reached `deadline`; None is no deadline.
+
+    Work that finishes although it was cancelled has happened: its outcome counts. Otherwise raises `DeadlinePassed`.
+    """
+    if deadline is None:
+        return await work
+    task, late = asyncio.ensure_future(work), False
+    try:
+        while not (task.done() or late):
+            left_s = deadline - clock()
+            late = left_s <= 0
+            if not late:
+                await asyncio.wait([task], timeout=max(left_s, MIN_WAIT_S))
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    if late and task.cancelled():
+        raise DeadlinePassed
+    return task.result()

@@ -1,0 +1,96 @@
+"""A tool of an episode: a tag, a parser and an async call. `search` is one; what others there are stands beside this.
+
+A call is what a model wrote between a tool's tags. Whatever the tool, its result is rendered, fitted into the budgets,
+masked and counted in the same way, and its failure ends the episode in the same way (rollout.py).
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from flashrag.document import Document, Hit
+from flashrag.episode.dialect import Dialect, Tag
+
+# Longer than any sensible query, and below the retrieval server's own limit: what is longer is the model's mistake.
+MAX_QUERY_CHARS = 1000
+SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is possible."
+
+
+class ToolResult(NamedTuple):
+    """The documents for the model, best first, and a score for each where the tool ranks them."""
+
+    documents: tuple[Document, ...]
+    scores: tuple[float, ...] = ()
+
+    @classmethod
+    def ranked(cls, hits: Iterable[Hit]) -> Self:
+        """What a search found."""
+        documents, scores = zip(*hits, strict=True) if (hits := tuple(hits)) else ((), ())
+        return cls(documents, scores)
+
+
+Ask = Callable[[str], Awaitable[ToolResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """What a model can call, by `name`, with what it calls an `argument`.
+
+    `parse` turns what stands between the tags into what `call` gets; more than `max_chars` of it is too much.
+    `call` raises `ToolError` when it got no answer; whatever else goes wrong is an answer. `limit_reached` is what the
+    model reads in the result's place when an episode has no calls left.
+    """
+
+    name: str
+    argument: str
+    tag: Tag
+    parse: Callable[[str], str]
+    call: Ask
+    max_chars: int
+    limit_reached: str
+
+
+def search_tool(dialect: Dialect, search: Ask) -> Tool:
+    """`search` as the models of a dialect call it."""
+    return Tool("search", "query", dialect.search, str.strip, search, MAX_QUERY_CHARS, SEARCH_LIMIT_REACHED)
+
+
+class CallFault(StrEnum):
+    """Why a closed call cannot be made; `told_about` is what the model reads as its result."""
+
+    UNOPENED = "The {name} was closed without being opened. Write {open} {argument} {close}."
+    EMPTY = "The {name} {argument} was empty."
+    TOO_LONG = "The {name} {argument} was longer than {max_chars} characters."
+
+    def told_about(self, tool: Tool) -> str:
+        return self.value.format(
+            name=tool.name,
+            argument=tool.argument,
+            open=tool.tag.open,
+            close=tool.tag.close,
+            max_chars=tool.max_chars,
+        )
+
+
+class Call(NamedTuple):
+    """A closed call: of which tool, with which argument, or the reason why it cannot be made."""
+
+    tool: Tool
+    argument: str
+    fault: CallFault | None
+
+
+def find_call(sampled_text: str, tools: Sequence[Tool]) -> Call | None:
+    """The first call that was closed in one sampled segment; None when there is none."""
+    ends = [(sampled_text.find(tool.tag.close), tool) for tool in tools]
+    end, tool = min((found for found in ends if found[0] >= 0), key=lambda found: found[0], default=(-1, None))
+    if tool is None:
+        return None
+    _, opened, body = sampled_text[:end].rpartition(tool.tag.open)
+    if not opened:
+        return Call(tool, "", CallFault.UNOPENED)
+    argument = tool.parse(body)
+    if not argument:
+        return Call(tool, "", CallFault.EMPTY)
+    return Call(tool, argument, CallFault.TOO_LONG if len(argument) > tool.max_chars else None)

@@ -1,0 +1,210 @@
+"""Build a dense index: encode the corpus shard by shard, then index the shards.
+
+The shards stand in `emb_<method>.partial` beside the index until it is written: a run that was killed goes on at the
+first missing shard. `--save_embedding` keeps them as `emb_<method>`.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashrag.corpus import Corpus
+from flashrag.errors import UserError
+from flashrag.retriever.build.options import BuildOptions
+from flashrag.retriever.build.embeddings import (
+    Embeddings,
+    Manifest,
+    ShardFolder,
+    open_shards,
+    read_embeddings,
+    read_manifest,
+    refuse_other_vectors,
+)
+from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, plan_index
+from flashrag.retriever.index_card import IndexCard, card_path, library_versions
+from flashrag.retriever.encoder_folder import instructions, model_sha256, pooling_method, spaced
+from flashrag.system.files import staged
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tqdm import tqdm
+
+    from flashrag.retriever.encoder import Encoder
+
+BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
+FLOAT32_BYTES = 4
+MIN_COSINE = 0.99  # between given and own vectors of a passage: room for half precision
+LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transformers")
+
+
+def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> None:
+    """Write the index and its card at `options.target`; raises UserError, and OSError where the disk is full."""
+    manifest = Manifest(
+        corpus_sha256=corpus.sha256,
+        count=len(corpus),
+        model_sha256=model_sha256(model_folder),
+        pooling=pooling_method(model_folder, options.retrieval_method, options.pooling_method),
+        passage_instruction=_passage_instruction(options),
+        max_length=options.max_length,
+        use_fp16=options.use_fp16,
+        dtype=options.embedding_dtype,
+        shard_size=options.shard_size,
+    )
+    if options.embedding_path is not None:
+        embeddings = _given_embeddings(options, manifest, corpus, model_folder)
+        _install(options, manifest, embeddings, _plan(options, embeddings.dimension, len(corpus)))
+        return
+    with open_shards(options.partial_embeddings, manifest) as shards:
+        plan = _encode_missing(shards, options, corpus, model_folder)
+        embeddings = shards.embeddings()
+        _install(options, manifest, embeddings, plan or _plan(options, embeddings.dimension, len(corpus)))
+        if options.save_embedding:
+            with staged(options.saved_embeddings) as new:
+                shards.path.rename(new)
+        else:
+            shutil.rmtree(shards.path)
+
+
+def _passage_instruction(options: BuildOptions) -> str:
+    if options.instruction is None:
+        return instructions(options.retrieval_method).passage
+    return spaced(options.instruction)
+
+
+def _plan(options: BuildOptions, dimension: int, count: int) -> IndexPlan:
+    plan = plan_index(options.faiss_type, dimension, count)
+    if plan.note:
+        print(f"note: --faiss_type {plan.faiss_type}: {plan.note}", file=sys.stderr)
+    return plan
+
+
+def _encode_missing(shards: ShardFolder, options: BuildOptions, corpus: Corpus, model_folder: Path) -> IndexPlan | None:
+    """Encode the shards that are not there yet. Gives the index's plan, None where every shard was there."""
+    missing = shards.missing()
+    todo = sum(len(shards.rows(number)) for number in missing)
+    done = len(corpus) - todo
+    if done:
+        print(f"resume: {done} of {len(corpus)} passages are encoded already in {shards.path}", file=sys.stderr)
+    if not missing:
+        return None
+    from tqdm import tqdm
+
+    manifest = shards.manifest
+    encoder = _encoder(options, manifest, model_folder)
+    plan = _plan(options, encoder.dimension, len(corpus))
+    _check_space(options, plan, todo, len(corpus))
+    with tqdm(total=len(corpus), initial=done, unit=" passages", desc="encode", smoothing=0.05) as bar:
+        for number in missing:
+            blocks = _vectors(corpus, shards.rows(number), encoder, manifest, options.batch_size, bar)
+            shards.write(number, encoder.dimension, blocks)
+    return plan
+
+
+def _encoder(options: BuildOptions, manifest: Manifest, model_folder: Path) -> "Encoder":
+    from flashrag.retriever.encoder import Encoder
+
+    return Encoder(
+        model_folder,
+        manifest.pooling,
+        manifest.max_length,
+        manifest.use_fp16,
+        "--model_path",
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def _vectors(
+    corpus: Corpus, rows: range, encoder: "Encoder", manifest: Manifest, batch_size: int, bar: "tqdm"
+) -> "Iterator[np.ndarray]":
+    import numpy as np
+
+    size = batch_size * BATCHES_PER_CHUNK
+    for start in range(rows.start, rows.stop, size):
+        texts = corpus.contents(start, min(start + size, rows.stop))
+        vectors = encoder.encode(texts, manifest.passage_instruction, batch_size)
+        if not np.isfinite(vectors).all():
+            raise UserError(
+                f"--model_path: the encoder gives vectors that are not finite for passages {start} to "
+                f"{start + len(texts) - 1}; leave --use_fp16 out, or download the encoder again"
+            )
+        yield vectors
+        bar.update(len(texts))
+
+
+def _check_space(options: BuildOptions, plan: IndexPlan, todo: int, count: int) -> None:
+    """Refuse now what would otherwise fail after hours of encoding."""
+    item_bytes = 2 if options.embedding_dtype == "float16" else FLOAT32_BYTES
+    needed = todo * plan.dimension * item_bytes
+    if plan.factory == FaissType.FLAT:
+        needed += count * plan.dimension * FLOAT32_BYTES
+    free = shutil.disk_usage(options.save_dir).free
+    if needed > free:
+        raise UserError(
+            f"--save_dir {options.save_dir}: {free / 1e9:.1f} GB are free, but the vectors need {needed / 1e9:.1f} GB "
+            "while the index is built; free some, give another folder, or take --embedding_dtype float16 or SQ8"
+        )
+
+
+def _given_embeddings(options: BuildOptions, manifest: Manifest, corpus: Corpus, model_folder: Path) -> Embeddings:
+    """The vectors at --embedding_path, held against corpus and encoder."""
+    path = options.embedding_path
+    assert path is not None
+    if not path.exists():
+        raise UserError(f"--embedding_path: nothing at {path}; give a folder of --save_embedding, or a vector file")
+    if path.is_dir():
+        found = read_manifest(path)
+        if found is None:
+            raise UserError(f"--embedding_path: {path} holds no manifest.json, so it is no folder of --save_embedding")
+        refuse_other_vectors(
+            path, found, manifest, "or leave --embedding_path out", ("dtype", "shard_size", "use_fp16")
+        )
+        return ShardFolder(path, found).embeddings()
+    encoder = _encoder(options, manifest, model_folder)
+    embeddings = read_embeddings(path, len(corpus), encoder.dimension)
+    _check_vectors(path, embeddings, corpus, encoder, manifest)
+    return embeddings
+
+
+def _check_vectors(path: Path, embeddings: Embeddings, corpus: Corpus, encoder: "Encoder", manifest: Manifest) -> None:
+    """A vector file does not say what made it: encode a few passages and compare."""
+    rows = sorted({0, len(corpus) // 2, len(corpus) - 1})
+    texts = [corpus[row].contents for row in rows]
+    own_vectors = encoder.encode(texts, manifest.passage_instruction, len(texts))
+    for row, given, own in zip(rows, embeddings.rows(rows), own_vectors, strict=True):
+        if not (abs(float(given @ given) - 1) < 1 - MIN_COSINE and float(given @ own) > MIN_COSINE):
+            raise UserError(
+                f"--embedding_path: vector {row} of {path} (length {float(given @ given) ** 0.5:.3f}) is not what the "
+                f"encoder gives for passage {row}: their product is {float(given @ own):.3f}, expected 1; give unit "
+                "vectors of this corpus, encoder, pooling and instruction"
+            )
+
+
+def _install(options: BuildOptions, manifest: Manifest, embeddings: Embeddings, plan: IndexPlan) -> None:
+    """Put index and card in their place."""
+    from flashrag.retriever.build.faiss_file import write_index
+
+    with staged(options.target) as new_index:
+        parameters = write_index(new_index, plan, embeddings, options.faiss_gpu)
+        card = IndexCard(
+            retrieval_method=options.retrieval_method,
+            count=manifest.count,
+            corpus_sha256=manifest.corpus_sha256,
+            corpus=str(options.corpus_path),
+            model=options.model_path,
+            model_sha256=manifest.model_sha256,
+            dimension=embeddings.dimension,
+            pooling=manifest.pooling,
+            max_length=manifest.max_length,
+            query_instruction=instructions(options.retrieval_method).query,
+            passage_instruction=manifest.passage_instruction,
+            faiss_type=options.faiss_type,
+            faiss_parameters=parameters,
+            index_bytes=new_index.stat().st_size,
+            versions=library_versions(LIBRARIES),
+        )
+        with staged(card_path(options.target, options.retrieval_method)) as new_card:
+            card.write(new_card)
+            # Index and card cannot be renamed in one step: better no index for a moment than one with a wrong card.
+            options.target.unlink(missing_ok=True)

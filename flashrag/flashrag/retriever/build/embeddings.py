@@ -1,0 +1,209 @@
+"""The vectors of a corpus on disk: a folder of numbered .npy shards with a manifest that says what they are vectors of.
+
+A shard appears whole or not at all, so an encoding run that was killed goes on at the first missing one. Reading is by
+blocks from memory-mapped files, and never holds more than a block.
+Does not cover: making the vectors (encoder.py), indexing them (dense_index.py).
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from flashrag.errors import UserError
+from flashrag.system.files import locked, staged
+
+MANIFEST_NAME = "manifest.json"
+ROWS_PER_BLOCK = 8192
+SAMPLE_SEED = 20250325
+
+
+class Embeddings:
+    """(count, dimension) vectors in row order, spread over several memory-mapped arrays."""
+
+    def __init__(self, parts: Sequence[Callable[[], np.ndarray]]) -> None:
+        self._parts = parts  # opened one at a time: pages that were read leave memory with their array
+        shapes = [part().shape for part in parts]
+        self.count = sum(rows for rows, _ in shapes)
+        self.dimension = shapes[0][1]
+        assert {dimension for _, dimension in shapes} == {self.dimension}, "shards of different dimensions"
+
+    def blocks(self, rows: int = ROWS_PER_BLOCK) -> Iterator[np.ndarray]:
+        """float32 blocks of at most `rows` vectors, in order."""
+        for part in self._parts:
+            array = part()
+            for start in range(0, len(array), rows):
+                yield np.ascontiguousarray(array[start : start + rows], dtype=np.float32)
+
+    def rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """float32 vectors of the given rows, which ascend."""
+        wanted = np.asarray(numbers)
+        found, first = [], 0
+        for part in self._parts:
+            array = part()
+            start, stop = np.searchsorted(wanted, [first, first + len(array)])
+            found.append(array[wanted[start:stop] - first].astype(np.float32, copy=False))
+            first += len(array)
+        return np.ascontiguousarray(np.concatenate(found))
+
+    def sample(self, size: int) -> np.ndarray:
+        """`size` vectors drawn without replacement, the same ones every time; all of them where there are fewer."""
+        if size >= self.count:
+            return np.concatenate(list(self.blocks()))
+        chosen = np.random.default_rng(SAMPLE_SEED).choice(self.count, size, replace=False, shuffle=False)
+        return self.rows(np.sort(chosen))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that decides what stands in the shards."""
+
+    corpus_sha256: str
+    count: int
+    model_sha256: str
+    pooling: str
+    passage_instruction: str
+    max_length: int
+    use_fp16: bool
+    dtype: str
+    shard_size: int
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder of shards, or None where it has none."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Manifest(**{field.name: values[field.name] for field in fields(Manifest)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); remove the folder {folder}, to encode anew") from error
+
+
+def refuse_other_vectors(
+    folder: Path, found: Manifest, wanted: Manifest, remedy: str, ignored: Iterable[str] = ()
+) -> None:
+    """Raise UserError naming every value in which two manifests differ, except the `ignored` ones."""
+    differences = [
+        f"{field.name} is {getattr(found, field.name)!r} there, but {getattr(wanted, field.name)!r} here"
+        for field in fields(Manifest)
+        if field.name not in ignored and getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+    if differences:
+        raise UserError(
+            f"{folder} holds the vectors of another run: {'; '.join(differences)}; "
+            f"give that run's corpus, encoder and flags, {remedy}"
+        )
+
+
+class ShardFolder:
+    """A folder of shards under one manifest, some of them still to be written."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def __len__(self) -> int:
+        """The number of shards, written or not."""
+        return -(-self.manifest.count // self.manifest.shard_size)
+
+    def rows(self, number: int) -> range:
+        start = number * self.manifest.shard_size
+        return range(start, min(start + self.manifest.shard_size, self.manifest.count))
+
+    def missing(self) -> list[int]:
+        return [number for number in range(len(self)) if not self._is_whole(number)]
+
+    def write(self, number: int, dimension: int, blocks: Iterable[np.ndarray]) -> None:
+        """Write one shard from float32 blocks that together have its rows; it appears when it is whole."""
+        dtype = np.dtype(self.manifest.dtype)
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (len(self.rows(number)), dimension)}
+        with staged(self._file(number)) as new, new.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in blocks:  # plain writes: a full disk is an error, where a memory map would be a SIGBUS
+                file.write(np.ascontiguousarray(block, dtype=dtype).data)
+
+    def embeddings(self) -> Embeddings:
+        missing = self.missing()
+        if missing:
+            raise UserError(
+                f"{self.path} holds {len(self) - len(missing)} of {len(self)} shards; "
+                "finish it first: the command that began it goes on at the first missing shard"
+            )
+        return Embeddings([partial(_open_shard, self._file(number)) for number in range(len(self))])
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:05d}.npy"
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            array = _open_shard(self._file(number))
+        except (OSError, ValueError):  # absent, or cut short by a crash of the machine
+            return False
+        return len(array) == len(self.rows(number)) and array.dtype == np.dtype(self.manifest.dtype)
+
+
+@contextmanager
+def open_shards(folder: Path, manifest: Manifest) -> Iterator[ShardFolder]:
+    """The shards in `folder` for as long as the block lasts, begun there or taken up where a former run ended.
+
+    Raises UserError where the folder holds other vectors, or another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            found = read_manifest(folder) if _has_shards(folder) else None
+            if found is None:
+                with staged(folder / MANIFEST_NAME) as new:
+                    manifest.write(new)
+            else:
+                refuse_other_vectors(folder, found, manifest, f"or remove {folder}, to encode anew")
+            try:
+                yield ShardFolder(folder, manifest)
+            finally:
+                if folder.exists() and not _has_shards(folder):
+                    shutil.rmtree(folder)
+    except BlockingIOError as error:
+        raise UserError(f"{folder}: another build is at work there; wait for it, or give another --save_dir") from error
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(folder.glob("*.npy"))
+
+
+def read_embeddings(path: Path, count: int, dimension: int) -> Embeddings:
+    """The vectors in a .npy file, or in a raw float32 file as FlashRAG saves one; raises UserError."""
+    if path.suffix == ".npy":
+        try:
+            array = _open_shard(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--embedding_path: {path} is no readable .npy file ({error})") from error
+        if array.shape != (count, dimension) or array.dtype not in (np.float32, np.float16):
+            raise UserError(
+                f"--embedding_path: {path} holds {array.dtype} of shape {array.shape}, expected float32 or float16 of "
+                f"shape {(count, dimension)}: {count} passages in the corpus, {dimension} dimensions of the encoder"
+            )
+        return Embeddings([partial(_open_shard, path)])
+    expected = count * dimension * np.dtype(np.float32).itemsize
+    if (found := path.stat().st_size) != expected:
+        raise UserError(
+            f"--embedding_path: {path} has {found} bytes, expected {expected} of raw float32: {count} passages in the "
+            f"corpus, {dimension} dimensions of the encoder; give vectors of this corpus and encoder"
+        )
+    return Embeddings([partial(np.memmap, path, np.float32, "r", shape=(count, dimension))])
+
+
+def _open_shard(path: Path) -> np.ndarray:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim != 2:
+        raise ValueError(f"an array of shape {array.shape} instead of (count, dimension)")
+    return array

@@ -1,0 +1,95 @@
+"""From vectors on disk to a faiss index file.
+
+Flat, the type that is as large as its vectors, is written block by block without ever being in memory. The others are
+built in memory (SQ8 a quarter of the vectors, IVF-PQ a sixteenth, HNSW and IVF-Flat more than all) after training on a
+seeded sample. Every file can be memory-mapped by faiss. Source: the layout that faiss's own writer gives IndexFlat.
+"""
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashrag.errors import UserError
+from flashrag.retriever.build.embeddings import SAMPLE_SEED, Embeddings
+from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, new_index, parameters, training_size
+
+if TYPE_CHECKING:
+    import faiss
+
+FLAT_COUNT_OFFSET = 8  # after the four letters of the type and the dimension as int32
+
+
+def write_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gpus: bool = False) -> dict[str, Any]:
+    """Write the index of all the vectors to `path`; gives its parameters for the card.
+
+    Raises OSError where the disk is full, UserError where the vectors are too few to train on.
+    """
+    index = new_index(plan)
+    values = parameters(index, plan)
+    if plan.factory == FaissType.FLAT:
+        _write_flat(path, embeddings)
+        return values
+    size = training_size(index)
+    if size:
+        sample = embeddings.sample(size)
+        index = _trained(index, sample, plan, train_on_gpus)
+        values |= {"trained_on": len(sample), "training_seed": SAMPLE_SEED}
+        del sample
+    for block in _with_progress(embeddings):
+        index.add(block)
+    _write(index, path)
+    return values
+
+
+def _write_flat(path: Path, embeddings: Embeddings) -> None:
+    """What faiss writes for an IndexFlat of these vectors, byte for byte."""
+    import faiss
+    import numpy as np
+
+    count, dimension = embeddings.count, embeddings.dimension
+    one = faiss.IndexFlatIP(dimension)
+    one.add(np.zeros((1, dimension), dtype=np.float32))
+    header = bytearray(faiss.serialize_index(one)[: -4 * dimension])
+    numbers = ((FLAT_COUNT_OFFSET, 1, count), (len(header) - 8, dimension, count * dimension))
+    for offset, written, wanted in numbers:
+        assert struct.unpack_from("<q", header, offset)[0] == written, "faiss lays IndexFlat out in another way now"
+        struct.pack_into("<q", header, offset, wanted)
+    with path.open("wb") as file:
+        file.write(header)
+        for block in _with_progress(embeddings):
+            file.write(block.data)
+
+
+def _trained(index: "faiss.Index", sample: Any, plan: IndexPlan, on_gpus: bool) -> "faiss.Index":
+    import faiss
+
+    if on_gpus:
+        if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
+            raise UserError("--faiss_gpu was given, but this faiss sees no GPU; install faiss-gpu, or leave it out")
+        index = faiss.index_cpu_to_all_gpus(index)
+    try:
+        index.train(sample)
+    except RuntimeError as error:
+        reason = str(error).rpartition("failed: ")[2]
+        raise UserError(
+            f"--faiss_type {plan.faiss_type!r} cannot be trained on {len(sample)} passages ({reason}); use Flat"
+        ) from error
+    return faiss.index_gpu_to_cpu(index) if on_gpus else index
+
+
+def _with_progress(embeddings: Embeddings) -> Any:
+    from tqdm import tqdm
+
+    with tqdm(total=embeddings.count, unit=" passages", desc="index", smoothing=0.05) as bar:
+        for block in embeddings.blocks():
+            yield block
+            bar.update(len(block))
+
+
+def _write(index: "faiss.Index", path: Path) -> None:
+    import faiss
+
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # faiss reports a full disk as "… write error in PATH: 15 != 194528 (REASON)"
+        raise OSError(str(error).rpartition("failed: ")[2]) from error

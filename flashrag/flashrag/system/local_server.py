@@ -1,0 +1,65 @@
+"""A server in a process of its own, on this machine: started, waited for until it is healthy, stopped.
+
+Covers any server that answers `GET /health` with 200 once it can work; what it serves is the caller's.
+"""
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from flashrag.errors import ReSearchError
+from flashrag.system.processes import start_process, stop_process, tail
+
+LOOPBACK = "127.0.0.1"
+POLL_S = 0.5
+
+
+class ServerFailed(ReSearchError):
+    """A server did not come up; the message holds the end of its log."""
+
+
+@contextlib.contextmanager
+def serving(
+    command: Sequence[str],
+    url: str,
+    log_path: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 300.0,
+) -> Iterator[subprocess.Popen]:
+    """Run `command` for the length of the block, which begins when `url` is healthy; its output goes to `log_path`.
+
+    Raises `ServerFailed` when the process ends before it is healthy, or is not healthy in time.
+    """
+    process = start_process(command, log_path, environment)
+    try:
+        _wait_until_healthy(process, url, log_path, timeout_s)
+        yield process
+    finally:
+        stop_process(process)
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_healthy(process: subprocess.Popen, url: str, log_path: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerFailed(
+                f"the server ended with exit code {process.returncode}; {log_path} ends:\n{tail(log_path)}"
+            )
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health", timeout=5.0).is_success:
+                return
+        time.sleep(POLL_S)
+    raise ServerFailed(f"no healthy server at {url} after {timeout_s:.0f} s; {log_path} ends:\n{tail(log_path)}")

@@ -1,0 +1,1 @@
+"""The retrieval server on Ray Serve: replicas, and indexes in shards."""

@@ -1,0 +1,198 @@
+"""The retrieval server on a Ray cluster: `serve run rag_serving.ray_app:app config=… num_replicas=N`
+
+Every replica is the whole application of app.py in a process of its own. Where `index_path` is a folder that
+flashrag.retriever.index_shards wrote, each shard is a deployment of its own and the replicas hold only the encoder and
+the corpus. A dead or broken process is replaced by Ray; docs/cluster.md says what its clients see meanwhile.
+Does not cover: bm25 in shards (replicas only), scaling by load.
+"""
+
+import asyncio
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+from fastapi import FastAPI
+from prometheus_client import generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from starlette.middleware import Middleware
+
+from flashrag.errors import UserError
+from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from flashrag.retriever.index_shards import ShardCard, read_shards
+from flashrag.system.garbage import shorten_pauses
+from rag_serving.app import create_app
+from rag_serving.cluster.ray_metrics import MetricsOfAll
+from rag_serving.cluster.shard_calls import ShardCalls
+from rag_serving.cluster.sharded import check_sharded_assets, is_sharded
+from rag_serving.cluster.shards import Ranked, Shard, ShardedIndex
+from rag_serving.gate import TOKEN_VARIABLE
+from rag_serving.metrics import ASGIApp, Receive, Scope, Send
+from rag_serving.searcher import QueueFull, SearchUnavailable
+from rag_serving.service import Status
+from rag_serving.settings import ServerSettings, read_settings
+
+HEALTH_CHECK_PERIOD_S = 10
+METRICS_TIMEOUT_S = 5
+SHARDS_SHARE_OF_TIME = 0.8  # so that a request learns that a shard is down (503) before its own time is up (504)
+REQUESTS_BESIDE_THE_QUEUE = 256  # cached, being searched, refused: more than the queue holds may be in hand
+
+
+class ClusterOptions(BaseModel):
+    """The arguments of `serve run`, and `args` in a Ray Serve config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: Path = Field(description="the server's YAML file; its relative paths start where this is read")
+    num_replicas: int = Field(1, ge=1, le=1024, description="copies of the application, each on its own processor")
+    num_retriever: int = Field(1, ge=1, le=256, description="search threads in each of them")
+    num_cpus: float = Field(1, ge=0, description="cores that Ray reserves for each; the encoder's threads follow it")
+    num_gpus: float = Field(0, ge=0, description="GPUs that Ray reserves for each")
+    shard_replicas: int = Field(1, ge=1, le=64, description="copies of each shard")
+    shard_cpus: float = Field(1, ge=0, description="cores that Ray reserves for each; faiss's threads follow it")
+
+
+def app(options: ClusterOptions) -> Application:
+    """The application, for Ray Serve to place; raises UserError where its files do not fit together."""
+    settings = _with_absolute_paths(read_settings(options.config))
+    has_token = bool(os.environ.get(TOKEN_VARIABLE))
+    sharded = is_sharded(settings)
+    (check_sharded_assets if sharded else check_assets)(settings)  # here, once, rather than in every process
+    shards = _shards(settings, options) if sharded else []
+    actor = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+    replica = Replica.options(  # pyrefly: ignore
+        num_replicas=options.num_replicas,
+        ray_actor_options=actor,
+        # The application refuses what is too much, with its own answers; Ray's limit only bounds the memory.
+        max_ongoing_requests=settings.max_queue_queries + REQUESTS_BESIDE_THE_QUEUE,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=2 * settings.request_timeout_s,
+        graceful_shutdown_timeout_s=settings.request_timeout_s + settings.drain_timeout_s,
+    )
+    return replica.bind(settings, options.num_retriever, has_token, shards)
+
+
+def _shards(settings: ServerSettings, options: ClusterOptions) -> list[Application]:
+    assert settings.index_path is not None, "it is a folder"
+    shards = read_shards(settings.index_path)
+    return [
+        ShardReplica.options(  # pyrefly: ignore
+            name=f"Shard-{card.shard}",
+            num_replicas=options.shard_replicas,
+            # Ray places a shard only where this much memory is left.
+            ray_actor_options={"num_cpus": options.shard_cpus, "memory": card.file_bytes},
+            max_ongoing_requests=options.num_replicas * options.num_retriever + 1,
+            health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        ).bind(shards.folder, card, settings.faiss_mmap, settings.faiss_nprobe)
+        for card in shards.cards
+    ]
+
+
+@serve.deployment
+class ShardReplica:
+    """One copy of one shard."""
+
+    def __init__(self, folder: Path, card: ShardCard, mmap: bool, nprobe: int | None) -> None:
+        self._shard = Shard(folder, card, mmap, nprobe)
+        self._total_rows = card.total_rows
+
+    async def size(self) -> tuple[int, int]:
+        """Rows of the whole corpus, and the dimension of its vectors."""
+        return self._total_rows, self._shard.dimension
+
+    async def rank_rows(self, vectors: np.ndarray, num: int) -> Ranked:
+        return await asyncio.to_thread(self._shard.rank_rows, vectors, num)
+
+    async def check_health(self) -> None:
+        await self.rank_rows(np.zeros((1, self._shard.dimension), dtype=np.float32), 1)
+
+
+@serve.deployment
+@serve.ingress()
+class Replica:
+    """One copy of the application. It is ready for requests once its retriever, and every shard, has answered."""
+
+    async def __init__(
+        self, settings: ServerSettings, num_retriever: int, has_token: bool, shards: list[DeploymentHandle]
+    ) -> None:
+        if has_token and not os.environ.get(TOKEN_VARIABLE):
+            raise UserError(
+                f"{TOKEN_VARIABLE} is set where the application was deployed, but not on this node; "
+                "set it before `ray start` on every node"
+            )
+        self._settings = settings
+        self._num_retriever = num_retriever
+        self._probes = itertools.count()
+        self._batches_seen = -1.0
+        self._replicas: DeploymentHandle | None = None
+        self._retriever = await asyncio.to_thread(self._load, shards)
+        shorten_pauses()
+
+    def _load(self, shards: list[DeploymentHandle]) -> Retriever:
+        if not shards:
+            return load_retriever_from(check_assets(self._settings))
+        assets = check_sharded_assets(self._settings)
+        calls = ShardCalls(shards, SHARDS_SHARE_OF_TIME * self._settings.request_timeout_s)
+        return load_retriever_from(assets, ShardedIndex(*calls.wait_until_up(), calls))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        self._app = create_app(self._settings, lambda: self._retriever, self._num_retriever)
+        self._app.add_middleware(StripPrefix)
+        self._app.user_middleware.append(Middleware(MetricsOfAll, texts=self._metrics_of_all))
+        return self._app
+
+    async def metrics_text(self) -> tuple[str, str]:
+        """This replica's name and figures."""
+        registry = self._app.state.service.metrics.registry
+        return serve.get_replica_context().replica_tag, generate_latest(registry).decode()
+
+    async def _metrics_of_all(self) -> dict[str, str]:
+        if self._replicas is None:  # not before it is deployed, and once: each handle keeps a connection
+            context = serve.get_replica_context()
+            self._replicas = serve.get_deployment_handle(context.deployment, context.app_name)
+        asked = self._replicas.broadcast("metrics_text")
+        answers = await asked.results_async(timeout_s=METRICS_TIMEOUT_S, return_exceptions=True)
+        return dict(answer for answer in answers if not isinstance(answer, BaseException))
+
+    async def check_health(self) -> None:
+        """Raise unless searches come to an end; after three times Ray puts another process in this one's place."""
+        service = self._app.state.service
+        if service.status is Status.FAILED:
+            raise RuntimeError("the retriever did not load")
+        if service.status is Status.LOADING:
+            return
+        batches = service.metrics.registry.get_sample_value("rag_batch_seconds_count")
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                await service.searcher.rank([f"health check {next(self._probes)}"], 1)
+        except SearchUnavailable:
+            pass  # a shard is down: not this process's fault
+        except (QueueFull, TimeoutError) as error:  # busy, as long as others' searches end
+            if batches == self._batches_seen:
+                raise RuntimeError("no search has ended since the last check") from error
+        self._batches_seen = batches
+
+
+class StripPrefix:
+    """Lets the application see its own paths under any route prefix: its gate goes by them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = scope.get("root_path", "")
+        if prefix and scope["path"].startswith(prefix):
+            scope = {**scope, "path": scope["path"][len(prefix) :] or "/"}
+        await self.app(scope, receive, send)
+
+
+def _with_absolute_paths(settings: ServerSettings) -> ServerSettings:
+    """Processes on other nodes start in other folders."""
+    keys = ("index_path", "corpus_path", "retrieval_model_path", "rerank_model_path")
+    paths = {key: Path(value) for key in keys if (value := getattr(settings, key)) is not None}
+    # What is no path here is the name of a package that carries a model, or is refused by its name.
+    changes = {key: type(getattr(settings, key))(path.absolute()) for key, path in paths.items() if path.exists()}
+    return settings.model_copy(update=changes)

@@ -1,0 +1,65 @@
+from evaluation.report.tables import (
+    EvaluatedRun,
+    Table,
+    as_html,
+    as_markdown,
+    comparison_table,
+    figures_table,
+    overview_table,
+)
+
+
+def run(name, method, dataset, mean, em_by_id=None, **metrics):
+    summary = {
+        "method": method,
+        "dataset": dataset,
+        "n": 4,
+        "n_failed": 1,
+        "metrics": {"em": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 4}, **metrics},
+        "usage": {"searches": 1.5},
+    }
+    return EvaluatedRun(name, summary, em_by_id or {})
+
+
+def test_methods_stand_against_datasets_with_intervals_and_published_rows_last():
+    table = overview_table([run("a", "research", "hotpotqa", 0.4), run("b", "naive", "bamboogle", 0.25)])
+    assert table.header == ["method", "hotpotqa", "bamboogle"]
+    assert table.rows[0] == ["research", "40.00 [30.00, 50.00]", ""]
+    assert table.rows[1] == ["naive", "", "25.00 [15.00, 35.00]"]
+    assert table.published == frozenset(range(2, len(table.rows)))
+    assert ["research, 7B: published, pilot (published README)", "37.51", "35.20"] in table.rows
+    assert not any("flare" in row[0] for row in table.rows)
+
+
+def test_an_unpublished_dataset_gets_no_published_row():
+    assert not overview_table([run("a", "research", "demo", 0.4)]).published
+
+
+def test_strategyqa_is_told_by_yes_no_accuracy():
+    table = overview_table([run("a", "naive", "strategyqa", 0.1, yes_no_acc={"mean": 0.6, "low": 0.5, "high": 0.7})])
+    assert table.rows[0][1] == "60.00 [50.00, 70.00]"
+
+
+def test_every_figure_of_a_run_is_in_its_row():
+    table = figures_table([run("a", "naive", "demo", 0.5, f1={"mean": 0.75, "low": None, "high": None}, acc=None)])
+    assert table.header == ["run", "questions", "failed", "em %", "f1 %", "acc %", "searches"]
+    assert table.rows == [["a", "4", "1", "50.00 [40.00, 60.00]", "75.00", "", "1.5"]]
+
+
+def test_runs_are_compared_on_the_questions_that_they_share():
+    first = run("a", "naive", "demo", 0.0, {str(i): 0.0 for i in range(20)})
+    second = run("b", "research", "demo", 1.0, {str(i): 1.0 for i in range(5, 25)})
+    other = run("c", "naive", "hotpotqa", 1.0, {str(i): 1.0 for i in range(20)})
+    assert comparison_table([first, second, other]).rows == [
+        ["a", "b", "15", "+100.00 [100.00, 100.00]", "< 0.001"]
+    ]  # 2 of the 2**15 sign patterns are as extreme: p = 0.00006
+
+
+def test_the_two_renderings_escape_what_would_break_them():
+    table = Table("t <1>", ["a|b"], [["<script>"], ["x"]], frozenset({1}))
+    assert as_markdown(table) == "**t <1>**\n\n| a\\|b |\n| --- |\n| <script> |\n| x |"
+    assert as_html(table) == (
+        "<h2>t &lt;1&gt;</h2><table><thead><tr><th>a|b</th></tr></thead><tbody><tr><td>&lt;script&gt;</td></tr>"
+        '<tr class="published"><td>x</td></tr></tbody></table>'
+    )
+    assert as_html(Table("empty", ["a"], [])) == as_markdown(Table("empty", ["a"], [])) == ""

@@ -1,0 +1,360 @@
+"""The episode on a real tokenizer, with an engine whose every answer is written by hand."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken
+
+from flashrag.document import Document
+from flashrag.episode import (
+    EndReason,
+    Episode,
+    EpisodeCodec,
+    FormatFault,
+    Generation,
+    InvariantViolation,
+    Limits,
+    Segment,
+    Source,
+    ToolResult,
+    check_invariants,
+    run_episode,
+)
+from flashrag.episode.result import NO_RESULTS
+from flashrag.episode.tool import SEARCH_LIMIT_REACHED, CallFault
+from flashrag.errors import SearchError
+
+THINK_AND_SEARCH = "<think> t </think> <search> first king of Zhou </search>"
+ANSWER = r"<answer> \boxed{King Wu} </answer>"
+KING = Document("7", '"King"\nKing Wu')
+LIMITS = Limits(max_response_tokens=2000, max_result_tokens=500, max_searches=4)
+EOS = 0
+
+
+class Engine:
+    """Samples the given turns one after another; remembers what it was asked."""
+
+    def __init__(self, *turns: Sequence[int], with_log_probs: bool = False):
+        self.turns = list(turns)
+        self.prompts: list[list[int]] = []
+        self.budgets: list[int] = []
+        self.with_log_probs = with_log_probs
+
+    async def __call__(self, token_ids: list[int], max_tokens: int) -> Generation:
+        self.prompts.append(token_ids)
+        self.budgets.append(max_tokens)
+        ids = self.turns.pop(0)[:max_tokens]
+        return Generation(ids, [-0.5] * len(ids) if self.with_log_probs else None)
+
+
+class Index:
+    """Finds the same documents for every query; remembers the queries."""
+
+    def __init__(self, *documents: Document, error: Exception | None = None):
+        self.documents = documents
+        self.queries: list[str] = []
+        self.error = error
+
+    async def __call__(self, query: str) -> ToolResult:
+        self.queries.append(query)
+        if self.error:
+            raise self.error
+        return ToolResult(self.documents, tuple(1 / rank for rank in range(1, 1 + len(self.documents))))
+
+
+@pytest.fixture(scope="module")
+def codec(tokenizer: Any) -> EpisodeCodec:
+    return EpisodeCodec(tokenizer, [EOS])
+
+
+@pytest.fixture(scope="module")
+def ids(tokenizer: Any):
+    return lambda text: tokenizer.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.asyncio
+async def test_two_searches_and_an_answer(codec: EpisodeCodec, ids: Any):
+    prompt, first, second, last = [5, 6, 7], ids(THINK_AND_SEARCH), ids("\n<search> Wu </search>"), [*ids(ANSWER), EOS]
+    engine, index = Engine(first, second, last, with_log_probs=True), Index(KING)
+    episode = await run_episode(prompt, engine, index, codec, LIMITS)
+
+    result = ids(' <result>\n"King"\nKing Wu\n</result>')
+    assert index.queries == ["first king of Zhou", "Wu"]
+    assert episode.response_ids == [*first, *result, *second, *result, *last]
+    n, r = [1] * len(first), [0] * len(result)
+    assert episode.loss_mask == [*n, *r, *[1] * len(second), *r, *[1] * len(last)]
+    assert episode.log_probs == [-0.5 * sampled for sampled in episode.loss_mask]
+    # Each turn sees all that came before, and may sample what is left of the budget.
+    assert engine.prompts == [
+        prompt,
+        [*prompt, *first, *result],
+        [*prompt, *first, *result, *second, *result],
+    ]
+    spent = len(first) + len(result)
+    assert engine.budgets == [2000, 2000 - spent, 2000 - spent - len(second) - len(result)]
+    assert episode.ended_by is EndReason.EOS
+    assert episode.answer == "King Wu"
+    assert episode.format_fault is None
+    assert [(s.tool, s.query, s.document_ids, s.scores, s.error) for s in episode.searches] == [
+        ("search", "first king of Zhou", ("7",), (1.0,), None),
+        ("search", "Wu", ("7",), (1.0,), None),
+    ]
+    assert episode.text.endswith(ANSWER)  # without the end of sequence
+
+
+@pytest.mark.asyncio
+async def test_a_stop_string_may_end_inside_a_token(codec: EpisodeCodec, ids: Any, tokenizer: Any):
+    sampled = ids(THINK_AND_SEARCH + "\n\n")
+    assert tokenizer.decode(sampled[-1:]) == ">\n\n"
+    index = Index(KING)
+    episode = await run_episode([1], Engine(sampled, [*ids(ANSWER), EOS]), index, codec, LIMITS)
+    assert index.queries == ["first king of Zhou"]
+    assert episode.segments[0].token_ids == tuple(sampled)  # the whole last token stays
+    assert episode.text.startswith(THINK_AND_SEARCH + '\n\n <result>\n"King"')
+    assert episode.format_fault is None
+
+
+@pytest.mark.asyncio
+async def test_sampled_ids_are_kept_although_encoding_their_text_gives_others(codec: EpisodeCodec, tokenizer: Any):
+    # Letter by letter: the same text, but no id that the tokenizer would choose.
+    letters = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(letter))[0] for letter in "<search>Wu</search>"]
+    assert tokenizer.decode(letters) == "<search>Wu</search>"
+    assert tokenizer.encode("<search>Wu</search>", add_special_tokens=False) != letters
+    index = Index(KING)
+    episode = await run_episode([1], Engine(letters, [EOS]), index, codec, LIMITS)
+    assert index.queries == ["Wu"]
+    assert episode.response_ids[: len(letters)] == letters
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("text", "fault", "told"),
+    [
+        ("<search>  </search>", CallFault.EMPTY, "The search query was empty."),
+        # The notice names a tag, which must not be live.
+        (
+            "Wu </search>",
+            CallFault.UNOPENED,
+            "The search was closed without being opened. Write < search> query < /search>.",
+        ),
+        (
+            f"<search> {'x ' * 600} </search>",
+            CallFault.TOO_LONG,
+            "The search query was longer than 1000 characters.",
+        ),
+    ],
+)
+async def test_a_bad_query_is_told_to_the_model_and_not_searched(
+    codec: EpisodeCodec, ids: Any, text: str, fault: CallFault, told: str
+):
+    index = Index(KING)
+    limits = Limits(4000, 500, 4)
+    episode = await run_episode([1], Engine(ids(text), [*ids(ANSWER), EOS]), index, codec, limits)
+    assert index.queries == []
+    assert episode.searches[0].error == fault.name.lower()
+    assert episode.segments[1].text == f" <result>\n{told}\n</result>"
+    assert episode.ended_by is EndReason.EOS
+
+
+@pytest.mark.asyncio
+async def test_past_the_limit_the_model_is_told_once_then_the_episode_ends(codec: EpisodeCodec, ids: Any):
+    index, search = Index(KING), ids("<search> Wu </search>")
+    episode = await run_episode([1], Engine(*[search] * 4), index, codec, Limits(2000, 500, max_searches=2))
+    assert index.queries == ["Wu", "Wu"]
+    assert [segment.source for segment in episode.segments] == [Source.MODEL, Source.RESULT] * 3 + [Source.MODEL]
+    assert SEARCH_LIMIT_REACHED in episode.segments[5].text
+    assert episode.ended_by is EndReason.SEARCH_LIMIT
+    assert len(episode.searches) == 2
+    assert episode.format_fault is FormatFault.NOT_ENDED
+
+
+@pytest.mark.asyncio
+async def test_a_passage_with_the_words_of_the_limit_is_no_notice_of_it(codec: EpisodeCodec, ids: Any):
+    index, search = Index(Document("1", SEARCH_LIMIT_REACHED)), ids("<search> Wu </search>")
+    episode = await run_episode([1], Engine(*[search] * 3), index, codec, Limits(2000, 500, max_searches=1))
+    assert len([segment for segment in episode.segments if segment.source is Source.RESULT]) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_model_that_heeds_the_limit_can_still_answer(codec: EpisodeCodec, ids: Any):
+    search, index = ids(THINK_AND_SEARCH), Index(KING)
+    episode = await run_episode([1], Engine(search, [*ids(ANSWER), EOS]), index, codec, Limits(2000, 500, 0))
+    assert index.queries == []
+    assert SEARCH_LIMIT_REACHED in episode.segments[1].text
+    assert episode.answer == "King Wu"
+    assert episode.ended_by is EndReason.EOS
+
+
+@pytest.mark.asyncio
+async def test_a_failed_search_ends_the_episode_without_any_text(codec: EpisodeCodec, ids: Any):
+    sampled = ids(THINK_AND_SEARCH)
+    index = Index(error=SearchError("http://127.0.0.1:1/search cannot be reached"))
+    episode = await run_episode([1], Engine(sampled), index, codec, LIMITS)
+    assert episode.ended_by is EndReason.SEARCH_FAILED
+    assert episode.response_ids == sampled
+    assert episode.searches[-1].error == "http://127.0.0.1:1/search cannot be reached"
+    assert "None" not in episode.text
+    assert "<result>" not in episode.text
+
+
+@pytest.mark.asyncio
+async def test_an_unexpected_error_is_not_swallowed(codec: EpisodeCodec, ids: Any):
+    index = Index(error=ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        await run_episode([1], Engine(ids(THINK_AND_SEARCH)), index, codec, LIMITS)
+
+
+@pytest.mark.asyncio
+async def test_no_documents_are_a_result_that_says_so(codec: EpisodeCodec, ids: Any):
+    episode = await run_episode([1], Engine(ids(THINK_AND_SEARCH), [EOS]), Index(), codec, LIMITS)
+    assert episode.segments[1].text == f" <result>\n{NO_RESULTS}\n</result>"
+    assert episode.searches[0].document_ids == ()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("extra", range(60))
+async def test_wherever_the_budget_ends_the_episode_stays_exact(codec: EpisodeCodec, ids: Any, extra: int):
+    """From a budget that ends inside the first thought to one that has room for everything."""
+    first = ids(THINK_AND_SEARCH)
+    budget = len(first) - 3 + extra
+    engine = Engine(first, [*ids(ANSWER), EOS])
+    episode = await run_episode([1], engine, Index(KING, KING), codec, Limits(budget, 40, 4))
+    assert len(episode.response_ids) <= budget
+    assert len(episode.loss_mask) == len(episode.response_ids)
+    whole = episode.ended_by is EndReason.EOS
+    assert whole == (episode.answer == "King Wu" and episode.response_ids[-1] == EOS)
+    assert whole or episode.ended_by is EndReason.LENGTH
+    for segment in episode.segments:
+        if segment.source is Source.RESULT:
+            assert segment.text.startswith(" <result>\n")
+            assert segment.text.endswith("\n</result>")
+
+
+@pytest.mark.asyncio
+async def test_a_length_stop_is_no_answer(codec: EpisodeCodec, ids: Any):
+    episode = await run_episode([1], Engine(ids("<think> t </think> " + ANSWER)), Index(), codec, LIMITS)
+    assert episode.ended_by is EndReason.LENGTH
+    assert episode.format_fault is FormatFault.NOT_ENDED
+
+
+@pytest.mark.asyncio
+async def test_an_aborted_request_ends_the_episode(codec: EpisodeCodec):
+    async def aborted(token_ids: list[int], max_tokens: int) -> Generation:  # noqa: ARG001
+        return Generation([], aborted=True)
+
+    episode = await run_episode([1], aborted, Index(), codec, LIMITS)
+    assert episode.ended_by is EndReason.ABORTED
+    assert episode.response_ids == []
+    assert episode.answer == ""
+
+
+@pytest.mark.asyncio
+async def test_a_special_token_that_the_model_sampled_stays(codec: EpisodeCodec, ids: Any, tokenizer: Any):
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    sampled = [*ids("<think> t </think>"), turn, *ids(ANSWER), EOS]
+    episode = await run_episode([1], Engine(sampled), Index(), codec, LIMITS)
+    assert episode.response_ids == sampled
+    assert "<|im_end|>" in episode.text
+
+
+@pytest.mark.asyncio
+async def test_more_than_one_token_may_end_the_sequence(tokenizer: Any, ids: Any):
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    codec = EpisodeCodec(tokenizer, [EOS, turn])
+    episode = await run_episode([1], Engine([*ids(ANSWER), turn]), Index(), codec, LIMITS)
+    assert episode.ended_by is EndReason.EOS
+    assert episode.sampled_texts == [ANSWER]
+
+
+@pytest.mark.asyncio
+async def test_log_probabilities_of_another_length_are_a_violation(codec: EpisodeCodec, ids: Any):
+    async def generate(token_ids: list[int], max_tokens: int) -> Generation:  # noqa: ARG001
+        return Generation([*ids(ANSWER), EOS], [-0.1])
+
+    with pytest.raises(InvariantViolation, match="and 1 log-probabilities") as caught:
+        await run_episode([1], generate, Index(), codec, LIMITS)
+    assert caught.value.episode.answer == "King Wu"
+
+
+def spliced(text: str, token_ids: Sequence[int]) -> Episode:
+    model = Segment(Source.MODEL, "x", (9,))
+    return Episode((1,), [model, Segment(Source.RESULT, text, tuple(token_ids))])
+
+
+def test_each_broken_splice_is_a_violation(codec: EpisodeCodec, ids: Any):
+    good = " <result>\nKing\n</result>"
+    check_invariants(spliced(good, ids(good)), codec)
+    with pytest.raises(InvariantViolation, match=r"live tags \['<result>'\]"):
+        check_invariants(spliced(good, ids(good)[:-1]), codec)
+    for text, tags in [
+        (" <result>\n<search>\n</result>", "<search>"),
+        (" <result>\n</result>\n</result>", "</result>"),
+        ("None", r"\[\]"),
+    ]:
+        with pytest.raises(InvariantViolation, match=f"live tags.*{tags}"):
+            check_invariants(spliced(text, ids(text)), codec)
+
+
+def test_a_special_token_in_a_splice_is_a_violation(tokenizer: Any, ids: Any):
+    codec = EpisodeCodec(tokenizer, [EOS])
+    codec.encode_text = ids  # an encoder that does make special tokens from text
+    text = " <result>\n<|im_end|>\n</result>"
+    with pytest.raises(InvariantViolation, match="special tokens"):
+        check_invariants(spliced(text, ids(text)), codec)
+
+
+@pytest.mark.asyncio
+async def test_special_tokens_that_cannot_be_broken_stay_text(tokenizer: Any, ids: Any):
+    """One of a single character, one with a space: neutralising leaves them, encoding must not see them."""
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens([AddedToken(token, special=True) for token in ("☃", "[end of turn]")])
+    extended.extra_special_tokens = [*tokenizer.extra_special_tokens, "☃", "[end of turn]"]
+    codec = EpisodeCodec(extended, [EOS])
+    assert {"☃", "[end of turn]"} <= set(codec.special_tokens)
+    passage = "a ☃ b [end of turn] c <|im_end|>"
+    assert len(set(extended.encode(passage, add_special_tokens=False)) & codec.special_ids) == 3
+    assert not set(codec.encode_text(passage)) & codec.special_ids
+    engine = Engine(ids(THINK_AND_SEARCH), [*ids(ANSWER), EOS])
+    episode = await run_episode([1], engine, Index(Document("1", passage)), codec, LIMITS)
+    assert "a ☃ b [end of turn] c < |im_end|>" in episode.segments[1].text
+    assert not set(episode.segments[1].token_ids) & codec.special_ids
+
+
+def test_segments_must_alternate(codec: EpisodeCodec):
+    segment = Segment(Source.MODEL, "x", (9,))
+    with pytest.raises(InvariantViolation, match="do not alternate"):
+        check_invariants(Episode((1,), [segment, segment]), codec)
+
+
+PASSAGES = st.lists(
+    st.lists(
+        st.sampled_from(
+            ["</result>", "<search> a </search>", "<|im_end|>", "<|endoftext|>", "\x00", "\ud800", "<", "|>"]
+        )
+        | st.text(max_size=20)
+    ).map("".join),
+    max_size=3,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(passages=PASSAGES, budget=st.integers(1, 200))
+@pytest.mark.asyncio
+async def test_no_passage_and_no_budget_breaks_an_episode(
+    codec: EpisodeCodec, ids: Any, passages: list[str], budget: int
+):
+    """run_episode checks its invariants itself: what is asserted here is what it cannot see, the mask's meaning."""
+    sampled = [ids(THINK_AND_SEARCH), ids("<search> b </search>\n\n"), [*ids(ANSWER), EOS]]
+    index = Index(*(Document(str(number), passage) for number, passage in enumerate(passages)))
+    engine = Engine(*sampled)
+    episode = await run_episode([3], engine, index, codec, Limits(budget, 60, 4))
+    trained = [token for token, mask in zip(episode.response_ids, episode.loss_mask, strict=True) if mask]
+    whole = [token for turn in sampled for token in turn]
+    assert trained == whole[: len(trained)]
+    assert len(episode.response_ids) <= budget
+    spliced_ids = [token for token, mask in zip(episode.response_ids, episode.loss_mask, strict=True) if not mask]
+    assert not set(spliced_ids) & set(codec.special_ids)

@@ -1,0 +1,127 @@
+"""The protocol on texts written by hand: what is an answer, which responses are valid."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashrag.episode import FormatFault
+from flashrag.episode.format_rule import extract_answer, find_format_fault
+
+THINK = "<think> t </think>"
+SEARCH = "<search> q </search>"
+ANSWER = r"<answer> The final answer is \[ \boxed{King Wu} \] </answer>"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (ANSWER, "King Wu"),
+        (r"<answer> \boxed{} </answer>", ""),
+        (r"<answer> \boxed{a{b}c} </answer>", "a{b}c"),
+        (r"<answer> \boxed{\text{King Wu}} </answer>", "King Wu"),
+        (r"<answer> \boxed{\mathrm{x} and \textbf{y}} </answer>", "x and y"),
+        (r"<answer> \boxed{first} or \boxed{second} </answer>", "second"),
+        (r"<answer> \boxed{one} </answer> <answer> \boxed{two} </answer>", "two"),
+        (r"<answer> \boxed{King Wu", ""),  # cut off inside the box
+        (r"<answer> \boxed{King Wu}", "King Wu"),  # cut off after it
+        (r"<answer> King Wu </answer>", ""),
+        (r"\boxed{outside}", ""),
+        (r"<answer> x </answer> \boxed{after}", ""),
+        (r"Assistant: <answer> \boxed{ 42 } </answer>", "42"),
+        ("", ""),
+    ],
+)
+def test_the_answer_is_the_last_box_of_the_last_answer_block(text: str, answer: str):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [THINK + ANSWER],
+        [THINK + "\n" + SEARCH, THINK + ANSWER],
+        [THINK + SEARCH + "\n\n", SEARCH, ANSWER + " \n"],  # think once, a stop inside ">\n\n", trailing white space
+        [THINK + THINK + SEARCH, THINK + ANSWER],  # the published case thinks twice before it searches
+    ],
+)
+def test_valid_responses_have_no_fault(texts: list[str]):
+    assert find_format_fault(texts, ended_by_itself=True) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "fault"),
+    [
+        ([], FormatFault.NO_THINK),
+        ([""], FormatFault.NO_THINK),
+        ([ANSWER], FormatFault.NO_THINK),
+        (["<think> t " + ANSWER], FormatFault.UNPAIRED_TAG),
+        ([" t </think>" + ANSWER], FormatFault.UNPAIRED_TAG),
+        (["<think> <think> t </think> </think>" + ANSWER], FormatFault.UNPAIRED_TAG),
+        (["<think> t </answer>" + ANSWER], FormatFault.UNPAIRED_TAG),
+        ([THINK + "<think>" + SEARCH + "</think>", ANSWER], FormatFault.UNPAIRED_TAG),
+        ([THINK + "q </search>", THINK + ANSWER], FormatFault.UNPAIRED_TAG),
+        ([THINK + "<think>" + SEARCH, "</think>" + ANSWER], FormatFault.UNPAIRED_TAG),  # crosses a result
+        ([THINK + SEARCH + " <result> made up </result>" + ANSWER], FormatFault.WRITTEN_RESULT),
+        ([THINK + "</result>" + ANSWER], FormatFault.WRITTEN_RESULT),
+        ([THINK + SEARCH], FormatFault.SEARCH_WITHOUT_RESULT),  # an end of sequence instead of a result
+        ([THINK + SEARCH + ANSWER], FormatFault.SEARCH_WITHOUT_RESULT),
+        ([THINK + SEARCH + SEARCH, ANSWER], FormatFault.SEARCH_WITHOUT_RESULT),
+        ([SEARCH + THINK, ANSWER], FormatFault.SEARCH_WITHOUT_RESULT),
+        ([THINK, ANSWER], FormatFault.SEARCH_WITHOUT_RESULT),  # a result that nobody asked for
+        ([THINK], FormatFault.NO_ANSWER),
+        ([THINK + SEARCH, r"\boxed{King Wu}"], FormatFault.NO_ANSWER),
+        ([THINK + ANSWER + "."], FormatFault.ANSWER_NOT_LAST),
+        ([THINK + ANSWER + THINK], FormatFault.ANSWER_NOT_LAST),
+        ([THINK + ANSWER + ANSWER], FormatFault.ANSWER_NOT_LAST),
+        ([THINK + ANSWER + SEARCH, ANSWER], FormatFault.ANSWER_NOT_LAST),
+        ([THINK + "<answer> King Wu </answer>"], FormatFault.NO_BOXED_ANSWER),
+        ([THINK + r"<answer> \boxed{King </answer>"], FormatFault.NO_BOXED_ANSWER),
+        ([THINK + r"\boxed{King Wu} <answer> see above </answer>"], FormatFault.NO_BOXED_ANSWER),
+    ],
+)
+def test_each_fault_is_found(texts: list[str], fault: FormatFault):
+    assert find_format_fault(texts, ended_by_itself=True) is fault
+
+
+CODE = "<python> print(1) </python>"
+
+
+@pytest.mark.parametrize(
+    ("texts", "fault", "without_tool"),
+    [
+        ([THINK + CODE, THINK + SEARCH, ANSWER], None, FormatFault.SEARCH_WITHOUT_RESULT),
+        ([THINK + CODE + ANSWER], FormatFault.SEARCH_WITHOUT_RESULT, None),
+        ([THINK + CODE + SEARCH, ANSWER], FormatFault.SEARCH_WITHOUT_RESULT, None),
+        ([THINK + "<python>" + ANSWER], FormatFault.UNPAIRED_TAG, None),
+    ],
+)
+def test_a_tools_tags_count_where_it_can_be_called(
+    texts: list[str], fault: FormatFault | None, without_tool: FormatFault | None
+):
+    assert find_format_fault(texts, ended_by_itself=True, calls=("search", "python")) is fault
+    assert find_format_fault(texts, ended_by_itself=True) is without_tool
+
+
+def test_a_response_that_was_cut_off_is_never_valid():
+    assert find_format_fault([THINK + ANSWER], ended_by_itself=False) is FormatFault.NOT_ENDED
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        [THINK, SEARCH, ANSWER, "<think>", "</think>", "<answer>", "</search>", "<result>", r"\boxed{", " x"]
+    )
+)
+
+
+@given(st.lists(PIECES.map("".join), max_size=4))
+def test_a_valid_response_has_what_the_rule_asks_for(texts: list[str]):
+    """An independent reading of the rule, in counts: a response without a fault fulfils each of them."""
+    if find_format_fault(texts, ended_by_itself=True) is not None:
+        return
+    text = "".join(texts)
+    assert text.count("<answer>") == text.count("</answer>") == 1
+    assert text.count("<think>") == text.count("</think>") >= 1
+    assert text.count("<search>") == text.count("</search>") == len(texts) - 1
+    assert "<result>" not in text
+    assert text.rstrip().endswith("</answer>")
+    assert "\\boxed{" in text.partition("<answer>")[2]

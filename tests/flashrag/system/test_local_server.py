@@ -1,0 +1,52 @@
+import sys
+import time
+
+import httpx
+import pytest
+
+from flashrag.system.local_server import LOOPBACK, ServerFailed, free_port, serving
+
+# Answers /health with 503 for a moment, as a server that is still loading does.
+LOADING_SERVER = """
+import http.server, sys, time
+started = time.monotonic()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if time.monotonic() - started > 1 else 503)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_the_block_begins_when_the_server_is_healthy_and_ends_with_its_process(tmp_path):
+    port = free_port()
+    url = f"http://{LOOPBACK}:{port}"
+    with serving([sys.executable, "-c", LOADING_SERVER, str(port)], url, tmp_path / "log") as process:
+        assert httpx.get(f"{url}/health").status_code == 200
+    assert process.poll() is not None
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
+    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    started = time.monotonic()
+    with (
+        pytest.raises(ServerFailed, match=r"(?s)exit code 1.*no such model"),
+        serving(command, f"http://{LOOPBACK}:{free_port()}", tmp_path / "log"),
+    ):
+        pass
+    assert time.monotonic() - started < 30
+
+
+def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path):
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    started = time.monotonic()
+    with (
+        pytest.raises(ServerFailed, match="no healthy server"),
+        serving(command, f"http://{LOOPBACK}:{free_port()}", tmp_path / "log", timeout_s=1.0),
+    ):
+        pass
+    assert time.monotonic() - started < 30

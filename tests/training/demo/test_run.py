@@ -1,0 +1,121 @@
+"""The demo's folder and report, without engines: what a second run does, and where the figures come from."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from flashrag.errors import UserError
+from flashrag.system.processes import tail
+from training.demo.report import read_curves, same_answers, token_exactness
+from training.demo.run import (
+    DemoFolder,
+    Stopwatch,
+    article_title,
+    check_cpu_stack,
+    main,
+    open_folder,
+    parse_arguments,
+)
+from training.trainer_process import trainer_environment
+
+
+def arguments(output: Path, *more: str) -> list[str]:
+    return ["--output_dir", str(output), *more]
+
+
+def test_a_second_run_with_other_options_says_how_to_start_afresh(tmp_path: Path) -> None:
+    open_folder(parse_arguments(arguments(tmp_path / "demo", "--seed", "1")))
+    open_folder(parse_arguments(arguments(tmp_path / "demo", "--seed", "1")))
+    with pytest.raises(UserError, match=r"'seed': 1.*'seed': 2.*--fresh"):
+        open_folder(parse_arguments(arguments(tmp_path / "demo", "--seed", "2")))
+
+
+def test_fresh_removes_a_demo_folder_and_nothing_else(tmp_path: Path) -> None:
+    demo, other = tmp_path / "demo", tmp_path / "other"
+    open_folder(parse_arguments(arguments(demo)))
+    (demo / "report.json").write_text("{}")
+    open_folder(parse_arguments(arguments(demo, "--fresh", "--seed", "5")))
+    assert not (demo / "report.json").exists()
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="is no demo folder"):
+        open_folder(parse_arguments(arguments(other, "--fresh")))
+    assert (other / "thesis.tex").exists()
+
+
+def test_an_unknown_flag_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--sede", "1"]) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --sede 1; --help shows the arguments\n"
+
+
+def test_a_finished_stage_is_skipped_and_time_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    product = tmp_path / "product"
+    watch = Stopwatch(tmp_path / "seconds.json")
+    with pytest.raises(RuntimeError):
+        watch.stage("index", product, lambda: (_ for _ in ()).throw(RuntimeError("killed")))
+    assert "index" in json.loads((tmp_path / "seconds.json").read_text())
+    again = Stopwatch(tmp_path / "seconds.json")
+    again.stage("index", product, product.touch)
+    again.stage("index", product, lambda: pytest.fail("ran twice"))
+    assert "index: done before" in capsys.readouterr().out
+
+
+def test_titles_are_read_from_corpus_lines() -> None:
+    assert article_title('{"id": "1", "contents": "\\"Adam Draper\\"\\nThe job …"}') == "Adam Draper"
+
+
+def test_curves_take_the_last_value_of_a_repeated_step(tmp_path: Path) -> None:
+    entries = [
+        {"step": 0, "data": {"val-aux/2hop/em/mean@1": 0.1}},
+        {"step": 1, "data": {"rollout/searches": 1.0}},
+        {"step": 1, "data": {"rollout/searches": 1.5}},
+    ]
+    (tmp_path / "1.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    curves = read_curves(tmp_path)
+    assert curves["validation EM, 2-hop"] == {0: 0.1}
+    assert curves["searches"] == {1: 1.5}
+    assert curves["sampled"] == {}
+
+
+def test_trainer_and_evaluation_are_compared_question_by_question(tmp_path: Path) -> None:
+    folder = DemoFolder(tmp_path)
+    validation = folder.training / "trajectories" / "val"
+    validation.mkdir(parents=True)
+    (folder.training / "metrics").mkdir()
+    records = [{"question_id": f"q{i}", "answer": answer, "em": float(i == 0)} for i, answer in enumerate("ab")]
+    for step, kept in ((4, records), (0, [{"question_id": "q9", "answer": "z", "em": 0.0}])):
+        with gzip.open(validation / f"step_{step:06d}.1.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)
+    items = [
+        {"id": "q0", "prediction": "a", "metrics": {"em": 1.0}},
+        {"id": "q1", "prediction": "c", "metrics": {"em": 0.0}},
+    ]
+    folder.evaluation("trained").mkdir(parents=True)
+    (folder.evaluation("trained") / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    assert same_answers(folder, 4) == {"questions": 2, "same_answer": 1, "same_em": 2}
+    assert token_exactness(folder)["trajectories_checked"] == 3
+
+
+def test_the_end_of_a_log_survives_odd_bytes(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"one\n\xff\xfe two\nthree\n")
+    assert tail(log, 2).endswith("three")
+    assert tail(tmp_path / "missing.log") == ""
+
+
+def test_the_gpu_stack_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.distributions", lambda **_: iter(()))
+    with pytest.raises(UserError, match=r"RESEARCH_DEVICE=cpu bash training/run\.sh"):
+        check_cpu_stack()
+
+
+def test_a_cpu_config_is_trained_on_the_cpu_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert trainer_environment("demo", tmp_path)["VERL_PLATFORM"] == "cpu"
+    on_gpus = trainer_environment("research", tmp_path)
+    assert "VERL_PLATFORM" not in on_gpus
+    assert on_gpus["WANDB_MODE"] == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert "WANDB_MODE" not in trainer_environment("research", tmp_path)

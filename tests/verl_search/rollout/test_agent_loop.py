@@ -1,0 +1,394 @@
+"""What the agent loop hands to verl: ids, mask, log-probabilities, versions; and what it asks the engine for."""
+
+import asyncio
+import dataclasses
+import gc
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayTaskError
+from transformers import AutoTokenizer
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap
+
+from flashrag.client import RetrievalClient
+from flashrag.document import Document, Hit
+from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, SearchRecord, Segment, Source
+from flashrag.errors import ReSearchError, ToolError
+from flashrag.tools.sandbox import PythonSandbox
+from verl_search.rollout import agent_loop
+from verl_search.rollout.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
+from verl_search.rollout.reward import episode_reward
+from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.trainer.stopping import StopTraining
+from verl_search.training_config import compose_config
+
+# prompt: 1 2 | sampled: 10 11 | spliced: 20 21 22 | sampled: 12
+EPISODE = Episode(
+    prompt_ids=(1, 2),
+    segments=[
+        Segment(Source.MODEL, "<search> q </search>", (10, 11), (-0.1, -0.2)),
+        Segment(Source.RESULT, " <result>\nd\n</result>", (20, 21, 22)),
+        Segment(Source.MODEL, "done", (12,), (-0.3,)),
+    ],
+    searches=[SearchRecord("q", ("d1",), 0.25)],
+    ended_by=EndReason.EOS,
+)
+
+
+def output_of(episode: Episode) -> Any:
+    return agent_loop_output(episode, episode_reward(episode, ["gold"]), {"min_global_steps": 3})
+
+
+def test_ids_mask_and_log_probabilities_follow_provenance() -> None:
+    output = output_of(EPISODE)
+    assert output.prompt_ids == [1, 2]
+    assert output.response_ids == [10, 11, 20, 21, 22, 12]
+    assert output.response_mask == [1, 1, 0, 0, 0, 1]
+    assert output.response_logprobs == [-0.1, -0.2, 0.0, 0.0, 0.0, -0.3]
+    assert output.extra_fields["min_global_steps"] == 3
+    assert output.extra_fields["trained_fingerprint"] == fingerprint([10, 11, 12])
+    rollout = output.extra_fields["search_rollout"]
+    assert (rollout["searches"], rollout["sampled_tokens"], rollout["spliced_tokens"]) == (1.0, 3.0, 3.0)
+    assert rollout["search_s"] == 0.25
+
+
+def test_an_episode_whose_search_failed_carries_no_loss() -> None:
+    failed = Episode((1, 2), [EPISODE.segments[0]], [], EndReason.SEARCH_FAILED)
+    output = output_of(failed)
+    assert output.response_ids == [10, 11]
+    assert output.response_mask == [0, 0]
+    assert output.reward_score == 0.0
+    assert output.extra_fields["search_rollout"]["search_failed"] == 1.0
+
+
+def test_results_are_trained_on_only_when_asked_for() -> None:
+    output = agent_loop_output(EPISODE, episode_reward(EPISODE, ["gold"]), {}, mask_results=False)
+    assert output.response_mask == [1, 1, 1, 1, 1, 1]
+    assert output.extra_fields["trained_fingerprint"] == fingerprint([10, 11, 20, 21, 22, 12])
+    failed = Episode((1, 2), [EPISODE.segments[0]], [], EndReason.SEARCH_FAILED)
+    assert agent_loop_output(failed, episode_reward(failed, ["gold"]), {}, mask_results=False).response_mask == [0, 0]
+
+
+def test_an_episode_without_a_token_is_one_token_without_loss() -> None:
+    output = output_of(Episode((1, 2), [], [], EndReason.DEADLINE))
+    assert (output.response_ids, output.response_mask, output.response_logprobs) == ([2], [0], [0.0])
+    rollout = output.extra_fields["search_rollout"]
+    assert (rollout["sampled_tokens"], rollout["spliced_tokens"], rollout["ended_by"]) == (0.0, 0.0, "deadline")
+    assert output.extra_fields["response_fingerprint"] == fingerprint([2])
+    assert output.extra_fields["trained_fingerprint"] == fingerprint([])
+
+
+def test_ids_that_were_not_sampled_are_noticed() -> None:
+    check_sampled_ids(EPISODE, [10, 11, 12])
+    with pytest.raises(InvariantViolation, match="2 sampled ids differ from the 3 to train on"):
+        check_sampled_ids(EPISODE, [10, 11])
+
+
+class FakeServerManager:
+    """Answers each turn with the next token and the weight versions of that turn."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+
+    async def generate(self, **request: Any) -> Any:
+        self.requests.append(request)
+        turn = len(self.requests)
+        fields = {"min_global_steps": turn, "max_global_steps": turn + 1}
+        return SimpleNamespace(token_ids=[turn], log_probs=[-1.0], stop_reason="completed", extra_fields=fields)
+
+
+def test_turns_share_a_server_and_carry_the_range_of_weight_versions() -> None:
+    manager = FakeServerManager()
+    codec = EpisodeCodec(AutoTokenizer.from_pretrained(BASE_MODEL), {9, 7})
+    engine = _Engine("vllm", manager, {"temperature": 1.0, "logprobs": True}, codec, priority=0)
+
+    async def two_turns() -> None:
+        await engine.generate([1, 2], 50)
+        await engine.generate([1, 2, 1, 20], 40)
+
+    asyncio.run(two_turns())
+    first, second = manager.requests
+    assert first["request_id"] == second["request_id"]
+    assert (first["sampling_params"]["max_tokens"], second["sampling_params"]["max_tokens"]) == (50, 40)
+    assert first["sampling_params"]["stop"] == ["</search>"]
+    assert first["sampling_params"]["stop_token_ids"] == [7, 9]
+    assert first["sampling_params"]["temperature"] == 1.0
+    assert engine.sampled_ids == [1, 2]
+    assert engine.extra_fields == {"min_global_steps": 1, "max_global_steps": 3}
+
+
+BASE_MODEL = str(Path(__file__).parents[3] / "training" / "demo" / "base_model")
+THINK_AND_SEARCH = " <think> I need to search for Hawks. </think> <search> Hawks </search>"
+ANSWER = r" <think> I know. </think> <answer> The final answer is \[ \boxed{ Wildford } \] </answer><|endoftext|>"
+ROW = {
+    "raw_prompt": [{"role": "user", "content": "In which city was the band Hawks formed?"}],
+    "reward_model": {"ground_truth": ["Wildford"]},
+    "extra_info": {"id": "dev_0"},
+    "index": 0,
+    "data_source": "1hop",
+    "global_steps": 3,
+    "split": "train",
+    "uid": "u7",
+    "session_id": 1,
+}
+
+
+class ScriptedServerManager:
+    """Samples these texts, one a turn, with -0.5 as log-probability of each token."""
+
+    def __init__(self, tokenizer: Any, *texts: str) -> None:
+        self.turns = [tokenizer.encode(text) for text in texts]
+        self.prompts: list[list[int]] = []
+        self.sampling_params: list[dict[str, Any]] = []
+
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any) -> Any:
+        ids = self.turns[len(self.prompts)]
+        self.prompts.append(prompt_ids)
+        self.sampling_params.append(sampling_params)
+        return SimpleNamespace(
+            token_ids=ids, log_probs=[-0.5] * len(ids), stop_reason="completed", extra_fields={"min_global_steps": 2}
+        )
+
+
+PYTHON_TOOL = ("search.python_tool=true", "search.prompt_template_name=qa_python_template")
+
+
+def make_loop(folder: Path, *texts: str, overrides: Sequence[str] = ()) -> SearchAgentLoop:
+    """A loop of the demo's config on a scripted engine; its searches find one document. Call within an event loop."""
+    config = compose_config(
+        "demo",
+        [
+            "search.url=http://127.0.0.1:1",
+            f"search.trajectory_dir='{folder}'",
+            f"actor_rollout_ref.model.path='{BASE_MODEL}'",
+            *overrides,
+        ],
+    )
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    loop = SearchAgentLoop(
+        trainer_config=DictConfigWrap(config),
+        server_manager=ScriptedServerManager(tokenizer, *texts),
+        tokenizer=tokenizer,
+        processor=None,
+        dataset_cls=None,
+        data_config=DictConfigWrap(config.data),
+        hf_model_type="qwen2",
+    )
+    loop.common.client = SimpleNamespace(search_scored=find_hawks)
+    return loop
+
+
+async def find_hawks(query: str) -> list[Hit]:
+    assert query == "Hawks"
+    return [Hit(Document("204", '"Hawks"\nThe home of Hawks is Wildford.'), 0.5)]
+
+
+def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: Path) -> None:
+    async def run() -> tuple[Any, SearchAgentLoop]:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop
+
+    output, loop = asyncio.run(run())
+    tokenizer, server = loop.tokenizer, loop.server_manager
+    result = ' <result>\n"Hawks"\nThe home of Hawks is Wildford.\n</result>'
+    sampled, spliced, answer = server.turns[0], tokenizer.encode(result), server.turns[1]
+    assert tokenizer.decode(output.prompt_ids).endswith("User: In which city was the band Hawks formed? Assistant:")
+    assert output.response_ids == sampled + spliced + answer
+    assert output.response_mask == [1] * len(sampled) + [0] * len(spliced) + [1] * len(answer)
+    assert output.response_logprobs == [-0.5] * len(sampled) + [0.0] * len(spliced) + [-0.5] * len(answer)
+    assert server.prompts[1] == output.prompt_ids + sampled + spliced
+    assert output.reward_score == 1.0
+    (record,) = read_trajectories(tmp_path, "train", step=3)
+    assert (record["group_id"], record["session"], record["weights_steps"]) == ("u7", 1, [2, None])
+    assert (record["question_id"], record["answer"], record["searches"][0]["document_ids"]) == (
+        "dev_0",
+        "Wildford",
+        ["204"],
+    )
+
+
+def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_path: Path) -> None:
+    async def run() -> Any:
+        loop = make_loop(tmp_path)
+        loop.common.limits = dataclasses.replace(loop.common.limits, episode_timeout_s=0.05)
+        loop.server_manager.generate = lambda **_: asyncio.sleep(60)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    output = asyncio.run(run())
+    assert output.extra_fields["search_rollout"]["ended_by"] == "deadline"
+    # Step 3 samples with what step 2 has trained.
+    assert (output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (2, 2)
+    (record,) = read_trajectories(tmp_path, "train", step=3)
+    assert (record["ended_by"], record["segments"]) == ("deadline", [])
+
+
+@pytest.fixture
+def stop_reasons(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Why rollouts asked the trainer to stop."""
+    reasons: list[str] = []
+
+    async def request_stop(reason: str) -> None:
+        reasons.append(reason)
+
+    monkeypatch.setattr(agent_loop, "request_stop", request_stop)
+    return reasons
+
+
+def test_a_violated_invariant_stops_the_run_and_leaves_the_trajectory_in_a_file(
+    tmp_path: Path, stop_reasons: list[str]
+) -> None:
+    async def run() -> None:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+        loop.common.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    with pytest.raises(ReSearchError, match=r"not token-exact .*special tokens \[0\]"):
+        asyncio.run(run())
+    (file,) = tmp_path.glob("violations/*.json")
+    (reason,) = stop_reasons
+    assert reason.startswith("a rollout failed: ReSearchError: an episode is not token-exact")
+    assert str(file) in reason
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert written["question"] == ROW["raw_prompt"][0]["content"]
+    assert written["episode"]["segments"][1]["source"] == "result"
+    assert not list(tmp_path.glob("train/*"))
+
+
+def test_a_replica_that_died_stops_the_run(tmp_path: Path, stop_reasons: list[str]) -> None:
+    async def run() -> None:
+        loop = make_loop(tmp_path)
+        loop.server_manager.generate = dead
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    async def dead(**_: Any) -> None:
+        # What `ray.get` raises for an exception of the other side: both a RayTaskError and the exception itself.
+        cause = EngineDeadError("the engine\nis gone")
+        raise RayTaskError("generate", "traceback", cause).as_instanceof_cause()
+
+    with pytest.raises(EngineDeadError):
+        asyncio.run(run())
+    assert stop_reasons == ["a rollout replica failed: EngineDeadError: the engine is gone"]
+
+
+class EngineDeadError(Exception):
+    """As vLLM's."""
+
+
+def test_an_outage_that_lasts_too_long_stops_the_run_in_its_own_words(tmp_path: Path, stop_reasons: list[str]) -> None:
+    async def run() -> None:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH)
+        loop.common.client = RetrievalClient(loop.common.settings.url, top_n=1, max_attempts=1)  # nobody is there
+        loop.common.outage.max_outage_s = 0.0
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    with pytest.raises(StopTraining):
+        asyncio.run(run())
+    (reason,) = stop_reasons
+    assert reason.startswith(
+        "no retrieval server was healthy for 0 s (search.max_outage_s): no retrieval server answers"
+    )
+
+
+def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> None:
+    async def run() -> Any:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+        loop.common.settings = dataclasses.replace(loop.common.settings, apply_chat=True)
+        loop.tokenizer.chat_template = (
+            "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}[assistant]{% endif %}"
+        )
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop.tokenizer
+
+    output, tokenizer = asyncio.run(run())
+    prompt = tokenizer.decode(output.prompt_ids)
+    assert prompt.startswith("[system] ")
+    assert "<search>" in prompt  # the instructions
+    assert prompt.endswith("[user] In which city was the band Hawks formed?\n[assistant]")
+    assert output.reward_score == 1.0
+
+
+def test_an_episode_is_no_reason_to_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        make_loop(tmp_path)
+        caplog.clear()  # a process may say once what its first episode lets it find
+        make_loop(tmp_path)
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
+def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:
+    # verl's own loops refuse a Qwen2 tokenizer without <|im_end|>; a search episode has no use for it.
+    async def codec_of_loop() -> Any:
+        return make_loop(tmp_path).common.codec
+
+    assert asyncio.run(codec_of_loop()).eos_token_ids == {0}
+
+
+def test_episodes_leave_no_cycles_behind(tmp_path: Path) -> None:
+    """Full collections are rare in a worker (flashrag/garbage.py)."""
+
+    async def unreachable_after(episodes: int) -> int:
+        loop = make_loop(tmp_path, *[THINK_AND_SEARCH, ANSWER] * (1 + episodes))
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(episodes):
+                await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(unreachable_after(episodes=50)) < 50
+
+
+THINK_AND_RUN = " <think> I need to calculate. </think> <python> print(6 * 7) </python>"
+
+
+def test_code_is_run_and_its_output_is_a_result_like_any_other(tmp_path: Path) -> None:
+    async def run() -> tuple[Any, SearchAgentLoop]:
+        loop = make_loop(tmp_path, THINK_AND_RUN, ANSWER, overrides=PYTHON_TOOL)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop
+
+    output, loop = asyncio.run(run())
+    sampled, answer = loop.server_manager.turns
+    spliced = loop.tokenizer.encode(" <result>\n42\n</result>")
+    assert output.response_ids == sampled + spliced + answer
+    assert output.response_mask == [1] * len(sampled) + [0] * len(spliced) + [1] * len(answer)
+    assert output.reward_score == 1.0
+    rollout = output.extra_fields["search_rollout"]
+    assert (rollout["searches"], rollout["tool_calls"]) == (0.0, 1.0)
+    (record,) = read_trajectories(tmp_path, "train", step=3)
+    assert (record["searches"][0]["tool"], record["searches"][0]["query"]) == ("python", "print(6 * 7)")
+
+
+def test_each_turn_of_each_episode_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    async def seeds(session: int, *overrides: str) -> list[int | None]:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER, overrides=overrides)
+        await loop.run({"temperature": 1.0, "logprobs": True}, **{**ROW, "session_id": session})
+        return [params.get("seed") for params in loop.server_manager.sampling_params]
+
+    assert asyncio.run(seeds(1, "search.seed=null")) == [None, None]
+    first = asyncio.run(seeds(1, "search.seed=5"))
+    assert asyncio.run(seeds(1, "search.seed=5")) == first
+    others = [asyncio.run(seeds(2, "search.seed=5")), asyncio.run(seeds(1, "search.seed=6"))]
+    assert len({*first, *others[0], *others[1]}) == 6
+
+
+def test_a_sandbox_that_fails_is_a_failed_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> Any:
+        loop = make_loop(tmp_path, THINK_AND_RUN, ANSWER, overrides=PYTHON_TOOL)
+        monkeypatch.setattr(PythonSandbox, "_start", no_sandbox)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    async def no_sandbox(_: PythonSandbox) -> None:
+        raise ToolError("no namespaces are left")
+
+    output = asyncio.run(run())
+    assert output.extra_fields["search_rollout"]["ended_by"] == "search_failed"
+    assert set(output.response_mask) == {0}

@@ -1,0 +1,55 @@
+"""The best checkpoint outlives the rotation of the others."""
+
+import shutil
+from pathlib import Path
+
+from verl_search.trainer.checkpoints import BestCheckpoint, best_checkpoint_path, keep_if_best, read_best_checkpoint
+
+
+def checkpoint(save_path: Path, step: int, score: float, metric: str = "validation EM") -> BestCheckpoint:
+    """What verl writes at a step, with the weights as text."""
+    folder = save_path / f"global_step_{step}"
+    (folder / "actor" / "huggingface").mkdir(parents=True)
+    (folder / "actor" / "model.pt").write_text(f"weights of step {step}")
+    (folder / "actor" / "huggingface" / "config.json").write_text("{}")
+    (folder / "data.pt").write_text("data")
+    return BestCheckpoint(step, metric, score)
+
+
+def test_the_best_stays_when_it_is_rotated_away(tmp_path: Path) -> None:
+    assert read_best_checkpoint(tmp_path) is None
+    for step, score in ((10, 0.3), (20, 0.5), (30, 0.1)):
+        best = keep_if_best(tmp_path, checkpoint(tmp_path, step, score))
+        shutil.rmtree(tmp_path / f"global_step_{step}")  # verl's rotation
+    assert best == read_best_checkpoint(tmp_path) == BestCheckpoint(20, "validation EM", 0.5)
+    kept = best_checkpoint_path(tmp_path, best)
+    assert kept == tmp_path / "best_checkpoint" / "global_step_20"
+    assert (kept / "actor" / "model.pt").read_text() == "weights of step 20"
+    assert (kept / "actor" / "huggingface" / "config.json").is_file()
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["global_step_20", "score.json"]
+
+
+def test_it_takes_no_room_while_the_checkpoint_is_there(tmp_path: Path) -> None:
+    best = keep_if_best(tmp_path, checkpoint(tmp_path, 10, 0.3))
+    source = tmp_path / "global_step_10" / "actor" / "model.pt"
+    assert best_checkpoint_path(tmp_path, best).joinpath("actor", "model.pt").samefile(source)
+
+
+def test_of_equals_the_later_is_kept(tmp_path: Path) -> None:
+    keep_if_best(tmp_path, checkpoint(tmp_path, 10, 0.3))
+    assert keep_if_best(tmp_path, checkpoint(tmp_path, 20, 0.3)).step == 20
+
+
+def test_scores_of_different_metrics_are_not_compared(tmp_path: Path) -> None:
+    keep_if_best(tmp_path, checkpoint(tmp_path, 10, 0.9, "training EM"))
+    assert keep_if_best(tmp_path, checkpoint(tmp_path, 20, 0.3)).step == 20
+
+
+def test_what_a_crash_left_is_no_checkpoint(tmp_path: Path) -> None:
+    keep_if_best(tmp_path, checkpoint(tmp_path, 10, 0.3))
+    (tmp_path / "best_checkpoint" / "unfinished" / "actor").mkdir(parents=True)
+    assert read_best_checkpoint(tmp_path) == BestCheckpoint(10, "validation EM", 0.3)
+    keep_if_best(tmp_path, checkpoint(tmp_path, 20, 0.4))
+    assert sorted(path.name for path in (tmp_path / "best_checkpoint").iterdir()) == ["global_step_20", "score.json"]
+    shutil.rmtree(tmp_path / "best_checkpoint" / "global_step_20")
+    assert read_best_checkpoint(tmp_path) is None

@@ -1,0 +1,71 @@
+"""The question dataset: rows as the agent loop wants them, prompts measured as it builds them."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoTokenizer
+
+from flashrag.episode import prompt_token_ids
+from flashrag.errors import UserError
+from training.qa_rows import qa_row, write_parquet
+from verl_search.trainer.dataset import QuestionDataset
+
+BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
+QUESTIONS = ["Who?", "Who is the leader of Hawks, and who was the leader before?"]
+
+
+@pytest.fixture
+def tokenizer():
+    return AutoTokenizer.from_pretrained(BASE_MODEL)
+
+
+def make_dataset(folder: Path, tokenizer, *, split: str = "train", **changes: object) -> QuestionDataset:
+    for name in ("train", "dev"):
+        rows = [
+            qa_row(question, ["gold"], data_source="toy", id=f"{name}{index}", index=index, split=name)
+            for index, question in enumerate(QUESTIONS)
+        ]
+        write_parquet(rows, folder / f"{name}.parquet")
+    config: DictConfig = OmegaConf.create(
+        {
+            "prompt_key": "question",
+            "max_prompt_length": 512,
+            "filter_overlong_prompts": True,
+            "prompt_template_name": "qa_template",
+            "apply_chat": False,
+            "train_files": str(folder / "train.parquet"),
+            "val_files": [str(folder / "dev.parquet")],
+            "cache_dir": str(folder / "cache"),
+            **changes,
+        }
+    )
+    files = config.train_files if split == "train" else config.val_files
+    return QuestionDataset(data_files=files, tokenizer=tokenizer, config=config)
+
+
+def test_a_row_carries_question_answers_and_split(tmp_path: Path, tokenizer) -> None:
+    row = make_dataset(tmp_path, tokenizer)[1]
+    assert row["raw_prompt"] == [{"role": "user", "content": QUESTIONS[1]}]
+    assert row["reward_model"]["ground_truth"] == ["gold"]
+    assert (row["extra_info"]["id"], row["index"], row["split"]) == ("train1", 1, "train")
+    assert make_dataset(tmp_path, tokenizer, split="val")[0]["split"] == "val"
+
+
+def test_what_does_not_fit_is_left_out_and_counted(
+    tmp_path: Path, tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shorter = len(prompt_token_ids(tokenizer, QUESTIONS[0]))
+    dataset = make_dataset(tmp_path, tokenizer, max_prompt_length=shorter)
+    assert [row["question"] for row in dataset] == [QUESTIONS[0]]
+    assert "left out 1 of 2 questions" in capsys.readouterr().out
+
+
+def test_nothing_that_fits_is_an_error(tmp_path: Path, tokenizer) -> None:
+    with pytest.raises(UserError, match="max_prompt_length=3 tokens; raise it"):
+        make_dataset(tmp_path, tokenizer, max_prompt_length=3)
+
+
+def test_a_wrong_prompt_key_names_the_columns(tmp_path: Path, tokenizer) -> None:
+    with pytest.raises(UserError, match=r"prompt_key='query' is no column .*'question'"):
+        make_dataset(tmp_path, tokenizer, prompt_key="query")

@@ -1,0 +1,1 @@
+"""Training: run.sh, the launcher, data preparation and the demo."""

@@ -1,0 +1,1 @@
+"""The embedded demo: a synthetic world, its base model, and the run from nothing to a report."""

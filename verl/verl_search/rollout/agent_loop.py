@@ -1,0 +1,249 @@
+"""SearchAgentLoop: runs one search episode per trajectory on verl's rollout servers.
+
+A thin caller of `flashrag.episode.run_episode`: it lends the engine and the retrieval client, and hands verl the ids,
+the loss mask, the log-probabilities and the reward. Named in config/agent_loop.yaml, read by every agent-loop worker.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Any
+from uuid import uuid4
+
+from ray.exceptions import RayError
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from flashrag.client import RetrievalClient
+from flashrag.episode import (
+    EndReason,
+    Episode,
+    EpisodeCodec,
+    Generation,
+    InvariantViolation,
+    Tool,
+    ToolResult,
+    prompt_token_ids,
+    run_episode,
+)
+from flashrag.errors import ReSearchError
+from flashrag.generator.tokenizer import eos_token_ids
+from flashrag.system.garbage import shorten_pauses
+from flashrag.tools.python import python_tool
+from flashrag.tools.sandbox import PythonSandbox, check_sandbox
+from verl_search.platform.upstream import silence_chat_turn_builders
+from verl_search.rollout.measures import rollout_measures, training_measures
+from verl_search.rollout.outage import EpisodeClock, Outage
+from verl_search.rollout.reward import Reward, episode_reward
+from verl_search.rollout.sampling import ABORTED, search_sampling_params, seeded
+from verl_search.rollout.trajectories import TrajectoryRecord, as_json, write_violation
+from verl_search.rollout.trajectory_files import Retention, TrajectoryWriter
+from verl_search.settings import SearchSettings
+from verl_search.trainer.stopping import StopTraining, request_stop
+
+
+class Common:
+    """What all episodes of a worker process have in common: one config, one event loop, and so one of each."""
+
+    def __init__(self, config: Any, tokenizer: Any):
+        self.settings = settings = SearchSettings.from_config(config.search)
+        rollout = config.actor_rollout_ref.rollout
+        self.engine_name = rollout.name
+        self.limits = settings.limits(rollout.response_length)
+        eos_ids = eos_token_ids(tokenizer, config.actor_rollout_ref.model.path)
+        self.codec = EpisodeCodec(tokenizer, eos_ids, settings.dialect())
+        self.client = RetrievalClient(
+            settings.url, top_n=settings.top_n, timeout_s=settings.timeout_s, max_attempts=settings.max_attempts
+        )
+        self.outage = Outage(settings.url, settings.max_outage_s)
+        self.tools = (self._python_tool(),) if settings.python_tool else ()
+        retention = Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
+        self.writer = TrajectoryWriter(settings.trajectory_path(), retention)
+        shorten_pauses()
+        silence_chat_turn_builders()
+
+    @lru_cache(maxsize=1024)  # noqa: B019  (there is one, as long as its process)
+    def prompt_ids(self, question: str) -> list[int]:
+        """The ids that a question's episodes start from, for a group the same."""
+        return prompt_token_ids(
+            self.codec.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
+        )
+
+    @staticmethod
+    def _python_tool() -> Tool:
+        check_sandbox()  # on the machine where it will run
+        return python_tool(PythonSandbox())
+
+
+_common: tuple[Any, Common] | None = None
+
+
+def common(config: Any, tokenizer: Any) -> Common:
+    """The process's `Common`; another one for another config."""
+    global _common
+    if _common is None or _common[0] is not config:
+        _common = config, Common(config, tokenizer)
+    return _common[1]
+
+
+def fingerprint(token_ids: Sequence[int]) -> str:
+    """A digest of token ids, to recognise them at the other end of the data path."""
+    return hashlib.sha256(array("q", token_ids).tobytes()).hexdigest()
+
+
+class SearchAgentLoop(AgentLoopBase):
+    """One trajectory: prompt, then model and result segments in turn, on the rollout servers."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # Upstream builds a chat-turn tokenizer for the model family, which wants that family's chat tokens. An episode
+        # has no chat turns, and a base model's tokenizer need not have them: None takes upstream's plain builder.
+        super().__init__(*args, **{**kwargs, "hf_model_type": None})
+        self.common = common(self.config, self.tokenizer)
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
+        """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping.
+
+        Whatever it raises stops the run: a group without one of its episodes would be trained on as if it were whole.
+        """
+        try:
+            return await self._run(sampling_params, int(priority), row)
+        except Exception as error:
+            await request_stop(what_failed(error))
+            raise
+
+    async def _run(self, sampling_params: dict[str, Any], priority: int, row: dict[str, Any]) -> AgentLoopOutput:
+        question = row["raw_prompt"][-1]["content"]
+        question_id = str(row["extra_info"].get("id", row["index"]))
+        shared, settings = self.common, self.common.settings
+        seed = None
+        if settings.seed is not None:
+            seed = (settings.seed, row["split"], int(row["global_steps"]), question_id, int(row["session_id"]))
+        engine = _Engine(shared.engine_name, self.server_manager, sampling_params, shared.codec, priority, seed)
+        try:
+            clock = EpisodeClock()
+            search = partial(self._search, clock=clock)
+            episode = await run_episode(
+                shared.prompt_ids(question),
+                engine.generate,
+                search,
+                shared.codec,
+                shared.limits,
+                tools=shared.tools,
+                clock=clock,
+            )
+            check_sampled_ids(episode, engine.sampled_ids)
+        except InvariantViolation as violation:
+            path = write_violation(settings.trajectory_path(), question, violation)
+            raise ReSearchError(f"an episode is not token-exact ({violation}); its trajectory: {path}") from violation
+        gold_answers = list(row["reward_model"]["ground_truth"])
+        reward = episode_reward(episode, gold_answers, settings.answer_metric, settings.reward_rule)
+        record = TrajectoryRecord(
+            question_id=question_id,
+            data_source=str(row["data_source"]),
+            question=question,
+            gold_answers=gold_answers,
+            step=int(row["global_steps"]),
+            split=row["split"],
+            group_id=str(row["uid"]),
+            session=int(row["session_id"]),
+            weights_steps=(engine.extra_fields.get("min_global_steps"), engine.extra_fields.get("max_global_steps")),
+            episode=episode,
+            reward=reward,
+        )
+        await shared.writer.write(record.split, record.step, lambda: as_json(record))
+        # An episode that a deadline cut off before its first token has nothing from the engine.
+        weights_step = record.step - 1
+        unsampled = {"min_global_steps": weights_step, "max_global_steps": weights_step}
+        extra_fields = {**unsampled, **engine.extra_fields}
+        return agent_loop_output(episode, reward, extra_fields, mask_results=settings.mask_results)
+
+    async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
+        client, outage = self.common.client, self.common.outage
+        return ToolResult.ranked(await outage.wait_out(lambda: client.search_scored(query), clock))
+
+
+class _Engine:
+    """The rollout servers as the episode's `generate`, remembering every id that they returned."""
+
+    def __init__(
+        self,
+        name: str,
+        server_manager: Any,
+        sampling_params: dict[str, Any],
+        codec: EpisodeCodec,
+        priority: int,
+        seed: tuple[object, ...] | None = None,
+    ):
+        self.name, self.server_manager, self.seed = name, server_manager, seed
+        self.sampling_params = search_sampling_params(name, sampling_params, codec)
+        self.priority = priority
+        # One id for the whole episode keeps its turns on one server, where their prefix is cached.
+        self.request_id = uuid4().hex
+        self.sampled_ids: list[int] = []
+        self.extra_fields: dict[str, Any] = {}
+
+    async def generate(self, token_ids: list[int], max_tokens: int) -> Generation:
+        output = await self.server_manager.generate(
+            request_id=self.request_id,
+            prompt_ids=token_ids,
+            sampling_params={**self.sampling_params, **self._seed(), "max_tokens": max_tokens},
+            priority=self.priority,
+        )
+        self.sampled_ids += output.token_ids
+        # The trainer reads the range of weight versions: the first turn's minimum, the last turn's maximum.
+        first_version = self.extra_fields.get("min_global_steps", output.extra_fields.get("min_global_steps"))
+        self.extra_fields.update(output.extra_fields, min_global_steps=first_version)
+        return Generation(output.token_ids, output.log_probs or None, aborted=output.stop_reason in ABORTED)
+
+    def _seed(self) -> dict[str, int]:
+        # Another for each turn: with one seed for all, they would draw the same numbers.
+        return {} if self.seed is None else seeded(self.name, *self.seed, len(self.sampled_ids))
+
+
+def what_failed(error: Exception) -> str:
+    """Why a rollout raised, in one line. What comes through Ray was raised in a rollout replica, or by its death."""
+    if isinstance(error, StopTraining):
+        return str(error)
+    who = "a rollout replica" if isinstance(error, RayError) else "a rollout"
+    cause = getattr(error, "cause", None) or error
+    return f"{who} failed: {type(cause).__name__}: {' '.join(str(cause).split())}"
+
+
+def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:
+    """Raise `InvariantViolation` unless the episode's loss tokens are exactly what the engine sampled."""
+    trained = [i for i, trains in zip(episode.response_ids, episode.loss_mask, strict=True) if trains]
+    if trained != list(sampled_ids):
+        raise InvariantViolation(f"{len(sampled_ids)} sampled ids differ from the {len(trained)} to train on", episode)
+
+
+def agent_loop_output(
+    episode: Episode, reward: Reward, extra_fields: dict[str, Any], *, mask_results: bool = True
+) -> AgentLoopOutput:
+    """What verl trains on. A failed search is nobody's mistake: its episode carries no loss."""
+    failed = episode.ended_by is EndReason.SEARCH_FAILED
+    loss_mask = episode.loss_mask if mask_results else [1] * len(episode.loss_mask)
+    loss_mask = [0] * len(loss_mask) if failed else loss_mask
+    trained_ids = [i for i, trains in zip(episode.response_ids, loss_mask, strict=True) if trains]
+    response_ids, log_probs = episode.response_ids, episode.log_probs
+    if not response_ids:  # cut off before its first token: upstream's batches have no place for an empty response
+        response_ids, loss_mask, log_probs = [episode.prompt_ids[-1]], [0], [0.0]
+    rollout = rollout_measures(episode, reward)
+    return AgentLoopOutput(
+        prompt_ids=list(episode.prompt_ids),
+        response_ids=response_ids,
+        response_mask=loss_mask,
+        response_logprobs=log_probs or None,
+        reward_score=reward.value,
+        num_turns=1 + len(episode.segments),
+        metrics=AgentLoopMetrics(generate_sequences=episode.generate_s, tool_calls=rollout["search_s"]),
+        extra_fields={
+            **extra_fields,
+            "turn_scores": [],
+            "tool_rewards": [],
+            # Upstream averages this for validation; the sampler averages "search_rollout" for training.
+            "reward_extra_info": rollout,
+            "search_rollout": {**rollout, **training_measures(episode, reward)},
+            "trained_fingerprint": fingerprint(trained_ids),
+            "response_fingerprint": fingerprint(response_ids),
+        },
+    )

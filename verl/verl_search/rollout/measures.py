@@ -1,0 +1,131 @@
+"""What is measured of each rollout, and what a step's rollouts are together: the trainer's `rollout/…` metrics.
+
+Pure functions: the agent loop measures each rollout, the sampler a step of them. docs/alarms.md explains the names.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from flashrag.episode import EndReason, Episode, Source
+from verl_search.rollout.reward import Reward
+
+NGRAM_WORDS = 4
+_THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
+# Thai and Lao, Burmese, Khmer, Chinese and Japanese put no spaces between words: there each character counts as one.
+_SPACELESS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
+
+
+def rollout_measures(episode: Episode, reward: Reward) -> dict[str, float]:
+    """The numbers of one episode that upstream averages over a validation and `rollout_metrics` over a step."""
+    searches = [call for call in episode.searches if call.tool == "search"]
+    return {
+        "em": reward.answer.em,
+        "f1": reward.answer.f1,
+        "format_valid": float(episode.format_fault is None),
+        "searches": float(len(searches)),
+        "tool_calls": float(len(episode.searches)),
+        "search_failed": float(episode.ended_by is EndReason.SEARCH_FAILED),
+        "sampled_tokens": float(count_tokens(episode, Source.MODEL)),
+        "spliced_tokens": float(count_tokens(episode, Source.RESULT)),
+        "search_s": sum(search.latency_s for search in searches),
+        "generate_s": episode.generate_s,
+        "think_repeat_rate": repeat_rate(think_words(episode.sampled_texts)),
+    }
+
+
+def training_measures(episode: Episode, reward: Reward) -> dict[str, Any]:
+    """What `rollout_metrics` needs of an episode beside its measures; without log-probabilities their sum is None."""
+    log_probs = [segment.log_probs for segment in episode.segments if segment.source is Source.MODEL]
+    log_prob_sum = None if None in log_probs else sum(sum(values) for values in log_probs if values)
+    return {
+        "ended_by": episode.ended_by.value,
+        "reward": reward.value,
+        "log_prob_sum": log_prob_sum,
+        "generate_spans": episode.generate_spans,
+    }
+
+
+def count_tokens(episode: Episode, source: Source) -> int:
+    """How many of the response's tokens the model sampled, or a result spliced in."""
+    return sum(len(segment.token_ids) for segment in episode.segments if segment.source is source)
+
+
+def think_words(sampled_texts: Sequence[str]) -> list[str]:
+    """The words of all think blocks that the model wrote; a block that is never closed counts to its segment's end."""
+    return [word for text in sampled_texts for block in _THINK.findall(text) for word in _WORD.findall(block)]
+
+
+def repeat_rate(words: Sequence[str], n: int = NGRAM_WORDS) -> float:
+    """The share of n-grams that occurred before.
+
+    >>> repeat_rate("a b c d".split())
+    0.0
+    >>> repeat_rate("no no no no no no".split())  # three 4-grams, two of them repeat the first
+    0.6666666666666666
+    """
+    ngrams = list(zip(*(words[offset:] for offset in range(n)), strict=False))
+    return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """A step's means over its episodes, and the share of each end reason; times are seconds per episode.
+
+    A rollout is its `rollout_measures` and `training_measures`, and the `group_id` of the question it was sampled for.
+    Without a correct answer there is no `rollout/correct_log_prob`.
+    """
+
+    def mean(name: str) -> float:
+        return fmean(rollout[name] for rollout in rollouts)
+
+    searches = sum(rollout["searches"] for rollout in rollouts)
+    metrics = {
+        "rollout/em": mean("em"),
+        "rollout/f1": mean("f1"),
+        "rollout/format_rate": mean("format_valid"),
+        "rollout/searches": mean("searches"),
+        "rollout/tool_calls": mean("tool_calls"),
+        "rollout/search_failed_share": mean("search_failed"),
+        "rollout/response_tokens_sampled": mean("sampled_tokens"),
+        "rollout/response_tokens_spliced": mean("spliced_tokens"),
+        "rollout/search_latency_s": sum(r["search_s"] for r in rollouts) / searches if searches else 0.0,
+        "rollout/search_s": mean("search_s"),
+        "rollout/generate_s": mean("generate_s"),
+        "rollout/engine_busy_s": united_s(span for rollout in rollouts for span in rollout["generate_spans"]),
+        "rollout/think_repeat_rate": mean("think_repeat_rate"),
+        "rollout/zero_variance_share": zero_variance_share(rollouts),
+    }
+    correct = [r for r in rollouts if r["em"] and r["format_valid"] and r["log_prob_sum"] is not None]
+    if correct:
+        tokens = sum(rollout["sampled_tokens"] for rollout in correct)
+        metrics["rollout/correct_log_prob"] = sum(rollout["log_prob_sum"] for rollout in correct) / tokens
+    ended_by = Counter(rollout["ended_by"] for rollout in rollouts)
+    # Each reason every step: an alarm on one that stops occurring must see it at 0.
+    return metrics | {f"rollout/ended_by/{reason}": ended_by[reason] / len(rollouts) for reason in EndReason}
+
+
+def united_s(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of the spans lasted: seconds in which the engines had something to do.
+
+    >>> united_s([(0.0, 2.0), (1.0, 3.0), (10.0, 11.0)])
+    4.0
+    """
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def zero_variance_share(rollouts: Sequence[Mapping[str, Any]]) -> float:
+    """The share of groups whose rewards are all equal: GRPO learns nothing from them.
+
+    Failed searches are left out, as from the advantages. A group of which nothing is left counts as such a group.
+    """
+    rewards_by_group: dict[str, list[float]] = defaultdict(list)
+    for rollout in rollouts:
+        rewards_by_group[rollout["group_id"]] += [] if rollout["search_failed"] else [rollout["reward"]]
+    return fmean(len(set(rewards)) <= 1 for rewards in rewards_by_group.values())

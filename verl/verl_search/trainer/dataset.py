@@ -1,0 +1,56 @@
+"""The question dataset: verl's parquet dataset, keyed by question, with prompts measured as the rollout builds them.
+
+The agent loop turns a question into prompt ids (`flashrag.episode.prompt_ids`); the dataset only has to hand the
+question over and to leave out, by count and never by truncation, what does not fit the prompt budget.
+"""
+
+from typing import Any
+
+import datasets
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from flashrag.episode import prompt_token_ids
+from flashrag.errors import UserError
+
+
+class QuestionDataset(RLHFDataset):
+    """Rows of `training/data_preprocess_hpqa.py`: question, data_source, reward_model, extra_info."""
+
+    def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
+        """Leave out questions whose prompt exceeds `max_prompt_length` tokens, and say how many."""
+        if self.prompt_key not in dataframe.column_names:
+            raise UserError(
+                f"prompt_key={self.prompt_key!r} is no column of {self.data_files}; "
+                f"its columns are {dataframe.column_names}"
+            )
+        if not self.filter_overlong_prompts:
+            return dataframe
+        kept = [
+            index
+            for index, question in enumerate(dataframe[self.prompt_key])
+            if len(self._prompt_ids(question)) <= self.max_prompt_length
+        ]
+        left_out = len(dataframe) - len(kept)
+        if not kept:
+            raise UserError(
+                f"no question of {self.data_files} fits max_prompt_length={self.max_prompt_length} tokens; raise it"
+            )
+        if left_out:
+            print(f"left out {left_out} of {len(dataframe)} questions: longer than {self.max_prompt_length} tokens")
+        return dataframe.select(kept)
+
+    def _prompt_ids(self, question: str) -> list[int]:
+        return prompt_token_ids(self.tokenizer, question, self.config.prompt_template_name, self.config.apply_chat)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row = super().__getitem__(item)
+        # The agent loop keeps train and validation trajectories apart, and upstream does not tell it which is which.
+        row["split"] = "val" if list(self.original_data_files) == _as_list(self.config.val_files) else "train"
+        return row
+
+    def _build_messages(self, example: dict[str, Any], key: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": example[key]}]
+
+
+def _as_list(files: Any) -> list[str]:
+    return [files] if isinstance(files, str) else list(files)

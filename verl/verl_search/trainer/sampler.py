@@ -1,0 +1,112 @@
+"""The trainer's sampler: checks what is about to be trained on, and turns rollouts into metrics.
+
+Upstream's replay buffer with additions at its public `sample`: a rollout that raised, or a worker that asks for it or
+died, stops the run (stopping.py) instead of being padded away; the tensors in the TransferQueue are compared with what
+the engine sampled; and the step's search metrics join the trainer's own. `algorithm.filter_groups` (DAPO's: groups of
+equal reward are left out and replaced, arXiv 2503.14476) is upstream's, which it gives to its own buffer only, and
+bounded.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import transfer_queue as tq
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from verl_search.rollout.agent_loop import fingerprint
+from verl_search.rollout.measures import rollout_metrics
+from verl_search.trainer.stopping import StopTraining, check_stop_requests
+from verl_search.trainer.watch import WorkerWatch
+
+TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]
+
+
+class SearchReplayBuffer(ReplayBuffer):
+    """`ReplayBuffer` that polls often, verifies token identity and reports how the rollouts searched."""
+
+    def __init__(self, *, sampler_kwargs: Mapping[str, Any], refill_fn: Callable[[int], Any], **kwargs: Any):
+        filter_groups, batch_size = sampler_kwargs["filter_groups"], sampler_kwargs["train_batch_size"]
+        super().__init__(
+            **kwargs,
+            sampler_kwargs=sampler_kwargs,
+            # Upstream polls every 2 s, which rounds a small model's generation time up to multiples of that.
+            poll_interval=float(sampler_kwargs["poll_interval_s"]),
+            refill_fn=self._refill,
+            filter_groups_metric=filter_groups["metric"] if filter_groups["enable"] else None,
+            train_batch_size=batch_size,
+            gen_batch_size=1,  # upstream's own value wherever it refills
+        )
+        self.max_failed_share = float(sampler_kwargs["max_failed_share"])
+        self._submit = refill_fn
+        self._refilled = 0
+        self._max_refills = filter_groups["max_num_gen_batches"] * batch_size
+        self._workers = WorkerWatch(())
+
+    def watch(self, workers: Sequence[Any]) -> None:
+        """Notice from now on when one of these actors, which bring the rollouts, dies."""
+        self._workers = WorkerWatch(workers)
+
+    def _refill(self, num_prompts: int) -> None:
+        """Have more prompts generated; raises `StopTraining` where a step would take more than it may."""
+        self._refilled += num_prompts
+        if 0 < self._max_refills < self._refilled:
+            raise StopTraining(
+                f"{self._refilled} more prompts were needed for one step than its batch: nearly all groups have equal "
+                "rewards (algorithm.filter_groups.max_num_gen_batches bounds this)"
+            )
+        self._submit(num_prompts)
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        """Upstream's sampling; raises `StopTraining` when a rollout raised or too many searches failed."""
+        self._refilled = 0
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        failed = self.failure_keys[partition_id]
+        if failed:
+            raise StopTraining(
+                f"{len(failed)} of {batch_size} prompts of step {global_steps} failed in the rollout; the error is in "
+                "the log above"
+            )
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=TRAINED_FIELDS)
+        # The TransferQueue hands objects out bare or wrapped in tensordict's NonTensorData.
+        extra_fields = [getattr(extra, "data", extra) for extra in data["extra_fields"]]
+        for key, responses, loss_mask, response_mask, extra in zip(
+            batch.keys, data["responses"], data["loss_mask"], data["response_mask"], extra_fields, strict=True
+        ):
+            check_trained_tensors(key, responses.tolist(), loss_mask.tolist(), response_mask.tolist(), extra)
+        # A key is "{uid}_{session_id}_{index}", and a group is what one uid was sampled for.
+        rollouts = [
+            {**extra["search_rollout"], "group_id": key.rsplit("_", 2)[0]}
+            for key, extra in zip(batch.keys, extra_fields, strict=True)
+        ]
+        check_failed_share(rollouts, self.max_failed_share, global_steps)
+        return batch, {**metrics, **rollout_metrics(rollouts)}
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        """Upstream's look at the queue, once in each poll; raises `StopTraining` if a worker asked for it or died."""
+        super()._sync_metadata_from_transfer_queue()
+        check_stop_requests(self.partitions)
+        self._workers.check()
+
+
+def check_trained_tensors(
+    key: str, responses: list[int], loss_mask: list[int], response_mask: list[int], extra: Mapping[str, Any]
+) -> None:
+    """Raise `StopTraining` unless the ids are the episode's and the loss falls on the sampled ones alone."""
+    trained = [token_id for token_id, trains in zip(responses, loss_mask, strict=True) if trains]
+    exact = (
+        loss_mask == response_mask
+        and fingerprint(responses) == extra["response_fingerprint"]
+        and fingerprint(trained) == extra["trained_fingerprint"]
+    )
+    if not exact:
+        raise StopTraining(f"trajectory {key}: the ids or the loss mask to train on are not those that were sampled")
+
+
+def check_failed_share(rollouts: Sequence[Mapping[str, Any]], max_failed_share: float, global_steps: int) -> None:
+    """Raise `StopTraining` when the share of episodes whose search failed exceeds its limit."""
+    failed = sum(rollout["search_failed"] for rollout in rollouts)
+    if failed > max_failed_share * len(rollouts) or failed == len(rollouts):
+        raise StopTraining(
+            f"{failed:.0f} of {len(rollouts)} episodes of step {global_steps} ended in a failed search, more than "
+            f"search.max_failed_share={max_failed_share}; look at the retrieval server before you go on"
+        )

@@ -1,0 +1,104 @@
+"""Upstream's synchronous trainer, which watches its alarms and saves what it has learned before it stops on purpose.
+
+`SearchTaskRunner` is what main_ppo.py hands to upstream's `run_ppo`: it puts `SearchTrainer` in the place of upstream's
+trainer of the same mode and runs upstream's task runner. Does not cover: why a run stops (stopping.py,
+alarm_watch.py).
+"""
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import PPOTrainerSync
+
+import verl_search.trainer.advantage  # noqa: F401  # registers the estimator that the config names
+from verl_search.platform.upstream import replace_sync_trainer, upstream_task_runner
+from verl_search.trainer.alarm_watch import AlarmWatch
+from verl_search.trainer.stopping import StopTraining
+from verl_search.trainer.watch import a_process_died, dead_replicas, hand_over_weights
+
+
+class SearchTrainer(PPOTrainerSync):
+    """`PPOTrainerSync` with a checkpoint at each stop; a step that was stopped on its way gives its questions back."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self._trained_steps = self._saved_steps = 0
+        # Where the data stood before the step under way, None between the steps.
+        self._data_before_step: dict[str, Any] | None = None
+        self._alarms = AlarmWatch(config)
+        self._dead_replicas: list[str] = []
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
+        try:
+            super().fit(agent_loop_manager)
+        except (StopTraining, RayActorError) as error:
+            # Between two looks of the watch upstream itself may run into a dead actor.
+            stop = error if isinstance(error, StopTraining) else a_process_died(error)
+            if not stop.saves_checkpoint:
+                raise
+            raise StopTraining(f"{stop}. {self._save_trained_steps()}") from error
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
+        self._data_before_step = self.train_dataloader.state_dict()
+        batch = super().step(metrics, timing_raw)
+        self._data_before_step = None
+        self._trained_steps = self.global_steps
+        return batch
+
+    def on_step_begin(self) -> None:
+        # Here the last step's metrics have been logged.
+        self._alarms.check_stop()
+        if self._dead_replicas:
+            raise StopTraining(f"a rollout replica failed: the engine of {', '.join(self._dead_replicas)} is dead")
+        super().on_step_begin()
+
+    def on_step_end(self) -> None:
+        # As upstream's own checkpoints: while the rollout engine is asleep.
+        if self._alarms.save_due and self._saved_steps < self.global_steps:
+            self._save_checkpoint()
+        self._dead_replicas = self._find_dead_replicas()
+        if not self._dead_replicas:  # to one of those the new weights would be on their way without end
+            hand_over_weights(super().on_step_end, self._find_dead_replicas)
+
+    def _find_dead_replicas(self) -> list[str]:
+        return dead_replicas(self.config.actor_rollout_ref.rollout.name, self.llm_server_manager.get_addresses())
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        self._alarms.see(self.global_steps, metrics, saved=self._saved_steps == self.global_steps)
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        self._trained_steps = self._saved_steps = self.global_steps
+        self._alarms.remember(self.global_steps)
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        self._saved_steps = self.global_steps
+        self._alarms.save_due = False
+
+    def _save_trained_steps(self) -> str:
+        """Save a checkpoint of the steps that are trained, unless there is one; what to tell the user about it."""
+        if self._trained_steps == 0:
+            return "No step was trained yet: there is nothing to save"
+        if self._saved_steps < self._trained_steps:
+            if self._data_before_step is not None:
+                self.train_dataloader.load_state_dict(self._data_before_step)
+            self.global_steps = self._trained_steps
+            try:
+                self._save_checkpoint()
+            except Exception as error:  # the reason must reach the user whatever happens
+                return f"The checkpoint of step {self._trained_steps} could not be saved: {error!r}"
+        return f"The checkpoint of step {self._trained_steps} is in {self.config.trainer.default_local_dir}"
+
+
+@ray.remote
+class SearchTaskRunner:
+    """The actor in which upstream's trainer runs, with ours in its place."""
+
+    def run(self, config: Any) -> None:
+        replace_sync_trainer(SearchTrainer)
+        upstream_task_runner().run(config)

@@ -1,0 +1,95 @@
+"""Notices processes that died and that upstream would wait for without end.
+
+An agent-loop worker has episodes that never come; a rollout replica never takes the new weights. Does not cover: what
+upstream notices itself. An engine that dies fails the requests that it has, a training process its calls.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from threading import Thread
+from typing import Any
+
+import httpx
+import ray
+from ray.exceptions import RayActorError
+
+from verl_search.trainer.stopping import StopTraining
+
+INTERVAL_S = 10.0
+HEALTH_TIMEOUT_S = 10.0
+# What is asked of each engine's server. SGLang's /health generates a token (http_server.py), which an engine without
+# its memory cannot; and its server ends with its engine, so that anything will do.
+HEALTH_ROUTES = {"vllm": "/health", "sglang": "/get_model_info"}
+
+
+class WorkerWatch:
+    """Asks each of the actors for a sign of life, again and again, without ever waiting for one."""
+
+    def __init__(self, workers: Sequence[Any], interval_s: float = INTERVAL_S):
+        self.workers = workers
+        self.interval_s = interval_s
+        self._asked_at = float("-inf")
+        self._signs: list[Any] = []
+
+    def check(self) -> None:
+        """Raise `StopTraining` if a worker is known to have died."""
+        if not self._signs and time.monotonic() - self._asked_at >= self.interval_s:
+            self._asked_at = time.monotonic()
+            self._signs = [worker.__ray_ready__.remote() for worker in self.workers]
+        if not self._signs:
+            return
+        arrived, self._signs = ray.wait(self._signs, num_returns=len(self._signs), timeout=0)
+        try:
+            ray.get(arrived)
+        except RayActorError as error:
+            raise a_process_died(error) from error
+
+
+def a_process_died(error: RayActorError) -> StopTraining:
+    """What the death of an actor is for the run, in one line: Ray says which, and of what."""
+    return StopTraining(f"a process of the run died: {' '.join(str(error).split())}")
+
+
+def dead_replicas(engine: str, addresses: Sequence[str]) -> list[str]:
+    """Those of the rollout servers whose engine is dead, or which are gone. One that is only slow is not."""
+    with httpx.Client(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
+        return [address for address in addresses if _is_dead(client, f"http://{address}{HEALTH_ROUTES[engine]}")]
+
+
+def _is_dead(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(url).is_server_error
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:
+        return False
+
+
+class ReplicaDiedTakingWeights(StopTraining):
+    """The processes that hold the trained weights wait for a replica that is gone: no checkpoint can be had of them."""
+
+    saves_checkpoint = False
+
+
+def hand_over_weights(work: Callable[[], None], look: Callable[[], list[str]], interval_s: float = INTERVAL_S) -> None:
+    """Do `work`, which waits for rollout replicas without end, and `look` meanwhile whether one of them has died.
+
+    Raises `ReplicaDiedTakingWeights` if so, and leaves the work waiting.
+    """
+    done: Future[None] = Future()
+
+    def do() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=do, daemon=True).start()  # one that still waits must not keep the process alive
+    while not wait([done], timeout=interval_s).done:
+        if dead := look():
+            raise ReplicaDiedTakingWeights(
+                f"a rollout replica failed while it took the new weights: the engine of {', '.join(dead)} is dead. "
+                "The last checkpoint stays; the steps since then are trained again"
+            )
+    done.result()
