@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-import rag_serving
+import rag_serving.ray_app
 from flashrag.errors import UserError
 from flashrag.retriever.index_shards import main as split
 
@@ -30,7 +30,8 @@ def test_the_shipped_configuration():
     config = ServeDeploySchema.model_validate(yaml.safe_load(text))
     assert (config.http_options.host, config.http_options.port) == ("127.0.0.1", 8000)
     (application,) = config.applications
-    assert application.import_path == f"{app.__module__}:{app.__name__}"
+    assert application.import_path == "rag_serving.ray_app:app"
+    assert rag_serving.ray_app.app is app
     options = ClusterOptions.model_validate(application.args)
     assert options.config == Path("rag_serving/serving_config.yaml")
     assert "env_vars" not in text  # a secret belongs into the environment of `ray start`
