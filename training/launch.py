@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config_name = flags.config_name or detect_config_name()
     overrides = [*hydra_overrides(flags), *extra]
     from verl_search.main_ppo import check_input
-    from verl_search.training_config import compose_config
+    from verl_search.settings import compose_config
 
     config = compose_config(config_name, [o for o in overrides if not o.startswith("hydra.")])
     check_input(config)

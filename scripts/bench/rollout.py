@@ -49,7 +49,7 @@ from scripts.bench.demo import add_demo_dir, demo_questions, demo_server, traine
 from scripts.bench.forced_tokens import forced
 from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
 from verl_search.rollout.agent_loop import SearchAgentLoop, common
-from verl_search.training_config import compose_config
+from verl_search.settings import compose_config
 
 MAX_SEQUENCES = 64
 MODEL_TOKENS = 2048

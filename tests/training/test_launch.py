@@ -8,7 +8,7 @@ import pytest
 
 from flashrag.errors import UserError
 from training.launch import KEYS_BY_FLAG, hydra_overrides, main, parse_flags
-from verl_search.training_config import compose_config
+from verl_search.settings import compose_config
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIRED = [

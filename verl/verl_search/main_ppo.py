@@ -19,10 +19,9 @@ from flashrag.generator.model_folder import check_model_folder, local_folder
 from flashrag.tools.sandbox import check_sandbox
 from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectory_files import cut_torn_tails
-from verl_search.settings import SearchSettings
+from verl_search.settings import AGENT_LOOP_CONFIG, SearchSettings, register_with_hydra
 from verl_search.trainer.alarm_watch import configured_rules
 from verl_search.trainer.stopping import StopTraining, resume_command
-from verl_search.training_config import AGENT_LOOP_CONFIG, register_with_hydra
 
 MODEL_KEY = "actor_rollout_ref.model.path"
 REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", MODEL_KEY)

@@ -23,8 +23,8 @@ from verl_search.rollout import agent_loop
 from verl_search.rollout.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.rollout.reward import episode_reward
 from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.settings import compose_config
 from verl_search.trainer.stopping import StopTraining
-from verl_search.training_config import compose_config
 
 # prompt: 1 2 | sampled: 10 11 | spliced: 20 21 22 | sampled: 12
 EPISODE = Episode(

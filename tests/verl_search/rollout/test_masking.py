@@ -17,7 +17,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from flashrag.episode import EndReason, Episode, Segment, Source
 from verl_search.rollout.agent_loop import agent_loop_output
 from verl_search.rollout.reward import episode_reward
-from verl_search.training_config import compose_config
+from verl_search.settings import compose_config
 
 TRAJECTORY = Path(__file__).parent / "data" / "trajectory.json"
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"

@@ -9,7 +9,7 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 import verl_search.trainer.trainer  # noqa: F401  # what the trainer's process imports must be enough
-from verl_search.training_config import compose_config
+from verl_search.settings import compose_config
 
 FAILED = [0, 0, 0]
 

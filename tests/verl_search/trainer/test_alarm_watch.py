@@ -9,9 +9,9 @@ import pytest
 from omegaconf import DictConfig
 
 from flashrag.errors import UserError
+from verl_search.settings import compose_config
 from verl_search.trainer.alarm_watch import AlarmWatch, RunCollapsed, configured_rules
 from verl_search.trainer.stopping import NOTICE, StopTraining
-from verl_search.training_config import compose_config
 
 
 def config(save_path: Path, *overrides: str) -> DictConfig:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from flashrag.errors import UserError
+from verl_search.settings import CONFIG_DIR
 from verl_search.trainer.alarms import Action, Alarms, Rule, parse_rules
-from verl_search.training_config import CONFIG_DIR
 
 METRIC = "rollout/x"
 

@@ -25,7 +25,7 @@ from flashrag.episode import EndReason, Episode, Segment, Source
 from flashrag.metrics import AnswerScore
 from verl_search.rollout.agent_loop import agent_loop_output
 from verl_search.rollout.reward import Reward
-from verl_search.training_config import compose_config
+from verl_search.settings import compose_config
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 TOKENS = range(10, 200)

@@ -9,9 +9,9 @@ import torch
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from verl_search.rollout.agent_loop import fingerprint
+from verl_search.settings import compose_config
 from verl_search.trainer.sampler import check_failed_share, check_trained_tensors
 from verl_search.trainer.stopping import StopTraining
-from verl_search.training_config import compose_config
 
 RESPONSES, MASK = [10, 11, 20, 12], [1, 1, 0, 1]
 EXTRA = {"response_fingerprint": fingerprint(RESPONSES), "trained_fingerprint": fingerprint([10, 11, 12])}

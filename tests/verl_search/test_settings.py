@@ -1,5 +1,7 @@
 """The shipped training configs: they compose, verl accepts them, and the full run holds the published values."""
 
+import importlib
+
 import pandas
 import pytest
 from omegaconf import OmegaConf
@@ -7,8 +9,7 @@ from omegaconf import OmegaConf
 from flashrag.errors import UserError
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
 from verl_search.main_ppo import check_input, complete, validate
-from verl_search.settings import SearchSettings
-from verl_search.training_config import CONFIG_DIR, compose_config
+from verl_search.settings import AGENT_LOOP_CONFIG, CONFIG_DIR, SearchSettings, compose_config
 
 INPUT = [
     "search.url=http://127.0.0.1:8000",
@@ -155,3 +156,15 @@ def test_a_wrong_value_is_refused_before_anything_starts(override: str, message:
 def test_the_engine_for_cpus_is_the_same_in_training_and_in_serving() -> None:
     engine = compose_config("cpu", INPUT).actor_rollout_ref.rollout.engine_kwargs.vllm
     assert (engine.distributed_executor_backend, engine.block_size) == (ONE_PROCESS_EXECUTOR, CACHE_BLOCK_TOKENS)
+
+
+@pytest.mark.parametrize("name", ["research", "cpu", "demo"])
+def test_what_a_config_names_in_our_package_is_there(name: str) -> None:
+    config = compose_config(name, INPUT)
+    sampler, loops = config.trainer.v1.sampler.custom_sampler, OmegaConf.load(AGENT_LOOP_CONFIG)
+    named = [(config.data.custom_cls.path, config.data.custom_cls.name), (sampler.path, sampler.name)]
+    named += [tuple(loop["_target_"].rsplit(".", 1)) for loop in loops]
+    if name != "research":
+        named.append((config.actor_rollout_ref.model.external_lib, "CPUEngineWithLMHead"))
+    for module, attribute in named:
+        assert hasattr(importlib.import_module(module.removeprefix("pkg://")), attribute), module
