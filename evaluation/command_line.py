@@ -3,8 +3,6 @@
 A flag's text is read as the YAML value that it would be in the file, and lies over the file's.
 """
 
-import argparse
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +33,10 @@ class CommandLine(NamedTuple):
 
 def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
     """Read the flags; raises `UserError` for an unknown one."""
-    known, unknown = _parser().parse_known_args(argv)
+    parser = _parser()
+    known, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(_unknown_argument(unknown[0]))
+        raise UserError(_unknown_argument(unknown[0], parser))
     given = {key: text for key, text in vars(known).items() if text is not None}
     config_path, resume = Path(given.pop("config_path")), _parse_value(given.pop("resume", "false"))
     if not isinstance(resume, bool):
@@ -46,20 +45,17 @@ def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
     return CommandLine(config_path, {key: _parse_value(text) for key, text in given.items()}, resume, auto_serve)
 
 
-def _unknown_argument(argument: str) -> str:
+def _unknown_argument(argument: str, parser: CommandParser) -> str:
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}; quote a value that holds spaces"
-    flags = ["--config_path", "--resume", "--auto_serve", *(f"--{name}" for name in _flags())]
-    close = difflib.get_close_matches(argument.partition("=")[0], flags, n=1)
-    return f"unknown flag {argument!r}; " + (f"did you mean {close[0]!r}?" if close else "--help lists them")
+    return f"unknown flag {argument!r}{parser.nearest_flag(argument)}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     parser = CommandParser(
         prog="evaluation/run_eval.py",
         description="Evaluate a served model on a question set, with search. The same command again continues the run.",
         epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B. Each takes --help.",
-        allow_abbrev=False,
     )
     parser.add_argument("--config_path", required=True, metavar="YAML")
     parser.add_argument(

@@ -26,15 +26,11 @@ from evaluation.scores.scoring import score_record, summarize
 from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, check_server
 from flashrag.dataset import Question, load_questions
-from flashrag.errors import exit_on_user_error
+from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
 from flashrag.generator.loading import load_generator
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from
-from flashrag.system.local_server import ServerFailed
-from verl_search.trainer.export import ExportFailed
-
-INTERRUPTED = 130
 
 
 @exit_on_user_error
@@ -51,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return compare(arguments[1:])
     try:
         return evaluate(parse_command_line(arguments))
-    except (ExportFailed, ServerFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command again continues the run") from None
 
 
 def evaluate(command_line: CommandLine) -> int:
@@ -212,13 +207,9 @@ def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
             f"interrupted: {summary['n_missing']} questions are left; the same command again continues the run",
             file=sys.stderr,
         )
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     return 1 if summary["n_failed"] == summary["n"] else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("interrupted: the same command again continues the run", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    sys.exit(main())

@@ -4,7 +4,6 @@ Covers what is asked for, not whether it is there: servers and files are checked
 come together is command_line.py's part.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from evaluation.scores.scoring import JUDGE, METRICS, MetricSettings
 from flashrag.client import check_search_url
 from flashrag.config import validated
 from flashrag.dataset import DatasetSettings, is_dataset_file
-from flashrag.errors import UserError
+from flashrag.errors import UserError, did_you_mean
 from flashrag.generator import GeneratorSettings
 from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.retriever import RetrieverSettings
@@ -135,5 +134,4 @@ RETRIEVER_KEYS = frozenset(RetrieverSettings.model_fields) - frozenset(EvalSetti
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(known)}"
+    return did_you_mean(name, known) or f"; choose from {', '.join(known)}"

@@ -46,9 +46,7 @@ class ServeOptions:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
-    parser = CommandParser(
-        prog="python rag_serving/serving.py", description="Serve retrieval over HTTP.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python rag_serving/serving.py", description="Serve retrieval over HTTP.")
     add = parser.add_argument
     add("--config", type=Path, default=Path(__file__).with_name("serving_config.yaml"), help="YAML, FlashRAG's keys")
     add(

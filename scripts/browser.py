@@ -49,7 +49,7 @@ def open_browser() -> Iterator["Browser"]:
 
 @exit_on_user_error
 def main() -> None:
-    parser = CommandParser(description="Photograph the retrieval server's page.", allow_abbrev=False)
+    parser = CommandParser(description="Photograph the retrieval server's page.")
     parser.add_argument("--url", required=True, help="of a running retrieval server")
     parser.add_argument("--query", required=True)
     parser.add_argument("--output", type=Path, required=True)

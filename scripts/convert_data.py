@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="scripts/convert_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = CommandParser(prog="scripts/convert_data.py", description=__doc__.partition("\n")[0])
     parser.add_argument("dataset", choices=sorted(CONVERTERS))
     parser.add_argument("source", type=Path, help="the original file, decompressed")
     parser.add_argument("--split", required=True, help="the name it gets: {data_dir}/{dataset}/{split}.jsonl")

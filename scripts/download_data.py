@@ -49,7 +49,7 @@ class Source:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="scripts/download_data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = CommandParser(prog="scripts/download_data.py", description=__doc__.partition("\n")[0])
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--split", action="append", help="default: the one that is evaluated; may be repeated")

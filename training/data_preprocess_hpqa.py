@@ -132,9 +132,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
-    parser = CommandParser(
-        description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh", allow_abbrev=False
-    )
+    parser = CommandParser(description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh")
     parser.add_argument("--train_data_path", type=Path, required=True, help="for example hotpot_train_v1.1.json")
     parser.add_argument("--dev_data_path", type=Path, required=True, help="for example hotpot_dev_distractor_v1.json")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of train.parquet and test.parquet")

@@ -6,12 +6,11 @@ The wandb key never is an argument here: run.sh moves it into the environment.
 """
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashrag.errors import UserError, exit_on_user_error
+from flashrag.errors import UserError, did_you_mean, exit_on_user_error
 from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import count_gpus
 
@@ -49,10 +48,7 @@ REWARD_MANAGERS = {"qa": "em", "qa_f1": "f1"}
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags and the trailing key=value overrides; raises `UserError` for anything else, with a suggestion."""
-    parser = CommandParser(
-        prog="training/run.sh", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = CommandParser(prog="training/run.sh", description=__doc__)
     for flag, keys in KEYS_BY_FLAG.items():
         kind = int if flag in INTEGER_FLAGS else _boolean if flag == "apply_chat" else str
         parser.add_argument(f"--{flag}", type=kind, help=f"sets {', '.join(keys)}")
@@ -61,8 +57,8 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     flags, rest = parser.parse_known_args(argv)
     for word in rest:
         if word.startswith("-") or "=" not in word:
-            near = difflib.get_close_matches(word.split("=")[0], [f"--{flag}" for flag in KEYS_BY_FLAG], n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists the flags, overrides are key=value"
+            near = did_you_mean(word.split("=")[0], [f"--{flag}" for flag in KEYS_BY_FLAG])
+            hint = near or "; --help lists the flags, overrides are key=value"
             raise UserError(f"unknown argument {word!r}{hint}")
     if flags.wandb_api_key:
         raise UserError("--wandb_api_key reached Python; start through training/run.sh or export WANDB_API_KEY")
@@ -119,13 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.trainer_process import run_trainer
 
     save_path = Path(flags.save_path)
-    exit_code = run_guarded(
+    run_guarded(
         lambda: run_trainer(config_name, overrides, save_path, config.trainer.total_training_steps),
         resume_hint="the same command resumes from the last checkpoint",
     )
-    if exit_code == 0:
-        print(f"done: checkpoints, metrics and trajectories are in {save_path}")
-    return exit_code
+    print(f"done: checkpoints, metrics and trajectories are in {save_path}")
+    return 0
 
 
 if __name__ == "__main__":

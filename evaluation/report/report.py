@@ -28,7 +28,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(
         prog="evaluation/run_eval.py report",
         description="One self-contained HTML page and a Markdown table over runs.",
-        allow_abbrev=False,
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=EXPECTED.removeprefix("expected "))
     parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder, default %(default)s")

@@ -5,7 +5,6 @@ turns such a mapping into a frozen pydantic model and refuses the rest. Light: n
 Does not cover: default values (each model states its own), command-line flags.
 """
 
-import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flashrag.errors import UserError
+from flashrag.errors import UserError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -124,7 +123,6 @@ def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> lis
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for the nearest known key, else the list of known keys."""
+    """`; did you mean …?` where a known key is near, else the list of known keys."""
     known = sorted(known)
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
+    return did_you_mean(key, known) or f"; known keys: {', '.join(known)}"

@@ -3,12 +3,14 @@
 Every message says what was given, what was expected and what to do instead.
 """
 
+import difflib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # a shell's code for what Ctrl-C ended
 
 
 class ReSearchError(Exception):
@@ -36,14 +38,36 @@ class GenerationError(ReSearchError):
 
 
 def exit_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Make a command's `main` print a `UserError` as one line on stderr and return exit code 2."""
+    """Make a command's `main` report each `ReSearchError` and a Ctrl-C as one line on stderr, and return the exit code.
+
+    The text of a `KeyboardInterrupt`, where it has one, says how to go on.
+    """
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
         try:
             return main(*args, **kwargs) or 0
-        except UserError as error:
+        except ReSearchError as error:
             print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
+            return error.exit_code
+        except KeyboardInterrupt as interrupt:
+            print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
 
     return guarded
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for the known name that is near to the given one; empty where none is.
+
+    Near is a name that the given one abbreviates, or one that differs by a slip or two of the fingers.
+
+    >>> did_you_mean("--rolout_n", ["--rollout_n"]), did_you_mean("--dataset", ["--dataset_name"])
+    ("; did you mean '--rollout_n'?", "; did you mean '--dataset_name'?")
+    >>> did_you_mean("--test_files", ["--test_freq"])
+    ''
+    """
+    known = sorted(known)
+    longer = [name for name in known if given.strip("-") and name.startswith(given)]
+    near = longer or difflib.get_close_matches(given, known, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -180,7 +180,7 @@ def report(passes: dict[str, list[Pass]]) -> dict[str, float]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(description="Throughput of the evaluation.", allow_abbrev=False)
+    parser = CommandParser(description="Throughput of the evaluation.")
     add_demo_dir(parser)
     add = parser.add_argument
     add("--model_path", type=Path, help="default: the demo's last trained model")

@@ -58,7 +58,7 @@ def evaluate(arguments: argparse.Namespace, method: str, note: str, model: Path,
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(description="Every method over one set of questions.", allow_abbrev=False)
+    parser = CommandParser(description="Every method over one set of questions.")
     add_demo_dir(parser)
     add = parser.add_argument
     add("--models", nargs="+", choices=["base", "trained"], default=["trained"], help="default: trained")

@@ -83,9 +83,7 @@ class BenchOptions(IndexOptions):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> BenchOptions:
-    parser = CommandParser(
-        prog="python scripts/bench/retrieval.py", description="Measure the retrieval server.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python scripts/bench/retrieval.py", description="Measure the retrieval server.")
     add_index_options(parser, "a dense Flat index")
     add = parser.add_argument
     add("--seed", type=int, default=1)
@@ -100,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="retrieval-bench-") as folder:
         config = write_config(Path(folder), options.server_config)
         check_assets(read_settings(config))
-        return run_guarded(lambda: _bench(options, config, questions), "start it again")
+        run_guarded(lambda: _bench(options, config, questions), "start it again")
+    return 0
 
 
 def _bench(options: BenchOptions, config: Path, questions: Sequence[str]) -> None:

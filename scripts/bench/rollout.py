@@ -322,7 +322,7 @@ async def measure(model: Path, url: str, arguments: argparse.Namespace) -> dict[
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(description="Throughput of a step's rollouts.", allow_abbrev=False)
+    parser = CommandParser(description="Throughput of a step's rollouts.")
     add_demo_dir(parser)
     add = parser.add_argument
     add("--model_path", type=Path, help="default: the demo's last trained model")

@@ -68,9 +68,7 @@ class SoakOptions(IndexOptions):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> SoakOptions:
-    parser = CommandParser(
-        prog="python scripts/soak/retrieval.py", description="Try to break the retrieval server.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python scripts/soak/retrieval.py", description="Try to break the retrieval server.")
     add_index_options(parser, "a dense Flat index; a small one, so that truth fits in memory")
     add = parser.add_argument
     add("--requests", type=in_range(int, 1), default=100_000, help="default 100000")
@@ -95,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="retrieval-soak-") as folder:
         config = write_config(Path(folder), options.server_config)
         check_assets(read_settings(config))
-        return run_guarded(lambda: _soak(options, config, pool), "start it again")
+        run_guarded(lambda: _soak(options, config, pool), "start it again")
+    return 0
 
 
 def _soak(options: SoakOptions, config: Path, pool: Pool) -> None:

@@ -19,12 +19,39 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[
     assert captured.out == ""
 
 
-def test_other_errors_keep_their_traceback():
+def test_an_error_of_ours_ends_a_command_with_its_own_code(capsys: pytest.CaptureFixture[str]):
     @exit_on_user_error
     def main() -> int:
         raise SearchError("outage")
 
-    with pytest.raises(SearchError):
+    assert main() == 1
+    assert capsys.readouterr().err == "error: outage\n"
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "line"),
+    [
+        (KeyboardInterrupt(), "interrupted\n"),
+        (KeyboardInterrupt("the same command goes on"), "interrupted: the same command goes on\n"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(
+    interrupt: KeyboardInterrupt, line: str, capsys: pytest.CaptureFixture[str]
+):
+    @exit_on_user_error
+    def main() -> int:
+        raise interrupt
+
+    assert main() == 130
+    assert capsys.readouterr().err == line
+
+
+def test_an_error_that_nobody_meant_keeps_its_traceback():
+    @exit_on_user_error
+    def main() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
         main()
 
 

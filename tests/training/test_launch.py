@@ -51,7 +51,7 @@ def test_paths_with_unusual_characters_survive() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([*REQUIRED, "--rolout_n", "3"], r"unknown argument '--rolout_n'; did you mean --rollout_n\?"),
+        ([*REQUIRED, "--rolout_n", "3"], r"unknown argument '--rolout_n'; did you mean '--rollout_n'\?"),
         ([*REQUIRED, "--zzz"], "unknown argument '--zzz'; --help lists the flags"),
         ([*REQUIRED, "stray"], "unknown argument 'stray'"),
         (REQUIRED[2:], "missing --actor_model_path"),

@@ -291,9 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if not folder.report.is_file():
         hint = f"the same command resumes, --fresh starts afresh ({folder.path})"
-        exit_code = run_guarded(lambda: run_demo(folder, options), resume_hint=hint)
-        if exit_code != 0:
-            return exit_code
+        run_guarded(lambda: run_demo(folder, options), resume_hint=hint)
     show_report(folder)
     return 0
 

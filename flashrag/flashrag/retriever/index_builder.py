@@ -15,8 +15,6 @@ from flashrag.retriever.build.dense_index import build_dense
 from flashrag.retriever.build.options import BuildOptions, check_options, parse_args
 from flashrag.retriever.encoder_folder import resolve_model_folder
 
-EXIT_INTERRUPTED = 130
-
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"--save_dir {options.save_dir}: the index cannot be written there ({error})"
         raise UserError(f"{reason}{_kept(options)}") from error
     except KeyboardInterrupt:
-        print(f"interrupted: no index was written{_kept(options)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        raise KeyboardInterrupt(f"no index was written{_kept(options)}") from None
     print(f"index: {options.target} ({count} passages)")
     return 0
 

@@ -88,7 +88,6 @@ def parse_args(argv: Sequence[str] | None = None) -> SplitOptions:
     parser = CommandParser(
         prog="python -m flashrag.retriever.index_shards",
         description="Split a dense index into shards that together answer exactly as it does.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--index_path", type=Path, required=True, help="the index file that index_builder wrote")

@@ -1,18 +1,83 @@
-"""The arguments of this project's commands: one parser, whose complaints are one line each, as all others."""
+"""The command lines of this project: one parser, so that every command explains itself and complains alike.
+
+A command declares its flags in named groups, and says of each flag what it means:
+
+    parser = CommandParser(prog="scripts/serve.py", description="Serve a model.")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_path", type=Path, required=True, help="Hugging Face folder")
+    model.add_argument("--context_length", type=in_range(int, 1), metavar="TOKENS", help="… (default: the model's)")
+    model.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="of one request")
+
+The parser does the rest:
+- `--help` appends `(default: 60.0)`, unless the help says "default" itself. Say it where the default is None: what
+  happens then is what the reader wants to know.
+- A placeholder follows from the type: N, NUMBER, PATH or TEXT. Give `metavar` the unit where there is one (SECONDS,
+  TOKENS, BYTES, GB), or a narrower kind of text (URL, NAME, KEY).
+- A parser with many flags prints only the required ones in its usage line.
+- An argument that is wrong raises `UserError`, with the nearest flag where one is near. Abbreviations are refused: a
+  new flag must not change what an old command means.
+"""
 
 import argparse
 import contextlib
 import math
-from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, TypeVar
 
-from flashrag.errors import UserError
+from flashrag.errors import UserError, did_you_mean
 
 Number = TypeVar("Number", int, float)
+METAVARS = {"int": "N", "float": "NUMBER", "Path": "PATH"}
+FLAGS_IN_USAGE = 6  # a usage line with more than these is not read
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Adds to every flag its default and a placeholder for the kind of its value; keeps the paragraphs of a text."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        is_plain = action.nargs != 0 and not action.required and action.default not in (None, argparse.SUPPRESS)
+        if not is_plain or "default" in text or not (action.option_strings or action.nargs in ("?", "*")):
+            return text
+        shown = " ".join(map(str, action.default)) if isinstance(action.default, list | tuple) else "%(default)s"
+        return f"{text} (default: {shown})"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return METAVARS.get(getattr(action.type, "__name__", ""), "TEXT")
+
+    def _format_usage(
+        self, usage: str | None, actions: Iterable[argparse.Action], groups: Iterable[Any], prefix: str | None
+    ) -> str:
+        actions = list(actions)
+        if usage is not None or len(actions) <= FLAGS_IN_USAGE:
+            return super()._format_usage(usage, actions, groups, prefix)
+        required = [action for action in actions if action.required or not action.option_strings]
+        line = super()._format_usage(None, required, (), prefix)
+        return line.rstrip("\n") + " [options]\n\n"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that raises `UserError` where argparse prints its usage and exits."""
+    """The parser of a command; the module's text says what it adds to argparse's."""
+
+    def __init__(self, prog: str | None = None, description: str | None = None, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog, description=description, epilog=epilog, formatter_class=HelpFormatter, allow_abbrev=False
+        )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyrefly: ignore[bad-override]
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            raise UserError(f"unrecognized arguments: {' '.join(unknown)}{self.nearest_flag(unknown[0])}")
+        return known
+
+    def nearest_flag(self, argument: str) -> str:
+        """`; did you mean --flag?` where a flag of this parser is near, else where to find them."""
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        return did_you_mean(argument.partition("=")[0], flags) or "; --help shows the arguments"
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help shows the arguments")
@@ -29,4 +94,5 @@ def in_range(kind: type[Number], low: Number, high: Number | None = None) -> Cal
                 return value
         raise argparse.ArgumentTypeError(f"{text} was given; expected {expected}")
 
+    parse.__name__ = kind.__name__  # the help's placeholder
     return parse

@@ -162,7 +162,6 @@ def parse_args(argv: Sequence[str] | None = None) -> ModelServerOptions:
         prog="scripts/serve_model.sh",
         description="Serve a trained model for the evaluation, until Ctrl-C.",
         epilog="Arguments after -- go to the engine as they are.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--model_path", type=Path, required=True, help="Hugging Face folder (scripts/export_checkpoint.sh makes one)")
@@ -198,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             raise ServerFailed(f"the server ended with exit code {process.wait()}; see {options.log_path}")
 
-    return run_guarded(serve, "the model server is stopped")
+    run_guarded(serve, "the model server is stopped")
+    return 0
 
 
 if __name__ == "__main__":

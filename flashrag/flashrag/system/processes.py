@@ -10,17 +10,13 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from flashrag.errors import ReSearchError, UserError
-
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 STOP_GRACE_S = 15.0
-EXIT_INTERRUPTED = 130
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -43,23 +39,13 @@ def guarded_processes() -> Iterator[None]:
             signal.signal(signal.SIGTERM, previous)
 
 
-def run_guarded(work: Callable[[], None], resume_hint: str) -> int:
-    """Do work that starts processes; the exit code of a command: 0, its error's own, 130 for an interrupted one.
-
-    A `UserError` passes: it is the command's to report.
-    """
+def run_guarded(work: Callable[[], None], resume_hint: str) -> None:
+    """Do work that starts processes, and end what is left of them; a `KeyboardInterrupt` then carries the hint."""
     try:
         with guarded_processes():
             work()
-    except UserError:
-        raise
-    except ReSearchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
-        print(f"interrupted; {resume_hint}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+        raise KeyboardInterrupt(resume_hint) from None
 
 
 def _interrupt(*_: object) -> None:

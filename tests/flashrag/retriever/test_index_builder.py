@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flashrag.errors import EXIT_INTERRUPTED
 from flashrag.retriever.build.options import parse_args
-from flashrag.retriever.index_builder import EXIT_INTERRUPTED
 from flashrag.retriever.index_builder import main as build
 from flashrag.retriever.index_card import IndexCard
 

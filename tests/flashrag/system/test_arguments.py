@@ -1,5 +1,7 @@
 """What a command says to a mistaken argument."""
 
+from pathlib import Path
+
 import pytest
 
 from flashrag.errors import UserError
@@ -8,7 +10,7 @@ from flashrag.system.arguments import CommandParser, in_range
 
 @pytest.fixture
 def parser() -> CommandParser:
-    parser = CommandParser(prog="serve", allow_abbrev=False)
+    parser = CommandParser(prog="serve")
     parser.add_argument("--port", type=in_range(int, 0, 65535))
     parser.add_argument("--k1", type=in_range(float, 0.0))
     return parser
@@ -30,11 +32,42 @@ def test_numbers_within_their_bounds_are_taken(parser: CommandParser) -> None:
         (["--port", "80.5"], "argument --port: 80.5 was given; expected an integer from 0 to 65535"),
         (["--k1", "nan"], "argument --k1: nan was given; expected a number from 0.0 on"),
         (["--k1", "inf"], "argument --k1: inf was given; expected a number from 0.0 on"),
-        (["--prot", "80"], "unrecognized arguments: --prot 80"),
+        (["--prot", "80"], "unrecognized arguments: --prot 80; did you mean '--port'?"),
         (["--port"], "argument --port: expected one argument"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(parser: CommandParser, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as refused:
         parser.parse_args(arguments)
-    assert str(refused.value) == f"{message}; --help shows the arguments"
+    assert str(refused.value) == message if message.endswith("?") else f"{message}; --help shows the arguments"
+
+
+def test_help_gives_every_flag_a_placeholder_and_its_default() -> None:
+    parser = CommandParser(prog="serve", description="Serves.\n\nUntil Ctrl-C.")
+    parser.add_argument("--model", required=True, metavar="NAME", help="of the model")
+    group = parser.add_argument_group("server")
+    group.add_argument("--port", type=in_range(int, 0, 65535), default=8010, help="0 takes a free one")
+    group.add_argument("--log", type=Path, default=Path("out.log"), help="its output")
+    group.add_argument("--wait", type=float, default=2.5, metavar="SECONDS", help="for an answer")
+    group.add_argument("--alias", help="name to serve under (default: the model's)")
+    group.add_argument("--quiet", action="store_true", help="print nothing")
+    assert (
+        parser.format_help()
+        == """usage: serve --model NAME [options]
+
+Serves.
+
+Until Ctrl-C.
+
+options:
+  -h, --help      show this help message and exit
+  --model NAME    of the model
+
+server:
+  --port N        0 takes a free one (default: 8010)
+  --log PATH      its output (default: out.log)
+  --wait SECONDS  for an answer (default: 2.5)
+  --alias TEXT    name to serve under (default: the model's)
+  --quiet         print nothing
+"""
+    )

@@ -133,7 +133,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(
         prog="scripts/export_checkpoint.sh",
         description="Write a training checkpoint as a Hugging Face folder, and check that it loads.",
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", type=Path, help=EXPECTED.removeprefix("expected "))
     parser.add_argument("target", type=Path, help="the folder to write; must not exist")

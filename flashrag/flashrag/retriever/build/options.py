@@ -58,7 +58,6 @@ def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
         prog="python -m flashrag.retriever.index_builder",
         description="Build a dense (faiss) or a bm25 index over a jsonl corpus. A dense build that was interrupted "
         "goes on where it ended when the same command is given again.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--retrieval_method", required=True, help="e5, bge, minilm, … (dense; names the file), or bm25")
