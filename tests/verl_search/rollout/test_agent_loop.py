@@ -178,7 +178,7 @@ def make_loop(folder: Path, *texts: str, overrides: Sequence[str] = ()) -> Searc
         data_config=DictConfigWrap(config.data),
         hf_model_type="qwen2",
     )
-    loop.common.client = SimpleNamespace(search_scored=find_hawks)
+    loop.client = SimpleNamespace(search_scored=find_hawks)
     return loop
 
 
@@ -281,7 +281,7 @@ class EngineDeadError(Exception):
 def test_an_outage_that_lasts_too_long_stops_the_run_in_its_own_words(tmp_path: Path, stop_reasons: list[str]) -> None:
     async def run() -> None:
         loop = make_loop(tmp_path, THINK_AND_SEARCH)
-        loop.common.client = RetrievalClient(loop.common.settings.url, top_n=1, max_attempts=1)  # nobody is there
+        loop.client = RetrievalClient(loop.common.settings.url, top_n=1, max_attempts=1)  # nobody is there
         loop.common.outage.max_outage_s = 0.0
         await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 

@@ -94,11 +94,13 @@ def fingerprint(token_ids: Sequence[int]) -> str:
 class SearchAgentLoop(AgentLoopBase):
     """One trajectory: prompt, then model and result segments in turn, on the rollout servers."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, client: RetrievalClient | None = None, **kwargs: Any):
+        """`client` asks the retrieval server; None takes the worker's own client."""
         # Upstream builds a chat-turn tokenizer for the model family, which wants that family's chat tokens. An episode
         # has no chat turns, and a base model's tokenizer need not have them: None takes upstream's plain builder.
         super().__init__(*args, **{**kwargs, "hf_model_type": None})
         self.common = common(self.config, self.tokenizer)
+        self.client = client or self.common.client
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
         """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping.
@@ -158,8 +160,8 @@ class SearchAgentLoop(AgentLoopBase):
         return agent_loop_output(episode, reward, extra_fields, mask_results=settings.mask_results)
 
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
-        client, outage = self.common.client, self.common.outage
-        return ToolResult.ranked(await outage.wait_out(lambda: client.search_scored(query), clock))
+        outage = self.common.outage
+        return ToolResult.ranked(await outage.wait_out(lambda: self.client.search_scored(query), clock))
 
 
 class _Engine:
