@@ -2,7 +2,7 @@
 
 Against what the machine can do without a server, and against the blocking handler of the first public code, each with
 sentence-transformers' own encoder call and with ours; under twice its capacity; and its memory. Prints a table, and one
-line of JSON last. docs/serving-benchmark.md says what each figure means. Does not cover: index types (index_types.py),
+line of JSON last. docs/benchmarks.md says what each figure means. Does not cover: index types (index_types.py),
 retrieval quality (retrieval_quality.py).
 """
 
