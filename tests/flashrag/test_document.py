@@ -1,8 +1,5 @@
-import doctest
-
 import pytest
 
-import flashrag.document
 from flashrag.document import Document
 
 
@@ -22,7 +19,3 @@ from flashrag.document import Document
 def test_title_and_text(contents, title, text):
     document = Document(id="1", contents=contents)
     assert (document.title, document.text) == (title, text)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(flashrag.document).failed == 0

@@ -1,4 +1,3 @@
-import doctest
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertModel
 
-import flashrag.retriever.encoder_folder
-import flashrag.retriever.model_runner
 from flashrag.errors import UserError
 from flashrag.retriever.encoder import Encoder
 from flashrag.retriever.encoder_folder import has_pooler, own_pooling, resolve_model_folder
@@ -29,11 +26,6 @@ def folder():
 @pytest.fixture(scope="module")
 def encoder(folder):
     return Encoder(folder, "mean", 128, False, "retrieval_model_path")
-
-
-@pytest.mark.parametrize("module", [flashrag.retriever.encoder_folder, flashrag.retriever.model_runner])
-def test_the_examples_in_the_docstrings_hold(module):
-    assert doctest.testmod(module).failed == 0
 
 
 def test_eight_threads_get_what_one_gets(encoder):
@@ -189,5 +181,5 @@ def test_no_other_cut_has_a_cheaper_dearest_batch(lengths, count):
     ],
 )
 def test_every_core_has_a_part_of_a_batch(monkeypatch, lengths, sizes):
-    monkeypatch.setattr(flashrag.retriever.model_runner, "cpu_threads", lambda: 4)
+    monkeypatch.setattr("flashrag.retriever.model_runner.cpu_threads", lambda: 4)
     assert [len(positions) for positions in cpu_passes(lengths, size=256)] == sizes

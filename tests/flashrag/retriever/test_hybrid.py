@@ -1,4 +1,3 @@
-import doctest
 import json
 import threading
 
@@ -6,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import flashrag.retriever.hybrid
 from flashrag.config import Config
 from flashrag.document import Document, Hit
 from flashrag.retriever import RetrieverSettings, check_assets
@@ -34,10 +32,6 @@ class Listed(Retriever):
         if self.together:
             self.together.wait(timeout=10)
         return [ranked(*self.documents)[:num] for _ in queries]
-
-
-def test_the_docstrings_example_holds():
-    assert doctest.testmod(flashrag.retriever.hybrid).failed == 0
 
 
 def test_scores_are_sums_of_reciprocal_ranks_computed_by_hand():

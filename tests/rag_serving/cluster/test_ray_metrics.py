@@ -1,9 +1,6 @@
-import doctest
-
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-import rag_serving.cluster.ray_metrics
 from rag_serving.cluster.ray_metrics import labelled
 from rag_serving.metrics import Metrics
 
@@ -36,7 +33,3 @@ def test_every_sample_of_every_replica_is_there_under_its_label():
     assert 'rag_requests_total{replica="one",route="/search",status="200"} 3.0' in merged
     assert 'rag_batch_seconds_bucket{le="30.0",replica="two"} 0.0' in merged
     assert merged.count("# TYPE rag_requests_total counter") == 1
-
-
-def test_the_docs():
-    assert doctest.testmod(rag_serving.cluster.ray_metrics).failed == 0
