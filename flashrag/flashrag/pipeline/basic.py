@@ -11,9 +11,8 @@ from flashrag.dataset import Question
 from flashrag.episode import Outcome, check_chat_template
 from flashrag.errors import UserError
 from flashrag.metrics import AnswerScore, score_answer
-from flashrag.pipeline.retrieval import as_search
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.pipeline.trace import Trace
+from flashrag.pipeline.trace import ScoredSearch, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +32,17 @@ class BasicPipeline(ABC):
     """Answers questions, `concurrency` of them at a time. A subclass says how one is answered.
 
     `retriever` is a `flashrag.client.RetrievalClient`, or a local retriever of `flashrag.utils.get_retriever`, which
-    then searches in a thread. A method that needs none of one kind takes None in its place.
+    then searches in a thread. None stands for a retriever, or a generator, that the method does not need.
     """
 
     needs_retriever: ClassVar[bool] = True
     needs_generator: ClassVar[bool] = True
 
     def __init__(
-        self, config: Mapping[str, Any] | PipelineSettings, retriever: Any = None, generator: Any = None
+        self,
+        config: Mapping[str, Any] | PipelineSettings,
+        retriever: ScoredSearch | None = None,
+        generator: Any = None,
     ) -> None:
         is_settings = isinstance(config, PipelineSettings)
         self.settings = config if is_settings else validated(PipelineSettings, config, "config")
@@ -53,7 +55,7 @@ class BasicPipeline(ABC):
         if generator is not None and generator.tokenizer is not None and self.settings.apply_chat:
             check_chat_template(generator.tokenizer)
         self.generator = generator
-        self._search = None if retriever is None else as_search(retriever, self.settings.retrieval_topk)
+        self._retriever = retriever
 
     def prepare(self, questions: Sequence[Question]) -> None:  # noqa: B027 (most methods need nothing)
         """Look at the whole set once, before the first answer: all its questions, not only those left to answer."""
@@ -68,7 +70,7 @@ class BasicPipeline(ABC):
 
     def trace(self) -> Trace:
         """A record for one question."""
-        return Trace(self.settings, self.generator, self._search)
+        return Trace(self.settings, self.generator, self._retriever)
 
     async def run(
         self, questions: Sequence[Question], on_answered: Callable[[Answered], None] = lambda _: None

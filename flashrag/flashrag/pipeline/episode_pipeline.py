@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flashrag.dataset import Question
+from flashrag.document import Hit
 from flashrag.episode import (
     Dialect,
     EndReason,
@@ -27,9 +28,8 @@ from flashrag.episode import (
 )
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.retrieval import as_result
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.pipeline.trace import PromptTooLong, Trace
+from flashrag.pipeline.trace import PromptTooLong, ScoredSearch, Trace, as_passages
 
 
 class Finding(NamedTuple):
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
     reasoning: str
     query: str
-    passages: tuple[Passage, ...]
+    hits: Sequence[Hit]
 
 
 class EpisodePipeline(BasicPipeline):
@@ -46,7 +46,10 @@ class EpisodePipeline(BasicPipeline):
     dialect: Dialect
 
     def __init__(
-        self, config: Mapping[str, Any] | PipelineSettings, retriever: Any = None, generator: Any = None
+        self,
+        config: Mapping[str, Any] | PipelineSettings,
+        retriever: ScoredSearch | None = None,
+        generator: Any = None,
     ) -> None:
         super().__init__(config, retriever, generator)
         if generator.tokenizer is None:
@@ -72,7 +75,7 @@ class EpisodePipeline(BasicPipeline):
 
     async def read(self, finding: Finding, trace: Trace) -> ToolResult:  # noqa: ARG002 (for subclasses)
         """What the model gets to see of a finding: the passages themselves, unless overridden."""
-        return as_result(finding.passages)
+        return ToolResult.ranked(finding.hits)
 
     async def answer(self, question: Question) -> Outcome:
         trace, prompt_ids = self.trace(), self.prompt_ids(question.question)
@@ -86,8 +89,9 @@ class EpisodePipeline(BasicPipeline):
             return generation
 
         async def search(query: str) -> ToolResult:
-            found.append(await trace.find(query))
-            return await self.read(Finding("".join(reasoning), query, found[-1]), trace)
+            hits = await trace.find(query)
+            found.append(as_passages(hits))
+            return await self.read(Finding("".join(reasoning), query, hits), trace)
 
         limits = self._limits(len(prompt_ids))
         episode = await run_episode(prompt_ids, generate, search, self.codec, limits, tools=self.tools)

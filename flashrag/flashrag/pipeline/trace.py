@@ -1,10 +1,10 @@
 """The record of one question while it is answered: every request goes through it, and leaves a step and its cost."""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
-from flashrag.document import Document
+from flashrag.document import Document, Hit
 from flashrag.episode import (
     MAX_QUERY_CHARS,
     Episode,
@@ -18,7 +18,6 @@ from flashrag.episode import (
 )
 from flashrag.errors import ReSearchError
 from flashrag.generator.completion import Completion
-from flashrag.pipeline.retrieval import Search, as_documents
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.prompts import Prompt
 
@@ -30,14 +29,22 @@ class PromptTooLong(ReSearchError):
     """A prompt that leaves no room for a response in `generator_max_input_len`."""
 
 
+class ScoredSearch(Protocol):
+    """What a pipeline searches with: the retrieval client, or a retriever in this process."""
+
+    async def search_scored(self, query: str, top_n: int) -> Sequence[Hit]:
+        """The best `top_n` documents with their scores, best first. Raises `SearchError`."""
+        ...
+
+
 class Trace:
     """One question's requests; not shared between questions."""
 
-    def __init__(self, settings: PipelineSettings, generator: Any, search: Search | None):
+    def __init__(self, settings: PipelineSettings, generator: Any, retriever: ScoredSearch | None):
         self.steps: list[Step] = []
         self._settings = settings
         self._generator = generator
-        self._search = search
+        self._retriever = retriever
         self._started = time.perf_counter()
         self._prompt_tokens = self._completion_tokens = self._generator_calls = self._searches = 0
 
@@ -62,15 +69,15 @@ class Trace:
         """The documents for a query, which becomes a step, as its passages do. Raises `SearchError`."""
         query = query[:MAX_QUERY_CHARS]
         self.add(StepKind.QUERY, query)
-        passages = await self.find(query)
-        self.add(StepKind.RESULT, "", passages)
-        return as_documents(passages)
+        hits = await self.find(query)
+        self.add(StepKind.RESULT, "", as_passages(hits))
+        return tuple(hit.document for hit in hits)
 
-    async def find(self, query: str) -> tuple[Passage, ...]:
-        """The passages for a query, counted but left out of the steps. Raises `SearchError`."""
-        assert self._search is not None, "a pipeline that searches has a retriever"
+    async def find(self, query: str) -> Sequence[Hit]:
+        """The hits for a query: counted, but left out of the steps. Raises `SearchError`."""
+        assert self._retriever is not None, "a pipeline that searches has a retriever"
         self._searches += 1
-        return await self._search(query)
+        return await self._retriever.search_scored(query, self._settings.retrieval_topk)
 
     def add(self, kind: StepKind, text: str, passages: tuple[Passage, ...] = ()) -> None:
         self.steps.append(Step(kind, text, passages))
@@ -108,3 +115,8 @@ class Trace:
             f"the prompt has {len(ids)} tokens without any passage, generator_max_input_len={limit}; "
             "raise it, or shorten the question"
         )
+
+
+def as_passages(hits: Iterable[Hit]) -> tuple[Passage, ...]:
+    """Hits in the shape in which a step keeps them."""
+    return tuple(Passage(document.id, document.contents, score) for document, score in hits)

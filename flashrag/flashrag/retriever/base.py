@@ -4,6 +4,7 @@ Does not cover: how passages are ranked (dense.py, bm25.py, hybrid.py, reranker.
 several callers (the server's queue).
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Retriever(ABC):
 
         A list is shorter than `num` where the index has no more to give; a passage never stands in it twice.
         """
+
+    async def search_scored(self, query: str, top_n: int | None = None) -> list[Hit]:
+        """The best hits for a query, by default `topk` of them, as `flashrag.client.RetrievalClient` gives them.
+
+        Searches in a thread, so that the event loop goes on meanwhile.
+        """
+        (hits,) = await asyncio.to_thread(self.rank, [query], self.topk if top_n is None else top_n)
+        return hits
 
     def close(self) -> None:  # noqa: B027  (most retrievers hold nothing)
         """Let go of what is held outside this process: connections, another process."""

@@ -9,7 +9,7 @@ import pytest
 
 from flashrag.config import Config
 from flashrag.dataset import Question
-from flashrag.document import Document
+from flashrag.document import Document, Hit
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import METHODS, SequentialPipeline
 from flashrag.pipeline.trace import PromptTooLong
@@ -141,7 +141,7 @@ async def test_sixty_four_questions_at_once_do_not_mix(make, server, index, meth
     async def echo(query: str, top_n: int) -> Any:  # noqa: ARG001
         await asyncio.sleep(0.001 * (len(index.queries) % 5))
         index.queries.append(query)
-        return [(Document(query, f'"King Wu of Zhou"\nfound for {query}'), 1.0)]
+        return [Hit(Document(query, f'"King Wu of Zhou"\nfound for {query}'), 1.0)]
 
     index.search_scored, server.replies = echo, talk_unsure if method == "flare" else talk(method)
     metadata = {"supporting": ["King Wu of Zhou"]}
