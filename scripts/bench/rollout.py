@@ -48,7 +48,7 @@ from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTO
 from scripts.bench.demo import add_demo_dir, demo_questions, demo_server, trained_model
 from scripts.bench.forced_tokens import forced
 from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
-from verl_search.rollout.agent_loop import SearchAgentLoop, common
+from verl_search.rollout.agent_loop import SearchAgentLoop
 from verl_search.settings import compose_config
 
 MAX_SEQUENCES = 64
@@ -172,7 +172,7 @@ class Rollouts:
 
     async def ours(self, transcripts: Sequence[Transcript], client: RetrievalClient | None = None) -> None:
         """SearchAgentLoop, with the latencies that were drawn, or with a real client."""
-        common(self.config, self.tokenizer).client = client or _Drawn(transcripts)  # pyrefly: ignore
+        asked = client or _Drawn(transcripts)
 
         async def follow(number: int, transcript: Transcript) -> None:
             loop = SearchAgentLoop(
@@ -182,6 +182,7 @@ class Rollouts:
                 processor=None,
                 dataset_cls=None,
                 data_config=DictConfigWrap(self.config.data),
+                client=asked,
             )
             output = await loop.run({"temperature": 1.0, "logprobs": True}, **_row(number, transcript))
             assert output.response_ids == transcript.response_ids, "every way has the same tokens"

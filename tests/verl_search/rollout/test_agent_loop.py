@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import gc
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,10 @@ from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
 from flashrag.client import RetrievalClient
+from flashrag.client.reply import Retryable
 from flashrag.document import Document, Hit
 from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, SearchRecord, Segment, Source
-from flashrag.errors import ReSearchError, ToolError
+from flashrag.errors import ReSearchError, SearchError, ToolError
 from flashrag.tools.sandbox import PythonSandbox
 from verl_search.rollout import agent_loop
 from verl_search.rollout.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
@@ -182,6 +184,11 @@ def make_loop(folder: Path, *texts: str, overrides: Sequence[str] = ()) -> Searc
     return loop
 
 
+def change(loop: SearchAgentLoop, **parts: Any) -> None:
+    """Exchange parts of what the loop shares with the other episodes, for this loop alone."""
+    loop.shared = dataclasses.replace(loop.shared, **parts)
+
+
 async def find_hawks(query: str) -> list[Hit]:
     assert query == "Hawks"
     return [Hit(Document("204", '"Hawks"\nThe home of Hawks is Wildford.'), 0.5)]
@@ -214,7 +221,7 @@ def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: 
 def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_path: Path) -> None:
     async def run() -> Any:
         loop = make_loop(tmp_path)
-        loop.common.limits = dataclasses.replace(loop.common.limits, episode_timeout_s=0.05)
+        change(loop, limits=dataclasses.replace(loop.shared.limits, episode_timeout_s=0.05))
         loop.server_manager.generate = lambda **_: asyncio.sleep(60)
         return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 
@@ -243,7 +250,7 @@ def test_a_violated_invariant_stops_the_run_and_leaves_the_trajectory_in_a_file(
 ) -> None:
     async def run() -> None:
         loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
-        loop.common.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
+        loop.shared.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
         await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 
     with pytest.raises(ReSearchError, match=r"not token-exact .*special tokens \[0\]"):
@@ -281,8 +288,8 @@ class EngineDeadError(Exception):
 def test_an_outage_that_lasts_too_long_stops_the_run_in_its_own_words(tmp_path: Path, stop_reasons: list[str]) -> None:
     async def run() -> None:
         loop = make_loop(tmp_path, THINK_AND_SEARCH)
-        loop.client = RetrievalClient(loop.common.settings.url, top_n=1, max_attempts=1)  # nobody is there
-        loop.common.outage.max_outage_s = 0.0
+        loop.client = RetrievalClient(loop.shared.settings.url, top_n=1, max_attempts=1)  # nobody is there
+        loop.shared.outage.max_outage_s = 0.0
         await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 
     with pytest.raises(StopTraining):
@@ -296,7 +303,7 @@ def test_an_outage_that_lasts_too_long_stops_the_run_in_its_own_words(tmp_path: 
 def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> None:
     async def run() -> Any:
         loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
-        loop.common.settings = dataclasses.replace(loop.common.settings, apply_chat=True)
+        change(loop, settings=dataclasses.replace(loop.shared.settings, apply_chat=True))
         loop.tokenizer.chat_template = (
             "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -324,13 +331,13 @@ def test_an_episode_is_no_reason_to_warn(tmp_path: Path, caplog: pytest.LogCaptu
 def test_a_base_model_without_chat_tokens_is_enough(tmp_path: Path) -> None:
     # verl's own loops refuse a Qwen2 tokenizer without <|im_end|>; a search episode has no use for it.
     async def codec_of_loop() -> Any:
-        return make_loop(tmp_path).common.codec
+        return make_loop(tmp_path).shared.codec
 
     assert asyncio.run(codec_of_loop()).eos_token_ids == {0}
 
 
 def test_episodes_leave_no_cycles_behind(tmp_path: Path) -> None:
-    """Full collections are rare in a worker (flashrag/garbage.py)."""
+    """Full collections are rare in a worker (flashrag/system/garbage.py)."""
 
     async def unreachable_after(episodes: int) -> int:
         loop = make_loop(tmp_path, *[THINK_AND_SEARCH, ANSWER] * (1 + episodes))
@@ -392,3 +399,24 @@ def test_a_sandbox_that_fails_is_a_failed_search(tmp_path: Path, monkeypatch: py
     output = asyncio.run(run())
     assert output.extra_fields["search_rollout"]["ended_by"] == "search_failed"
     assert set(output.response_mask) == {0}
+
+
+def test_a_search_has_all_the_attempts_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 60 s for each attempt, as in research.yaml: eight that hang take eight minutes, and nothing ends them."""
+    passed_s, clock = 0.0, time.monotonic
+
+    async def hang(*_: Any) -> None:
+        nonlocal passed_s
+        passed_s += 60.0
+        raise Retryable("did not answer within 60 s", retry_after_s=0.0)
+
+    async def search() -> None:
+        loop = make_loop(tmp_path, overrides=["search.timeout_s=60", "search.max_attempts=8"])
+        await loop.shared.client.search_scored("Hawks")
+
+    monkeypatch.setattr(RetrievalClient, "_ask_one", hang)
+    monkeypatch.setattr("flashrag.client.client._wait_s", lambda _: 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + passed_s)
+    with pytest.raises(SearchError, match="8 attempts"):
+        asyncio.run(search())
+    assert passed_s == 8 * 60.0

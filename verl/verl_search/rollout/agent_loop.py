@@ -5,22 +5,26 @@ the loss mask, the log-probabilities and the reward. Named in config/agent_loop.
 """
 
 import hashlib
+import math
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from ray.exceptions import RayError
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from flashrag.client import RetrievalClient
+from flashrag.document import Hit
 from flashrag.episode import (
     EndReason,
     Episode,
     EpisodeCodec,
     Generation,
     InvariantViolation,
+    Limits,
     Tool,
     ToolResult,
     prompt_token_ids,
@@ -42,48 +46,70 @@ from verl_search.settings import SearchSettings
 from verl_search.trainer.stopping import StopTraining, request_stop
 
 
-class Common:
-    """What all episodes of a worker process have in common: one config, one event loop, and so one of each."""
+class SearchClient(Protocol):
+    """The part of `flashrag.client.RetrievalClient` that an episode uses."""
 
-    def __init__(self, config: Any, tokenizer: Any):
-        self.settings = settings = SearchSettings.from_config(config.search)
+    async def search_scored(self, query: str) -> Sequence[Hit]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class SharedState:
+    """What the episodes of one worker process share."""
+
+    settings: SearchSettings
+    engine_name: str
+    limits: Limits
+    codec: EpisodeCodec
+    client: SearchClient
+    outage: Outage
+    tools: tuple[Tool, ...]
+    writer: TrajectoryWriter
+
+    @classmethod
+    def from_config(cls, config: Any, tokenizer: Any) -> "SharedState":
+        """The parts that verl's composed training config describes."""
+        settings, model = SearchSettings.from_config(config.search), config.actor_rollout_ref.model.path
         rollout = config.actor_rollout_ref.rollout
-        self.engine_name = rollout.name
-        self.limits = settings.limits(rollout.response_length)
-        eos_ids = eos_token_ids(tokenizer, config.actor_rollout_ref.model.path)
-        self.codec = EpisodeCodec(tokenizer, eos_ids, settings.dialect())
-        self.client = RetrievalClient(
-            settings.url, top_n=settings.top_n, timeout_s=settings.timeout_s, max_attempts=settings.max_attempts
+        if settings.python_tool:
+            check_sandbox()  # on the machine where it will run
+        return cls(
+            settings,
+            engine_name=rollout.name,
+            limits=settings.limits(rollout.response_length),
+            codec=EpisodeCodec(tokenizer, eos_token_ids(tokenizer, model), settings.dialect()),
+            client=RetrievalClient(
+                settings.url,
+                top_n=settings.top_n,
+                timeout_s=settings.timeout_s,
+                deadline_s=math.inf,  # the episode keeps the deadline of a search (Limits)
+                max_attempts=settings.max_attempts,
+            ),
+            outage=Outage(settings.url, settings.max_outage_s),
+            tools=(python_tool(PythonSandbox()),) if settings.python_tool else (),
+            writer=TrajectoryWriter(
+                settings.trajectory_path(), Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
+            ),
         )
-        self.outage = Outage(settings.url, settings.max_outage_s)
-        self.tools = (self._python_tool(),) if settings.python_tool else ()
-        retention = Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
-        self.writer = TrajectoryWriter(settings.trajectory_path(), retention)
-        shorten_pauses()
-        silence_chat_turn_builders()
 
-    @lru_cache(maxsize=1024)  # noqa: B019  (there is one, as long as its process)
+    @lru_cache(maxsize=1024)  # noqa: B019  (this object lives as long as its process)
     def prompt_ids(self, question: str) -> list[int]:
-        """The ids that a question's episodes start from, for a group the same."""
+        """The ids that every episode of a question starts from; a group shares them."""
         return prompt_token_ids(
             self.codec.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
         )
 
-    @staticmethod
-    def _python_tool() -> Tool:
-        check_sandbox()  # on the machine where it will run
-        return python_tool(PythonSandbox())
+
+_state_of_process: tuple[Any, SharedState] | None = None
 
 
-_common: tuple[Any, Common] | None = None
-
-
-def common(config: Any, tokenizer: Any) -> Common:
-    """The process's `Common`; another one for another config."""
-    global _common
-    if _common is None or _common[0] is not config:
-        _common = config, Common(config, tokenizer)
-    return _common[1]
+def shared_state(config: Any, tokenizer: Any) -> SharedState:
+    """The `SharedState` of this process, made once for each config object."""
+    global _state_of_process
+    if _state_of_process is None or _state_of_process[0] is not config:
+        _state_of_process = config, SharedState.from_config(config, tokenizer)
+        shorten_pauses()
+        silence_chat_turn_builders()
+    return _state_of_process[1]
 
 
 def fingerprint(token_ids: Sequence[int]) -> str:
@@ -94,13 +120,13 @@ def fingerprint(token_ids: Sequence[int]) -> str:
 class SearchAgentLoop(AgentLoopBase):
     """One trajectory: prompt, then model and result segments in turn, on the rollout servers."""
 
-    def __init__(self, *args: Any, client: RetrievalClient | None = None, **kwargs: Any):
-        """`client` asks the retrieval server; None takes the worker's own client."""
-        # Upstream builds a chat-turn tokenizer for the model family, which wants that family's chat tokens. An episode
-        # has no chat turns, and a base model's tokenizer need not have them: None takes upstream's plain builder.
+    def __init__(self, *args: Any, client: SearchClient | None = None, **kwargs: Any):
+        """`client` asks the retrieval server; None takes the one that this process's episodes share."""
+        # For a known model family upstream's builder of chat turns requires that family's chat tokens. An episode has
+        # no chat turns, and the tokenizer of a base model may lack such tokens. None selects upstream's plain builder.
         super().__init__(*args, **{**kwargs, "hf_model_type": None})
-        self.common = common(self.config, self.tokenizer)
-        self.client = client or self.common.client
+        self.shared = shared_state(self.config, self.tokenizer)
+        self.client = client or self.shared.client
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
         """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping.
@@ -116,7 +142,7 @@ class SearchAgentLoop(AgentLoopBase):
     async def _run(self, sampling_params: dict[str, Any], priority: int, row: dict[str, Any]) -> AgentLoopOutput:
         question = row["raw_prompt"][-1]["content"]
         question_id = str(row["extra_info"].get("id", row["index"]))
-        shared, settings = self.common, self.common.settings
+        shared, settings = self.shared, self.shared.settings
         seed = None
         if settings.seed is not None:
             seed = (settings.seed, row["split"], int(row["global_steps"]), question_id, int(row["session_id"]))
@@ -160,8 +186,8 @@ class SearchAgentLoop(AgentLoopBase):
         return agent_loop_output(episode, reward, extra_fields, mask_results=settings.mask_results)
 
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
-        outage = self.common.outage
-        return ToolResult.ranked(await outage.wait_out(lambda: self.client.search_scored(query), clock))
+        found = await self.shared.outage.wait_out(lambda: self.client.search_scored(query), clock)
+        return ToolResult.ranked(found)
 
 
 class _Engine:
