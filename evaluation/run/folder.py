@@ -2,7 +2,7 @@
 
 config.yaml             every key with its value; a continuation must ask for the same
 environment.json        versions, git revision, machine, served model, and when the run was worked on
-prompts.json            the texts around the questions
+prompts/                a copy of the source of flashrag.prompts: the texts around the questions
 items.jsonl             a line a question, written as it is answered; in the end scored and in the questions' order
 judge.jsonl             what the judge replied
 summary.json            the figures
