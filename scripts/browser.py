@@ -8,7 +8,7 @@ Chromium itself comes from the system: scripts/setup_browser.sh.
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,12 +48,12 @@ def open_browser() -> Iterator["Browser"]:
 
 
 @exit_on_user_error
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandParser(description="Photograph the retrieval server's page.")
     parser.add_argument("--url", required=True, help="of a running retrieval server")
     parser.add_argument("--query", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1180, "height": 780})
         page.goto(options.url)

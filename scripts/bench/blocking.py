@@ -5,14 +5,17 @@ library does, or with `--our_encoder`, so that what differs from our server is t
 the same, and there is no access log. For comparison only.
 """
 
-import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from flashrag.errors import exit_on_user_error
 from flashrag.retriever import Retriever
+from flashrag.system.arguments import CommandParser
 from scripts.bench.direct import measured_retriever
 
 
@@ -38,12 +41,17 @@ def blocking_app(retriever: Retriever) -> FastAPI:
     return app
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Serve retrieval the slow way, to compare with.")
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--our_encoder", action="store_true")
-    options = parser.parse_args()
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = CommandParser(description="Serve retrieval the slow way, to compare with.")
+    parser.add_argument("--config", type=Path, required=True, help="the YAML file of our server")
+    parser.add_argument("--port", type=int, required=True, help="to listen on, on the loopback")
+    parser.add_argument("--our_encoder", action="store_true", help="encode as our server does")
+    options = parser.parse_args(argv)
     retriever = measured_retriever(options.config, our_encoder=options.our_encoder)
     retriever.search("warm-up")
     uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -76,7 +76,7 @@ def parse_args(argv: Sequence[str] | None = None) -> SoakOptions:
     add("--num_retriever", type=in_range(int, 1), default=1, help="the server's, default 1")
     add(
         "--restart",
-        type=in_range(int, 1),
+        type=in_range(int, 0),
         default=0,
         metavar="N",
         help="instead: restart the server N times under load",

@@ -47,7 +47,7 @@ def build(options: BuildOptions) -> int:
 def _kept(options: BuildOptions) -> str:
     if options.is_bm25 or not any(options.partial_embeddings.glob("*.npy")):
         return ""
-    return f"; finished shards are kept in {options.partial_embeddings}: the same command goes on from there"
+    return f"; finished parts are kept in {options.partial_embeddings}: the same command goes on from there"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever.index_card import IndexCard, read_card
-from flashrag.system.arguments import CommandParser, in_range
+from flashrag.system.arguments import CommandParser, flag, in_range
 from flashrag.system.files import staged
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Shards:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    index_path: Path
-    num_shards: int
-    save_dir: Path
+    index_path: Path = flag("the index file that index_builder wrote")
+    num_shards: int = flag("slices of equal size, at least 1", type=in_range(int, 1, MAX_SHARDS))
+    save_dir: Path = flag("folder that the shards' folder goes into", Path("indexes"))
 
     @property
     def target(self) -> Path:
@@ -89,11 +89,8 @@ def parse_args(argv: Sequence[str] | None = None) -> SplitOptions:
         prog="python -m flashrag.retriever.index_shards",
         description="Split a dense index into shards that together answer exactly as it does.",
     )
-    add = parser.add_argument
-    add("--index_path", type=Path, required=True, help="the index file that index_builder wrote")
-    add("--num_shards", type=in_range(int, 1, MAX_SHARDS), required=True, help="slices of equal size, at least 1")
-    add("--save_dir", type=Path, default=Path("indexes"), help="the shards' folder goes into it, default: indexes")
-    return SplitOptions(**vars(parser.parse_args(argv)))
+    parser.add_fields(SplitOptions)
+    return parser.parse_into(SplitOptions, argv)
 
 
 @exit_on_user_error

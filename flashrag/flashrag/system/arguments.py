@@ -1,32 +1,41 @@
 """The command lines of this project: one parser, so that every command explains itself and complains alike.
 
-A command declares its flags in named groups, and says of each flag what it means:
+A command declares its flags once, in named groups, as the fields of a dataclass:
+
+    @dataclass(frozen=True, kw_only=True)
+    class ServeOptions:
+        model_path: Path = flag("Hugging Face folder", group="model")
+        context_length: int | None = flag("(default: the model's)", None, metavar="TOKENS", group="model")
+        timeout_s: float = flag("for one request", 60.0, metavar="SECONDS", group="server")
 
     parser = CommandParser(prog="scripts/serve.py", description="Serve a model.")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model_path", type=Path, required=True, help="Hugging Face folder")
-    model.add_argument("--context_length", type=in_range(int, 1), metavar="TOKENS", help="… (default: the model's)")
-    model.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="of one request")
+    parser.add_fields(ServeOptions)
+    options = parser.parse_into(ServeOptions, argv)
+
+or, where the flags are only known when it runs, with argparse's `add_argument_group` and `add_argument`.
 
 The parser does the rest:
-- `--help` appends `(default: 60.0)`, unless the help says "default" itself. Say it where the default is None: what
-  happens then is what the reader wants to know.
+- `--help` appends `(default: 60.0)`, unless the help says "default" itself. Say it where the default is None: a reader
+  wants to know what happens then.
 - A placeholder follows from the type: N, NUMBER, PATH or TEXT. Give `metavar` the unit where there is one (SECONDS,
   TOKENS, BYTES, GB), or a narrower kind of text (URL, NAME, KEY).
 - A parser with many flags prints only the required ones in its usage line.
 - An argument that is wrong raises `UserError`, with the nearest flag where one is near. Abbreviations are refused: a
-  new flag must not change what an old command means.
+  new flag must not change the meaning of an old command.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from enum import Enum
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from flashrag.errors import UserError, did_you_mean
 
 Number = TypeVar("Number", int, float)
+Options = TypeVar("Options")
 METAVARS = {"int": "N", "float": "NUMBER", "Path": "PATH"}
 FLAGS_IN_USAGE = 6  # a usage line with more than these is not read
 
@@ -68,6 +77,30 @@ class CommandParser(argparse.ArgumentParser):
             prog=prog, description=description, epilog=epilog, formatter_class=HelpFormatter, allow_abbrev=False
         )
 
+    def parse_into(self, options: type[Options], args: Sequence[str] | None = None) -> Options:
+        """The arguments as a dataclass that `add_fields` was given; fields that are no flags keep their defaults."""
+        values = vars(self.parse_args(args))
+        return options(**{item.name: values[item.name] for item in _flag_fields(options)})
+
+    def add_fields(self, options: type, **defaults: Any) -> None:
+        """A flag for each field of the dataclass that `flag` made: required where the field has no default.
+
+        `defaults` are the command's own where they differ from the dataclass's.
+        """
+        groups: dict[str | None, Any] = {None: self}
+        kinds = get_type_hints(options)
+        for item in _flag_fields(options):
+            group, given = item.metadata["flag"]
+            if group not in groups:
+                groups[group] = self.add_argument_group(group)
+            keywords = {**_keywords(kinds[item.name]), **given}
+            if item.default is dataclasses.MISSING:
+                keywords["required"] = True
+            elif kinds[item.name] is not bool:
+                keywords["default"] = item.default
+            groups[group].add_argument(f"--{item.name}", *keywords.pop("aliases", ()), **keywords)
+        self.set_defaults(**defaults)
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyrefly: ignore[bad-override]
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -81,6 +114,32 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help shows the arguments")
+
+
+def flag(help: str, default: Any = dataclasses.MISSING, *, group: str | None = None, **keywords: Any) -> Any:
+    """A field of a dataclass of options that is a flag of the same name.
+
+    `keywords` are those of `add_argument`, and `aliases`: other names that the flag had or has elsewhere.
+    The field's type gives the flag's: `bool` is a switch, `Literal` and `Enum` are choices, `X | None` is `X`.
+    """
+    return dataclasses.field(default=default, metadata={"flag": (group, {"help": help, **keywords})})
+
+
+def _flag_fields(options: Any) -> list[dataclasses.Field]:
+    return [item for item in dataclasses.fields(options) if "flag" in item.metadata]
+
+
+def _keywords(kind: Any) -> dict[str, Any]:
+    """What `add_argument` needs for a value of this type."""
+    if type(None) in get_args(kind):
+        kind = next(option for option in get_args(kind) if option is not type(None))
+    if get_origin(kind) is Literal:
+        return {"choices": list(get_args(kind))}
+    if kind is bool:
+        return {"action": "store_true"}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {"type": kind, "choices": list(kind)}
+    return {} if kind is str else {"type": kind}
 
 
 def in_range(kind: type[Number], low: Number, high: Number | None = None) -> Callable[[str], Number]:

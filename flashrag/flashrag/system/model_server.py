@@ -13,17 +13,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.generator.model_folder import check_model_folder
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import CommandParser, flag, in_range
 from flashrag.system.local_server import LOOPBACK, ServerFailed, free_port, serving
 from flashrag.system.machine import count_gpus
 from flashrag.system.processes import run_guarded
 
+MODEL, SERVER = "model", "server"  # the groups of --help
+COMMAND_PORT = 8010
 PUBLISHED_CONTEXT_TOKENS = 8192
 PUBLISHED_TENSOR_PARALLEL = 2
 # A 7B model on a GPU is up after two to three minutes; importing torch and vLLM alone takes one on two busy cores.
@@ -48,16 +50,24 @@ class Engine(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelServerOptions:
-    """What is served, where, and by what. `None` lets the machine decide."""
+    """Which model is served, where, and by which engine. `None` lets the machine decide."""
 
-    model_path: Path
-    engine: Engine | None = None
-    served_model_name: str | None = None
-    host: str = LOOPBACK
-    port: int = 0  # 0 takes a free one
-    tp: int | None = None
-    context_length: int | None = None
-    log_path: Path = Path("outputs/model_server.log")
+    model_path: Path = flag("Hugging Face folder; scripts/export_checkpoint.sh makes one of a checkpoint", group=MODEL)
+    engine: Engine | None = flag("default: sglang where it and a GPU are, else vllm", None, group=MODEL)
+    served_model_name: str | None = flag(
+        "what clients ask for (default: the model's path)", None, metavar="NAME", group=MODEL
+    )
+    host: str = flag("address to listen on; 0.0.0.0 for other machines", LOOPBACK, metavar="ADDRESS", group=SERVER)
+    port: int = flag("port to listen on; 0 takes a free one", 0, type=in_range(int, 0, 65535), group=SERVER)
+    tp: int | None = flag(
+        f"GPUs that share the model (default: {PUBLISHED_TENSOR_PARALLEL}, or 1 where there is one GPU)",
+        None, type=in_range(int, 1), group=MODEL,
+    )  # fmt: skip
+    context_length: int | None = flag(
+        f"prompt and response (default: {PUBLISHED_CONTEXT_TOKENS}, or the model's positions where they are fewer)",
+        None, type=in_range(int, 1), metavar="TOKENS", group=MODEL,
+    )  # fmt: skip
+    log_path: Path = flag("file that the engine's output goes to", Path("outputs/model_server.log"), group=SERVER)
     extra: tuple[str, ...] = ()
 
 
@@ -163,19 +173,9 @@ def parse_args(argv: Sequence[str] | None = None) -> ModelServerOptions:
         description="Serve a trained model for the evaluation, until Ctrl-C.",
         epilog="Arguments after -- go to the engine as they are.",
     )
-    add = parser.add_argument
-    add("--model_path", type=Path, required=True, help="Hugging Face folder (scripts/export_checkpoint.sh makes one)")
-    add("--engine", type=Engine, choices=list(Engine), help="default: sglang where it and a GPU are, else vllm")
-    add("--served_model_name", help="default: the model path")
-    add("--host", default=LOOPBACK, help="address to listen on, default %(default)s; 0.0.0.0 for other machines")
-    add("--port", type=int, default=8010, help="default %(default)s; 0 takes a free one")
-    add(
-        "--tp", type=int, help=f"GPUs that share the model, default {PUBLISHED_TENSOR_PARALLEL} where there are so many"
-    )
-    add("--context_length", type=int, help=f"tokens, default {PUBLISHED_CONTEXT_TOKENS} or what the model takes")
-    add("--log_path", type=Path, default=ModelServerOptions.log_path, help="the engine's output, default %(default)s")
+    parser.add_fields(ModelServerOptions, port=COMMAND_PORT)
     ours, extra = _split(sys.argv[1:] if argv is None else argv)
-    return ModelServerOptions(**vars(parser.parse_args(ours)), extra=tuple(extra))
+    return replace(parser.parse_into(ModelServerOptions, ours), extra=tuple(extra))
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

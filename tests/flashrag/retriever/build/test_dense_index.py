@@ -34,7 +34,7 @@ def corpus(tmp_path_factory):
 
 
 def flags(corpus: Path, out: Path, *more: str) -> list[str]:
-    dense = ["--retrieval_method", "minilm", "--model_path", MODEL, "--batch_size", "1", "--shard_size", "4"]
+    dense = ["--retrieval_method", "minilm", "--model_path", MODEL, "--batch_size", "1", "--part_size", "4"]
     return [*dense, "--corpus_path", str(corpus), "--save_dir", str(out), *more]
 
 
@@ -122,15 +122,15 @@ def test_vectors_that_are_not_finite_are_refused(corpus, tmp_path, monkeypatch, 
 def test_too_little_space_is_said_before_encoding(corpus, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=30_000))
-    # 10 passages x 384 x 4 bytes as shards and again as Flat: 30,720
+    # 10 passages x 384 x 4 bytes as parts and again as Flat: 30,720
     assert main(flags(corpus, tmp_path)) == 2
     said = capsys.readouterr().err
     assert "0.0 GB are free, but the vectors need 0.0 GB while the index is built" in said
     assert "encode:" not in said
-    assert main(flags(corpus, tmp_path, "--faiss_type", "SQ8")) == 0  # needs 15,360 for the shards
+    assert main(flags(corpus, tmp_path, "--faiss_type", "SQ8")) == 0  # needs 15,360 for the parts
 
 
-def test_a_disk_that_fills_up_while_encoding_keeps_the_finished_shards(corpus, saved, tmp_path, capsys):
+def test_a_disk_that_fills_up_while_encoding_keeps_the_finished_parts(corpus, saved, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(flags(corpus, out)) == 0
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -168,18 +168,18 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, capsys, endin
     corpus = write_corpus(tmp_path / "c.jsonl", 240, words=20)
 
     def arguments(out: str, *more: str) -> list[str]:
-        shards = ["--shard_size", "30", "--batch_size", "4", "--faiss_type", faiss_type]
-        return flags(corpus, tmp_path / out, *shards, *more)
+        parts = ["--part_size", "30", "--batch_size", "4", "--faiss_type", faiss_type]
+        return flags(corpus, tmp_path / out, *parts, *more)
 
-    shards = tmp_path / "killed" / "emb_minilm.partial"
+    parts = tmp_path / "killed" / "emb_minilm.partial"
     with subprocess.Popen([*BUILDER, *arguments("killed")], stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: len(list(shards.glob("*.npy"))) >= 2, process)
+        wait_for(lambda: len(list(parts.glob("*.npy"))) >= 2, process)
         process.send_signal(ending)
         _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in said
     assert not list((tmp_path / "killed").glob("*.index*"))
-    finished = len(list(shards.glob("*.npy")))
+    finished = len(list(parts.glob("*.npy")))
     assert 2 <= finished < 8
     assert main(arguments("killed", "--max_length", "128")) == 2
     assert "max_length is 256 there, but 128 here" in capsys.readouterr().err
@@ -208,8 +208,8 @@ def test_a_really_full_disk_is_one_clear_error_with_nothing_half_written(tmp_pat
     disk = tmp_path / "disk"
     disk.mkdir()
     corpus = write_corpus(tmp_path / "c.jsonl", 100)
-    # 100 passages: 154 kB as shards fit, and then the index of HNSW, 170 kB, does not.
-    build = [*BUILDER, *flags(corpus, disk, "--shard_size", "50", "--faiss_type", "HNSW")]
+    # 100 passages: 154 kB as parts fit, and then the index of HNSW, 170 kB, does not.
+    build = [*BUILDER, *flags(corpus, disk, "--part_size", "50", "--faiss_type", "HNSW")]
     done = subprocess.run(
         ["unshare", "-rm", "bash", "-c", TINY_DISK, "-", str(disk), *build], capture_output=True, text=True, timeout=300
     )
@@ -226,4 +226,4 @@ def test_the_manifest_of_kept_vectors_says_what_they_are_of(saved):
     manifest = read_manifest(saved / "emb_minilm")
     assert manifest is not None
     assert (manifest.count, manifest.pooling, manifest.max_length, manifest.dtype) == (10, "mean", 256, "float32")
-    assert manifest.shard_size == 4
+    assert manifest.part_size == 4

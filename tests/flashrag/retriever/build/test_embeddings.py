@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from flashrag.errors import UserError
-from flashrag.retriever.build.embeddings import Manifest, open_shards, read_embeddings, read_manifest
+from flashrag.retriever.build.embeddings import Manifest, open_parts, read_embeddings, read_manifest
 
-MANIFEST = Manifest("c" * 64, 5, "m" * 64, "mean", "passage: ", 256, False, "float32", 2)  # shards of 2, 2 and 1
+MANIFEST = Manifest("c" * 64, 5, "m" * 64, "mean", "passage: ", 256, False, "float32", 2)  # parts of 2, 2 and 1
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 
 
 def write(folder, numbers, manifest=MANIFEST):
-    with open_shards(folder, manifest) as shards:
+    with open_parts(folder, manifest) as parts:
         for number in numbers:
-            rows = shards.rows(number)
-            shards.write(number, 3, [VECTORS[rows.start : rows.start + 1], VECTORS[rows.start + 1 : rows.stop]])
-    return shards
+            rows = parts.rows(number)
+            parts.write(number, 3, [VECTORS[rows.start : rows.start + 1], VECTORS[rows.start + 1 : rows.stop]])
+    return parts
 
 
 def everything(embeddings, rows=2):
@@ -24,9 +24,9 @@ def everything(embeddings, rows=2):
 
 @pytest.mark.parametrize(("dtype", "block"), [("float32", 1), ("float32", 4), ("float16", 2)])
 def test_vectors_come_back_in_order(tmp_path, dtype, block):
-    shards = write(tmp_path / "e", range(3), replace(MANIFEST, dtype=dtype))
-    embeddings = shards.embeddings()
-    assert (embeddings.count, embeddings.dimension, len(shards)) == (5, 3, 3)
+    parts = write(tmp_path / "e", range(3), replace(MANIFEST, dtype=dtype))
+    embeddings = parts.embeddings()
+    assert (embeddings.count, embeddings.dimension, len(parts)) == (5, 3, 3)
     found = everything(embeddings, block)
     assert found.dtype == np.float32
     assert np.array_equal(found, VECTORS)  # whole numbers below 2048 are exact in half precision
@@ -44,30 +44,30 @@ def test_a_sample_is_the_same_every_time_and_has_no_row_twice(tmp_path):
     assert np.array_equal(embeddings.sample(9), VECTORS)
 
 
-def test_a_run_goes_on_at_the_first_missing_shard(tmp_path):
-    shards = write(tmp_path / "e", [0])
-    assert shards.missing() == [1, 2]
-    with pytest.raises(UserError, match=r"holds 1 of 3 shards; finish it first"):
-        shards.embeddings()
+def test_a_run_goes_on_at_the_first_missing_part(tmp_path):
+    parts = write(tmp_path / "e", [0])
+    assert parts.missing() == [1, 2]
+    with pytest.raises(UserError, match=r"holds 1 of 3 parts; finish it first"):
+        parts.embeddings()
     assert np.array_equal(everything(write(tmp_path / "e", [1, 2]).embeddings()), VECTORS)
 
 
-def test_a_shard_that_was_cut_short_or_is_of_another_size_counts_as_missing(tmp_path):
-    shards = write(tmp_path / "e", range(3))
+def test_a_part_that_was_cut_short_or_is_of_another_size_counts_as_missing(tmp_path):
+    parts = write(tmp_path / "e", range(3))
     first, second = tmp_path / "e" / "00000.npy", tmp_path / "e" / "00001.npy"
     first.write_bytes(first.read_bytes()[:-1])
     np.save(second, VECTORS[:1])
-    assert shards.missing() == [0, 1]
+    assert parts.missing() == [0, 1]
 
 
-def test_a_shard_appears_whole_or_not_at_all(tmp_path):
+def test_a_part_appears_whole_or_not_at_all(tmp_path):
     def interrupted():
         yield VECTORS[:1]
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), open_shards(tmp_path / "e", MANIFEST) as shards:
-        shards.write(0, 3, [VECTORS[:2]])
-        shards.write(1, 3, interrupted())
+    with pytest.raises(KeyboardInterrupt), open_parts(tmp_path / "e", MANIFEST) as parts:
+        parts.write(0, 3, [VECTORS[:2]])
+        parts.write(1, 3, interrupted())
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["00000.npy", "manifest.json"]
 
 
@@ -78,33 +78,40 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path):
         ({"model_sha256": "n" * 64}, "model_sha256 is 'mmmm.*' there, but 'nnnn.*' here"),
         ({"pooling": "cls", "max_length": 512}, "pooling is 'mean' .* 'cls' here; max_length is 256 there, but 512"),
         ({"passage_instruction": ""}, "passage_instruction is 'passage: ' there, but '' here"),
-        ({"shard_size": 3}, "shard_size is 2 there, but 3 here"),
+        ({"part_size": 3}, "part_size is 2 there, but 3 here"),
     ],
 )
 def test_vectors_of_another_run_are_refused_with_both_values_and_kept(tmp_path, change, message):
     write(tmp_path / "e", [0])
-    with pytest.raises(UserError, match=message), open_shards(tmp_path / "e", replace(MANIFEST, **change)):
+    with pytest.raises(UserError, match=message), open_parts(tmp_path / "e", replace(MANIFEST, **change)):
         pass
     assert read_manifest(tmp_path / "e") == MANIFEST
     assert (tmp_path / "e" / "00000.npy").is_file()
 
 
-def test_a_folder_without_shards_is_taken_over_and_removed_when_nothing_comes_of_it(tmp_path):
+def test_a_folder_without_parts_is_taken_over_and_removed_when_nothing_comes_of_it(tmp_path):
     folder = tmp_path / "e"
     folder.mkdir()
-    MANIFEST.write(folder / "manifest.json")  # a run that was killed before its first shard
-    with open_shards(folder, replace(MANIFEST, pooling="cls")):
+    MANIFEST.write(folder / "manifest.json")  # a run that was killed before its first part
+    with open_parts(folder, replace(MANIFEST, pooling="cls")):
         manifest = read_manifest(folder)
         assert manifest is not None
         assert manifest.pooling == "cls"
     assert not folder.exists()
 
 
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path):
+    write(tmp_path / "e", [0])
+    manifest = tmp_path / "e" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("part_size", "shard_size"))
+    assert np.array_equal(everything(write(tmp_path / "e", [1, 2]).embeddings()), VECTORS)
+
+
 def test_two_builds_in_one_folder_are_refused(tmp_path):
     with (
-        open_shards(tmp_path / "e", MANIFEST),
+        open_parts(tmp_path / "e", MANIFEST),
         pytest.raises(UserError, match="another build is at work there"),
-        open_shards(tmp_path / "e", MANIFEST),
+        open_parts(tmp_path / "e", MANIFEST),
     ):
         pass
 
