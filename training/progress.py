@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_search.trainer.metric_files import read_metrics
+from verl_search.trainer.run_folder import GrowingFile, MetricFiles
 from verl_search.trainer.stopping import NOTICE
 
 HEADER = (
@@ -33,12 +33,12 @@ def step_line(step: int, total_steps: int | None, metrics: Mapping[str, Any]) ->
 
 
 def idle_s(metrics: Mapping[str, Any]) -> float:
-    """How long in the rollout phase no engine had anything to do: every episode searched, or had not yet begun."""
+    """Seconds of the rollout phase in which no engine had work: every episode was searching, or had not begun."""
     return max(0.0, metrics["timing_s/gen"] - metrics["rollout/engine_busy_s"])
 
 
 def validation_line(step: int, metrics: Mapping[str, Any]) -> str:
-    """The validation in an entry for people: exact match and searches of each data source; "" when there is none."""
+    """A validation for people: exact match and searches of each data source; "" where the entry holds none."""
     parts = []
     for key, value in metrics.items():
         section, _, rest = key.partition("/")
@@ -50,20 +50,16 @@ def validation_line(step: int, metrics: Mapping[str, Any]) -> str:
 
 
 class ProgressPrinter:
-    """Prints what has been logged since it last looked."""
+    """Prints the steps that have been logged since it last looked."""
 
     def __init__(self, metrics_dir: Path, total_steps: int | None = None):
-        self.metrics_dir = metrics_dir
         self.total_steps = total_steps
-        # What an earlier, interrupted run logged has been seen.
-        self.printed = sum(1 for _ in read_metrics(metrics_dir))
         self.header_due = True
+        self._metrics = MetricFiles(metrics_dir)
+        list(self._metrics.news())  # an earlier run, which was interrupted, has printed these
 
     def print_news(self) -> None:
-        for number, (step, metrics) in enumerate(read_metrics(self.metrics_dir)):
-            if number < self.printed:
-                continue
-            self.printed += 1
+        for step, metrics in self._metrics.news():
             if line := step_line(step, self.total_steps, metrics):
                 if self.header_due:
                     print(HEADER, flush=True)
@@ -73,23 +69,15 @@ class ProgressPrinter:
                 print(line, flush=True)
 
 
-class NoticePrinter:
-    """Prints what the trainer's processes said to the user in the log since it last looked."""
+class NoticePrinter(GrowingFile):
+    """Prints the notices for the user that the trainer's processes have logged since it last looked."""
 
     def __init__(self, log_path: Path):
-        self.log_path = log_path
-        # What an earlier run said has been seen.
-        self.read_bytes = log_path.stat().st_size if log_path.is_file() else 0
+        # An earlier run has printed what stands in the log already.
+        super().__init__(log_path, from_byte=log_path.stat().st_size if log_path.is_file() else 0)
 
     def print_news(self) -> None:
-        if not self.log_path.is_file():
-            return
-        with self.log_path.open("rb") as log:
-            log.seek(self.read_bytes)
-            # A line that is being written is left for the next time.
-            written = log.read().rpartition(b"\n")
-        self.read_bytes += len(written[0]) + len(written[1])
-        for line in written[0].decode("utf-8", errors="replace").split("\n"):
-            _, marked, notice = line.partition(NOTICE)  # behind Ray's name of the process
+        for line in self.new_lines():
+            _, marked, notice = line.partition(NOTICE)  # Ray puts the name of the process before it
             if marked:
                 print(notice.rstrip(), flush=True)

@@ -6,19 +6,22 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError
+from flashrag.errors import EXIT_USER_ERROR, UserError
 from flashrag.system.processes import start_process, tail
 from training.progress import NoticePrinter, ProgressPrinter
-from verl_search.trainer.metric_files import METRICS_FOLDER
-from verl_search.trainer.stopping import COMMAND_VARIABLE, EXIT_STOPPED, StopTraining, resume_command
+from verl_search.trainer.run_folder import METRICS_FOLDER, forget_end, read_end
+from verl_search.trainer.stopping import (
+    COMMAND_VARIABLE,
+    EXIT_STOPPED,
+    StopTraining,
+    TrainingFailed,
+    resume_command,
+)
 
 POLL_S = 1.0
 CPU_CONFIGS = ("cpu", "demo")
-
-
-class TrainingFailed(ReSearchError):
-    """The trainer ended with an error; the message holds the end of its log."""
 
 
 def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
@@ -52,24 +55,17 @@ def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, tot
 
     Raises `UserError`, `StopTraining` (it ended on purpose) or `TrainingFailed` when it does not get there.
     """
+    environment = trainer_environment(config_name, save_path)
+    forget_end(save_path)
     log_path = save_path / "train.log"
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
     progress, notices = ProgressPrinter(save_path / METRICS_FOLDER, total_steps), NoticePrinter(log_path)
-    began_at_byte = notices.read_bytes
+    log_start = notices.read_bytes
     print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
-    process = start_process(command, log_path, trainer_environment(config_name, save_path))
+    process = start_process(command, log_path, environment)
     _follow(process, progress, notices)
-    if process.returncode == 0:
-        return
-    reason = error_line(log_path, began_at_byte)
-    if process.returncode == EXIT_USER_ERROR:
-        raise UserError(reason)
-    if process.returncode == EXIT_STOPPED:
-        raise StopTraining(f"{reason}\nThe trainer's log is {log_path}.")
-    raise TrainingFailed(
-        f"the trainer ended with exit code {process.returncode}: {reason}\n"
-        f"Its log is {log_path}; the same command resumes from the last checkpoint in {save_path}."
-    )
+    if process.returncode != 0:
+        raise_end(save_path, log_path, log_start, process.returncode)
 
 
 def _follow(process: subprocess.Popen, *printers: ProgressPrinter | NoticePrinter) -> None:
@@ -81,11 +77,15 @@ def _follow(process: subprocess.Popen, *printers: ProgressPrinter | NoticePrinte
         time.sleep(POLL_S if running else 0.0)
 
 
-def error_line(log_path: Path, began_at_byte: int) -> str:
-    """What the trainer that began there said of its end; the last lines of its log if it could say nothing.
-
-    Ray's processes end after it, and may have any number of lines to say about that.
-    """
-    lines = tail(log_path, sys.maxsize, began_at_byte).splitlines()
-    said = [line for line in lines if line.startswith("error: ")]
-    return said[-1].removeprefix("error: ") if said else tail(log_path, from_byte=began_at_byte)
+def raise_end(save_path: Path, log_path: Path, log_start: int, returncode: int) -> NoReturn:
+    """Raise why a trainer ended: from its own note, or from the end of its part of the log if it left none."""
+    end = read_end(save_path)
+    if end is not None and end.exit_code == EXIT_USER_ERROR:
+        raise UserError(end.reason)
+    if end is not None and end.exit_code == EXIT_STOPPED:
+        raise StopTraining(f"{end.reason}\nThe trainer's log is {log_path}.")
+    reason = tail(log_path, from_byte=log_start) if end is None else end.reason
+    raise TrainingFailed(
+        f"the trainer ended with exit code {returncode}: {reason}\n"
+        f"Its log is {log_path}; the same command resumes from the last checkpoint in {save_path}."
+    )

@@ -24,7 +24,7 @@ import yaml
 
 from flashrag.system.local_server import LOOPBACK, free_port, serving
 from verl_search.rollout.trajectory_files import read_trajectories
-from verl_search.trainer.metric_files import read_metrics
+from verl_search.trainer.run_folder import read_metrics
 from verl_search.trainer.stopping import EXIT_STOPPED
 
 pytestmark = pytest.mark.slow

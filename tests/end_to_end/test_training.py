@@ -23,7 +23,7 @@ from flashrag.errors import UserError
 from flashrag.tools.sandbox import check_sandbox
 from training.demo.servers import retrieval_server
 from verl_search.rollout.trajectory_files import read_trajectories
-from verl_search.trainer.metric_files import read_metrics
+from verl_search.trainer.run_folder import read_metrics
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from training.progress import ProgressPrinter, idle_s, step_line, validation_line
-from verl_search.trainer.metric_files import read_metrics
+from verl_search.trainer.run_folder import read_metrics
 
 STEP: dict[str, Any] = {
     "critic/score/mean": 0.25,
@@ -62,6 +62,11 @@ def test_news_are_printed_once_and_a_half_written_line_waits(
     printer.print_news()
     assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["   2/"]
     assert [step for step, _ in read_metrics(tmp_path)] == [1, 2]
+    # Only what was added is read: what stands before it may be anything by now.
+    read = len(file.read_bytes())
+    file.write_text(" " * read + json.dumps({"step": 3, "data": STEP}) + "\n")
+    printer.print_news()
+    assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["   3/"]
 
 
 def test_a_resumed_run_prints_only_what_is_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,22 +1,41 @@
-"""How a trainer that ended is reported: its own last word, whatever its processes and earlier trainers wrote."""
+"""How a trainer that ended is reported: by its own note, or by its own part of the log."""
 
 from pathlib import Path
 
-from training.trainer_process import error_line
+import pytest
+
+from flashrag.errors import ReSearchError, UserError
+from training.trainer_process import raise_end
+from verl_search.trainer.run_folder import forget_end, write_end
+from verl_search.trainer.stopping import StopTraining, TrainingFailed
+
+EARLIER = "error: of an earlier run\n"
 
 
-def reported(folder: Path, log: str) -> str:
-    """What is made of a trainer's log that stands behind an earlier one's."""
-    earlier = "error: of an earlier run\n"
-    (folder / "train.log").write_text(earlier + log)
-    return error_line(folder / "train.log", len(earlier))
+def report(folder: Path, log: str, end: ReSearchError | None = None) -> str:
+    """The error that is raised for a trainer whose log stands behind an earlier one's; its text without the paths."""
+    (folder / "train.log").write_text(EARLIER + log)
+    if end is not None:
+        write_end(folder, end)
+    with pytest.raises(ReSearchError) as raised:
+        raise_end(folder, folder / "train.log", len(EARLIER), returncode=1)
+    assert raised.type is (TrainingFailed if end is None else type(end))
+    return str(raised.value).splitlines()[0]
 
 
-def test_the_error_is_found_under_all_that_other_processes_say_after_it(tmp_path: Path) -> None:
-    own = "Traceback (most recent call last):\nerror: the server is gone. To go on: ...\n"
-    others = "(SearchTaskRunner pid=1) ConnectionResetError: Connection lost\n" * 5_000
-    assert reported(tmp_path, own + others) == "the server is gone. To go on: ..."
+def test_the_reason_is_the_trainers_own_whatever_the_log_says(tmp_path: Path) -> None:
+    others = "(SearchTaskRunner pid=1) error: Connection lost\n" * 5_000
+    assert report(tmp_path, others, StopTraining("the server is gone")) == "the server is gone"
+    assert report(tmp_path, others, UserError("no such file")) == "no such file"
+    assert report(tmp_path, others, TrainingFailed("OSError: x")) == "the trainer ended with exit code 1: OSError: x"
 
 
-def test_a_trainer_that_said_nothing_is_not_given_the_words_of_an_earlier_one(tmp_path: Path) -> None:
-    assert reported(tmp_path, "Segmentation fault\n") == "Segmentation fault"
+def test_a_trainer_that_left_no_note_is_reported_by_its_own_part_of_the_log(tmp_path: Path) -> None:
+    write_end(tmp_path, StopTraining("of an earlier run"))
+    forget_end(tmp_path)
+    assert report(tmp_path, "Segmentation fault\n") == "the trainer ended with exit code 1: Segmentation fault"
+
+
+def test_a_note_needs_a_folder(tmp_path: Path) -> None:
+    write_end(tmp_path / "missing", StopTraining("why"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """The shipped training configs: they compose, verl accepts them, and the full run holds the published values."""
 
 import importlib
+from pathlib import Path
 
 import pandas
 import pytest
@@ -8,8 +9,9 @@ from omegaconf import OmegaConf
 
 from flashrag.errors import UserError
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
-from verl_search.main_ppo import check_input, complete, validate
+from verl_search.main_ppo import check_input, complete, run, validate
 from verl_search.settings import AGENT_LOOP_CONFIG, CONFIG_DIR, SearchSettings, compose_config
+from verl_search.trainer.run_folder import read_end
 
 INPUT = [
     "search.url=http://127.0.0.1:8000",
@@ -105,6 +107,19 @@ def test_a_config_that_verl_refuses_is_a_user_error() -> None:
 def test_missing_values_are_named() -> None:
     with pytest.raises(UserError, match=r"search.url, data.train_files, data.val_files, actor_rollout_ref.model.path"):
         check_input(compose_config("research", []))
+
+
+def test_the_program_that_started_the_trainer_can_read_why_it_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compose_config("research", [*INPUT, f"trainer.default_local_dir='{tmp_path}'"])
+    assert run(config) == 2
+    end = read_end(tmp_path)
+    assert end is not None
+    assert end.exit_code == 2
+    assert capsys.readouterr().err == f"\nerror: {end.reason}\n"
+    assert end.reason.startswith("data.train_files=train.parquet does not exist")
+    assert [path.name for path in tmp_path.iterdir()] == ["ended.json"]
 
 
 def test_a_missing_file_is_named() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verl_search.rollout.trajectory_files import read_trajectories
-from verl_search.trainer.metric_files import METRICS_FOLDER, read_metrics
+from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 
 if TYPE_CHECKING:
     from training.demo.run import DemoFolder, DemoOptions

@@ -21,17 +21,14 @@ from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectory_files import cut_torn_tails
 from verl_search.settings import AGENT_LOOP_CONFIG, SearchSettings, register_with_hydra
 from verl_search.trainer.alarm_watch import configured_rules
-from verl_search.trainer.stopping import StopTraining, resume_command
+from verl_search.trainer.run_folder import write_end
+from verl_search.trainer.stopping import StopTraining, TrainingFailed, resume_command
 
 MODEL_KEY = "actor_rollout_ref.model.path"
 REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", MODEL_KEY)
 # verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
 RAY_CPUS_PER_PROCESS = 4
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
-
-
-class TrainingFailed(ReSearchError):
-    """The trainer's own process raised something, or died, while training: not the input's fault."""
 
 
 def check_input(config: DictConfig) -> None:
@@ -151,16 +148,23 @@ def validate(config: DictConfig) -> None:
         raise UserError(f"verl refuses the training config: {error}") from error
 
 
-@hydra.main(config_path="config", config_name="research", version_base=None)
-def main(config: DictConfig) -> None:
+def run(config: DictConfig) -> int:
+    """Train; the exit code. An error is printed, and noted in the run's folder for the program that started this."""
     try:
         train(config)
     except ReSearchError as error:
         if isinstance(error, TrainingFailed):
             traceback.print_exception(error)
-        # Of what Ray still forwards, half a line may have been written.
+        # Ray may have forwarded half a line to this stream.
         print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        write_end(Path(config.trainer.default_local_dir), error)
+        return error.exit_code
+    return 0
+
+
+@hydra.main(config_path="config", config_name="research", version_base=None)
+def main(config: DictConfig) -> None:
+    sys.exit(run(config))
 
 
 if __name__ == "__main__":

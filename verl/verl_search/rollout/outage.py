@@ -1,8 +1,8 @@
-"""Waiting an outage of the retrieval servers out: a search that failed while no server is healthy is asked again.
+"""Waiting for the retrieval servers: a search that failed while no server is healthy is repeated after the outage.
 
-One `Outage` in each agent-loop worker, around the client and outside of the episodes: while one server is healthy, a
-failed search is its episode's end; while none is, the episodes that search wait, and their clocks stand still. Does not
-cover: the client's own attempts (flashrag/client.py), which come first.
+Each agent-loop worker has one `Outage`, around the client and outside of the episodes. While a server is healthy, a
+failed search ends its episode. While none is, the episodes that search wait, and their clocks stand still. Does not
+cover: the client's own attempts (flashrag/client/client.py), which come first.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from tenacity.wait import wait_exponential
 
 from flashrag.client import PROBE_TIMEOUT_S, check_server
 from flashrag.errors import SearchError, UserError
-from verl_search.trainer.stopping import NOTICE, StopTraining
+from verl_search.trainer.stopping import StopTraining, print_notice
 
 BACK_OFF = wait_exponential(multiplier=0.5, max=30.0)  # seconds
 T = TypeVar("T")
 
 
 class EpisodeClock:
-    """Monotonic seconds for one episode's deadlines: they do not pass while an outage holds the episode up."""
+    """Monotonic seconds for one episode's deadlines; the seconds that an outage takes do not count."""
 
     def __init__(self) -> None:
         self._lost_s = 0.0
@@ -33,11 +33,11 @@ class EpisodeClock:
         return now - self._lost_s
 
     def stop(self, since: float) -> None:
-        """Stand still at what `time.monotonic()` was when it said `since`."""
+        """Stand still at `since`, a past value of `time.monotonic()`."""
         self._stopped_at = since
 
     def go_on(self, *, lost: bool) -> None:
-        """Run again; `lost`: from where it stood, else as if it had never stopped."""
+        """Run again: from where the clock stood if the time was `lost`, else as if it had never stopped."""
         assert self._stopped_at is not None, "called only after stop"
         self._lost_s += time.monotonic() - self._stopped_at if lost else 0.0
         self._stopped_at = None
@@ -50,11 +50,12 @@ class Outage:
         self.url = url
         self.max_outage_s = max_outage_s
         self._waiting = 0
-        self._since: float | None = None  # until a search succeeds: a server that dies of every search is no recovery
+        # Kept until a search succeeds: a server that dies of every search has not recovered.
+        self._since: float | None = None
         self._watch: asyncio.Task[bool] | None = None
 
     async def wait_out(self, search: Callable[[], Awaitable[T]], clock: EpisodeClock) -> T:
-        """The outcome of `search`, called again after each outage that it ran into.
+        """The result of `search`, which is repeated after each outage that made it fail.
 
         Raises its `SearchError` when a server is healthy, and `StopTraining` after `max_outage_s` without a success.
         """
@@ -70,7 +71,7 @@ class Outage:
                 return found
 
     async def _held_up(self, clock: EpisodeClock, since: float) -> bool:
-        """Wait until a server is healthy; False when one has been all along. All searches share one watch."""
+        """Wait until a server is healthy; False if there was no outage. All searches share one watch."""
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watch_health())
         waited = False
@@ -84,7 +85,7 @@ class Outage:
         return waited
 
     async def _watch_health(self) -> bool:
-        """Look until a server is healthy; False when the first look found one."""
+        """Check until a server is healthy; False if the first check found one."""
         left_s = self.max_outage_s - (0.0 if self._since is None else time.monotonic() - self._since)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UserError),
@@ -100,7 +101,7 @@ class Outage:
             raise StopTraining(reason) from problem
         if retrying.statistics["attempt_number"] == 1:
             return False
-        self._tell(f"{self.url} is healthy again: {self._waiting} searches go on")
+        print_notice(f"{self.url} is healthy again: {self._waiting} searches go on")
         return True
 
     async def _check_health(self) -> None:
@@ -110,11 +111,7 @@ class Outage:
         assert state.outcome is not None and state.next_action is not None, "called between two attempts"
         self._since = self._since or time.monotonic()
         out_s = time.monotonic() - self._since
-        self._tell(
+        print_notice(
             f"{state.outcome.exception()}; {self._waiting} searches wait, for {out_s:.0f} s so far and at most "
             f"{self.max_outage_s:g} s; next look in {state.next_action.sleep:.1f} s"
         )
-
-    @staticmethod
-    def _tell(message: str) -> None:
-        print(f"{NOTICE}{message}", flush=True)

@@ -1,6 +1,6 @@
-"""What a run's alarms do: the trainer shows it each step, and asks it when to save and whether to stop.
+"""What a run's alarms lead to: the trainer reports each step here, and asks when to save and whether to stop.
 
-The rules and their judgement are alarms.py's part, the best checkpoint is best_checkpoint.py's.
+Does not cover: the rules and when they are breached (alarms.py), how the best checkpoint is kept (checkpoints.py).
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from flashrag.errors import UserError
 from verl_search.trainer.alarms import Action, Alarm, Alarms, Rule, parse_rules
 from verl_search.trainer.checkpoints import BestCheckpoint, best_checkpoint_path, keep_if_best, read_best_checkpoint
-from verl_search.trainer.metric_files import METRICS_FOLDER, read_metrics
-from verl_search.trainer.stopping import NOTICE, StopTraining
+from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
+from verl_search.trainer.stopping import StopTraining, print_notice
 
-# A metric that has not come in so many steps is told of once: its rule cannot raise an alarm.
+# After this many steps, one notice names the metrics that were never logged: their rules cannot raise an alarm.
 STEPS_TO_COME = 10
 
 
@@ -62,7 +62,7 @@ class AlarmWatch:
         self._steps_seen = 0
 
     def remember(self, last_step: int) -> None:
-        """Take in, in silence, the steps up to `last_step` that earlier processes of the run logged.
+        """Take in the steps up to `last_step` that earlier processes of the run logged, without any notice.
 
         A step that was trained more than once counts as it was the last time.
         """
@@ -83,7 +83,7 @@ class AlarmWatch:
         self._tell_unseen(metrics)
         metrics.update(own_metrics)
         for alarm in alarms:
-            _tell(f"{alarm}: {alarm.rule.action.value}")
+            print_notice(f"{alarm}: {alarm.rule.action.value}")
             self.save_due |= alarm.rule.action is Action.SAVE
             if alarm.rule.action is Action.STOP:
                 self._stop = alarm
@@ -119,8 +119,6 @@ class AlarmWatch:
         self._steps_seen += 1
         if self._steps_seen == STEPS_TO_COME and self._unseen:
             names = ", ".join(name for name, rule in self._rules.items() if rule.metric in self._unseen)
-            _tell(f"{STEPS_TO_COME} steps have not logged {', '.join(sorted(self._unseen))}: no alarm from {names}")
-
-
-def _tell(message: str) -> None:
-    print(f"{NOTICE}{message}", flush=True)
+            print_notice(
+                f"{STEPS_TO_COME} steps have not logged {', '.join(sorted(self._unseen))}: no alarm from {names}"
+            )
