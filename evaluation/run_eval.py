@@ -27,7 +27,7 @@ from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, check_server
 from flashrag.dataset import Question, load_questions
 from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
-from flashrag.generator.loading import load_generator
+from flashrag.generator import load_generator
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from

@@ -110,7 +110,7 @@ def _rollout_folder(folder: Path) -> Path:
 
 
 def _decoder(path: str) -> Decode:
-    from flashrag.generator.tokenizer import load_tokenizer
+    from flashrag.generator import load_tokenizer
 
     tokenizer = load_tokenizer(path)
     decode: Callable[..., str] = tokenizer.decode

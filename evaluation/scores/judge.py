@@ -108,7 +108,7 @@ class Judge:
     async def _ask(self, messages: list[dict[str, str]]) -> str:
         import openai
 
-        from flashrag.generator.retries import with_retries
+        from flashrag.generator import with_retries
 
         settings = self.settings
         if self._client is None:

@@ -21,8 +21,7 @@ def get_retriever(config: Config) -> Retriever:
 def get_generator(config: Config) -> OpenAICompletionGenerator:
     """A generator on the model server at `sgl_remote_url`, once the server and the tokenizer are found to be there."""
     from flashrag.config import validated
-    from flashrag.generator import GeneratorSettings
-    from flashrag.generator.loading import load_generator
+    from flashrag.generator import GeneratorSettings, load_generator
 
     return load_generator(validated(GeneratorSettings, config, "config"))
 

@@ -31,8 +31,7 @@ from flashrag.client import RetrievalClient
 from flashrag.dataset import Question
 from flashrag.episode import RESEARCH, Dialect, Generation
 from flashrag.errors import exit_on_user_error
-from flashrag.generator import GeneratorSettings
-from flashrag.generator.loading import load_generator
+from flashrag.generator import GeneratorSettings, load_generator
 from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.system.arguments import CommandParser
 from flashrag.system.model_server import Engine, ModelServerOptions, model_server

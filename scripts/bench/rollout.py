@@ -41,8 +41,7 @@ from flashrag.corpus import read_lines
 from flashrag.document import Hit
 from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
-from flashrag.generator.model_folder import check_model_folder
-from flashrag.generator.tokenizer import eos_token_ids
+from flashrag.generator import check_model_folder, eos_token_ids
 from flashrag.system.arguments import CommandParser
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
 from scripts.bench.demo import add_demo_dir, demo_questions, demo_server, trained_model

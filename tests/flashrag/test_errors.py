@@ -75,8 +75,6 @@ LIGHT_MODULES = [
     "flashrag.episode",
     "flashrag.errors",
     "flashrag.generator",
-    "flashrag.generator.completion",
-    "flashrag.generator.loading",
     "flashrag.metrics",
     "flashrag.pipeline",
     "flashrag.pipeline.methods",

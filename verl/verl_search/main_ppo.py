@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
-from flashrag.generator.model_folder import check_model_folder, local_folder
-from flashrag.tools.sandbox import check_sandbox
+from flashrag.generator import check_model_folder, local_folder
+from flashrag.tools import check_sandbox
 from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectory_files import cut_torn_tails
 from verl_search.settings import AGENT_LOOP_CONFIG, SearchSettings, register_with_hydra

@@ -1,15 +1,28 @@
 """Text generators: `generate(token_ids, max_tokens) -> Generation` for an episode, `complete` and `chat` for text.
 
-    settings.py           the keys of a generator, checked at start
-    server.py             is the model server there, what does it serve
-    tokenizer.py          the tokenizer beside the model, and the tokens that end a sequence
-    completion.py         what a server answers to a request for text
-    retries.py            what is tried again, and the one error at the end
-    openai_completion.py  any OpenAI-compatible server (SGLang, vLLM, …)
+    settings.py           the keys of a generator, checked at the start
+    server.py             the model server: what it serves, and the generator that asks it
+    model_folder.py       the model's folder: what it must hold, its tokenizer, the tokens that end a sequence
+    completion.py         one request: the server's reply, and when it is asked again
+    openai_completion.py  the generator on any OpenAI-compatible server (SGLang, vLLM, …)
 
-Importing this package is light; `flashrag.utils.get_generator` puts the parts together.
+Importing this package is light.
 """
 
+from flashrag.generator.completion import Completion, ScoredToken, with_retries
+from flashrag.generator.model_folder import check_model_folder, eos_token_ids, load_tokenizer, local_folder
+from flashrag.generator.server import load_generator
 from flashrag.generator.settings import GeneratorSettings, SamplingSettings
 
-__all__ = ["GeneratorSettings", "SamplingSettings"]
+__all__ = [
+    "Completion",
+    "GeneratorSettings",
+    "SamplingSettings",
+    "ScoredToken",
+    "check_model_folder",
+    "eos_token_ids",
+    "load_generator",
+    "load_tokenizer",
+    "local_folder",
+    "with_retries",
+]

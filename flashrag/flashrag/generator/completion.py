@@ -1,7 +1,17 @@
-"""What a model server answered to one request for text."""
+"""One request for text: the reply of a model server, and which requests are tried again. Light: openai on call."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from flashrag.errors import GenerationError
+
+Reply = TypeVar("Reply")
+
+MAX_ASKED_WAIT_S = 60.0  # of a server's Retry-After
+_jitter = wait_random_exponential(multiplier=0.25, max=10.0)
 
 
 class ScoredToken(NamedTuple):
@@ -55,3 +65,39 @@ def _scored_tokens(logprobs: dict[str, Any]) -> tuple[ScoredToken, ...] | None:
     if not tokens or not values:
         return None
     return tuple(ScoredToken(text, value) for text, value in zip(tokens, values, strict=True) if value is not None)
+
+
+async def with_retries(request: Callable[[], Awaitable[Reply]], url: str, max_retries: int) -> Reply:
+    """The reply to a request that is tried at most `1 + max_retries` times. Raises `GenerationError` naming `url`.
+
+    `request` raises the openai client's errors, or `ValueError` for a reply that cannot be read.
+    """
+    import openai
+
+    attempts = AsyncRetrying(
+        retry=retry_if_exception(_may_pass), wait=_wait_s, stop=stop_after_attempt(1 + max_retries), reraise=True
+    )
+    try:
+        return await attempts(request)
+    except (openai.OpenAIError, ValueError) as error:
+        # A time-out's own text is empty.
+        cause = f" ({type(error.__cause__).__name__} {error.__cause__}".rstrip() + ")" if error.__cause__ else ""
+        tries = attempts.statistics["attempt_number"]
+        raise GenerationError(f"{url}: {error}{cause} (attempt {tries} of {1 + max_retries})") from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another attempt may succeed: a lost connection, a stall, a busy or broken server, a cut-off reply."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError | ValueError)
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """A random, growing time, after the server's own `Retry-After` where it gives one in seconds."""
+    error = state.outcome.exception() if state.outcome else None
+    response = getattr(error, "response", None)
+    asked = response.headers.get("retry-after", "") if response is not None else ""
+    return (min(float(asked), MAX_ASKED_WAIT_S) if asked.isdecimal() else 0.0) + _jitter(state)

@@ -2,22 +2,19 @@
 
 vLLM, and SGLang in recent releases, return the sampled ids (`return_token_ids`). From a server that returns text only,
 the text is encoded with the local tokenizer: `token_id_origin` says which of the two a run saw. What may pass is tried
-again (retries.py). Requests go through the client's own `post`: its typed `create` walks over every token id of a
+again (completion.py). Requests go through the client's own `post`: its typed `create` walks over every token id of a
 prompt, which costs six times the rest of a request. Does not cover: rendering a prompt (prompt_ids.py).
 """
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import openai
 
 from flashrag.episode import RESEARCH, Dialect, Generation
-from flashrag.generator.completion import Completion, first_choice, read_completion
-from flashrag.generator.retries import with_retries
+from flashrag.generator.completion import Completion, Reply, first_choice, read_completion, with_retries
 from flashrag.generator.settings import GeneratorSettings
-
-Reply = TypeVar("Reply")
 
 
 class TokenIdOrigin(StrEnum):

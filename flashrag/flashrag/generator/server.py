@@ -1,17 +1,41 @@
-"""What a model server serves, asked once before a run starts. Light: nothing but HTTP."""
+"""A model server as a generator. Before anything heavy is loaded, the server is asked once for the models it serves."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
 from flashrag.errors import UserError
-from flashrag.generator.settings import GeneratorSettings
+from flashrag.generator.model_folder import check_model_path, eos_token_ids, load_tokenizer
+from flashrag.generator.settings import Framework, GeneratorSettings
+
+if TYPE_CHECKING:
+    from flashrag.generator.openai_completion import OpenAICompletionGenerator
 
 _REMEDY = (
     "start one with: python3 -m sglang.launch_server --model-path MODEL --port P, "
     "or: python -m vllm.entrypoints.openai.api_server --model MODEL --port P"
 )
+
+
+def load_generator(settings: GeneratorSettings) -> OpenAICompletionGenerator:
+    """The generator of a configuration. Raises `UserError` for a missing server, model folder or tokenizer.
+
+    The server's key comes from OPENAI_API_KEY, never from a flag or a file.
+    """
+    api_key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+    with_tokenizer = settings.framework is not Framework.OPENAI_CHAT
+    if with_tokenizer:
+        check_model_path(settings.generator_model)
+    served = find_served_model(settings, api_key)
+    tokenizer = load_tokenizer(settings.generator_model) if with_tokenizer else None
+    eos_ids = eos_token_ids(tokenizer, settings.generator_model) if with_tokenizer else []
+    from flashrag.generator.openai_completion import OpenAICompletionGenerator
+
+    return OpenAICompletionGenerator(settings, served.name, tokenizer, eos_ids, api_key)
 
 
 class ServedModel(NamedTuple):

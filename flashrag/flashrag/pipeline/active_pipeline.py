@@ -10,8 +10,7 @@ from typing import Any
 from flashrag.episode import RESEARCH, Episode, Tool, prompt_token_ids
 from flashrag.pipeline.episode_pipeline import EpisodePipeline
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.tools.python import python_tool
-from flashrag.tools.sandbox import PythonSandbox, check_sandbox
+from flashrag.tools import PythonSandbox, check_sandbox, python_tool
 
 
 class ReSearchPipeline(EpisodePipeline):

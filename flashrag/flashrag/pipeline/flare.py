@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from flashrag.dataset import Question
 from flashrag.episode import ITERATIONS, EndReason, Outcome, end_reason_of
 from flashrag.errors import UserError
-from flashrag.generator.completion import Completion, ScoredToken
+from flashrag.generator import Completion, ScoredToken
 from flashrag.pipeline.answers import answer_stops, first_sentence, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.prompts.reasoning import REASONING, REASONING_WITH_PASSAGES
+from flashrag.prompts import REASONING, REASONING_WITH_PASSAGES
 
 
 class FLAREPipeline(BasicPipeline):

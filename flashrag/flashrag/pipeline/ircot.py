@@ -10,8 +10,7 @@ from flashrag.document import Document
 from flashrag.episode import ITERATIONS, EndReason, Outcome
 from flashrag.pipeline.answers import answer_stops, cued_answer, first_sentence, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.prompts import Prompt
-from flashrag.prompts.reasoning import ANSWER_CUE, REASONING_WITH_PASSAGES
+from flashrag.prompts import ANSWER_CUE, REASONING_WITH_PASSAGES, Prompt
 
 SENTENCE_TOKENS = 128
 MAX_PASSAGES = 15  # the paper's

@@ -15,7 +15,7 @@ from flashrag.metrics import supporting_titles
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.trace import Trace
-from flashrag.prompts.question import WITH_PASSAGES
+from flashrag.prompts import WITH_PASSAGES
 
 
 class NoSupport(ReSearchError):

@@ -9,7 +9,7 @@ from flashrag.document import Document
 from flashrag.episode import SEARCH_O1, Episode, ToolResult, boxed_answer, encode_prompt
 from flashrag.pipeline.episode_pipeline import EpisodePipeline, Finding
 from flashrag.pipeline.trace import Trace
-from flashrag.prompts.search_o1 import AGENT, FINAL_INFORMATION, REASON_IN_DOCUMENTS
+from flashrag.prompts import AGENT, FINAL_INFORMATION, REASON_IN_DOCUMENTS
 
 NOTHING_HELPFUL = "No helpful information found."
 MAX_REASONING_CHARS = 8000  # the end of a long chain says best what is looked for

@@ -12,7 +12,7 @@ from flashrag.episode import SEARCH_R1, Episode, answer_block, encode_prompt
 from flashrag.errors import UserError
 from flashrag.pipeline.episode_pipeline import EpisodePipeline
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.prompts.search_r1 import SEARCH_R1_PROMPT
+from flashrag.prompts import SEARCH_R1_PROMPT
 
 
 class SearchR1Pipeline(EpisodePipeline):

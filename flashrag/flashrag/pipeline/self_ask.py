@@ -10,7 +10,7 @@ from flashrag.document import Document
 from flashrag.episode import ITERATIONS, EndReason, Outcome
 from flashrag.pipeline.answers import cued_answer, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.prompts.self_ask import FINAL_ANSWER, FOLLOW_UP, INTERMEDIATE_ANSWER, SELF_ASK
+from flashrag.prompts import FINAL_ANSWER, FOLLOW_UP, INTERMEDIATE_ANSWER, SELF_ASK
 
 STOPS = (INTERMEDIATE_ANSWER, "\nQuestion:")
 ROUND_TOKENS = 256

@@ -8,7 +8,7 @@ from flashrag.dataset import Question
 from flashrag.episode import Outcome, end_reason_of
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.prompts.question import WITH_PASSAGES, WITHOUT_PASSAGES
+from flashrag.prompts import WITH_PASSAGES, WITHOUT_PASSAGES
 
 
 class SequentialPipeline(BasicPipeline):

@@ -17,7 +17,7 @@ from flashrag.episode import (
     neutralize,
 )
 from flashrag.errors import ReSearchError
-from flashrag.generator.completion import Completion
+from flashrag.generator import Completion
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.prompts import Prompt
 

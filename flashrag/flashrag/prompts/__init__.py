@@ -1,18 +1,27 @@
-"""The prompts of every method, a module each; the published project's own are in research.py.
+"""The prompts of every method.
 
 template.py   what a prompt is made of, and how a base and an instruct model are given it
-question.py   a question alone, or with passages (naive, zero-shot, iterretgen, oracle-passages)
-reasoning.py  a chain of thought, with or without passages (ircot, flare)
-self_ask.py   follow-up questions
-search_o1.py  agentic search, and the reading of what it found
-search_r1.py  the prompt that Search-R1's models are trained with
+research.py   the published project's own, by name
+baselines.py  those of the methods that it is compared with
 """
 
+from flashrag.prompts.baselines import (
+    AGENT,
+    ANSWER_CUE,
+    FINAL_ANSWER,
+    FINAL_INFORMATION,
+    FOLLOW_UP,
+    INTERMEDIATE_ANSWER,
+    REASON_IN_DOCUMENTS,
+    REASONING,
+    REASONING_WITH_PASSAGES,
+    SEARCH_R1_PROMPT,
+    SELF_ASK,
+    WITH_PASSAGES,
+    WITHOUT_PASSAGES,
+)
 from flashrag.prompts.research import (
-    INSTRUCTIONS,
-    PROMPT_TEMPLATES,
     PYTHON_TEMPLATE,
-    QA_TEMPLATE,
     chat_messages,
     check_template_name,
     render_prompt,
@@ -20,10 +29,20 @@ from flashrag.prompts.research import (
 from flashrag.prompts.template import Prompt, PromptTemplate
 
 __all__ = [
-    "INSTRUCTIONS",
-    "PROMPT_TEMPLATES",
+    "AGENT",
+    "ANSWER_CUE",
+    "FINAL_ANSWER",
+    "FINAL_INFORMATION",
+    "FOLLOW_UP",
+    "INTERMEDIATE_ANSWER",
     "PYTHON_TEMPLATE",
-    "QA_TEMPLATE",
+    "REASONING",
+    "REASONING_WITH_PASSAGES",
+    "REASON_IN_DOCUMENTS",
+    "SEARCH_R1_PROMPT",
+    "SELF_ASK",
+    "WITHOUT_PASSAGES",
+    "WITH_PASSAGES",
     "Prompt",
     "PromptTemplate",
     "chat_messages",

@@ -44,7 +44,6 @@ PROMPT_TEMPLATES = {
     name: f"A conversation between User and Assistant. {instructions} User: {{question}} Assistant:"
     for name, instructions in INSTRUCTIONS_OF.items()
 }
-QA_TEMPLATE = PROMPT_TEMPLATES["qa_template"]
 
 
 def check_template_name(template_name: str) -> None:

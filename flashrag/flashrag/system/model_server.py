@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.generator.model_folder import check_model_folder
+from flashrag.generator import check_model_folder
 from flashrag.system.arguments import CommandParser, flag, in_range
 from flashrag.system.local_server import LOOPBACK, ServerFailed, free_port, serving
 from flashrag.system.machine import count_gpus

@@ -18,11 +18,9 @@ from fastapi import FastAPI, Request, Response
 from flashrag.config import Config, validated
 from flashrag.episode import SEARCH_O1
 from flashrag.errors import GenerationError, UserError
-from flashrag.generator import GeneratorSettings
-from flashrag.generator.completion import Completion, ScoredToken
+from flashrag.generator import Completion, GeneratorSettings, ScoredToken, eos_token_ids, load_tokenizer
 from flashrag.generator.openai_completion import OpenAICompletionGenerator, TokenIdOrigin
 from flashrag.generator.server import find_served_model
-from flashrag.generator.tokenizer import eos_token_ids, load_tokenizer
 from flashrag.utils import get_generator
 
 EOS = 0

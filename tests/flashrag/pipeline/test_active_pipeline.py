@@ -15,7 +15,7 @@ from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import Passage, ReSearchPipeline, Step, StepKind
 from flashrag.pipeline.episode_pipeline import episode_steps
 from flashrag.pipeline.trace import PromptTooLong
-from flashrag.tools.sandbox import check_sandbox
+from flashrag.tools import check_sandbox
 
 EOS = 0
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flashrag.prompts.self_ask import EXAMPLES
+from flashrag.prompts.baselines import EXAMPLES
 
 STOPS = ["Intermediate answer:", "\nQuestion:"]
 INSTRUCTION = (

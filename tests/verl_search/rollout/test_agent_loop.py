@@ -20,7 +20,7 @@ from flashrag.client.reply import Retryable
 from flashrag.document import Document, Hit
 from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, SearchRecord, Segment, Source
 from flashrag.errors import ReSearchError, SearchError, ToolError
-from flashrag.tools.sandbox import PythonSandbox
+from flashrag.tools import PythonSandbox
 from verl_search.rollout import agent_loop
 from verl_search.rollout.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.rollout.reward import episode_reward

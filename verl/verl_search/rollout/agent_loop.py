@@ -31,10 +31,9 @@ from flashrag.episode import (
     run_episode,
 )
 from flashrag.errors import ReSearchError
-from flashrag.generator.tokenizer import eos_token_ids
+from flashrag.generator import eos_token_ids
 from flashrag.system.garbage import shorten_pauses
-from flashrag.tools.python import python_tool
-from flashrag.tools.sandbox import PythonSandbox, check_sandbox
+from flashrag.tools import PythonSandbox, check_sandbox, python_tool
 from verl_search.platform.upstream import silence_chat_turn_builders
 from verl_search.rollout.measures import rollout_measures, training_measures
 from verl_search.rollout.outage import EpisodeClock, Outage
