@@ -1,7 +1,5 @@
 """The published training command line, translated to verl's configuration: what `training/run.sh` runs.
 
-A flag that is not given keeps the value of the config (verl/verl_search/config/research.yaml holds the published
-ones; cpu.yaml is the same for a machine without an accelerator). Anything else of verl's can follow as key=value.
 The wandb key never is an argument here: run.sh moves it into the environment.
 """
 
@@ -9,64 +7,100 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from flashrag.errors import UserError, did_you_mean, exit_on_user_error
+from omegaconf import OmegaConf
+
+from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import count_gpus
+from verl_search.settings import CONFIG_DIR, compose_config
 
-# Published flag -> the keys that it sets.
-KEYS_BY_FLAG = {
-    "prompt_key": ("data.prompt_key",),
-    "train_batch_size": ("data.train_batch_size",),
-    "ppo_mini_batch_size": ("actor_rollout_ref.actor.ppo_mini_batch_size",),
-    "max_prompt_length": ("data.max_prompt_length",),
-    "max_response_length": ("data.max_response_length",),
-    "apply_chat": ("search.apply_chat",),
-    "prompt_template_name": ("search.prompt_template_name",),
-    "reward_manager": ("search.answer_metric",),
-    "rollout_n": ("actor_rollout_ref.rollout.n",),
-    "search_url": ("search.url",),
-    "project_name": ("trainer.project_name",),
-    "experiment_name": ("trainer.experiment_name",),
-    "nnodes": ("trainer.nnodes",),
-    "n_gpus_per_node": ("trainer.n_gpus_per_node",),
-    "save_freq": ("trainer.save_freq",),
-    "test_freq": ("trainer.test_freq",),
-    "total_epochs": ("trainer.total_epochs",),
-    "save_path": ("trainer.default_local_dir",),
-    "train_data_path": ("data.train_files",),
-    "dev_data_path": ("data.val_files",),
-    "actor_model_path": ("actor_rollout_ref.model.path",),
+
+class Flag(NamedTuple):
+    """A published flag: the key of the config that it sets, what it means, and the kind or unit of its value."""
+
+    key: str
+    meaning: str
+    metavar: str | None = None
+
+
+DESCRIPTION = """Train a model to search.
+
+A flag that is not given keeps the value of the config, and the defaults below are those of the published one
+(verl/verl_search/config/research.yaml). The config cpu, for a machine without a GPU, trains with one process."""
+EPILOG = """Any other setting of verl's or of ours can follow as key=value, for example search.top_n=3.
+
+Without any argument the embedded demo runs; its own options: bash training/run.sh --demo --help"""
+CONFIG_NAMES = ("research", "cpu")
+FLAGS_BY_GROUP: dict[str, dict[str, Flag]] = {
+    "needed": {
+        "actor_model_path": Flag("actor_rollout_ref.model.path", "the model to train: a Hugging Face folder", "PATH"),
+        "search_url": Flag("search.url", "the retrieval server; several are separated by commas", "URL"),
+        "train_data_path": Flag("data.train_files", "questions to train on, from data_preprocess_hpqa.py", "PARQUET"),
+        "dev_data_path": Flag("data.val_files", "questions to validate on, of the same format", "PARQUET"),
+        "save_path": Flag("trainer.default_local_dir", "checkpoints, metrics and trajectories go here", "FOLDER"),
+    },
+    "questions and prompt": {
+        "prompt_key": Flag("data.prompt_key", "the column that holds the question", "COLUMN"),
+        "prompt_template_name": Flag("search.prompt_template_name", "the prompt's wording (docs/training.md)", "NAME"),
+        "apply_chat": Flag("search.apply_chat", "use the model's chat template (instruct models)", "BOOL"),
+        "max_prompt_length": Flag("data.max_prompt_length", "longer prompts are left out", "TOKENS"),
+    },
+    "rollouts and reward": {
+        "max_response_length": Flag("data.max_response_length", "of a response with its search results", "TOKENS"),
+        "rollout_n": Flag("actor_rollout_ref.rollout.n", "responses for each question: the size of a group"),
+        "reward_manager": Flag("search.answer_metric", "how an answer is scored: exact match (qa) or F1 (qa_f1)"),
+    },
+    "optimisation": {
+        "train_batch_size": Flag("data.train_batch_size", "questions in a training step"),
+        "ppo_mini_batch_size": Flag("actor_rollout_ref.actor.ppo_mini_batch_size", "questions in a weight update"),
+        "total_epochs": Flag("trainer.total_epochs", "passes over the training questions"),
+    },
+    "machines and bookkeeping": {
+        "nnodes": Flag("trainer.nnodes", "machines"),
+        "n_gpus_per_node": Flag("trainer.n_gpus_per_node", "GPUs of each machine; with config cpu: processes"),
+        "save_freq": Flag("trainer.save_freq", "steps between two checkpoints", "STEPS"),
+        "test_freq": Flag("trainer.test_freq", "steps between two validations; -1 for none", "STEPS"),
+        "project_name": Flag("trainer.project_name", "of the logged run", "NAME"),
+        "experiment_name": Flag("trainer.experiment_name", "of the logged run", "NAME"),
+    },
 }
-INTEGER_FLAGS = {
-    *("train_batch_size", "ppo_mini_batch_size", "max_prompt_length", "max_response_length", "rollout_n"),
-    *("nnodes", "n_gpus_per_node", "save_freq", "test_freq", "total_epochs"),
-}
-REQUIRED_FLAGS = ("actor_model_path", "search_url", "train_data_path", "dev_data_path", "save_path")
+FLAGS = {name: flag for group in FLAGS_BY_GROUP.values() for name, flag in group.items()}
 REWARD_MANAGERS = {"qa": "em", "qa_f1": "f1"}
+
+
+def make_parser() -> CommandParser:
+    """The published flags; the kind and the default of each are those of its key in config/research.yaml."""
+    published = OmegaConf.load(CONFIG_DIR / "research.yaml")
+    parser = CommandParser(prog="training/run.sh", description=DESCRIPTION, epilog=EPILOG)
+    for title, flags in FLAGS_BY_GROUP.items():
+        group = parser.add_argument_group(title)
+        for name, flag in flags.items():
+            if title == "needed":
+                group.add_argument(f"--{name}", required=True, help=flag.meaning, metavar=flag.metavar)
+                continue
+            default = OmegaConf.select(published, flag.key)
+            kind: Any = _boolean if isinstance(default, bool) else type(default)
+            choices = tuple(REWARD_MANAGERS) if name == "reward_manager" else None
+            default = {"em": "qa"}.get(default, default)
+            text = f"{flag.meaning} (default: {default})"
+            group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
+    rest = parser.add_argument_group("configuration and keys")
+    rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research where a GPU answers, else cpu")
+    rest.add_argument("--wandb_api_key", metavar="KEY", help="default: what WANDB_API_KEY holds; offline without a key")
+    return parser
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags and the trailing key=value overrides; raises `UserError` for anything else, with a suggestion."""
-    parser = CommandParser(prog="training/run.sh", description=__doc__)
-    for flag, keys in KEYS_BY_FLAG.items():
-        kind = int if flag in INTEGER_FLAGS else _boolean if flag == "apply_chat" else str
-        parser.add_argument(f"--{flag}", type=kind, help=f"sets {', '.join(keys)}")
-    parser.add_argument("--wandb_api_key", metavar="KEY", help="taken by run.sh; better: export WANDB_API_KEY")
-    parser.add_argument("--config_name", help="research (GPUs) or cpu; default: what this machine is")
+    parser = make_parser()
     flags, rest = parser.parse_known_args(argv)
     for word in rest:
         if word.startswith("-") or "=" not in word:
-            near = did_you_mean(word.split("=")[0], [f"--{flag}" for flag in KEYS_BY_FLAG])
-            hint = near or "; --help lists the flags, overrides are key=value"
-            raise UserError(f"unknown argument {word!r}{hint}")
+            raise UserError(f"unknown argument {word!r}{parser.nearest_flag(word)}")
     if flags.wandb_api_key:
         raise UserError("--wandb_api_key reached Python; start through training/run.sh or export WANDB_API_KEY")
-    missing = [f"--{flag}" for flag in REQUIRED_FLAGS if getattr(flags, flag) is None]
-    if missing:
-        raise UserError(f"missing {', '.join(missing)}; without any argument the embedded demo runs")
-    if flags.reward_manager is not None and flags.reward_manager not in REWARD_MANAGERS:
-        raise UserError(f"--reward_manager {flags.reward_manager} is not one of {', '.join(REWARD_MANAGERS)}")
     return flags, rest
 
 
@@ -78,13 +112,10 @@ def _boolean(text: str) -> bool:
 
 def hydra_overrides(flags: argparse.Namespace) -> list[str]:
     """The overrides that the given flags mean."""
-    overrides = []
-    for flag, keys in KEYS_BY_FLAG.items():
-        value = getattr(flags, flag)
-        if value is None:
-            continue
-        value = REWARD_MANAGERS[value] if flag == "reward_manager" else value
-        overrides += [f"{key}={_quoted(value)}" for key in keys]
+    given = {flag.key: getattr(flags, name) for name, flag in FLAGS.items() if getattr(flags, name) is not None}
+    if flags.reward_manager is not None:
+        given[FLAGS["reward_manager"].key] = REWARD_MANAGERS[flags.reward_manager]
+    overrides = [f"{key}={_quoted(value)}" for key, value in given.items()]
     return [*overrides, f"hydra.run.dir={_quoted(str(Path(flags.save_path) / 'hydra'))}"]
 
 
@@ -107,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config_name = flags.config_name or detect_config_name()
     overrides = [*hydra_overrides(flags), *extra]
     from verl_search.main_ppo import check_input
-    from verl_search.settings import compose_config
 
     config = compose_config(config_name, [o for o in overrides if not o.startswith("hydra.")])
     check_input(config)

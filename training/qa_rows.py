@@ -1,17 +1,17 @@
-"""Rows of the parquet files that training reads: built from a question and its golden answers, written atomically.
+"""Rows of the parquet files that training reads: built from a question and its golden answers, written whole.
 
 Covers the columns that verl and our agent loop expect. Does not cover where the questions come from: HotpotQA's
 files are read by `data_preprocess_hpqa.py`, the demo's by its own recipe. The column layout is the one that verl
 documents for RL data (prompt, data_source, reward_model, extra_info), plus `question` (the published prompt_key).
 """
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from flashrag.errors import UserError
+from flashrag.system.files import staged
 
 AGENT_NAME = "search_agent"  # the name under which verl_search registers its agent loop
 ABILITY = "question_answering"
@@ -25,16 +25,11 @@ def qa_row(
     id: str,
     index: int,
     split: str,
-    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One training row; texts are kept verbatim, so that evaluation on the same question builds the same prompt.
 
-    `extra` adds fields to `extra_info` (for example the number of hops); use the same keys in every row of a file.
     Raises `UserError`, naming the field, when the question is blank or no usable golden answer is given.
     """
-    extra_info = {"id": id, "index": index, "split": split}
-    if clash := extra_info.keys() & (extra or {}).keys():
-        raise UserError(f"extra field {sorted(clash)} would overwrite extra_info's own; name it differently")
     _check_text(question, "question")
     _check_text(id, "id")
     if isinstance(golden_answers, str) or not golden_answers:
@@ -46,59 +41,31 @@ def qa_row(
         "question": question,
         "ability": ABILITY,
         "reward_model": {"style": "rule", "ground_truth": list(golden_answers)},
-        "extra_info": {**extra_info, **(extra or {})},
+        "extra_info": {"id": id, "index": index, "split": split},
         "prompt": [{"role": "user", "content": question}],
         "agent_name": AGENT_NAME,
     }
 
 
-def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write one file of rows; see `write_parquet_files`."""
-    write_parquet_files({path: rows})
-
-
 def write_parquet_files(rows_by_path: Mapping[Path, Sequence[Mapping[str, Any]]]) -> None:
-    """Write several files, all or none: each is complete on disk before the first takes its final name.
+    """Write several files: each is complete before the first takes its name, and on an error none is written.
 
     Creates missing folders. An earlier file of the same name is replaced. Raises `UserError` when a file would have
     no rows (a table without rows has no columns either) or its folder cannot be written.
     """
-    for path, rows in rows_by_path.items():
-        if not rows:
-            raise UserError(f"no rows to write to {path}")
-    staged: dict[Path, Path] = {}
-    try:
-        for path, rows in rows_by_path.items():
-            staged[path] = _stage(rows, path)
-        for path, temporary in staged.items():
-            temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or path}: {error.strerror}; choose a writable folder") from error
-    finally:
-        for temporary in staged.values():
-            temporary.unlink(missing_ok=True)
-
-
-def _stage(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Write `rows` to a temporary neighbour of `path` (same folder, so that the later rename is atomic)."""
     import pyarrow as pa  # here, not above: a command's bad input is reported before the slow import
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            pq.write_table(pa.Table.from_pylist(list(rows)), file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a data file is readable like any other
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+    with ExitStack() as files:
+        for path, rows in rows_by_path.items():
+            if not rows:
+                raise UserError(f"no rows to write to {path}")
+            try:
+                pq.write_table(pa.Table.from_pylist(list(rows)), files.enter_context(staged(path)))
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {error.filename or path}: {error.strerror}; choose a writable folder"
+                ) from error
 
 
 def _check_text(value: object, field: str) -> None:

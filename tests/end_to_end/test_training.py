@@ -21,7 +21,7 @@ import pytest
 
 from flashrag.errors import UserError
 from flashrag.tools import check_sandbox
-from training.demo.servers import retrieval_server
+from training.demo.run import retrieval_server
 from verl_search.rollout.trajectory_files import read_trajectories
 from verl_search.trainer.run_folder import read_metrics
 

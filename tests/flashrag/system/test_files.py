@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from flashrag.system.files import locked, staged
+from flashrag.system.files import locked, recover, staged
 
 WRITE_HALF_AND_WAIT = """
 import pathlib, signal, sys
@@ -53,3 +53,31 @@ def test_a_folder_is_held_by_one_at_a_time_and_free_after_an_error(tmp_path):
         1 / 0  # noqa: B018
     with locked(tmp_path) as held:
         assert held
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder that a writer is about to replace."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("old")
+    return tmp_path / "model"
+
+
+def test_a_folder_whose_writer_was_killed_between_the_two_renames_comes_back(tmp_path, model):
+    holder = tmp_path / ".model.abc.tmp"
+    holder.mkdir()
+    model.rename(holder / "replaced")  # as `staged` does before it puts the new folder there
+    recover(model)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (model / "weights").read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, model, monkeypatch):
+    def refuse(self, target):
+        raise OSError(f"{self} cannot become {target}")
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    with pytest.raises(OSError, match="cannot become"), staged(model) as new:
+        new.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (model / "weights").read_text() == "old"

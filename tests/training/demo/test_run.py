@@ -2,52 +2,57 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pandas
 import pytest
 
 from flashrag.errors import UserError
 from flashrag.system.processes import tail
+from training.demo.folder import DemoFolder, DemoOptions, Stopwatch, open_folder
 from training.demo.report import read_curves, same_answers, token_exactness
-from training.demo.run import (
-    DemoFolder,
-    Stopwatch,
-    article_title,
-    check_cpu_stack,
-    main,
-    open_folder,
-    parse_arguments,
-)
+from training.demo.run import check_cpu_stack, main, parse_arguments, write_data
+from training.demo.world import make_world
 from training.trainer_process import trainer_environment
 
+OPTIONS = DemoOptions(seed=1, steps=20, irrelevant_search=False)
 
-def arguments(output: Path, *more: str) -> list[str]:
-    return ["--output_dir", str(output), *more]
+
+def test_a_run_is_of_twenty_steps_unless_told_otherwise() -> None:
+    arguments = parse_arguments([])
+    assert (arguments.output_dir, arguments.seed, arguments.steps) == (Path("outputs/demo"), 1, 20)
 
 
 def test_a_second_run_with_other_options_says_how_to_start_afresh(tmp_path: Path) -> None:
-    open_folder(parse_arguments(arguments(tmp_path / "demo", "--seed", "1")))
-    open_folder(parse_arguments(arguments(tmp_path / "demo", "--seed", "1")))
+    open_folder(tmp_path / "demo", OPTIONS)
+    open_folder(tmp_path / "demo", OPTIONS)
     with pytest.raises(UserError, match=r"'seed': 1.*'seed': 2.*--fresh"):
-        open_folder(parse_arguments(arguments(tmp_path / "demo", "--seed", "2")))
+        open_folder(tmp_path / "demo", replace(OPTIONS, seed=2))
+
+
+def test_an_output_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match=r"--output_dir .*taken cannot be written"):
+        open_folder(tmp_path / "taken", OPTIONS)
 
 
 def test_fresh_removes_a_demo_folder_and_nothing_else(tmp_path: Path) -> None:
     demo, other = tmp_path / "demo", tmp_path / "other"
-    open_folder(parse_arguments(arguments(demo)))
+    open_folder(demo, OPTIONS)
     (demo / "report.json").write_text("{}")
-    open_folder(parse_arguments(arguments(demo, "--fresh", "--seed", "5")))
+    open_folder(demo, replace(OPTIONS, seed=5), fresh=True)
     assert not (demo / "report.json").exists()
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="is no demo folder"):
-        open_folder(parse_arguments(arguments(other, "--fresh")))
+        open_folder(other, OPTIONS, fresh=True)
     assert (other / "thesis.tex").exists()
 
 
 def test_an_unknown_flag_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--sede", "1"]) == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: --sede 1; --help shows the arguments\n"
+    assert capsys.readouterr().err == "error: unrecognized arguments: --sede 1; did you mean '--seed'?\n"
 
 
 def test_a_finished_stage_is_skipped_and_time_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,8 +67,17 @@ def test_a_finished_stage_is_skipped_and_time_adds_up(tmp_path: Path, capsys: py
     assert "index: done before" in capsys.readouterr().out
 
 
-def test_titles_are_read_from_corpus_lines() -> None:
-    assert article_title('{"id": "1", "contents": "\\"Adam Draper\\"\\nThe job …"}') == "Adam Draper"
+def test_the_control_run_searches_no_article_about_anything_of_its_world(tmp_path: Path) -> None:
+    folder, options = DemoFolder(tmp_path), replace(OPTIONS, irrelevant_search=True)
+    write_data(folder, options)
+    searched = [json.loads(line)["contents"] for line in folder.corpus(options).read_text().splitlines()]
+    titles = {contents.partition("\n")[0].strip('"') for contents in searched}
+    assert len(titles) > 100
+    assert not titles & make_world(1).facts.keys()
+    rows = pandas.read_parquet(folder.world / "dev.parquet")
+    questions = [json.loads(line) for line in (folder.world / "dev.jsonl").read_text().splitlines()]
+    assert [*rows["question"]] == [question["question"] for question in questions]
+    assert {*rows["data_source"]} == {"1hop", "2hop"}
 
 
 def test_curves_take_the_last_value_of_a_repeated_step(tmp_path: Path) -> None:

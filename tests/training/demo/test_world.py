@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from training.demo import world as world_module
-from training.demo.world import DEMO_SEED, QUESTION_TYPES, World, corpus_records, main, make_world, write_world
+from training.demo.world import DEMO_SEED, QUESTION_TYPES, World, corpus_records, make_world, write_world
 
 SEEDS = (DEMO_SEED, 2, 3)
 MINIMUM_TOP_N_SHARE = 0.99
@@ -24,7 +24,7 @@ def words(names: set[str]) -> set[str]:
 
 
 def texts_by_title(world: World) -> dict[str, str]:
-    matches = (re.fullmatch(r'"([^"\n]+)"\n(.+)', record["contents"]) for record in corpus_records(world))
+    matches = (re.fullmatch(r'"([^"\n]+)"\n(.+)', record["contents"]) for record in corpus_records(world.facts))
     return {match[1]: match[2] for match in matches}
 
 
@@ -63,7 +63,7 @@ def test_sizes_are_what_the_demo_needs():
     assert min(dev[1], dev[2]) >= 120
     assert min(train[1], train[2]) >= 300
     assert sum(train.values()) < 1000
-    assert 300 <= len(corpus_records(world)) <= 800
+    assert 300 <= len(corpus_records(world.facts)) <= 800
     # A guess must not pay: many countries are possible, and none is frequent.
     answers = Counter(q.answer for q in world.train_questions if q.type == "birthplace_country")
     assert len({stated["country"] for stated in world.train_facts.values() if "country" in stated}) >= 40
@@ -96,7 +96,7 @@ def test_no_question_is_ambiguous():
 
 
 def test_written_records_have_flashrag_fields(tmp_path):
-    assert main(["--output_dir", str(tmp_path / "world")]) == 0
+    write_world(make_world(), tmp_path / "world")
     read = {
         name: [json.loads(line) for line in (tmp_path / "world" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("corpus", "train", "dev")
@@ -112,13 +112,6 @@ def test_written_records_have_flashrag_fields(tmp_path):
             assert record["metadata"]["type"] in QUESTION_TYPES
 
 
-def test_output_dir_that_is_a_file_is_a_user_error(tmp_path, capsys):
-    target = tmp_path / "taken"
-    target.write_text("")
-    assert main(["--output_dir", str(target)]) == 2
-    assert str(target) in capsys.readouterr().err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dense_retrieval_finds_the_article_of_every_hop_and_never_the_next_one_for_free(seed, monkeypatch):
@@ -132,7 +125,9 @@ def test_dense_retrieval_finds_the_article_of_every_hop_and_never_the_next_one_f
     world = world_module.make_world(seed)
     texts = texts_by_title(world)
     titles = list(texts)
-    documents = encoder.encode([record["contents"] for record in corpus_records(world)], normalize_embeddings=True)
+    documents = encoder.encode(
+        [record["contents"] for record in corpus_records(world.facts)], normalize_embeddings=True
+    )
     queries = encoder.encode(titles, normalize_embeddings=True)
     ranking = (-(queries @ documents.T)).argsort(axis=1)[:, :2]
     top_two = {title: [titles[number] for number in row] for title, row in zip(titles, ranking, strict=True)}

@@ -2,6 +2,9 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from verl_search.trainer.checkpoints import BestCheckpoint, best_checkpoint_path, keep_if_best, read_best_checkpoint
 
@@ -47,9 +50,30 @@ def test_scores_of_different_metrics_are_not_compared(tmp_path: Path) -> None:
 
 def test_what_a_crash_left_is_no_checkpoint(tmp_path: Path) -> None:
     keep_if_best(tmp_path, checkpoint(tmp_path, 10, 0.3))
-    (tmp_path / "best_checkpoint" / "unfinished" / "actor").mkdir(parents=True)
+    (tmp_path / "best_checkpoint" / ".global_step_15.x.tmp" / "global_step_15" / "actor").mkdir(parents=True)
     assert read_best_checkpoint(tmp_path) == BestCheckpoint(10, "validation EM", 0.3)
     keep_if_best(tmp_path, checkpoint(tmp_path, 20, 0.4))
     assert sorted(path.name for path in (tmp_path / "best_checkpoint").iterdir()) == ["global_step_20", "score.json"]
     shutil.rmtree(tmp_path / "best_checkpoint" / "global_step_20")
     assert read_best_checkpoint(tmp_path) is None
+
+
+def test_a_step_that_is_saved_again_never_leaves_the_run_without_its_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = keep_if_best(tmp_path, checkpoint(tmp_path, 10, 0.3))
+    kept = best_checkpoint_path(tmp_path, best) / "actor" / "model.pt"
+    shutil.rmtree(tmp_path / "global_step_10")
+    again = checkpoint(tmp_path, 10, 0.4)  # a resumed run trains the step once more
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copytree", interrupted)
+        keep_if_best(tmp_path, again)
+    assert read_best_checkpoint(tmp_path) == best
+    assert kept.read_text() == "weights of step 10"
+
+    assert keep_if_best(tmp_path, again) == read_best_checkpoint(tmp_path) == again
+    assert kept.samefile(tmp_path / "global_step_10" / "actor" / "model.pt")

@@ -1,7 +1,7 @@
 """The best checkpoint of a run, kept beside the rotating ones: `<save_path>/best_checkpoint/global_step_N`.
 
-It is made of hard links, so that it costs no copying, and no room until the checkpoint that it was made of is rotated
-away. Does not cover: checkpoints that verl writes in the background, and those of machines that share no disk.
+It consists of hard links: it takes no time to make, and no room until verl removes the checkpoint that it links to.
+Does not cover: checkpoints that verl writes in the background, and those of machines that share no disk.
 """
 
 import json
@@ -10,6 +10,8 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from flashrag.system.files import recover, staged
 
 FOLDER = "best_checkpoint"
 SCORE_FILE = "score.json"
@@ -35,25 +37,26 @@ def read_best_checkpoint(save_path: Path) -> BestCheckpoint | None:
         best = BestCheckpoint(**json.loads((save_path / FOLDER / SCORE_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    return best if best_checkpoint_path(save_path, best).is_dir() else None
+    path = best_checkpoint_path(save_path, best)
+    recover(path)
+    return best if path.is_dir() else None
 
 
 def keep_if_best(save_path: Path, candidate: BestCheckpoint) -> BestCheckpoint:
-    """Keep the checkpoint of `candidate.step` if none is better; the best one. A crash leaves the one before."""
+    """Keep the candidate's checkpoint if it is at least as good as the kept one; returns the best of the two.
+
+    A crash leaves the checkpoint that was kept before, or the new one.
+    """
     best = read_best_checkpoint(save_path)
     if best is not None and best.metric == candidate.metric and best.score > candidate.score:
         return best
-    folder = save_path / FOLDER
-    unfinished, target = folder / "unfinished", best_checkpoint_path(save_path, candidate)
-    for stale in (unfinished, target):
-        shutil.rmtree(stale, ignore_errors=True)
-    shutil.copytree(save_path / target.name, unfinished, copy_function=_link)
-    unfinished.rename(target)
-    score_file = folder / f"{SCORE_FILE}.new"
-    score_file.write_text(json.dumps(asdict(candidate)), encoding="utf-8")
-    score_file.replace(folder / SCORE_FILE)
-    for former in folder.glob("global_step_*"):
-        if former != target:
+    target, score_file = best_checkpoint_path(save_path, candidate), save_path / FOLDER / SCORE_FILE
+    with staged(target) as unfinished:
+        shutil.copytree(save_path / target.name, unfinished, copy_function=_link)
+    with staged(score_file) as unfinished:
+        unfinished.write_text(json.dumps(asdict(candidate)), encoding="utf-8")
+    for former in target.parent.iterdir():
+        if former not in (target, score_file):
             shutil.rmtree(former, ignore_errors=True)
     return candidate
 
