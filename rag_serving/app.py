@@ -19,7 +19,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from flashrag.retriever.base import Retriever
+from flashrag.retriever import Retriever
 from rag_serving import wire
 from rag_serving.gate import RETRY_AFTER_S, TIMEOUT_HEADER, TOKEN_VARIABLE, Gate
 from rag_serving.metrics import CountRequests, Metrics, Refusal

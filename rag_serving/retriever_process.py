@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from flashrag.document import Hit
 from flashrag.errors import ReSearchError
-from flashrag.retriever.base import PassageCount, Retriever
+from flashrag.retriever import Retriever
+from flashrag.retriever.base import PassageCount
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cachetools import LRUCache
 
 from flashrag.errors import ReSearchError, SearchError
-from flashrag.retriever.base import Retriever
+from flashrag.retriever import Retriever
 from rag_serving.metrics import Metrics
 from rag_serving.query_queue import Ask, Job, QueryQueue, Ranked
 from rag_serving.settings import ServerSettings

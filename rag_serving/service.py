@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Self
 
-from flashrag.retriever.base import Retriever
+from flashrag.retriever import Retriever
 from rag_serving.metrics import Metrics
 from rag_serving.searcher import Searcher
 from rag_serving.settings import ServerSettings

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from flashrag.config import read_yaml_mapping, validated
-from flashrag.retriever.settings import RetrieverSettings
+from flashrag.retriever import RetrieverSettings
 
 
 class ServerSettings(RetrieverSettings):

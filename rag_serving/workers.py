@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flashrag.retriever.base import Retriever
+from flashrag.retriever import Retriever
 from rag_serving.query_queue import Job, Ranked
 
 log = logging.getLogger(__name__)

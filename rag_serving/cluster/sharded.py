@@ -2,11 +2,11 @@
 
 from flashrag.corpus import open_corpus
 from flashrag.errors import UserError
+from flashrag.retriever import Assets, RetrieverSettings
 from flashrag.retriever.encoder_folder import model_sha256, resolve_model_folder, spaced
 from flashrag.retriever.index_card import check_card
 from flashrag.retriever.index_shards import read_shards
-from flashrag.retriever.loading import Assets
-from flashrag.retriever.settings import Kind, RetrieverSettings
+from flashrag.retriever.settings import Kind
 
 
 def is_sharded(settings: RetrieverSettings) -> bool:

@@ -63,8 +63,8 @@ def direct_truth(index_path: Path, corpus_path: Path, model_path: str, queries: 
     from sentence_transformers import SentenceTransformer
 
     from flashrag.corpus import read_lines
+    from flashrag.retriever import RetrieverSettings
     from flashrag.retriever.encoder_folder import resolve_model_folder
-    from flashrag.retriever.settings import RetrieverSettings
 
     model = SentenceTransformer(
         str(resolve_model_folder(model_path, "--model_path")), device="cpu", local_files_only=True
