@@ -18,7 +18,6 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 from evaluation.command_line import CommandLine, load_settings, parse_command_line
 from evaluation.report.summary_table import format_table
 from evaluation.run.auto_serve import check_auto_serve, served
-from evaluation.run.environment import describe_environment
 from evaluation.run.folder import RunFolder
 from evaluation.run.runner import Pipeline, answer_all
 from evaluation.scores.judge import Judge
@@ -31,6 +30,11 @@ from flashrag.generator import load_generator
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from
+from flashrag.system.machine import describe_environment
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Their versions are recorded with each session of a run.
+PACKAGES = ("flashrag", "httpx", "openai", "pydantic", "scipy", "tokenizers", "transformers", "vllm", "sglang")
 
 
 @exit_on_user_error
@@ -81,7 +85,7 @@ def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
     pipeline = method.pipeline(settings, retriever, generator)
     pipeline.prepare(folder.questions)
     with folder.working():
-        folder.start_session(describe_environment(), generator.served_name if generator else None)
+        folder.start_session(describe_environment(REPOSITORY, PACKAGES), generator.served_name if generator else None)
         done = len(folder.questions) - len(pending)
         already = f", {done} of them answered before" if done else ""
         print(f"{len(folder.questions)} questions of {settings.dataset_label}{already} -> {folder.path}", flush=True)

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from flashrag.retriever.build.embeddings import Embeddings
-from flashrag.retriever.build.faiss_file import write_index
+from flashrag.retriever.build.faiss_file import build_index
 from flashrag.retriever.build.faiss_types import plan_index
 from scripts.bench.own_process import in_own_process
 
@@ -100,7 +100,7 @@ def build_and_measure(
     """One row for each of the search settings; an empty one is the builder's own. The index is removed again."""
     path = folder / "measured.index"
     started = time.perf_counter()
-    write_index(path, plan_index(faiss_type, embeddings.dimension, embeddings.count), embeddings)
+    build_index(path, plan_index(faiss_type, embeddings.dimension, embeddings.count), embeddings)
     build_s = time.perf_counter() - started
     index_mb = path.stat().st_size / 1e6
     with in_own_process(LoadedIndex, str(path)) as index:

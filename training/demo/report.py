@@ -4,13 +4,13 @@ The PNG is the published figure in miniature: validation exact match, searches p
 the training steps. Every figure is read from what the stages wrote; nothing is computed twice.
 """
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flashrag.system.files import staged
+from flashrag.system.machine import library_versions
 from training.demo.folder import DemoFolder, DemoOptions
 from verl_search.rollout.trajectory_files import read_trajectories
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
@@ -40,7 +40,7 @@ def write_report(folder: DemoFolder, options: DemoOptions, seconds: Mapping[str,
         "seconds": dict(seconds),
         "token_exactness": token_exactness(folder),
         "same_answers_as_trainer": same_answers(folder, options.steps),
-        "versions": {p.name: p.version for p in importlib.metadata.distributions() if p.name in PACKAGES},
+        "versions": library_versions(PACKAGES),
     }
     with staged(folder.report) as unfinished:
         unfinished.write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A faiss index for searching: read from its file, set up, spread over GPUs. Importing this module loads faiss.
+"""A faiss index and its file: read, written, set up for searching, spread over GPUs. faiss is loaded on call.
 
 faiss reads its own binary format and runs nothing that a file holds. With `mmap` an index stays on the disk and is
 paged in as searches touch it: Flat, HNSW, IVF and scalar-quantized ones alike (IO_FLAG_MMAP_IFC, faiss 1.11 and later).
@@ -6,34 +6,50 @@ A mapped file that was cut inside a header of a few bytes can end the process; a
 """
 
 from pathlib import Path
-
-import faiss
+from typing import TYPE_CHECKING
 
 from flashrag.errors import UserError
 
+if TYPE_CHECKING:
+    import faiss
 
-def read_index(path: Path, mmap: bool = False) -> faiss.Index:
-    """The index at `path`, for inner products; raises UserError where it is none."""
+
+def read_index(path: Path, mmap: bool = False, key: str = "index_path") -> "faiss.Index":
+    """The index at `path`, for inner products; raises UserError that names `key` where it is none."""
+    import faiss
+
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     except RuntimeError as error:
         problem = str(error).rpartition(": ")[2].strip()
-        raise UserError(f"index_path: {path} is no whole faiss index ({problem}); build the index again") from error
+        raise UserError(f"{key}: {path} is no whole faiss index ({problem}); build the index again") from error
     except MemoryError as error:
         raise UserError(
-            f"index_path: {path} ({path.stat().st_size} bytes) does not fit into memory, or is damaged; "
+            f"{key}: {path} ({path.stat().st_size} bytes) does not fit into memory, or is damaged; "
             "set faiss_mmap to true, choose a smaller --faiss_type, or build the index again"
         ) from error
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise UserError(
-            f"index_path: the index measures metric {index.metric_type}, expected inner product "
+            f"{key}: the index measures metric {index.metric_type}, expected inner product "
             f"({faiss.METRIC_INNER_PRODUCT}); build the index again"
         )
     return index
 
 
-def set_search_depth(index: faiss.Index, nprobe: int | None, ef_search: int | None) -> None:
-    """Set how much of an IVF or HNSW index a search looks at; None leaves what the file says."""
+def write_index(index: "faiss.Index", path: Path) -> None:
+    """Write the index's file; raises OSError where the disk is full."""
+    import faiss
+
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # faiss reports a full disk as "… write error in PATH: 15 != 194528 (REASON)"
+        raise OSError(str(error).rpartition("failed: ")[2]) from error
+
+
+def set_search_depth(index: "faiss.Index", nprobe: int | None, ef_search: int | None) -> None:
+    """Set how much of an IVF or HNSW index a search looks at; None leaves it as the file says."""
+    import faiss
+
     for key, name, value in (("faiss_nprobe", "nprobe", nprobe), ("faiss_ef_search", "efSearch", ef_search)):
         if value is None:
             continue
@@ -44,13 +60,20 @@ def set_search_depth(index: faiss.Index, nprobe: int | None, ef_search: int | No
             raise UserError(f"{key}: {value} was given, but the index is a {kind}; remove {key}") from error
 
 
-def on_gpus(index: faiss.Index) -> faiss.Index:
+def on_gpus(index: "faiss.Index") -> "faiss.Index":
     """The index in float16, its rows spread over all visible GPUs. Not for several threads at once."""
-    if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
-        raise UserError(
-            "faiss_gpu: true was given, but this faiss sees no GPU; install faiss-gpu, or set faiss_gpu to false"
-        )
+    import faiss
+
+    check_gpus("faiss_gpu: true")
     options = faiss.GpuMultipleClonerOptions()
     options.useFloat16 = True
     options.shard = True
     return faiss.index_cpu_to_all_gpus(index, co=options)
+
+
+def check_gpus(given: str) -> None:
+    """Raise UserError, quoting what was `given`, unless the installed faiss sees a GPU."""
+    import faiss
+
+    if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
+        raise UserError(f"{given} was given, but this faiss sees no GPU; install faiss-gpu, or search on the CPU")

@@ -8,12 +8,17 @@ Does not cover: building on several machines.
 import sys
 from collections.abc import Sequence
 
-from flashrag.corpus import open_corpus
+from flashrag.corpus import Corpus, open_corpus
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever.build.bm25_index import build_bm25
 from flashrag.retriever.build.dense_index import build_dense
 from flashrag.retriever.build.options import BuildOptions, check_options, parse_args
 from flashrag.retriever.encoder_folder import resolve_model_folder
+from flashrag.retriever.index_card import IndexCard, card_path, path_bytes
+from flashrag.retriever.settings import BM25
+from flashrag.system.files import staged
+from flashrag.system.machine import library_versions
+
+PASSAGES_PER_READ = 1024  # of a bm25 build
 
 
 @exit_on_user_error
@@ -48,6 +53,39 @@ def _kept(options: BuildOptions) -> str:
     if options.is_bm25 or not any(options.partial_embeddings.glob("*.npy")):
         return ""
     return f"; finished parts are kept in {options.partial_embeddings}: the same command goes on from there"
+
+
+def build_bm25(options: BuildOptions, corpus: Corpus) -> None:
+    """Count the words of every passage and write the folder that bm25s makes, with its card, at `options.target`.
+
+    Passages are read in a stream, but bm25s counts in memory: the word numbers of the whole corpus, then the score
+    matrix (figures in docs/indexes.md). Nothing is resumed: a build that was interrupted begins again.
+    """
+    import bm25s
+    from tqdm import tqdm
+
+    from flashrag.retriever.bm25 import SCORING, TOKENIZER_CARD, Tokenizer
+
+    starts = range(0, len(corpus), PASSAGES_PER_READ)
+    texts = (text for start in starts for text in corpus.contents(start, start + PASSAGES_PER_READ))
+    bar = tqdm(texts, total=len(corpus), unit=" passages", desc="tokenize")
+    words = Tokenizer().vocabulary(bar)
+    if not words.vocab:
+        raise UserError(f"--corpus_path {options.corpus_path}: no passage holds an indexable word; use a dense method")
+    index = bm25s.BM25(k1=options.bm25_k1, b=options.bm25_b, method=SCORING)
+    index.index(words, show_progress=sys.stderr.isatty())
+    with staged(options.target) as new_folder:
+        index.save(new_folder, show_progress=False)
+        card = IndexCard(
+            retrieval_method=BM25,
+            count=len(corpus),
+            corpus_sha256=corpus.sha256,
+            corpus=str(options.corpus_path),
+            bm25={"tokenizer": TOKENIZER_CARD, "scoring": SCORING, "k1": options.bm25_k1, "b": options.bm25_b},
+            index_bytes=path_bytes(new_folder),
+            versions=library_versions(("bm25s", "PyStemmer")),
+        )
+        card.write(card_path(new_folder, BM25))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ corpus, the rest cannot be.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from flashrag.errors import UserError
 from flashrag.retriever.settings import BM25
@@ -19,7 +17,25 @@ BM25_CARD_NAME = "index_card.json"
 
 
 @dataclass(frozen=True)
-class IndexCard:
+class JsonRecord:
+    """A dataclass that is kept as one JSON object in a file."""
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The record in the file; raises OSError, or ValueError or TypeError where it holds something else."""
+        return cls.from_values(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """The record of these values; keys that it does not know are those of another version, and left out."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+
+@dataclass(frozen=True)
+class IndexCard(JsonRecord):
     """`model`, `pooling`, … are None on a bm25 index, `bm25` on a dense one, the last three on an older card."""
 
     retrieval_method: str
@@ -38,9 +54,6 @@ class IndexCard:
     faiss_parameters: dict[str, Any] | None = None  # as it was built and as it is searched
     index_bytes: int | None = None  # of the file, or of the folder's files without the card
     versions: dict[str, str] | None = None  # of the libraries that built it; for messages only
-
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def card_path(index_path: Path, retrieval_method: str) -> Path:
@@ -69,9 +82,8 @@ def read_card(index_path: Path, retrieval_method: str) -> IndexCard | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        card = IndexCard(**{field.name: values[field.name] for field in fields(IndexCard) if field.name in values})
-    except (ValueError, KeyError, TypeError) as error:
+        card = IndexCard.read(path)
+    except (ValueError, TypeError) as error:
         raise UserError(f"index_path: the card {path} cannot be read ({error!r}); build the index again") from error
     if card.index_bytes is not None and index_path.exists() and (found := path_bytes(index_path)) != card.index_bytes:
         raise UserError(
@@ -127,14 +139,3 @@ def path_bytes(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.iterdir() if file.name != BM25_CARD_NAME)
-
-
-def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """The versions of those of the distributions that are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # faiss-cpu and faiss-gpu, for example, exclude each other
-            continue
-    return found

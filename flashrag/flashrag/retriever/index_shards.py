@@ -8,16 +8,16 @@ corpus. Serving the shards: rag_serving/cluster/ray_app.py.
 """
 
 import itertools
-import json
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever.index_card import IndexCard, read_card
+from flashrag.retriever.faiss_index import read_index, write_index
+from flashrag.retriever.index_card import IndexCard, JsonRecord, read_card
 from flashrag.system.arguments import CommandParser, flag, in_range
 from flashrag.system.files import staged
 
@@ -31,7 +31,7 @@ LIST_TYPES = {"IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ"}
 
 
 @dataclass(frozen=True)
-class ShardCard:
+class ShardCard(JsonRecord):
     """Which slice a shard holds: rows `first_row` up to `first_row + count` of `total_rows`.
 
     `row_offset` turns a row number of the shard's faiss index into one of the corpus: `first_row`, or 0 where the shard
@@ -49,8 +49,10 @@ class ShardCard:
     file_bytes: int
     index_card: IndexCard | None
 
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        card = values["index_card"]
+        return super().from_values({**values, "index_card": card and IndexCard.from_values(card)})
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def read_shards(folder: Path) -> Shards:
     """The shards in `folder`; raises UserError unless they are all there, whole, and of one split."""
     again = "split the index again with `python -m flashrag.retriever.index_shards …`"
     try:
-        cards = sorted(_cards(folder), key=lambda card: card.shard)
+        found = [ShardCard.read(path) for path in folder.glob("shard_*.index.json")]
+        cards = sorted(found, key=lambda card: card.shard)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"index_path: a shard's card in {folder} cannot be read ({error!r}); {again}") from error
     if not cards:
@@ -176,14 +179,6 @@ def read_shards(folder: Path) -> Shards:
         if (size := path.stat().st_size) != card.file_bytes:
             raise UserError(f"index_path: {path} has {size} bytes, but its card says {card.file_bytes}; {again}")
     return Shards(folder, tuple(cards))
-
-
-def _cards(folder: Path) -> Iterator[ShardCard]:
-    for path in folder.glob("shard_*.index.json"):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["index_card"] is not None:
-            values["index_card"] = IndexCard(**values["index_card"])
-        yield ShardCard(**values)
 
 
 def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int, file: Path) -> int:
@@ -208,22 +203,13 @@ def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int,
         row_offset = start
     shard.ntotal = inner.ntotal
     assert shard.ntotal == stop - start, f"{shard.ntotal} vectors were copied for the rows {start} to {stop}"
-    try:
-        faiss.write_index(shard, str(file))
-    except RuntimeError as error:
-        raise OSError(str(error).rpartition("failed: ")[2]) from error
+    write_index(shard, file)
     return row_offset
 
 
 def _mapped(path: Path) -> "faiss.Index":
     """The memory-mapped index at `path`; raises UserError where it is none, or of a type that has no exact split."""
-    import faiss
-
-    try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2]
-        raise UserError(f"--index_path: {path} is no faiss index ({reason}); build the index again") from error
+    index = read_index(path, mmap=True, key="--index_path")
     kind = type(_innermost(index)).__name__
     if kind not in CODE_TYPES | LIST_TYPES:
         raise UserError(

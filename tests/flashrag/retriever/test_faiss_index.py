@@ -83,7 +83,7 @@ def test_a_mapped_index_takes_no_memory_of_its_own(tmp_path):
     index.add(np.zeros((100_000, 256), dtype=np.float32))  # 98 MiB
     faiss.write_index(index, str(path))
     script = (
-        "import sys; from pathlib import Path; from flashrag.retriever.faiss_index import read_index\n"
+        "import sys, faiss; from pathlib import Path; from flashrag.retriever.faiss_index import read_index\n"
         "def anon(): return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('RssAnon'))\n"
         "before = anon(); index = read_index(Path(sys.argv[1]), sys.argv[2] == 'True'); print(anon() - before)"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from flashrag.errors import UserError
 from flashrag.retriever.index_builder import main as build
-from flashrag.retriever.index_card import IndexCard, check_card, library_versions, read_card
+from flashrag.retriever.index_card import IndexCard, check_card, read_card
 
 OLD_CARD = {  # as written before cards had sizes, parameters and versions
     "retrieval_method": "e5",
@@ -68,8 +68,3 @@ def test_a_bm25_folder_that_lost_a_file_is_refused(tmp_path):
     next((tmp_path / "bm25").glob("*.npy")).unlink()
     with pytest.raises(UserError, match=f"but its card says {card.index_bytes}"):
         read_card(tmp_path / "bm25", "bm25")
-
-
-def test_versions_name_what_is_installed():
-    versions = library_versions(("numpy", "no-such-distribution"))
-    assert list(versions) == ["numpy"]

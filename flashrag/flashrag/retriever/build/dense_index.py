@@ -23,9 +23,10 @@ from flashrag.retriever.build.embeddings import (
     refuse_other_vectors,
 )
 from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, plan_index
-from flashrag.retriever.index_card import IndexCard, card_path, library_versions
+from flashrag.retriever.index_card import IndexCard, card_path
 from flashrag.retriever.encoder_folder import instructions, model_sha256, pooling_method, spaced
 from flashrag.system.files import staged
+from flashrag.system.machine import library_versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,10 +184,10 @@ def _check_vectors(path: Path, embeddings: Embeddings, corpus: Corpus, encoder: 
 
 def _install(options: BuildOptions, manifest: Manifest, embeddings: Embeddings, plan: IndexPlan) -> None:
     """Put index and card in their place."""
-    from flashrag.retriever.build.faiss_file import write_index
+    from flashrag.retriever.build.faiss_file import build_index
 
     with staged(options.target) as new_index:
-        parameters = write_index(new_index, plan, embeddings, options.faiss_gpu)
+        parameters = build_index(new_index, plan, embeddings, options.faiss_gpu)
         card = IndexCard(
             retrieval_method=options.retrieval_method,
             count=manifest.count,

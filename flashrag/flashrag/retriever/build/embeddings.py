@@ -5,17 +5,18 @@ blocks from memory-mapped files, and never holds more than a block.
 Does not cover: making the vectors (encoder.py), indexing them (dense_index.py).
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from flashrag.errors import UserError
+from flashrag.retriever.index_card import JsonRecord
 from flashrag.system.files import locked, staged
 
 MANIFEST_NAME = "manifest.json"
@@ -60,7 +61,7 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(JsonRecord):
     """Everything that decides what stands in the parts."""
 
     corpus_sha256: str
@@ -73,8 +74,11 @@ class Manifest:
     dtype: str
     part_size: int
 
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        if "shard_size" in values:  # its name in the folders of earlier versions
+            values = {**values, "part_size": values["shard_size"]}
+        return super().from_values(values)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -83,11 +87,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if "shard_size" in values:  # its name in the folders of earlier versions
-            values["part_size"] = values["shard_size"]
-        return Manifest(**{field.name: values[field.name] for field in fields(Manifest)})
-    except (ValueError, KeyError, TypeError) as error:
+        return Manifest.read(path)
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); remove the folder {folder}, to encode anew") from error
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flashrag.errors import UserError
 from flashrag.retriever.build.embeddings import SAMPLE_SEED, Embeddings
 from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, new_index, parameters, training_size
+from flashrag.retriever.faiss_index import check_gpus, write_index
 
 if TYPE_CHECKING:
     import faiss
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 FLAT_COUNT_OFFSET = 8  # after the four letters of the type and the dimension as int32
 
 
-def write_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gpus: bool = False) -> dict[str, Any]:
+def build_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gpus: bool = False) -> dict[str, Any]:
     """Write the index of all the vectors to `path`; gives its parameters for the card.
 
     Raises OSError where the disk is full, UserError where the vectors are too few to train on.
@@ -37,7 +38,7 @@ def write_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gp
         del sample
     for block in _with_progress(embeddings):
         index.add(block)
-    _write(index, path)
+    write_index(index, path)
     return values
 
 
@@ -64,8 +65,7 @@ def _trained(index: "faiss.Index", sample: Any, plan: IndexPlan, on_gpus: bool) 
     import faiss
 
     if on_gpus:
-        if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
-            raise UserError("--faiss_gpu was given, but this faiss sees no GPU; install faiss-gpu, or leave it out")
+        check_gpus("--faiss_gpu")
         index = faiss.index_cpu_to_all_gpus(index)
     try:
         index.train(sample)
@@ -84,12 +84,3 @@ def _with_progress(embeddings: Embeddings) -> Any:
         for block in embeddings.blocks():
             yield block
             bar.update(len(block))
-
-
-def _write(index: "faiss.Index", path: Path) -> None:
-    import faiss
-
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # faiss reports a full disk as "… write error in PATH: 15 != 194528 (REASON)"
-        raise OSError(str(error).rpartition("failed: ")[2]) from error

@@ -8,7 +8,7 @@ import pytest
 
 from flashrag.errors import UserError
 from flashrag.retriever.build.embeddings import Embeddings
-from flashrag.retriever.build.faiss_file import write_index
+from flashrag.retriever.build.faiss_file import build_index
 from flashrag.retriever.build.faiss_types import plan_index
 
 VECTORS = np.random.default_rng(0).standard_normal((12_000, 16), dtype=np.float32)
@@ -21,7 +21,7 @@ def embeddings():
 
 
 def test_flat_is_byte_for_byte_what_faiss_writes(tmp_path, embeddings):
-    write_index(tmp_path / "ours", plan_index("Flat", 16, 12_000), embeddings)
+    build_index(tmp_path / "ours", plan_index("Flat", 16, 12_000), embeddings)
     index = faiss.index_factory(16, "Flat", faiss.METRIC_INNER_PRODUCT)
     index.add(VECTORS)
     faiss.write_index(index, str(tmp_path / "theirs"))
@@ -36,7 +36,7 @@ def test_every_type_finds_the_neighbours_from_memory_and_from_a_memory_map(
 ):
     queries = VECTORS[::100]
     exact = np.argsort(-(queries @ VECTORS.T), axis=1)[:, :5]
-    parameters = write_index(tmp_path / "index", plan_index(faiss_type, 16, 12_000), embeddings)
+    parameters = build_index(tmp_path / "index", plan_index(faiss_type, 16, 12_000), embeddings)
     assert parameters.get("trained_on", 0) in (0, 12_000)
     for flags in (0, faiss.IO_FLAG_MMAP, faiss.IO_FLAG_MMAP_IFC):
         index = faiss.read_index(str(tmp_path / "index"), flags)
@@ -52,7 +52,7 @@ def test_two_builds_give_the_same_bytes(tmp_path, embeddings):
     try:
         for faiss_type in ("SQ8", "IVF-Flat", "HNSW"):
             for name in ("one", "two"):
-                write_index(tmp_path / name, plan_index(faiss_type, 16, 12_000), embeddings)
+                build_index(tmp_path / name, plan_index(faiss_type, 16, 12_000), embeddings)
             assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     finally:
         faiss.omp_set_num_threads(threads)
@@ -64,7 +64,7 @@ def test_a_disk_that_takes_no_more_is_an_oserror(tmp_path, embeddings, faiss_typ
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write_index(tmp_path / "index", plan_index(faiss_type, 16, 12_000), embeddings)
+            build_index(tmp_path / "index", plan_index(faiss_type, 16, 12_000), embeddings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -72,11 +72,11 @@ def test_a_disk_that_takes_no_more_is_an_oserror(tmp_path, embeddings, faiss_typ
 def test_what_faiss_cannot_train_is_a_readable_error(tmp_path):
     few = Embeddings([lambda: VECTORS[:100]])
     with pytest.raises(UserError, match=r"'PQ4' cannot be trained on 100 passages \(Number of training points \(100\)"):
-        write_index(tmp_path / "index", plan_index("PQ4", 16, 100), few)
+        build_index(tmp_path / "index", plan_index("PQ4", 16, 100), few)
 
 
 def test_training_on_gpus_without_one_is_refused(tmp_path, embeddings):
     if getattr(faiss, "get_num_gpus", lambda: 0)() > 0:
         pytest.skip("faiss sees a GPU here")
     with pytest.raises(UserError, match="--faiss_gpu was given, but this faiss sees no GPU"):
-        write_index(tmp_path / "index", plan_index("IVF-Flat", 16, 12_000), embeddings, train_on_gpus=True)
+        build_index(tmp_path / "index", plan_index("IVF-Flat", 16, 12_000), embeddings, train_on_gpus=True)
