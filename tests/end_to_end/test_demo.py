@@ -14,7 +14,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+PYTHON_PATH = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHON_PATH}
 
 
 def demo_command(folder: Path) -> list[str]:
