@@ -49,10 +49,10 @@ def open_browser() -> Iterator["Browser"]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = CommandParser(description="Photograph the retrieval server's page.")
-    parser.add_argument("--url", required=True, help="of a running retrieval server")
-    parser.add_argument("--query", required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = CommandParser(prog="python -m scripts.browser", description="Photograph the retrieval server's page.")
+    parser.add_argument("--url", required=True, metavar="URL", help="address of a running retrieval server")
+    parser.add_argument("--query", required=True, help="query to search for before the picture is taken")
+    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     options = parser.parse_args(argv)
     with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1180, "height": 780})

@@ -26,11 +26,14 @@ Row = dict[str, Any]
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="scripts/convert_data.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", choices=sorted(CONVERTERS))
-    parser.add_argument("source", type=Path, help="the original file, decompressed")
-    parser.add_argument("--split", required=True, help="the name it gets: {data_dir}/{dataset}/{split}.jsonl")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"))
+    parser = CommandParser(
+        prog="scripts/convert_data.py", description="Convert a data set's original file to FlashRAG's jsonl."
+    )
+    add = parser.add_argument
+    add("dataset", choices=sorted(CONVERTERS), help="data set that the file is from")
+    add("source", type=Path, help="original file, decompressed: .json, .jsonl, .csv or .tsv")
+    add("--split", required=True, metavar="NAME", help="split to write: {data_dir}/{dataset}/{split}.jsonl")
+    add("--data_dir", type=Path, default=Path("data"), help="folder of the converted data sets")
     options = parser.parse_args(argv)
     target = options.data_dir / options.dataset / f"{options.split}.jsonl"
     if target.exists():

@@ -49,15 +49,17 @@ class Source:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="scripts/download_data.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--split", action="append", help="default: the one that is evaluated; may be repeated")
-    parser.add_argument("--revision", default="main", help="a branch or commit of the repository (default: main)")
-    parser.add_argument("--endpoint", help="address of the hub or a mirror (default: HF_ENDPOINT, or the hub)")
-    parser.add_argument(
-        "--lock", type=Path, help=f"default: {{data_dir}}/{_LOCK}; give a shared one to check against it"
+    parser = CommandParser(
+        prog="scripts/download_data.py", description="Download question sets from FlashRAG's data set repository."
     )
+    add = parser.add_argument_group("what to download").add_argument
+    add("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
+    add("--split", action="append", metavar="NAME", help="split; may be repeated (default: the one that is evaluated)")
+    add("--revision", default="main", metavar="NAME", help="branch, tag or commit of the repository")
+    add("--endpoint", metavar="URL", help="address of the hub or of a mirror (default: HF_ENDPOINT, or the hub)")
+    add = parser.add_argument_group("where it is kept").add_argument
+    add("--data_dir", type=Path, default=Path("data"), help="folder: {data_dir}/{dataset}/{split}.jsonl")
+    add("--lock", type=Path, help=f"file with sizes and hashes to check against (default: {{data_dir}}/{_LOCK})")
     options = parser.parse_args(argv)
     names = list(wanted_files(options.datasets, options.split))
     lock_path = options.lock or options.data_dir / _LOCK

@@ -21,8 +21,6 @@ SLOW_TO_IMPORT = {"scripts.bench.rollout"}  # verl, vLLM and Ray
 MOST_FLAGS_WITHOUT_GROUPS = 8
 UNFINISHED = {  # commands whose help is still to be written
     *("evaluation.run_eval", "training.demo.base_model", "training.demo.run", "training.demo.world", "training.launch"),
-    *("scripts.bench.index_types", "scripts.bench.methods", "scripts.bench.retrieval", "scripts.bench.rollout"),
-    *("scripts.browser", "scripts.convert_data", "scripts.download_data", "scripts.soak.retrieval"),
 }
 
 

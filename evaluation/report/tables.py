@@ -111,11 +111,20 @@ def _number(value: float | None) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A Markdown table under its title; an empty one is its title alone."""
-    if not table.rows:
-        return ""
-    lines = [_markdown_row(table.header), _markdown_row(["---"] * len(table.header))]
-    return "\n".join([f"**{table.title}**", "", *lines, *(_markdown_row(row) for row in table.rows)])
+    """A Markdown table under its title; nothing for an empty one."""
+    return f"**{table.title}**\n\n{markdown_table(table.header, table.rows)}" if table.rows else ""
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """One line per row; all columns but the first are aligned to the right.
+
+    >>> print(markdown_table(["type", "MB"], [["Flat", "59"]]))
+    | type | MB |
+    | --- | ---: |
+    | Flat | 59 |
+    """
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(map(_markdown_row, [header, rule, *rows]))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

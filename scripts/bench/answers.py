@@ -1,8 +1,8 @@
 """What a direct search says, and whether a server's answer is the same.
 
-The direct search shares nothing with the server but the files: sentence-transformers encodes, faiss scores every
-passage. Passages whose scores are closer than TOLERANCE may change places: batches of another shape round differently.
-Does not cover: approximate indexes, whose answers depend on how they were probed.
+The direct search shares nothing with the server but the files: sentence-transformers encodes, and every passage is
+scored. Passages whose scores differ by less than TOLERANCE may change places: batches of another shape round
+differently. Does not cover: approximate indexes, whose answers depend on how they were probed.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TOLERANCE = 1e-4
-QUERIES_PER_SEARCH = 64
 
 
 class Ranking(NamedTuple):
@@ -27,10 +26,8 @@ class Truth:
     """The exact score of every passage for each query of a pool."""
 
     def __init__(self, scores_QN: np.ndarray, queries: Sequence[str], ids: Sequence[str], contents: Sequence[str]):
-        self.scores_QN = scores_QN
-        self.queries = list(queries)
+        self.scores_QN, self.queries, self._ids = scores_QN, list(queries), list(ids)
         self._query_rows = {query: row for row, query in enumerate(queries)}
-        self._ids = list(ids)
         self._rows = {text: row for row, text in enumerate(contents)}
         assert len(self._rows) == len(self._ids), "passages must differ in their text"
 
@@ -66,19 +63,13 @@ def direct_truth(index_path: Path, corpus_path: Path, model_path: str, queries: 
     from flashrag.retriever import RetrieverSettings
     from flashrag.retriever.encoder_folder import resolve_model_folder
 
-    model = SentenceTransformer(
-        str(resolve_model_folder(model_path, "--model_path")), device="cpu", local_files_only=True
-    )
+    folder = str(resolve_model_folder(model_path, "--model_path"))
+    model = SentenceTransformer(folder, device="cpu", local_files_only=True)
     model.max_seq_length = RetrieverSettings.model_fields["retrieval_query_max_length"].default
-    vectors = model.encode(list(queries), normalize_embeddings=True, show_progress_bar=False)
     index = faiss.read_index(str(index_path))
-    scores_QN = np.empty((len(queries), index.ntotal), dtype=np.float32)
-    for start in range(0, len(queries), QUERIES_PER_SEARCH):
-        block = slice(start, start + QUERIES_PER_SEARCH)
-        scores, rows = index.search(vectors[block], index.ntotal)
-        np.put_along_axis(scores_QN[block], rows, scores, axis=1)
+    queries_QD = model.encode(list(queries), normalize_embeddings=True, show_progress_bar=False)
     ids, contents = zip(*read_lines(corpus_path), strict=True)
-    return Truth(scores_QN, queries, ids, contents)
+    return Truth(queries_QD @ index.reconstruct_n(0, index.ntotal).T, queries, ids, contents)
 
 
 def parse_rankings(route: str, scored: bool, payload: Any) -> list[Ranking]:
@@ -90,13 +81,11 @@ def parse_rankings(route: str, scored: bool, payload: Any) -> list[Ranking]:
         case "/batch_search":
             lists, scores = payload if scored else (payload, [None] * len(payload))
             return [_ranking(documents, of_query) for documents, of_query in zip(lists, scores, strict=True)]
-        case "/retrieve" if scored:
-            return [
-                _ranking([hit["document"] for hit in hits], [hit["score"] for hit in hits])
-                for hits in payload["result"]
-            ]
         case "/retrieve":
-            return [_ranking(documents, None) for documents in payload["result"]]
+            if not scored:
+                return [_ranking(documents, None) for documents in payload["result"]]
+            lists = payload["result"]
+            return [_ranking([hit["document"] for hit in hits], [hit["score"] for hit in hits]) for hits in lists]
         case "/queries":
             return [Ranking(contents) for _, contents in zip(payload["queries"], payload["answers"], strict=True)]
     raise ValueError(f"no such route: {route}")

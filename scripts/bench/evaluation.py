@@ -4,203 +4,135 @@
 
 Starts the model server (vLLM on a CPU) and the retrieval server over the demo's own files. In each round, side by side:
     ours        500 questions, 64 at a time, through ReSearchPipeline and both servers
-    sequential  some of them, one after the other, as the published evaluation does
-    limit       the very requests that `ours` made to the engine (same prompts, same numbers of tokens), all known
-                beforehand, 64 at a time: no search, no waiting for an earlier answer
+    limit       the requests that `ours` made to the engine (same prompts, same numbers of tokens), all known
+                beforehand, 64 at a time: no search, and no waiting for an earlier answer
+    sequential  some of the questions, one after the other, as the published evaluation does
 A first pass that is not measured fills the engine's prefix cache, for all three alike. One JSON line comes last.
 """
 
-import argparse
 import asyncio
-import contextlib
 import json
-import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import aiohttp
+import numpy as np
 from tqdm import tqdm
 
 from flashrag.client import RetrievalClient
 from flashrag.dataset import Question
 from flashrag.episode import RESEARCH, Dialect, Generation
-from flashrag.errors import exit_on_user_error
+from flashrag.errors import GenerationError, exit_on_user_error
 from flashrag.generator import GeneratorSettings, load_generator
 from flashrag.pipeline import METHODS, PipelineSettings
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import CommandParser, in_range
 from flashrag.system.model_server import Engine, ModelServerOptions, model_server
-from scripts.bench.demo import add_demo_dir, demo_logs, demo_questions, demo_server, trained_model
+from scripts.bench.inputs import add_demo_flags, demo_questions, demo_server, trained_model
+from scripts.bench.load import Load
+from scripts.bench.report import paired_rounds, print_report
+from scripts.bench.servers import in_own_process
 
-CONCURRENCY = 64
 MODEL_TOKENS = 640
-
-
-class Request(NamedTuple):
-    """What the engine was asked for: a prompt as ids, and how many tokens it sampled."""
-
-    prompt_ids: list[int]
-    sampled: int
-
-
-class Pass(NamedTuple):
-    """One pass over questions: seconds, questions, and how many failed."""
-
-    wall_s: float
-    questions: int
-    failed: int
-
-    @property
-    def per_s(self) -> float:
-        return self.questions / self.wall_s
+RESULTS = {"retrieval_topk": 2, "max_result_tokens": 160}
+LIMITS = {"max_response_tokens": 384, "max_searches": 4, "generator_max_input_len": MODEL_TOKENS}
+TARGETS = {"ours_over_sequential": ">= 8", "ours_over_limit": ">= 0.7", "failed": "0"}
 
 
 class Bench:
-    """The pipeline under test, and what it asked of the engine."""
+    """The pipeline under test, and the engine alone; both give questions per second."""
 
-    def __init__(self, model: Path, model_url: str, search_url: str, concurrency: int) -> None:
-        self.model_url = model_url
-        self.generator = load_generator(
-            GeneratorSettings(
-                sgl_remote_url=model_url, generator_model=str(model), generator_max_input_len=MODEL_TOKENS
-            )
-        )
-        settings = PipelineSettings(
-            retrieval_topk=2,
-            max_result_tokens=160,
-            max_response_tokens=384,
-            max_searches=4,
-            generator_max_input_len=MODEL_TOKENS,
-            concurrency=concurrency,
-        )
-        self.client = RetrievalClient(search_url, top_n=settings.retrieval_topk)
-        self.pipeline = METHODS["research"].pipeline(settings, self.client, self.generator)
-        self.requests: list[Request] | None = None
-        generate = self.generator.generate
+    def __init__(self, model: Path, model_url: str, search_url: str, load: Load) -> None:
+        served = {"sgl_remote_url": model_url, "generator_model": str(model), "generator_max_input_len": MODEL_TOKENS}
+        self.generator = load_generator(GeneratorSettings(**served))
+        self.client = RetrievalClient(search_url, top_n=RESULTS["retrieval_topk"])
+        self.pipeline = METHODS["research"].pipeline(PipelineSettings(**RESULTS, **LIMITS), self.client, self.generator)
+        self.url, self.load, self.failed = f"{model_url}/v1/completions", load, 0
 
-        async def recording(token_ids: Sequence[int], max_tokens: int, dialect: Dialect = RESEARCH) -> Generation:
-            generation = await generate(token_ids, max_tokens, dialect)
-            if self.requests is not None:
-                self.requests.append(Request(list(token_ids), len(generation.token_ids)))
-            return generation
-
-        self.generator.generate = recording
-
-    async def answer(self, questions: Sequence[Question], concurrency: int) -> Pass:
+    async def answer(self, questions: Sequence[Question], concurrency: int) -> float:
         queue = iter(questions)
-        failed = 0
 
         async def work() -> None:
-            nonlocal failed
             for question in queue:
                 try:
                     await self.pipeline.answer(question)
-                except Exception as error:  # counted: a bench that hides failures would praise them
-                    failed += 1
+                except Exception as error:  # counted, because a failed question is a quick one
+                    self.failed += 1
                     print(f"failed: {question.id}: {error}", file=sys.stderr)
 
         started = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(work())
-        return Pass(time.perf_counter() - started, len(questions), failed)
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+        return len(questions) / (time.perf_counter() - started)
 
-    async def replay(self, requests: Sequence[Request], questions: int, concurrency: int) -> Pass:
-        """The engine alone: the recorded requests, sampled to the same lengths."""
-        queue = iter(requests)
-        url = f"{self.model_url}/v1/completions"
-        async with aiohttp.ClientSession() as session:
+    async def record(self, questions: Sequence[Question], concurrency: int) -> list[bytes]:
+        """Answer the questions; returns the engine's requests as bodies that sample the same numbers of tokens."""
+        generate, bodies = self.generator.generate, []
 
-            async def work() -> None:
-                for request in queue:
-                    body = {
-                        "model": self.generator.served_name,
-                        "prompt": request.prompt_ids,
-                        "temperature": 0.0,
-                        "max_tokens": request.sampled,
-                        "min_tokens": request.sampled,
-                        "ignore_eos": True,
-                        "return_token_ids": True,
-                    }
-                    async with session.post(url, json=body) as response:
-                        response.raise_for_status()
-                        await response.read()
+        async def recording(token_ids: Sequence[int], max_tokens: int, dialect: Dialect = RESEARCH) -> Generation:
+            generation = await generate(token_ids, max_tokens, dialect)
+            sampled = len(generation.token_ids)
+            lengths = {"max_tokens": sampled, "min_tokens": sampled, "ignore_eos": True, "return_token_ids": True}
+            asked = {"model": self.generator.served_name, "prompt": list(token_ids), "temperature": 0.0}
+            bodies.append(json.dumps({**asked, **lengths}).encode())
+            return generation
 
-            started = time.perf_counter()
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
-            return Pass(time.perf_counter() - started, questions, 0)
+        self.generator.generate = recording
+        await self.answer(questions, concurrency)
+        self.generator.generate = generate
+        return bodies
 
-    async def aclose(self) -> None:
-        await self.client.aclose()
-        await self.generator.aclose()
+    async def replay(self, bodies: Sequence[bytes], questions: int, concurrency: int) -> float:
+        # In a thread, because the event loop has to look after the pipeline's idle connections.
+        traffic = await asyncio.to_thread(self.load.closed_loop, self.url, bodies, concurrency)
+        if traffic.count() != {200: len(bodies)}:
+            raise GenerationError(f"{self.url} answered {traffic.count()} (status: requests); expected 200 alone")
+        return questions / traffic.seconds
 
-
-async def measure(bench: Bench, questions: Sequence[Question], arguments: argparse.Namespace) -> dict[str, list[Pass]]:
-    """Rounds of all three, in turn, so that whatever else the machine does meets each alike."""
-    passes: dict[str, list[Pass]] = {"ours": [], "sequential": [], "limit": []}
-    bench.requests = []
-    few = questions[: arguments.sequential]
-    async with contextlib.aclosing(bench):
-        with tqdm(total=1 + 3 * arguments.rounds, unit="pass") as bar:
-            await bench.answer(questions, arguments.concurrency)
-            recorded, bench.requests = bench.requests, None
-            bar.update()
-            for _ in range(arguments.rounds):
-                passes["ours"].append(await bench.answer(questions, arguments.concurrency))
-                bar.update()
-                passes["limit"].append(await bench.replay(recorded, len(questions), arguments.concurrency))
-                bar.update()
-                passes["sequential"].append(await bench.answer(few, 1))
-                bar.update()
-    return passes
+    def measure(self, questions: Sequence[Question], few: int, concurrency: int, rounds: int) -> dict[str, list[float]]:
+        """Questions per second of each way in each round."""
+        with asyncio.Runner() as runner:
+            bodies = runner.run(self.record(questions, concurrency))
+            per_s = paired_rounds(tqdm(range(rounds), unit="round"), {
+                "ours": lambda _: runner.run(self.answer(questions, concurrency)),
+                "limit": lambda _: runner.run(self.replay(bodies, len(questions), concurrency)),
+                "sequential": lambda _: runner.run(self.answer(questions[:few], 1)),
+            })  # fmt: skip
+            runner.run(self.client.aclose())
+            runner.run(self.generator.aclose())
+        return per_s
 
 
-def report(passes: dict[str, list[Pass]]) -> dict[str, float]:
-    """Print the table; returns the figures of the JSON line (medians over rounds)."""
-    per_s = {name: statistics.median(one.per_s for one in rounds) for name, rounds in passes.items()}
-    print(f"{'':12}{'questions/s':>12}{'slowest':>10}{'fastest':>10}{'failed':>8}")
-    for name, rounds in passes.items():
-        rates = [one.per_s for one in rounds]
-        failed = sum(one.failed for one in rounds)
-        print(f"{name:12}{per_s[name]:12.2f}{min(rates):10.2f}{max(rates):10.2f}{failed:8}")
+def figures(per_s: Mapping[str, Sequence[float]], failed: int) -> dict[str, Any]:
     return {
-        "ours_over_sequential": round(per_s["ours"] / per_s["sequential"], 2),
-        "ours_over_limit": round(per_s["ours"] / per_s["limit"], 3),
-        **{f"{name}_per_s": round(rate, 2) for name, rate in per_s.items()},
-        "failed": sum(one.failed for rounds in passes.values() for one in rounds),
+        "ours_over_sequential": np.divide(per_s["ours"], per_s["sequential"]),
+        "ours_over_limit": np.divide(per_s["ours"], per_s["limit"]),
+        **{f"{way}_per_s": rates for way, rates in per_s.items()},
+        "failed": failed,
     }
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(description="Throughput of the evaluation.")
-    add_demo_dir(parser)
-    add = parser.add_argument
-    add("--model_path", type=Path, help="default: the demo's last trained model")
-    add("--questions", type=int, default=500, help="default %(default)s")
-    add("--sequential", type=int, default=60, help="questions asked one after the other, default %(default)s")
-    add("--concurrency", type=int, default=CONCURRENCY, help="default %(default)s")
-    add("--rounds", type=int, default=3, help="default %(default)s")
-    return parser.parse_args(argv)
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_args(argv)
-    questions = demo_questions(arguments.demo_dir, arguments.questions)
-    model = arguments.model_path or trained_model(arguments.demo_dir)
-    log_path = demo_logs(arguments.demo_dir) / "bench_model_server.log"
-    options = ModelServerOptions(model, Engine.VLLM, context_length=MODEL_TOKENS, log_path=log_path)
-    with demo_server(arguments.demo_dir) as retrieval, model_server(options) as (model_url, _):
-        bench = Bench(model, model_url, retrieval.url, arguments.concurrency)
-        figures = report(asyncio.run(measure(bench, questions, arguments)))
-    print(json.dumps(figures))
+    parser = CommandParser(description="Measure how many questions per second the evaluation answers.")
+    add_demo_flags(parser)
+    add = parser.add_argument_group("the measurement").add_argument
+    add("--questions", type=in_range(int, 1), default=500, help="number of the demo's questions")
+    add("--sequential", type=in_range(int, 1), default=60, help="number of them to ask one after the other too")
+    add("--concurrency", type=in_range(int, 1), default=64, help="questions at a time")
+    add("--rounds", type=in_range(int, 1), default=3, help="number of rounds; figures are medians over them")
+    options = parser.parse_args(argv)
+    questions = demo_questions(options.demo_dir, options.questions)
+    model = options.model_path or trained_model(options.demo_dir)
+    log_path = options.demo_dir / "logs" / "bench_model_server.log"
+    server = ModelServerOptions(model, Engine.VLLM, context_length=MODEL_TOKENS, log_path=log_path)
+    with demo_server(options.demo_dir) as search, model_server(server) as (url, _), in_own_process(Load) as load:
+        bench = Bench(model, url, search.url, load)
+        per_s = bench.measure(questions, options.sequential, options.concurrency, options.rounds)
+    print_report(figures(per_s, bench.failed), TARGETS)
     return 0
 
 

@@ -1,7 +1,6 @@
-"""An engine that samples what it is told to: its work is real, its tokens are known beforehand.
+"""Makes vLLM sample given tokens: its work is real, and ways of driving it can be compared on the same tokens.
 
-So different ways of driving it can be compared over the very same tokens. vLLM loads `ForcedTokens` by its name in the
-process that computes; a request brings its tokens along in `SamplingParams.extra_args`.
+vLLM loads `ForcedTokens` by its name in the process that computes; a request brings its tokens along (`forced`).
 """
 
 from collections.abc import Sequence
@@ -16,19 +15,19 @@ ARGUMENT = "forced_ids"
 
 
 def forced(token_ids: Sequence[int]) -> dict[str, Any]:
-    """`extra_args` of a request that shall sample these tokens."""
+    """`SamplingParams.extra_args` of a request that samples these tokens."""
     return {ARGUMENT: list(token_ids)}
 
 
 class _Row(NamedTuple):
-    """A request in the batch: what it shall sample, and what it has sampled (which grows)."""
+    """A request in the batch: the tokens to sample, and those sampled so far (a list that vLLM appends to)."""
 
     forced_ids: list[int]
     sampled_ids: list[int]
 
     @property
     def next_id(self) -> int:
-        # A request that the engine computes a token too far, because it was not told in time, may sample anything.
+        # The engine may compute one token after the last, before it learns that the request has ended: any will do.
         return self.forced_ids[min(len(self.sampled_ids), len(self.forced_ids) - 1)]
 
 

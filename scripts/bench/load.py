@@ -1,12 +1,13 @@
-"""The load: HTTP requests from a process of its own, whose cost is measured with the rest.
+"""The load: HTTP requests from a process of its own, so that the cost of making them can be measured too.
 
-Bodies are made before the clock starts, answers are read and not parsed. Does not cover: judging answers (answers.py).
+Bodies are made before the clock starts; answers are read and not parsed. Does not cover: judging answers (answers.py).
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -16,13 +17,15 @@ UNANSWERED = 0  # in place of a status: refused, reset or out of time
 TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 8192
 
+Request = Callable[[int, bytes | None, float], Coroutine[Any, Any, None]]  # of a number, a body and its due time
+
 
 @dataclass(frozen=True)
 class Traffic:
-    """What came of a list of requests, in their order."""
+    """The outcome of a list of requests, in their order."""
 
     seconds: float  # from the first request to the last answer
-    cpu_s: float  # what making this load cost
+    cpu_s: float  # processor time spent on making this load
     latency_ms: np.ndarray
     status: np.ndarray
     kept: dict[int, bytes] = field(repr=False)  # answers by the number of their request
@@ -42,89 +45,65 @@ class Traffic:
 
 
 class Load:
-    """Sends requests; one lives in each load process (`start_load`)."""
+    """Sends requests; `in_own_process(Load)` sends them from a process of its own."""
 
     def closed_loop(self, url: str, bodies: Sequence[bytes], clients: int, keep_every: int = 0) -> Traffic:
         """Each of `clients` posts its next body as soon as its last one is answered."""
-        return uvloop.run(_Run(url, keep_every).closed_loop(bodies, clients))
 
-    def open_loop(
-        self, url: str, bodies: Sequence[bytes], per_second: float, seed: int, keep_every: int = 0
-    ) -> Traffic:
-        """Post bodies at Poisson times, answered or not; a latency counts from the time at which it was due."""
-        return uvloop.run(_Run(url, keep_every).open_loop(bodies, per_second, seed))
+        async def send(request: Request) -> None:
+            numbered = iter(enumerate(bodies))
 
-    def probe(self, url: str, every_s: float, seconds: float) -> Traffic:
-        """Get `url` at regular times on one connection; a latency counts from the time at which it was due."""
-        return uvloop.run(_Run(url, keep_every=0).probe(every_s, seconds))
+            async def client() -> None:
+                for number, body in numbered:
+                    await request(number, body, time.perf_counter())
 
-
-class _Run:
-    """One load: its connections and its notes."""
-
-    def __init__(self, url: str, keep_every: int) -> None:
-        self._url = url
-        self._keep_every = keep_every
-        self._latency_s: dict[int, float] = {}
-        self._status: dict[int, int] = {}
-        self._kept: dict[int, bytes] = {}
-
-    async def closed_loop(self, bodies: Sequence[bytes], clients: int) -> Traffic:
-        numbered = iter(enumerate(bodies))
-
-        async def client() -> None:
-            for number, body in numbered:
-                await self._post(number, body, time.perf_counter())
-
-        async with self._connected():
-            started, cpu_started = time.perf_counter(), time.process_time()
             await asyncio.gather(*(client() for _ in range(clients)))
-            return self._traffic(started, cpu_started)
 
-    async def open_loop(self, bodies: Sequence[bytes], per_second: float, seed: int) -> Traffic:
-        due_s = np.cumsum(np.random.default_rng(seed).exponential(1 / per_second, len(bodies)))
-        async with self._connected(), asyncio.TaskGroup() as posts:
-            started, cpu_started = time.perf_counter(), time.process_time()
-            for number, (body, due) in enumerate(zip(bodies, due_s, strict=True)):
-                await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
-                posts.create_task(self._post(number, body, started + due))
-        return self._traffic(started, cpu_started)
+        return uvloop.run(_measured(url, send, keep_every))
 
-    async def probe(self, every_s: float, seconds: float) -> Traffic:
-        async with self._connected():
-            started, cpu_started = time.perf_counter(), time.process_time()
-            for number in range(int(seconds / every_s)):
-                due = started + number * every_s
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                await self._request("GET", number, None, due)
-            return self._traffic(started, cpu_started)
+    def open_loop(self, url: str, bodies: Sequence[bytes | None], due_s: np.ndarray, keep_every: int = 0) -> Traffic:
+        """Post bodies (get, where one is None) at their times, whether or not earlier ones are answered.
 
-    def _connected(self) -> aiohttp.ClientSession:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            headers={"Content-Type": "application/json"},
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        )
-        return self._session
+        Latencies count from the time at which a request was due.
+        """
 
-    async def _post(self, number: int, body: bytes, due: float) -> None:
-        await self._request("POST", number, body, due)
+        async def send(request: Request) -> None:
+            started = time.perf_counter()
+            async with asyncio.TaskGroup() as posts:
+                for number, (body, due) in enumerate(zip(bodies, started + due_s, strict=True)):
+                    await asyncio.sleep(due - time.perf_counter())
+                    posts.create_task(request(number, body, due))
 
-    async def _request(self, method: str, number: int, body: bytes | None, due: float) -> None:
+        return uvloop.run(_measured(url, send, keep_every))
+
+
+async def _measured(url: str, send: Callable[[Request], Awaitable[None]], keep_every: int) -> Traffic:
+    latency_s: dict[int, float] = {}
+    status: dict[int, int] = {}
+    kept: dict[int, bytes] = {}
+
+    async def request(number: int, body: bytes | None, due: float) -> None:
+        status[number] = UNANSWERED
         try:
-            async with self._session.request(method, self._url, data=body) as response:
+            async with session.request("GET" if body is None else "POST", url, data=body) as response:
                 content = await response.read()
-            self._status[number] = response.status
-            if self._keep_every and number % self._keep_every == 0 and response.status == 200:
-                self._kept[number] = content
+            status[number] = response.status
+            if keep_every and number % keep_every == 0 and response.status == 200:
+                kept[number] = content
         except (aiohttp.ClientError, TimeoutError, OSError):
-            self._status[number] = UNANSWERED
-        self._latency_s[number] = time.perf_counter() - due
+            pass
+        latency_s[number] = time.perf_counter() - due
 
-    def _traffic(self, started: float, cpu_started: float) -> Traffic:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        headers={"Content-Type": "application/json"},
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+    ) as session:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        await send(request)
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-        numbers = sorted(self._latency_s)
-        latency_ms = 1000 * np.array([self._latency_s[number] for number in numbers])
-        return Traffic(seconds, cpu_s, latency_ms, np.array([self._status[number] for number in numbers]), self._kept)
+    numbers = sorted(latency_s)
+    latency_ms = 1000 * np.array([latency_s[number] for number in numbers])
+    return Traffic(seconds, cpu_s, latency_ms, np.array([status[number] for number in numbers]), kept)

@@ -3,38 +3,38 @@
     python scripts/bench/rollout.py --demo_dir outputs/demo
 
 1,024 trajectories of 0 to 4 searches are written beforehand (transcripts.py), and one vLLM engine on a CPU, 64
-sequences at once, is made to sample just these tokens (forced_tokens.py). In each round, side by side:
-    limit       each trajectory's turns one after the other, every result known beforehand: nothing to wait for
+sequences at once, samples exactly these tokens (forced_tokens.py). In each round, each from an empty cache:
+    limit       each trajectory's turns one after the other, with results known beforehand: nothing waits
     ours        SearchAgentLoop, all trajectories at once; searches take as long as was drawn (median 100 ms, p99 1 s)
     server      the same with the real retrieval client and server, which share the machine
     turn_sync   all sample, all search and wait for the slowest, all sample again, as a batch of chat turns does
     sequential  some of them, one trajectory and one call at a time, as the pilot did
-Before that, what our own Python costs: 256 trajectories at once, with the real server and an engine that takes no time.
-One JSON line comes last.
+Before that, the cost of our own Python: 256 trajectories at once, with the real server and an engine that takes no
+time. One JSON line comes last.
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
 import math
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 from uuid import uuid4
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import numpy as np
 from tqdm import tqdm
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
+from verl.workers.rollout.replica import TokenOutput
 
 from flashrag.client import RetrievalClient
 from flashrag.corpus import read_lines
@@ -42,41 +42,28 @@ from flashrag.document import Hit
 from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
 from flashrag.generator import check_model_folder, eos_token_ids
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import CommandParser, in_range
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
-from scripts.bench.demo import add_demo_dir, demo_questions, demo_server, trained_model
-from scripts.bench.forced_tokens import forced
+from scripts.bench.forced_tokens import ForcedTokens, forced
+from scripts.bench.inputs import add_demo_flags, demo_questions, demo_server, trained_model
+from scripts.bench.report import paired_rounds, print_report
 from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
 from verl_search.rollout.agent_loop import SearchAgentLoop
 from verl_search.settings import compose_config
 
-MAX_SEQUENCES = 64
-MODEL_TOKENS = 2048
 RESPONSE_TOKENS = 1700
 GROUP_SIZE = 8  # trajectories that share a prompt, as in training
 PYTHON_CONCURRENCY = 256
-
-
-class Sampled(NamedTuple):
-    """What verl's rollout servers answer, as far as an episode reads it."""
-
-    token_ids: Sequence[int]
-    log_probs: Sequence[float]
-    stop_reason: str
-    extra_fields: dict[str, Any]
-
-
-class Sampler(Protocol):
-    """Samples the next tokens of a transcript; `params` are vLLM's."""
-
-    async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> Sampled: ...
-
-    async def forget(self) -> None:
-        """Let the next way begin with nothing cached."""
+TARGETS = {
+    "ours_over_limit": ">= 0.85",
+    "ours_over_sequential": ">= 10",
+    "ours_over_turn_sync": ">= 1.4",
+    "python_ms_per_turn": "<= 1",
+}
 
 
 class Engine:
-    """vLLM in this process and the one that it starts, as verl runs it; sampling what it is told to."""
+    """vLLM in this process and the one that it starts, as verl runs it."""
 
     def __init__(self, model: Path):
         os.environ.update(vllm_environment())
@@ -84,31 +71,24 @@ class Engine:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        # One message per request instead of one per token, as an episode asks for: whoever asks has the same engine.
+        # One message per request instead of one per token, as an episode asks for: every way has the same engine.
         self._params = partial(SamplingParams, output_kind=RequestOutputKind.FINAL_ONLY)
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=str(model),
-                dtype="float32",
-                enforce_eager=True,
-                max_num_seqs=MAX_SEQUENCES,
-                max_model_len=MODEL_TOKENS,
-                distributed_executor_backend=ONE_PROCESS_EXECUTOR,
-                block_size=CACHE_BLOCK_TOKENS,
-                logits_processors=["scripts.bench.forced_tokens:ForcedTokens"],
-            )
-        )
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(
+            model=str(model), dtype="float32", enforce_eager=True, max_num_seqs=64, max_model_len=2048,
+            distributed_executor_backend=ONE_PROCESS_EXECUTOR, block_size=CACHE_BLOCK_TOKENS,
+            logits_processors=[f"{ForcedTokens.__module__}:{ForcedTokens.__name__}"],
+        ))  # fmt: skip
 
-    async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> Sampled:
+    async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> TokenOutput:
+        """Sample `sampled_ids` after `prompt_ids`; `params` are vLLM's."""
         sampling = self._params(extra_args=forced(sampled_ids), **params)
         outputs = [o async for o in self._llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex)]
-        (completion,) = outputs[-1].outputs
-        log_probs = [
-            values[token].logprob for token, values in zip(completion.token_ids, completion.logprobs, strict=True)
-        ]
-        return Sampled(completion.token_ids, log_probs, "completed", {})
+        (done,) = outputs[-1].outputs
+        log_probs = [by_id[token].logprob for token, by_id in zip(done.token_ids, done.logprobs, strict=True)]
+        return TokenOutput(token_ids=done.token_ids, log_probs=log_probs, stop_reason="completed")
 
     async def forget(self) -> None:
+        """Empty the prefix cache."""
         await self._llm.reset_prefix_cache()
 
     def close(self) -> None:
@@ -118,39 +98,32 @@ class Engine:
 class NoEngine:
     """Takes no time: what is left is our own Python and the search."""
 
-    async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> Sampled:
-        del prompt_ids, params
+    async def sample(self, _: list[int], sampled_ids: list[int], **__: Any) -> TokenOutput:
         await asyncio.sleep(0)
-        return Sampled(sampled_ids, [-0.5] * len(sampled_ids), "completed", {})
-
-    async def forget(self) -> None:
-        pass
+        return TokenOutput(token_ids=sampled_ids, log_probs=[-0.5] * len(sampled_ids), stop_reason="completed")
 
 
 class Rollouts:
     """The ways to bring transcripts to their end on one engine."""
 
-    def __init__(self, engine: Sampler, config: Any, tokenizer: Any):
+    def __init__(self, engine: Engine | NoEngine, config: Any, tokenizer: Any):
         self.engine, self.config, self.tokenizer = engine, config, tokenizer
 
     async def limit(self, transcripts: Sequence[Transcript]) -> None:
         """The engine alone."""
-
-        async def follow(transcript: Transcript) -> None:
-            ids = [*transcript.prompt_ids]
-            for turn in transcript.turns:
-                await self._sample(ids, turn)
-                ids += [*turn.sampled_ids, *turn.spliced_ids]
-
-        await asyncio.gather(*map(follow, transcripts))
+        await asyncio.gather(*(self._follow(transcript, waits=False) for transcript in transcripts))
 
     async def sequential(self, transcripts: Sequence[Transcript]) -> None:
         """One trajectory and one call at a time."""
         for transcript in transcripts:
-            ids = [*transcript.prompt_ids]
-            for turn in transcript.turns:
-                await self._sample(ids, turn)
-                ids += [*turn.sampled_ids, *turn.spliced_ids]
+            await self._follow(transcript, waits=True)
+
+    async def _follow(self, transcript: Transcript, *, waits: bool) -> None:
+        ids = [*transcript.prompt_ids]
+        for turn in transcript.turns:
+            await self._sample(ids, turn)
+            ids += [*turn.sampled_ids, *turn.spliced_ids]
+            if waits:
                 await asyncio.sleep(turn.wait_s)
 
     async def turn_sync(self, transcripts: Sequence[Transcript]) -> None:
@@ -167,122 +140,50 @@ class Rollouts:
         sampled = await self.engine.sample(
             [*ids], turn.sampled_ids, max_tokens=len(turn.sampled_ids), ignore_eos=True, logprobs=0
         )
-        assert list(sampled.token_ids) == turn.sampled_ids, "the engine samples what it is told to"
+        assert list(sampled.token_ids) == turn.sampled_ids, "the engine samples the tokens that it is given"
 
     async def ours(self, transcripts: Sequence[Transcript], client: RetrievalClient | None = None) -> None:
-        """SearchAgentLoop, with the latencies that were drawn, or with a real client."""
-        asked = client or _Drawn(transcripts)
+        """SearchAgentLoop, with a real client, or with the results and latencies that were drawn."""
 
         async def follow(number: int, transcript: Transcript) -> None:
+            scripted = _Scripted(self.engine, transcript)
             loop = SearchAgentLoop(
-                trainer_config=DictConfigWrap(self.config),
-                server_manager=_Turns(self.engine, transcript),
-                tokenizer=self.tokenizer,
-                processor=None,
-                dataset_cls=None,
-                data_config=DictConfigWrap(self.config.data),
-                client=asked,
-            )
+                trainer_config=DictConfigWrap(self.config), data_config=DictConfigWrap(self.config.data),
+                server_manager=scripted, client=client or scripted,
+                tokenizer=self.tokenizer, processor=None, dataset_cls=None,
+            )  # fmt: skip
             output = await loop.run({"temperature": 1.0, "logprobs": True}, **_row(number, transcript))
             assert output.response_ids == transcript.response_ids, "every way has the same tokens"
 
         await asyncio.gather(*(follow(number, transcript) for number, transcript in enumerate(transcripts)))
 
 
-class _Turns:
-    """The engine as one episode's rollout servers: each request is the transcript's next turn."""
+class _Scripted:
+    """The rollout servers and the retrieval client of one episode, which follow its transcript."""
 
-    def __init__(self, engine: Sampler, transcript: Transcript):
+    def __init__(self, engine: Engine | NoEngine, transcript: Transcript):
         self._engine, self._turns = engine, iter(transcript.turns)
 
-    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any) -> Sampled:
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any) -> TokenOutput:
+        self._turn = next(self._turns)
         params = {**sampling_params, "logprobs": 0 if sampling_params["logprobs"] else None}
-        return await self._engine.sample(prompt_ids, next(self._turns).sampled_ids, **params)
-
-
-class _Drawn:
-    """A retrieval client whose answers and latencies are the transcripts'."""
-
-    def __init__(self, transcripts: Sequence[Transcript]):
-        self._turns = {turn.query: turn for transcript in transcripts for turn in transcript.turns}
+        return await self._engine.sample(prompt_ids, self._turn.sampled_ids, **params)
 
     async def search_scored(self, query: str) -> Sequence[Hit]:
-        turn = self._turns[query]
-        await asyncio.sleep(turn.wait_s)
-        return turn.hits
+        assert query == self._turn.query, "the loop asks what the transcript says"
+        await asyncio.sleep(self._turn.wait_s)
+        return self._turn.hits
 
 
 def _row(number: int, transcript: Transcript) -> dict[str, Any]:
-    """A dataset row as verl's agent-loop worker hands it on."""
+    """A dataset row as verl's agent-loop worker passes it on."""
     return {
         "raw_prompt": [{"role": "user", "content": transcript.question}],
-        "reward_model": {"ground_truth": ["nothing that is ever answered"]},
+        "reward_model": {"ground_truth": ["an answer that no transcript gives"]},
         "extra_info": {"id": f"question_{number}"},
-        "index": number,
-        "data_source": "bench",
-        "global_steps": 1,
-        "split": "train",
-        "uid": str(number),
-        "session_id": 0,
-    }
-
-
-class Round(NamedTuple):
-    """Sampled tokens a second of each way, measured one after the other."""
-
-    limit: float
-    ours: float
-    server: float
-    turn_sync: float
-    sequential: float
-
-
-async def measure_round(
-    rollouts: Rollouts, client: RetrievalClient, transcripts: Sequence[Transcript], few: int
-) -> Round:
-    """One pass of each way, each from an empty cache."""
-
-    async def rate(way: Callable[..., Awaitable[None]], some: Sequence[Transcript], *more: Any) -> float:
-        await rollouts.engine.forget()
-        started = time.perf_counter()
-        await way(some, *more)
-        return sum(transcript.sampled_tokens for transcript in some) / (time.perf_counter() - started)
-
-    return Round(
-        limit=await rate(rollouts.limit, transcripts),
-        ours=await rate(rollouts.ours, transcripts),
-        server=await rate(rollouts.ours, transcripts, client),
-        turn_sync=await rate(rollouts.turn_sync, transcripts),
-        sequential=await rate(rollouts.sequential, transcripts[:few]),
-    )
-
-
-async def python_ms_per_turn(rollouts: Rollouts, client: RetrievalClient, transcripts: Sequence[Transcript]) -> float:
-    """Processor time of this process for a turn of `SearchAgentLoop`, all trajectories at once."""
-    before = time.process_time()
-    await rollouts.ours(transcripts, client)
-    turns = sum(len(transcript.turns) for transcript in transcripts)
-    return (time.process_time() - before) * 1000 / turns
-
-
-def report(rounds: Sequence[Round], python_ms: Sequence[float]) -> dict[str, float]:
-    """Print the table; returns the figures of the JSON line: medians over rounds, of ratios within a round."""
-    print(f"{'':12}{'sampled tokens/s':>18}{'slowest':>10}{'fastest':>10}")
-    for name in Round._fields:
-        rates = [getattr(one, name) for one in rounds]
-        print(f"{name:12}{statistics.median(rates):18.0f}{min(rates):10.0f}{max(rates):10.0f}")
-    print(f"our Python a turn: {statistics.median(python_ms):.2f} ms ({min(python_ms):.2f} to {max(python_ms):.2f})")
-    return {
-        **{f"ours_over_{way}": _ratio(rounds, "ours", way) for way in ("limit", "sequential", "turn_sync")},
-        "server_over_limit": _ratio(rounds, "server", "limit"),
-        # What a way that waits for nothing would gain: no other can gain more.
-        "limit_over_turn_sync": _ratio(rounds, "limit", "turn_sync"),
-        "python_ms_per_turn": round(statistics.median(python_ms), 3),
-    }
-
-
-def _ratio(rounds: Sequence[Round], way: str, other: str) -> float:
-    return round(statistics.median(getattr(one, way) / getattr(one, other) for one in rounds), 3)
+        "data_source": "bench", "index": number, "uid": str(number),
+        "split": "train", "global_steps": 1, "session_id": 0,
+    }  # fmt: skip
 
 
 def rollout_config(url: str, model: Path, folder: Path) -> Any:
@@ -297,50 +198,76 @@ def rollout_config(url: str, model: Path, folder: Path) -> Any:
     return compose_config("demo", [f"{key}={value}" for key, value in overrides.items()])
 
 
-async def measure(model: Path, url: str, arguments: argparse.Namespace) -> dict[str, float]:
+def measure(model: Path, url: str, options: argparse.Namespace) -> tuple[dict[str, list[float]], list[float]]:
+    """Sampled tokens per second of each way, and milliseconds of our own Python per turn, in each round."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     codec = EpisodeCodec(tokenizer, eos_token_ids(tokenizer, str(model)))
-    groups = demo_questions(arguments.demo_dir, math.ceil(arguments.trajectories / GROUP_SIZE))
-    questions = [group.question for group in groups for _ in range(GROUP_SIZE)][: arguments.trajectories]
-    corpus = arguments.demo_dir / "data" / "demo" / "corpus.jsonl"
-    passages = [contents for _, contents in read_lines(corpus)]
-    with tempfile.TemporaryDirectory() as folder:
-        config = rollout_config(url, model, Path(folder))
-        async with RetrievalClient(url, top_n=TOP_N) as client:
-            transcripts = await write_transcripts(questions, passages, codec, client, arguments.seed)
-            python = Rollouts(NoEngine(), config, tokenizer)
-            some = transcripts[:PYTHON_CONCURRENCY]
-            python_ms = [await python_ms_per_turn(python, client, some) for _ in range(1 + arguments.rounds)][1:]
-            with contextlib.closing(Engine(model)) as engine:
-                rollouts = Rollouts(engine, config, tokenizer)
-                await rollouts.limit(some)
-                rounds = [
-                    await measure_round(rollouts, client, transcripts, arguments.sequential)
-                    for _ in tqdm(range(arguments.rounds), unit="round")
-                ]
-    return report(rounds, python_ms)
+    groups = demo_questions(options.demo_dir, math.ceil(options.trajectories / GROUP_SIZE))
+    questions = [group.question for group in groups for _ in range(GROUP_SIZE)][: options.trajectories]
+    passages = [contents for _, contents in read_lines(options.demo_dir / "data" / "demo" / "corpus.jsonl")]
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        config, client = rollout_config(url, model, Path(folder)), RetrievalClient(url, top_n=TOP_N)
+        transcripts = runner.run(write_transcripts(questions, passages, codec, client, options.seed))
+        some, few = transcripts[:PYTHON_CONCURRENCY], transcripts[: options.sequential]
+        python = Rollouts(NoEngine(), config, tokenizer)
+
+        def python_ms() -> float:
+            before = time.process_time()
+            runner.run(python.ours(some, client))
+            return (time.process_time() - before) * 1000 / sum(len(transcript.turns) for transcript in some)
+
+        python_rounds_ms = [python_ms() for _ in range(1 + options.rounds)][1:]  # the first round warms up
+        with contextlib.closing(Engine(model)) as engine:
+            rollouts = Rollouts(engine, config, tokenizer)
+            runner.run(rollouts.limit(some))
+
+            def rate(way: Callable[..., Coroutine], *given: Any) -> Callable[[int], float]:
+                def measured(_: int) -> float:
+                    runner.run(engine.forget())
+                    started = time.perf_counter()
+                    runner.run(way(*given))
+                    return sum(transcript.sampled_tokens for transcript in given[0]) / (time.perf_counter() - started)
+
+                return measured
+
+            rates = paired_rounds(tqdm(range(options.rounds), unit="round"), {
+                "limit": rate(rollouts.limit, transcripts),
+                "ours": rate(rollouts.ours, transcripts),
+                "server": rate(rollouts.ours, transcripts, client),
+                "turn_sync": rate(rollouts.turn_sync, transcripts),
+                "sequential": rate(rollouts.sequential, few),
+            })  # fmt: skip
+        runner.run(client.aclose())
+    return rates, python_rounds_ms
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(description="Throughput of a step's rollouts.")
-    add_demo_dir(parser)
-    add = parser.add_argument
-    add("--model_path", type=Path, help="default: the demo's last trained model")
-    add("--trajectories", type=int, default=1024, help="default %(default)s")
-    add("--sequential", type=int, default=24, help="trajectories one after the other, default %(default)s")
-    add("--rounds", type=int, default=5, help="default %(default)s")
-    add("--seed", type=int, default=0, help="of lengths, latencies and words, default %(default)s")
-    return parser.parse_args(argv)
+def figures(rates: Mapping[str, Sequence[float]], python_ms: Sequence[float]) -> dict[str, Any]:
+    return {
+        "ours_over_limit": np.divide(rates["ours"], rates["limit"]),
+        "ours_over_sequential": np.divide(rates["ours"], rates["sequential"]),
+        "ours_over_turn_sync": np.divide(rates["ours"], rates["turn_sync"]),
+        "server_over_limit": np.divide(rates["server"], rates["limit"]),
+        "limit_over_turn_sync": np.divide(rates["limit"], rates["turn_sync"]),  # the most that any way can gain
+        "python_ms_per_turn": python_ms,
+    }
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_args(argv)
-    model = arguments.model_path or trained_model(arguments.demo_dir)
+    parser = CommandParser(description="Measure how many tokens per second a step's rollouts sample.")
+    add_demo_flags(parser)
+    add = parser.add_argument_group("the measurement").add_argument
+    add("--trajectories", type=in_range(int, 1), default=1024, help="number of trajectories, eight per question")
+    add("--sequential", type=in_range(int, 1), default=24, help="number of them that are run one after the other too")
+    add("--rounds", type=in_range(int, 1), default=5, help="rounds; figures are medians over them")
+    add("--seed", type=int, default=0, help="of lengths, latencies and words")
+    options = parser.parse_args(argv)
+    model = options.model_path or trained_model(options.demo_dir)
     check_model_folder(model, "--model_path")
-    with demo_server(arguments.demo_dir) as retrieval:
-        figures = asyncio.run(measure(model, retrieval.url, arguments))
-    print(json.dumps(figures))
+    with demo_server(options.demo_dir) as retrieval:
+        rates, python_ms = measure(model, retrieval.url, options)
+    rounds = {f"{way}, sampled tokens/s": per_s for way, per_s in rates.items()}
+    print_report(figures(rates, python_ms), TARGETS, rounds)
     return 0
 
 

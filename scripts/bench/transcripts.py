@@ -1,8 +1,9 @@
-"""Episodes that are known beforehand, to the token: what is sampled, what is asked, what is found, how long that takes.
+"""Episodes that are known beforehand, to the token: sampled tokens, queries, results, and the time of each search.
 
 Lengths and latencies are drawn from a seed; the words come from the corpus, and mean nothing.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ THINK_SIGMA = 0.5
 MAX_THINK_TOKENS = 160
 MEDIAN_WAIT_S = 0.1
 P99_WAIT_S = 1.0
+WAIT_SIGMA = math.log(P99_WAIT_S / MEDIAN_WAIT_S) / NormalDist().inv_cdf(0.99)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What the model samples, and what a search then splices in; the last turn ends with no search."""
+    """The tokens that the model samples, and the search and result that follow; the last turn has no search."""
 
     sampled_ids: list[int]
     query: str = ""
@@ -54,59 +56,40 @@ class Transcript:
 async def write_transcripts(
     questions: Sequence[str], passages: Sequence[str], codec: EpisodeCodec, client: RetrievalClient, seed: int
 ) -> list[Transcript]:
-    """One of 0 to `MAX_SEARCHES` searches for each question; what they find, the retrieval server says."""
-    draw = _Draw(passages, codec, np.random.default_rng(seed))
-    queries = [[draw.query() for _ in range(draw.searches())] for _ in questions]
-    found = iter(await client.batch_search([query for some in queries for query in some], TOP_N))
-    return [
-        Transcript(
-            question,
-            prompt_token_ids(codec.tokenizer, question),
-            [*(draw.search(query, next(found)) for query in some), draw.answer()],
-        )
-        for question, some in zip(questions, queries, strict=True)
-    ]
+    """0 to `MAX_SEARCHES` searches for each question, with the retrieval server's results."""
+    random = np.random.default_rng(seed)
 
+    def passage() -> str:
+        return passages[int(random.integers(len(passages)))]
 
-class _Draw:
-    """Whatever is drawn at random, in one order."""
+    def title() -> str:
+        return passage().partition("\n")[0]
 
-    def __init__(self, passages: Sequence[str], codec: EpisodeCodec, generator: np.random.Generator):
-        self.passages, self.codec, self.generator = passages, codec, generator
-        self.queries = 0
+    def lognormal(median: float, sigma: float) -> float:
+        return float(random.lognormal(math.log(median), sigma))
 
-    def searches(self) -> int:
-        return int(self.generator.integers(MAX_SEARCHES + 1))
-
-    def query(self) -> str:
-        """A passage's title and a number: never the same twice."""
-        title, _, _ = self._passage().partition("\n")
-        self.queries += 1
-        return f"{title} {self.queries}"
-
-    def search(self, query: str, hits: Sequence[Hit]) -> Turn:
-        codec = self.codec
-        spliced = fit_result([hit.document for hit in hits], codec.encode_text, MAX_RESULT_TOKENS, codec.special_tokens)
-        assert spliced is not None, "a result's tags fit into its budget"
-        wait_s = self._lognormal(MEDIAN_WAIT_S, math.log(P99_WAIT_S / MEDIAN_WAIT_S) / NormalDist().inv_cdf(0.99))
-        sampled_ids = self._thought_and(f"<search> {query} </search>")
-        return Turn(sampled_ids, query, tuple(hits), tuple(spliced.token_ids), wait_s)
-
-    def answer(self) -> Turn:
-        title, _, _ = self._passage().partition("\n")
-        written = rf"<answer> The final answer is \[ \boxed{{{title}}} \] </answer>"
-        return Turn([*self._thought_and(written), min(self.codec.eos_token_ids)])
-
-    def _thought_and(self, written: str) -> list[int]:
-        count = min(MAX_THINK_TOKENS, max(1, round(self._lognormal(MEDIAN_THINK_TOKENS, THINK_SIGMA))))
-        encode = self.codec.encode_text
+    def thought_and(written: str) -> list[int]:
+        count = min(MAX_THINK_TOKENS, max(1, round(lognormal(MEDIAN_THINK_TOKENS, THINK_SIGMA))))
         thought: list[int] = []
         while len(thought) < count:
-            thought += encode(self._passage())
-        return [*encode(" <think> "), *thought[:count], *encode(f" </think> {written}")]
+            thought += codec.encode_text(passage())
+        return [*codec.encode_text(" <think> "), *thought[:count], *codec.encode_text(f" </think> {written}")]
 
-    def _passage(self) -> str:
-        return self.passages[int(self.generator.integers(len(self.passages)))]
+    def search(query: str, hits: Sequence[Hit]) -> Turn:
+        documents, wait_s = [hit.document for hit in hits], lognormal(MEDIAN_WAIT_S, WAIT_SIGMA)
+        spliced = fit_result(documents, codec.encode_text, MAX_RESULT_TOKENS, codec.special_tokens)
+        assert spliced is not None, "a result's tags fit into its budget"
+        sampled_ids = thought_and(f"<search> {query} </search>")
+        return Turn(sampled_ids, query, tuple(hits), tuple(spliced.token_ids), wait_s)
 
-    def _lognormal(self, median: float, sigma: float) -> float:
-        return float(self.generator.lognormal(math.log(median), sigma))
+    def answer() -> Turn:
+        written = rf"<answer> The final answer is \[ \boxed{{{title()}}} \] </answer>"
+        return Turn([*thought_and(written), min(codec.eos_token_ids)])
+
+    # A query is a passage's title and a number: never the same twice.
+    numbers = itertools.count(1)
+    queries = [[f"{title()} {next(numbers)}" for _ in range(random.integers(MAX_SEARCHES + 1))] for _ in questions]
+    found = iter(await client.batch_search([query for some in queries for query in some], TOP_N))
+    turns = [[*(search(query, next(found)) for query in some), answer()] for some in queries]
+    prompts = [prompt_token_ids(codec.tokenizer, question) for question in questions]
+    return list(map(Transcript, questions, prompts, turns))

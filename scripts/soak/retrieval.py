@@ -1,112 +1,128 @@
 """Try to break the retrieval server: `python scripts/soak/retrieval.py --index_path … --corpus_path … --questions …`
 
-100,000 mixed requests, many of them hostile: every answer is held against a direct search, every refusal against the
-documented ones, and memory after against memory before. With `--restart N`, clients that retry ask through N restarts.
+Sends 100,000 mixed requests, many of them hostile (mix.py), and compares every answer with a direct search, every
+refusal with the documented ones, and the server's memory after with that before. With `--restart N`, clients that retry
+keep asking while the server is ended N times, politely and not, and started again on the same port.
 Prints a table, and one line of JSON last. Exit codes: 0 survived, 1 not, 2 for a bad input.
 """
 
+import argparse
 import asyncio
+import itertools
 import json
+import random
+import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/soak
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from flashrag.errors import ReSearchError, exit_on_user_error
+import aiohttp
+from tqdm import tqdm
+
+from flashrag.client import RetrievalClient
+from flashrag.errors import ReSearchError, SearchError, exit_on_user_error
 from flashrag.retriever import check_assets
 from flashrag.system.arguments import CommandParser, in_range
+from flashrag.system.local_server import LOOPBACK, free_port
 from flashrag.system.processes import run_guarded
 from rag_serving.settings import read_settings
-from scripts.bench.answers import Truth, direct_truth
-from scripts.bench.index_options import IndexOptions, add_index_options
-from scripts.bench.questions import read_unique_questions
-from scripts.bench.server_process import our_server, write_config
-from scripts.soak.mix import MAX_BATCH_QUERIES, MAX_QUERY_CHARS, MAX_TOP_N, Pool, long_queries
-from scripts.soak.mixed import Soak, memory_problems, print_table
-from scripts.soak.restart import survive
+from scripts.bench.answers import Ranking, Truth, direct_truth
+from scripts.bench.inputs import add_index_flags, index_server_config, read_unique_questions
+from scripts.bench.servers import Server, our_server, write_config
+from scripts.soak.exchange import Outcome, send, violation
+from scripts.soak.mix import MAX_BATCH_QUERIES, MAX_QUERY_CHARS, MAX_TOP_N, Case, Pool, cases, long_queries
 
 POOL_QUESTIONS = 3000
 LONG_QUESTIONS = 16
-CACHE_QUERIES = 1000  # less than the pool: it is full when the warm-up is over, and goes on losing entries
-QUEUE_QUERIES = 512
 SERVER_DEADLINE_S = 30.0
+PATIENCE_S = SERVER_DEADLINE_S + 10.0  # two cores are shared with the clients: an answer may come after its deadline
+LIMITS = {
+    "max_query_chars": MAX_QUERY_CHARS,
+    "max_batch_queries": MAX_BATCH_QUERIES,
+    "max_top_n": MAX_TOP_N,
+    "max_queue_queries": 512,
+    "cache_queries": 1000,  # less than the pool: it is full when the warm-up is over, and goes on losing entries
+    "request_timeout_s": SERVER_DEADLINE_S,
+}
+BURST_EVERY = 5000
+BURST_REQUESTS = 500
+SETTLE_S = 30.0
 # Before memory is measured for the first time; no more than are measured. Forward passes have hundreds of shapes, and
 # until the allocator has seen them its heap grows: by 14 % from 10,000 requests on, by 3.6 % from 40,000 on.
 WARM_UP_REQUESTS = 40_000
-SHOWN_VIOLATIONS = 20
+MEMORY_TOLERANCE = 1.05
+RETRYING_CLIENTS = 16
+RETRYING_TOP_N = 5
+MAX_ATTEMPTS = 100  # a start takes seconds, more on a busy machine
+UPTIME_S = 4.0
 
 
 class NotSurvived(ReSearchError):
     """The server did something that it must not do."""
 
 
-@dataclass(frozen=True)
-class SoakOptions(IndexOptions):
-    requests: int
-    clients: int
-    num_retriever: int
-    restart: int
-    seed: int
+@dataclass
+class Tally:
+    """The outcomes so far, by the kind of request and its result (a status, or how its connection ended)."""
 
-    @property
-    def server_config(self) -> dict[str, object]:
-        return {
-            **super().server_config,
-            "max_query_chars": MAX_QUERY_CHARS,
-            "max_batch_queries": MAX_BATCH_QUERIES,
-            "max_top_n": MAX_TOP_N,
-            "max_queue_queries": QUEUE_QUERIES,
-            "cache_queries": CACHE_QUERIES,
-            "request_timeout_s": SERVER_DEADLINE_S,
-        }
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
 
+    def add(self, kind: str, result: str, seconds: float, problem: str | None) -> None:
+        self.outcomes[kind, result] += 1
+        self.slowest_s = max(self.slowest_s, seconds)
+        if problem:
+            self.violations.append(f"{kind}: {problem}")
 
-def parse_args(argv: Sequence[str] | None = None) -> SoakOptions:
-    parser = CommandParser(prog="python scripts/soak/retrieval.py", description="Try to break the retrieval server.")
-    add_index_options(parser, "a dense Flat index; a small one, so that truth fits in memory")
-    add = parser.add_argument
-    add("--requests", type=in_range(int, 1), default=100_000, help="default 100000")
-    add("--clients", type=in_range(int, 1), default=32, help="requests at a time, default 32")
-    add("--num_retriever", type=in_range(int, 1), default=1, help="the server's, default 1")
-    add(
-        "--restart",
-        type=in_range(int, 0),
-        default=0,
-        metavar="N",
-        help="instead: restart the server N times under load",
-    )
-    add("--seed", type=int, default=1)
-    return SoakOptions(**vars(parser.parse_args(argv)))
+    def by_kind(self) -> dict[str, Counter[str]]:
+        found: dict[str, Counter[str]] = {}
+        for (kind, result), count in sorted(self.outcomes.items()):
+            found.setdefault(kind, Counter())[result] = count
+        return found
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_args(argv)
+    parser = CommandParser(prog="python scripts/soak/retrieval.py", description="Try to break the retrieval server.")
+    add_index_flags(parser, "dense Flat index; a small one, because the score of every passage is held in memory")
+    add = parser.add_argument_group("the soak").add_argument
+    add("--requests", type=in_range(int, 1), default=100_000, help="number of mixed requests")
+    add("--clients", type=in_range(int, 1), default=32, help="requests at a time")
+    add("--num_retriever", type=in_range(int, 1), default=1, help="the server's number of retrievers")
+    restart_help = "restart the server N times under clients that retry, instead of mixed requests (default: 0, do not)"
+    add("--restart", type=in_range(int, 0), default=0, help=restart_help)
+    add("--seed", type=int, default=1, help="of the questions and the mix")
+    options = parser.parse_args(argv)
     questions = read_unique_questions(options.questions, options.seed)[:POOL_QUESTIONS]
     pool = Pool(questions, long_queries(questions[:LONG_QUESTIONS]))
     with tempfile.TemporaryDirectory(prefix="retrieval-soak-") as folder:
-        config = write_config(Path(folder), options.server_config)
+        config = write_config(Path(folder), {**index_server_config(options), **LIMITS})
         check_assets(read_settings(config))
         run_guarded(lambda: _soak(options, config, pool), "start it again")
     return 0
 
 
-def _soak(options: SoakOptions, config: Path, pool: Pool) -> None:
+def _soak(options: argparse.Namespace, config: Path, pool: Pool) -> None:
     queries = list(dict.fromkeys([*pool.questions, *pool.long]))
-    print(f"what is right for {len(queries)} queries …", file=sys.stderr, flush=True)
+    print(f"searching directly for {len(queries)} queries …", file=sys.stderr, flush=True)
     truth = direct_truth(options.index_path, options.corpus_path, options.model_path, queries)
     started = time.monotonic()
     if options.restart:
-        figures, violations = _restarts(options, config, truth)
+        figures, violations = survive_restarts(config, truth, options.restart, options.seed)
     else:
-        figures, violations = _mixed(options, config, pool, truth)
-    for problem in violations[:SHOWN_VIOLATIONS]:
+        figures, violations = survive_mix(config, truth, pool, options)
+    for problem in violations[:20]:
         print(f"violation: {problem}")
     seconds = round(time.monotonic() - started, 1)
     print(json.dumps({"violations": len(violations), **figures, "seconds": seconds}), flush=True)
@@ -114,37 +130,124 @@ def _soak(options: SoakOptions, config: Path, pool: Pool) -> None:
         raise NotSurvived(f"{len(violations)} violations")
 
 
-def _mixed(options: SoakOptions, config: Path, pool: Pool, truth: Truth) -> tuple[dict[str, Any], list[str]]:
+def survive_mix(
+    config: Path, truth: Truth, pool: Pool, options: argparse.Namespace
+) -> tuple[dict[str, Any], list[str]]:
+    """The figures, and everything that the server did wrong."""
+    problems: list[str] = []
     with our_server(config, options.num_retriever, config.parent) as server:
-        soak = Soak(server, pool, truth, options.clients, SERVER_DEADLINE_S)
-        warm_up = asyncio.run(soak.run(min(options.requests, WARM_UP_REQUESTS), options.seed + 1, "warm-up"))
-        unsettled = asyncio.run(soak.settled())
-        before_mib = server.memory_mib()
-        tally = asyncio.run(soak.run(options.requests, options.seed, "soak"))
-        unsettled += asyncio.run(soak.settled())
-        after_mib = server.memory_mib()
+
+        async def soak(requests: int, seed: int, title: str) -> tuple[Tally, float]:
+            tally = await send_mix(server, pool, truth, requests, options.clients, seed, title)
+            problems.extend([*tally.violations, *await settle(server)])
+            return tally, server.memory_mib()
+
+        _, before_mib = asyncio.run(soak(min(options.requests, WARM_UP_REQUESTS), options.seed + 1, "warm-up"))
+        tally, after_mib = asyncio.run(soak(options.requests, options.seed, "soak"))
+    if after_mib > before_mib * MEMORY_TOLERANCE:
+        problems.append(f"memory grew from {before_mib:.0f} to {after_mib:.0f} MiB")
     log = (config.parent / "server.log").read_text(errors="replace")
-    traceback = ["the server's log holds a traceback: " + log[-2000:]] if "Traceback" in log else []
-    print_table(tally)
-    figures = {
+    if "Traceback" in log:
+        problems.append("the server's log holds a traceback: " + log[-2000:])
+    for kind, results in tally.by_kind().items():
+        print(f"{kind:<24}  {results.total():>7}  {'  '.join(f'{result}: {n}' for result, n in results.items())}")
+    return {
         "requests": tally.outcomes.total(),
-        "statuses": tally.results(),
+        "statuses": dict(sorted(sum(tally.by_kind().values(), Counter()).items())),
         "slowest_s": round(tally.slowest_s, 3),
         "memory_before_mib": round(before_mib, 1),
         "memory_after_mib": round(after_mib, 1),
-    }
-    problems = [*warm_up.violations, *tally.violations, *unsettled, *memory_problems(before_mib, after_mib), *traceback]
-    return figures, problems
+    }, problems
 
 
-def _restarts(options: SoakOptions, config: Path, truth: Truth) -> tuple[dict[str, Any], list[str]]:
-    survival = survive(config, config.parent, truth, options.restart, options.seed)
-    figures = {
-        "restarts": options.restart,
-        "answered": survival.answered,
-        "slowest_s": round(survival.slowest_s, 3),
-    }
-    return figures, survival.violations
+async def send_mix(
+    server: Server, pool: Pool, truth: Truth, requests: int, clients: int, seed: int, title: str
+) -> Tally:
+    """Each client sends one request after the other, and now and then a burst of many at once."""
+    tally = Tally()
+    numbered = enumerate(itertools.islice(cases(pool, seed), requests), start=1)
+    every_s = 1.0 if sys.stderr.isatty() else 30.0  # a log file keeps every line of a progress bar
+    with tqdm(total=requests, desc=title, unit=" requests", mininterval=every_s) as progress:
+        async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=0)) as session:
+
+            async def ask(case: Case) -> None:
+                outcome = await send(session, case, PATIENCE_S)
+                tally.add(
+                    case.kind, _result(outcome), outcome.seconds, violation(case, outcome, truth, SERVER_DEADLINE_S)
+                )
+                progress.update()
+
+            async def client() -> None:
+                for number, case in numbered:
+                    burst = BURST_REQUESTS - 1 if number % BURST_EVERY == 0 else 0
+                    await asyncio.gather(*map(ask, [case, *(other for _, other in itertools.islice(numbered, burst))]))
+
+            await asyncio.gather(*(client() for _ in range(clients)))
+    return tally
+
+
+def _result(outcome: Outcome) -> str:
+    if outcome.status is not None:
+        return str(outcome.status)
+    return "gone" if outcome.timed_out else "closed"
+
+
+async def settle(server: Server) -> list[str]:
+    """Wait until the server has nothing to do; the problems where it still has after `SETTLE_S`."""
+    problems: list[str] = []
+    for _ in range(int(SETTLE_S)):
+        await asyncio.sleep(1.0)
+        waiting = server.metric("rag_queue_queries")
+        retrievers, available = server.metric("rag_retrievers"), server.metric("rag_retrievers_available")
+        problems = [] if waiting == 0 else [f"rag_queue_queries is {waiting} when nobody asks"]
+        if available != retrievers:
+            problems.append(f"{available} of {retrievers} retrievers are free")
+        if not problems:
+            break
+    return problems
+
+
+def survive_restarts(config: Path, truth: Truth, restarts: int, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Ask through `restarts` restarts, by SIGTERM and SIGKILL in turn; the figures, and everything that went wrong."""
+    tally, over, port = Tally(), Event(), free_port()
+    with ThreadPoolExecutor(1) as thread:
+        clients = thread.submit(lambda: asyncio.run(_ask_all(f"http://{LOOPBACK}:{port}", truth, over, tally, seed)))
+        try:
+            for number in tqdm(range(restarts + 1), desc="restarts", unit=" servers"):
+                with our_server(config, 1, config.parent, port) as server:
+                    before, started = tally.outcomes.total(), time.monotonic()
+                    # A client may still be in its pause between two attempts.
+                    while time.monotonic() < started + UPTIME_S or tally.outcomes.total() < before + RETRYING_CLIENTS:
+                        time.sleep(0.1)
+                    if number == restarts:  # the last server answers what is still asked
+                        over.set()
+                        clients.result()
+                        break
+                    server.process.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+                    exit_code = server.process.wait(60)
+                    if number % 2 == 0 and exit_code != 0:
+                        tally.violations.append(f"exit code {exit_code} after SIGTERM")
+        finally:
+            over.set()
+    figures = {"restarts": restarts, "answered": tally.by_kind()["search"]["answered"]}
+    return {**figures, "slowest_s": round(tally.slowest_s, 3)}, tally.violations
+
+
+async def _ask_all(url: str, truth: Truth, over: Event, tally: Tally, seed: int) -> None:
+    async def ask(rng: random.Random) -> None:
+        while not over.is_set():
+            query, started = rng.choice(truth.queries), time.monotonic()
+            try:
+                documents = await client.search(query)
+            except SearchError as error:
+                tally.add("search", "lost", time.monotonic() - started, str(error))
+                continue
+            ranking = Ranking([document.contents for document in documents], [document.id for document in documents])
+            problem = truth.problem(query, RETRYING_TOP_N, ranking)
+            tally.add("search", "answered", time.monotonic() - started, problem and f"{query!r}: {problem}")
+
+    async with RetrievalClient(url, top_n=RETRYING_TOP_N, max_attempts=MAX_ATTEMPTS) as client:
+        await asyncio.gather(*(ask(random.Random(seed + number)) for number in range(RETRYING_CLIENTS)))
 
 
 if __name__ == "__main__":

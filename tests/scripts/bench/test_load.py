@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 
 from scripts.bench.load import UNANSWERED, Load, Traffic
-from scripts.bench.own_process import in_own_process
+from scripts.bench.servers import in_own_process
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ def test_a_closed_loop_keeps_every_client_busy_with_one_request(url):
 
 def test_an_open_loop_counts_from_the_time_a_request_was_due(url):
     bodies = [b"slow"] + [b"a"] * 99
-    traffic = Load().open_loop(url, bodies, per_second=500, seed=1)
+    traffic = Load().open_loop(url, bodies, due_s=np.arange(100) / 500)
     # Sent over 0.2 s, while the server answered nobody for 0.3 s: a generator that waits would see one slow request.
     assert traffic.count() == {200: 100}
     assert np.median(traffic.latency_ms) > 100
 
 
-def test_a_probe_comes_at_regular_times(url):
-    traffic = Load().probe(f"{url}/health", every_s=0.05, seconds=0.5)
+def test_a_request_without_a_body_is_a_get(url):
+    traffic = Load().open_loop(f"{url}/health", [None] * 10, due_s=np.arange(10) * 0.05)
     assert traffic.count() == {200: 10}
     assert traffic.seconds >= 0.45
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from flashrag.retriever.index_builder import main as build
-from scripts.bench.retrieval_quality import Question, main, mean_recall, read_questions
+from scripts.bench.retrieval_quality import GoldQuestion, main, mean_recall, read_questions
 
 PASSAGES = {"a": "Rome Italy", "b": "Paris France", "c": "Rome Paris railway", "d": "whale"}
 QUESTIONS = [("whale?", ["d"]), ("Rome Paris Italy?", ["a", "b"]), ("jazz?", ["b"])]
@@ -36,14 +36,14 @@ def test_figures_of_a_small_corpus(world, capsys):
     # whale: 1. Rome Paris Italy: among two are a and c (two words each), b (one word) comes third. jazz: nothing.
     assert table == [
         "| data set | questions | sparse recall@2 | sparse recall@5 |",
-        "|---|---:|---:|---:|",
+        "| --- | ---: | ---: | ---: |",
         "| q | 3 | 0.500 | 0.667 |",  # (1 + 1/2 + 0) / 3 and (1 + 2/2 + 0) / 3
     ]
     assert json.loads(last)["recall"]["sparse"]["q"] == {"recall@2": 0.5, "recall@5": pytest.approx(2 / 3)}
 
 
 def test_recall_counts_a_gold_passage_once():
-    questions = [Question("", frozenset("ab")), Question("", frozenset("c"))]
+    questions = [GoldQuestion("", frozenset("ab")), GoldQuestion("", frozenset("c"))]
     assert mean_recall(questions, [["a", "a"], ["x", "c"]], 1) == 0.25  # (1/2 + 0) / 2
     assert mean_recall(questions, [["a", "a"], ["x", "c"]], 2) == 0.75  # (1/2 + 1) / 2
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 
 from flashrag.document import Document, Hit
 from flashrag.episode import EpisodeCodec
+from scripts.bench.report import print_report
 from scripts.bench.transcripts import Transcript, write_transcripts
 
 with warnings.catch_warnings(action="ignore"):  # verl and vLLM warn while they are imported
@@ -22,7 +24,7 @@ with warnings.catch_warnings(action="ignore"):  # verl and vLLM warn while they 
     from vllm.v1.sample.logits_processor import BatchUpdate
 
     from scripts.bench.forced_tokens import ForcedTokens, forced
-    from scripts.bench.rollout import Engine, NoEngine, Rollouts, Round, main, report, rollout_config
+    from scripts.bench.rollout import TARGETS, Engine, NoEngine, Rollouts, figures, main, rollout_config
 
 REPOSITORY = Path(__file__).parents[3]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
@@ -113,20 +115,24 @@ async def _every_way(rollouts: Rollouts, transcripts: list[Transcript]) -> None:
 
 
 def test_the_figures_are_medians_of_ratios_within_a_round(capsys: pytest.CaptureFixture[str]):
-    rounds = [
-        Round(limit=1000.0, ours=900.0, server=800.0, turn_sync=600.0, sequential=50.0),
-        Round(limit=2000.0, ours=1900.0, server=1500.0, turn_sync=1000.0, sequential=95.0),
-        Round(limit=1000.0, ours=880.0, server=700.0, turn_sync=550.0, sequential=40.0),
-    ]
-    assert report(rounds, [0.9, 0.5, 0.7]) == {
+    rates = {
+        "limit": [1000.0, 2000.0, 1000.0],
+        "ours": [900.0, 1900.0, 880.0],
+        "server": [800.0, 1500.0, 700.0],
+        "turn_sync": [600.0, 1000.0, 550.0],
+        "sequential": [50.0, 95.0, 40.0],
+    }
+    print_report(figures(rates, [0.9, 0.5, 0.7]), TARGETS)
+    *table, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last) == {
         "ours_over_limit": 0.9,
         "ours_over_sequential": 20.0,
         "ours_over_turn_sync": 1.6,
         "server_over_limit": 0.75,
-        "limit_over_turn_sync": 1.818,
+        "limit_over_turn_sync": 1.8182,
         "python_ms_per_turn": 0.7,
     }
-    assert "turn_sync" in capsys.readouterr().out
+    assert "| ours_over_turn_sync | 1.6 (1.5–1.9) | >= 1.4 |" in table
 
 
 def test_a_folder_without_a_demo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

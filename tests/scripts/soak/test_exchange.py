@@ -1,15 +1,18 @@
-"""The judge of a soak: what passes, and that nothing else does."""
+"""Every manner of sending, against a real server that notes what reaches it; and the judge of the outcomes."""
 
+import asyncio
 import json
 from dataclasses import replace
 
+import aiohttp
 import numpy as np
 import pytest
+from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 
 from scripts.bench.answers import Truth
+from scripts.soak.exchange import Outcome, send, violation
 from scripts.soak.mix import Case, Manner
-from scripts.soak.sending import Outcome
-from scripts.soak.verdict import violation
 
 TRUTH = Truth(np.array([[0.1, 0.9]], dtype=np.float32), ["q"], ["1", "2"], ["a", "b"])
 CASE = Case("search", "/search", b"{}", frozenset({200, 429, 504}), ("q",), 1)
@@ -72,3 +75,74 @@ def test_what_passes(case, outcome):
 )
 def test_what_does_not(case, outcome, problem):
     assert problem in (judged(case, outcome) or "")
+
+
+SENT = Case("search", "/search", b"x" * 1000, frozenset({200}))
+
+
+@pytest.fixture(scope="module")
+def bodies():
+    """How many bytes of each request arrived, -1 where the client went away in the body."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def url(serve, bodies):
+    app = FastAPI()
+
+    @app.post("/search")
+    async def search(request: Request) -> Response:
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            bodies.append(-1)
+            return Response(status_code=400)
+        bodies.append(len(body))
+        await asyncio.sleep(0.1)
+        return Response(body[:5], headers={"Retry-After": "3"}, status_code=429 if body == b"busy" else 200)
+
+    return serve(app)
+
+
+def sent(url: str, case: Case, patience_s: float = 10.0) -> Outcome:
+    async def session_and_send() -> Outcome:
+        async with aiohttp.ClientSession(url) as session:
+            outcome = await send(session, case, patience_s)
+            await asyncio.sleep(0.2)  # the server notices a client that went away
+            return outcome
+
+    return asyncio.run(session_and_send())
+
+
+def test_a_whole_request_is_answered(url, bodies):
+    outcome = sent(url, SENT)
+    assert (outcome.status, outcome.content, outcome.timed_out) == (200, b"xxxxx", False)
+    assert sent(url, replace(SENT, body=b"busy")).retry_after == "3"
+    assert bodies[-2:] == [1000, 4]
+
+
+def test_a_trickled_body_arrives_whole_and_late(url, bodies):
+    outcome = sent(url, replace(SENT, manner=Manner.TRICKLED))
+    assert (outcome.status, bodies[-1]) == (200, 1000)
+    assert outcome.seconds > 0.9  # twenty pieces, 50 ms apart
+
+
+def test_a_client_that_leaves_before_the_answer_has_sent_everything(url, bodies):
+    outcome = sent(url, replace(SENT, manner=Manner.LEFT))
+    assert (outcome.status, outcome.timed_out, bodies[-1]) == (None, True, 1000)
+
+
+def test_a_client_that_leaves_in_the_body_is_noticed(url, bodies):
+    outcome = sent(url, replace(SENT, manner=Manner.CUT))
+    assert (outcome.status, outcome.timed_out, bodies[-1]) == (None, False, -1)
+
+
+def test_a_stalled_body_lasts_as_long_as_we_wait(url, bodies):
+    outcome = sent(url, replace(SENT, manner=Manner.STALLED), patience_s=0.3)
+    assert (outcome.status, outcome.timed_out) == (None, True)
+    assert bodies[-1] == -1
+
+
+def test_no_server_is_no_answer(closed_url):
+    outcome = sent(closed_url, SENT)
+    assert (outcome.status, outcome.timed_out) == (None, False)

@@ -1,0 +1,177 @@
+"""The servers under test, each in processes of its own, and the same retriever without a server: the limit.
+
+`python -m scripts.bench.servers --config C --port P` serves as the first public code does: an async handler that
+searches on the event loop, one query at a time. It encodes with `SentenceTransformer.encode`, as that code's library
+does, or with `--our_encoder`, so that the handler alone differs from our server. For comparison only.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import numpy as np
+import psutil
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
+
+from flashrag.errors import exit_on_user_error
+from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from flashrag.system.arguments import CommandParser
+from flashrag.system.local_server import LOOPBACK, free_port, serving
+from rag_serving.settings import read_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 1 << 20
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    process: subprocess.Popen
+
+    def memory_mib(self) -> float:
+        """Proportional set size of the process and its children: pages that they share count once."""
+        return sum(process.memory_full_info().pss for process in self._processes()) / MIB
+
+    def cpu_s(self) -> float:
+        """Processor time of the process and its children so far."""
+        return sum(times.user + times.system for times in (process.cpu_times() for process in self._processes()))
+
+    def _processes(self) -> list[psutil.Process]:
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def metric(self, name: str) -> float | None:
+        """The sum of a figure of /metrics over its labels; None where the server has no such figure."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
+        families = text_string_to_metric_families(text)
+        values = [sample.value for family in families for sample in family.samples if sample.name == name]
+        return sum(values) if values else None
+
+
+def our_server(
+    config: Path, num_retriever: int, folder: Path, port: int | None = None
+) -> AbstractContextManager[Server]:
+    """`rag_serving/serving.py`, healthy; its output goes into `folder`."""
+    script = str(ROOT / "rag_serving" / "serving.py")
+    flags = ["--config", str(config), "--num_retriever", str(num_retriever)]
+    return _running([script, *flags], port or free_port(), folder / "server.log")
+
+
+def blocking_server(config: Path, folder: Path, *flags: str) -> AbstractContextManager[Server]:
+    """This module as a server; `flags` are its own."""
+    command = ["-m", "scripts.bench.servers", "--config", str(config), *flags]
+    return _running(command, free_port(), folder / f"blocking{''.join(flags)}.log")
+
+
+@contextlib.contextmanager
+def _running(arguments: Sequence[str], port: int, log_path: Path) -> Iterator[Server]:
+    url, command = f"http://{LOOPBACK}:{port}", [sys.executable, *arguments, "--port", str(port)]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}  # children import from where this process does
+    with serving(command, url, log_path, environment=environment) as process:
+        yield Server(url, process)
+
+
+def write_config(folder: Path, values: Mapping[str, object]) -> Path:
+    path = folder / "serving.yaml"
+    path.write_text(json.dumps(values, default=str))  # JSON is YAML
+    return path
+
+
+class _Process(BaseManager):
+    pass
+
+
+@contextlib.contextmanager
+def in_own_process(make: Callable[..., Kind], *arguments: object, **named: object) -> Iterator[Kind]:
+    """The object that `make` returns, in a new process: its methods are called from here, values are copied.
+
+    It shares its interpreter with nothing else that is measured.
+    """
+    _Process.register("make", make)
+    with _Process(ctx=multiprocessing.get_context("spawn")) as process:
+        yield process.make(*arguments, **named)  # pyrefly: ignore
+
+
+class Direct:
+    """Times the retriever's own calls; thread settings are those that a server in this process would find."""
+
+    def __init__(self, config: Path, *, our_encoder: bool) -> None:
+        self._retriever = measured_retriever(config, our_encoder=our_encoder)
+
+    def call_ms(self, questions: Sequence[str], batch_size: int, top_n: int) -> np.ndarray:
+        """The time of each call when `questions` are ranked `batch_size` at a time."""
+        times = []
+        for start in range(0, len(questions), batch_size):
+            started = time.perf_counter()
+            self._retriever.rank(questions[start : start + batch_size], top_n)
+            times.append(1000 * (time.perf_counter() - started))
+        return np.array(times)
+
+    def cpu_s(self) -> float:
+        """Processor time of this process so far."""
+        return time.process_time()
+
+
+def measured_retriever(config: Path, *, our_encoder: bool) -> Retriever:
+    """The retriever of a server's config, with our encoder or with sentence-transformers' own `encode`."""
+    assets = check_assets(read_settings(config))
+    retriever = load_retriever_from(assets)
+    if not our_encoder:
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(assets.model_folder))
+        retriever.encode_queries = lambda queries: model.encode(queries, normalize_embeddings=True)  # pyrefly: ignore
+    return retriever
+
+
+class Search(BaseModel):
+    query: str
+    top_n: int = 10
+    return_score: bool = False
+
+
+def blocking_app(retriever: Retriever) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "healthy"}
+
+    @app.post("/search")
+    async def search(request: Search) -> list:
+        documents, scores = retriever.search(request.query, request.top_n, return_score=True)
+        found = [{"id": document.id, "contents": document.contents} for document in documents]
+        return [found, scores] if request.return_score else found
+
+    return app
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = CommandParser(description="Serve retrieval from a handler that blocks, to compare with.")
+    parser.add_argument("--config", type=Path, required=True, help="yaml file with our server's keys")
+    parser.add_argument("--port", type=int, required=True, help="port of the loopback to listen on")
+    parser.add_argument("--our_encoder", action="store_true", help="encode as our server does")
+    options = parser.parse_args(argv)
+    retriever = measured_retriever(options.config, our_encoder=options.our_encoder)
+    retriever.search("warm-up")
+    uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
