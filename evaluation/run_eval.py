@@ -29,7 +29,7 @@ from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
 from flashrag.generator import load_generator
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS
-from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from
+from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from, prepare_process
 from flashrag.system.machine import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -109,6 +109,7 @@ def check_retrieval(settings: EvalSettings) -> Assets | None:
 
 def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalClient | Retriever:
     if assets is not None:
+        prepare_process()
         return load_retriever_from(assets)
     assert settings.remote_retriever_url is not None, "checked by EvalSettings"
     return RetrievalClient(

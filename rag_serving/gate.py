@@ -15,11 +15,10 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 
 from rag_serving.metrics import ASGIApp, Message, Receive, Refusal, Scope, Send
+from rag_serving.searcher import RETRY_AFTER_S
 from rag_serving.service import Service, Status
 
-TOKEN_VARIABLE = "RESEARCH_SERVER_TOKEN"
 TIMEOUT_HEADER = "X-Request-Timeout"
-RETRY_AFTER_S = 1
 CLIENT_GONE = 499  # nobody reads it; nginx's number, for the count of requests
 SEARCH_ROUTES = frozenset({"/search", "/batch_search", "/retrieve", "/queries"})
 GUARDED_ROUTES = SEARCH_ROUTES | {"/metrics"}
@@ -88,7 +87,7 @@ class Gate:
 
 
 class _Visit:
-    """One request on its way through: counts the body's bytes, then looks out for the client's leaving."""
+    """One request on its way through: counts the body's bytes, then watches whether the client leaves."""
 
     def __init__(self, receive: Receive, send: Send, max_body_bytes: int, limit: asyncio.Timeout) -> None:
         self.limit = limit
@@ -132,7 +131,7 @@ class _Visit:
 
 
 def _asked_timeout_s(headers: Headers) -> float | None:
-    """The header's seconds, infinite without one; None where it is no number."""
+    """The header's seconds, infinite where there is no header; None where it holds no number."""
     with suppress(ValueError):
         asked_s = float(headers.get(TIMEOUT_HEADER, "inf"))
         return None if math.isnan(asked_s) else asked_s

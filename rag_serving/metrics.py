@@ -1,14 +1,18 @@
-"""Prometheus figures of one server, and the ASGI layer that counts requests.
+"""Prometheus figures of one server, or of several at once, and the ASGI layer that counts requests.
 
 Every app has its own registry, so that two apps in one process (tests) do not add up.
 """
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from starlette.routing import BaseRoute
 
 Message = MutableMapping[str, Any]
@@ -84,3 +88,47 @@ class CountRequests:
             route = scope["path"] if scope["path"] in self.paths else "unmatched"
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+class MetricsOfAll:
+    """Answers /metrics for all replicas, by the label `replica`: the innermost ASGI layer, behind the gate.
+
+    A scrape reaches any one of them; without this, counters would jump between one replica's figures and another's.
+    `texts` gives each replica's own /metrics by its name.
+    """
+
+    def __init__(self, app: ASGIApp, texts: Callable[[], Awaitable[Mapping[str, str]]]) -> None:
+        self.app = app
+        self._texts = texts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] == "GET":
+            answer: ASGIApp = Response(labelled(await self._texts()), media_type=CONTENT_TYPE_LATEST)
+        else:
+            answer = self.app
+        await answer(scope, receive, send)
+
+
+def labelled(texts: Mapping[str, str]) -> bytes:
+    """One Prometheus text of all.
+
+    >>> labelled({"a": "# TYPE n gauge\\nn 1\\n", "b": "# TYPE n gauge\\nn 2\\n"}).decode().splitlines()[2:]
+    ['n{replica="a"} 1.0', 'n{replica="b"} 2.0']
+    """
+    families: dict[str, Metric] = {}
+    for replica, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                whole.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Collected(families.values()))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

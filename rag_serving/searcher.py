@@ -1,24 +1,28 @@
 """From requests to batches and back: one bounded queue, one search for identical queries, a cache of results.
 
-Runs on the event loop; the searches themselves run in threads (workers.py). While a batch is searched, the answers of
+Runs on the event loop; the searches themselves run elsewhere (workers.py). While a batch is searched, the answers of
 the last one are written and the queries of the next one gather.
 """
 
 import asyncio
+import logging
 import math
+import time
 from collections.abc import Sequence
 
 from cachetools import LRUCache
 
 from flashrag.errors import ReSearchError, SearchError
-from flashrag.retriever import Retriever
 from rag_serving.metrics import Metrics
 from rag_serving.query_queue import Ask, Job, QueryQueue, Ranked
 from rag_serving.settings import ServerSettings
-from rag_serving.workers import Finished, Workers
+from rag_serving.workers import Workers
+
+log = logging.getLogger(__name__)
 
 DOCUMENTS_PER_CACHED_QUERY = 10
-RETRY_AFTER_S = (1, 60)
+RETRY_AFTER_S = 1  # what a refused caller is told where nothing better is known, and at least
+LONGEST_RETRY_AFTER_S = 60
 RATE_SMOOTHING = 0.2
 
 
@@ -35,16 +39,19 @@ class SearchFailed(ReSearchError):
 
 
 class SearchUnavailable(ReSearchError):
-    """What the retriever itself asks, another server or a shard, gave it no answer."""
+    """The retriever got no answer from another server, or from a shard, on which it depends."""
 
 
 class Searcher:
-    def __init__(self, settings: ServerSettings, retriever: Retriever, num_retriever: int, metrics: Metrics) -> None:
-        self.retriever = retriever
+    """Raises `QueueFull`, `SearchFailed` or `SearchUnavailable` where a request gets no answer."""
+
+    def __init__(self, settings: ServerSettings, workers: Workers, metrics: Metrics) -> None:
+        self.available = workers.count  # searches that could start now
+        self._workers = workers
         self._settings = settings
         self._metrics = metrics
-        self._workers = Workers(retriever, num_retriever, self._finished)
         self._queue = QueryQueue()
+        self._searches: set[asyncio.Task[None]] = set()
         self._jobs: dict[object, Job] = {}  # waiting or being searched
         # Bounded by documents: a thousand documents for one query weigh as much as a hundred ordinary queries.
         self._cache: LRUCache[object, Ranked] = LRUCache(
@@ -60,18 +67,14 @@ class Searcher:
         """Queries in the queue."""
         return len(self._queue)
 
-    @property
-    def available(self) -> int:
-        """Threads with nothing to do."""
-        return self._workers.idle
-
     def close(self) -> None:
-        self._workers.close()
+        for search in self._searches:
+            search.cancel()
 
     async def rank(self, queries: Sequence[str], num: int) -> list[Ranked]:
-        """The best `num` hits of each query, in the order of the queries; raises QueueFull or SearchFailed.
+        """The best `num` hits of each query, in the order of the queries.
 
-        A caller that is cancelled takes its queries out of the queue, unless others wait for the same.
+        When a caller is cancelled, its queries leave the queue, unless others wait for the same.
         """
         ask = Ask([()] * len(queries), self._loop.create_future())
         self._admit(ask, queries, num)
@@ -112,7 +115,7 @@ class Searcher:
 
     def _full(self, more: int) -> QueueFull:
         rate = self._queries_per_s or 1.0
-        retry_after_s = min(max(math.ceil(len(self._queue) / rate), RETRY_AFTER_S[0]), RETRY_AFTER_S[1])
+        retry_after_s = min(max(math.ceil(len(self._queue) / rate), RETRY_AFTER_S), LONGEST_RETRY_AFTER_S)
         return QueueFull(
             f"{len(self._queue)} queries wait and {more} more do not fit (max_queue_queries is "
             f"{self._settings.max_queue_queries}); try again in {retry_after_s} s",
@@ -120,50 +123,75 @@ class Searcher:
         )
 
     def _dispatch(self) -> None:
-        """Hand batches to idle threads. The moment after a batch, clients are about to come back: wait for them."""
-        while self._workers.idle and (waiting := len(self._queue)):
-            now = self._loop.time()
-            if waiting < min(self._expected, self._settings.search_batch_size) and now < self._linger_until:
+        """Start as many searches as may run. Just after a batch, clients are about to come back: wait for them."""
+        size = self._settings.search_batch_size
+        while self.available and (waiting := len(self._queue)):
+            if waiting < min(self._expected, size) and self._loop.time() < self._linger_until:
                 return
             self._expected = 0
-            self._workers.search(self._queue.take(self._settings.search_batch_size))
+            self.available -= 1
+            search = self._loop.create_task(self._search(self._queue.take(size)))
+            self._searches.add(search)  # the event loop itself holds tasks weakly
+            search.add_done_callback(self._searches.discard)
 
-    def _stop_lingering(self, until: float) -> None:
-        """Called once, maybe a little early, as timers are: it must not find that lingering goes on."""
-        if until == self._linger_until:
-            self._linger_until = 0.0
-            self._dispatch()
+    async def _search(self, batch: Sequence[Job]) -> None:
+        """Search one batch and answer its requests."""
+        started = time.perf_counter()
+        try:
+            ranked = await self._workers.rank([job.query for job in batch], batch[0].num)
+            answers = [tuple(hits) for _, hits in zip(batch, ranked, strict=True)]
+        except Exception as error:  # whatever it is, it is the answer of these requests alone
+            log.exception("a search of %d queries failed", len(batch))
+            asks = self._fail(batch, error)
+        else:
+            asks = self._answer(batch, answers)
+        self._observe(len(batch), time.perf_counter() - started)
+        self.available += 1
+        self._linger(asks)
+        self._dispatch()
 
-    def _finished(self, finished: Finished) -> None:
-        self._observe(finished)
-        asks = self._answer(finished)
+    def _answer(self, batch: Sequence[Job], answers: Sequence[Ranked]) -> list[Ask]:
+        """Give every request its part; the requests that got one."""
+        asks = self._end(batch)
+        for job, ranked in zip(batch, answers, strict=True):
+            self._keep(job, ranked)
+            for ask, positions in job.positions.items():
+                for position in positions:
+                    ask.answers[position] = ranked
+                ask.missing -= len(positions)
+        for ask in asks:
+            if not ask.missing and not ask.done.done():
+                ask.done.set_result(None)
+        return asks
+
+    def _fail(self, batch: Sequence[Job], error: Exception) -> list[Ask]:
+        asks = self._end(batch)
+        for ask in asks:
+            if not ask.done.done():
+                ask.done.set_exception(_failure(error))
+        return asks
+
+    def _end(self, batch: Sequence[Job]) -> list[Ask]:
+        """Nobody joins these searches any more; the requests that wait for them, each once."""
+        for job in batch:
+            del self._jobs[job.key]
+        return list(dict.fromkeys(ask for job in batch for ask in job.positions))
+
+    def _linger(self, asks: Sequence[Ask]) -> None:
+        """Let the next batch wait for the clients that were just answered, if they are more than wait already.
+
+        Fewer are not waited for: a core that idles costs more than they would save.
+        """
         waiting, answered = len(self._queue), sum(ask.done.done() for ask in asks)
-        # Fewer than wait already are not waited for: a core that idles costs more than they would save.
         self._expected = waiting + answered if waiting < answered else 0
         self._linger_until = self._loop.time() + self._settings.max_wait_ms / 1000
         self._loop.call_at(self._linger_until, self._stop_lingering, self._linger_until)
-        self._dispatch()
 
-    def _answer(self, finished: Finished) -> list[Ask]:
-        """Give every request its part; the requests that had one, first come first."""
-        asks: dict[Ask, None] = {}
-        for index, job in enumerate(finished.batch):
-            del self._jobs[job.key]
-            asks.update(dict.fromkeys(job.positions))
-            if finished.error is None:
-                self._keep(job, finished.answers[index])
-                for ask, positions in job.positions.items():
-                    for position in positions:
-                        ask.answers[position] = finished.answers[index]
-                    ask.missing -= len(positions)
-        for ask in asks:
-            if ask.done.done():
-                continue
-            if finished.error is not None:
-                ask.done.set_exception(_failure(finished.error))
-            elif not ask.missing:
-                ask.done.set_result(None)
-        return list(asks)
+    def _stop_lingering(self, until: float) -> None:
+        # Timers may fire a little early: the deadline is cleared before `_dispatch` looks at it.
+        if until == self._linger_until:
+            self._linger_until = 0.0
+            self._dispatch()
 
     def _keep(self, job: Job, ranked: Ranked) -> None:
         if self._cache.getsizeof(ranked) <= self._cache.maxsize:
@@ -177,11 +205,10 @@ class Searcher:
                 self._queue.remove(job)
                 del self._jobs[job.key]
 
-    def _observe(self, finished: Finished) -> None:
-        queries = len(finished.batch)
+    def _observe(self, queries: int, seconds: float) -> None:
         self._metrics.batch_queries.observe(queries)
-        self._metrics.batch_seconds.observe(finished.seconds)
-        rate = self._workers.count * queries / max(finished.seconds, 1e-6)
+        self._metrics.batch_seconds.observe(seconds)
+        rate = self._workers.count * queries / max(seconds, 1e-6)
         self._queries_per_s += (rate - self._queries_per_s) * (RATE_SMOOTHING if self._queries_per_s else 1.0)
 
 

@@ -1,10 +1,11 @@
 """The retrieval server's command: `python rag_serving/serving.py --config … --num_retriever N --port P`
 
-What can be refused (flags, configuration, files, port) is checked before torch or faiss is imported; meanwhile the port
-answers "loading". The first SIGTERM or Ctrl-C drains: new searches are refused, those in hand are finished.
+Flags, configuration and port are checked first, then the files, before torch or faiss is imported. The port answers
+"loading" meanwhile. The first SIGTERM or Ctrl-C drains: new searches are refused, those in hand are finished.
 Exit codes: 0 after that, 2 for a bad input, 128 + its number for a second signal, which ends the process at once.
 """
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -22,16 +23,16 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 import uvicorn
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever import FORWARD_THREADS_VARIABLE, Retriever, check_assets, load_retriever_from
+from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
 from flashrag.system.arguments import CommandParser, in_range
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
-from rag_serving.retriever_process import RetrieverProcess
 from rag_serving.service import Service, Status
 from rag_serving.settings import ServerSettings, read_settings
+from rag_serving.workers import Facts, ProcessWorkers
 
-# Longer than clients keep an idle connection (aiohttp 15 s, httpx 5 s): a server that closes first may close the one on
-# which the next request is just arriving.
+# Longer than clients keep an idle connection (aiohttp 15 s, httpx 5 s): a server that closes first may close it just
+# as the next request arrives.
 KEEP_ALIVE_S = 75
 CLOSE_TIMEOUT_S = 1  # for connections, once every request is answered
 BACKLOG = 2048
@@ -46,17 +47,38 @@ class ServeOptions:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
-    parser = CommandParser(prog="python rag_serving/serving.py", description="Serve retrieval over HTTP.")
-    add = parser.add_argument
-    add("--config", type=Path, default=Path(__file__).with_name("serving_config.yaml"), help="YAML, FlashRAG's keys")
-    add(
+    parser = CommandParser(
+        prog="python rag_serving/serving.py",
+        description="Serve retrieval over HTTP. docs/serving.md describes its routes and its configuration.",
+    )
+    search = parser.add_argument_group("what is searched")
+    search.add_argument(
+        "--config",
+        type=Path,
+        default=Path(__file__).with_name("serving_config.yaml"),
+        help="YAML file that names index, corpus and encoder, and limits requests "
+        "(default: rag_serving/serving_config.yaml)",
+    )
+    search.add_argument(
         "--num_retriever",
         type=in_range(int, 1, 256),
         default=1,
-        help="search threads over one copy of the index, default 1",
+        help="searches that may run at once, from 1 to 256, each in a thread; they share one copy of the index",
     )
-    add("--host", default="127.0.0.1", help="address to listen on, default 127.0.0.1; 0.0.0.0 for other machines")
-    add("--port", type=in_range(int, 0, 65535), default=8000, help="default 8000; 0 takes a free one")
+    address = parser.add_argument_group("where it listens")
+    address.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="this machine's address to listen on; 0.0.0.0: all of them",
+    )
+    address.add_argument(
+        "--port",
+        type=in_range(int, 0, 65535),
+        metavar="PORT",
+        default=8000,
+        help="TCP port to listen on; 0 takes a free one, which the line `ready: …` names",
+    )
     return ServeOptions(**vars(parser.parse_args(argv)))
 
 
@@ -64,26 +86,13 @@ def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
     settings = read_settings(options.config)
-    _share_cores(options.num_retriever)
+    prepare_process(options.num_retriever)
     with contextlib.closing(_bound_socket(options.host, options.port)) as listener:
         server = _Server(settings, options.num_retriever, listener)
         server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
-    if server.service.busy:  # the interpreter's own end would wait for a process that still loads
-        os._exit(0)
     return 0
-
-
-def _share_cores(num_retriever: int) -> None:
-    """Divide the cores among the threads that search: faiss reads this when it is imported.
-
-    One of several threads hands over answers or waits for queries. All of them share the encoder's forward passes,
-    which may take every core.
-    """
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault(FORWARD_THREADS_VARIABLE, os.environ.get("OMP_NUM_THREADS", str(cores)))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max(1, num_retriever - 1))))
 
 
 def _load(settings: ServerSettings) -> Retriever:
@@ -99,7 +108,7 @@ class _Server(uvicorn.Server):
     """uvicorn, with a ready line, an end when loading fails, and draining."""
 
     def __init__(self, settings: ServerSettings, num_retriever: int, listener: socket.socket) -> None:
-        app = create_app(settings, lambda: RetrieverProcess(partial(_load, settings), num_retriever), num_retriever)
+        app = create_app(settings, ProcessWorkers(partial(_load, settings), num_retriever))
         super().__init__(
             uvicorn.Config(
                 app,
@@ -119,17 +128,18 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.service.loaded.add_done_callback(lambda _: self._announce())
+        self.service.loaded.add_done_callback(self._announce)
 
-    def _announce(self) -> None:
-        self.failure = self.service.loaded.exception()
+    def _announce(self, loaded: asyncio.Task[Facts]) -> None:
+        if loaded.cancelled():  # the server ends already
+            return
+        self.failure = loaded.exception()
         if self.failure is not None:
             self.should_exit = True
         elif self.service.status is Status.HEALTHY:
-            retriever = self.service.loaded.result()
-            what = f"{retriever.method}, {len(retriever.corpus)} documents, {self.service.num_retriever} retrievers"
+            facts, count = loaded.result(), self.service.workers.count
             shorten_pauses()
-            print(f"ready: {self._url} ({what})", flush=True)
+            print(f"ready: {self._url} ({facts.method}, {facts.documents} documents, {count} retrievers)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's interface)
         if self._drain_until is not None:

@@ -1,21 +1,16 @@
-"""The wire: what requests may hold (limits make the schema, so a breach is a 422) and what answers look like.
+"""What the server's answers look like: their models for the OpenAPI document, and how they are written.
 
-/retrieve is the dialect of Search-R1's, verl's and slime's clients; `query` (SkyRL) and `top_k` (rLLM) are taken too.
-/queries is R1-Searcher's. Pure: no I/O, no retriever.
+Pure: no I/O, no retriever. Does not cover: requests (routes.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 from fastapi.responses import Response
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel
 
 from flashrag.document import Document, Hit
-
-DEFAULT_TOP_N = 10
-EMPTY_QUERY = "Query content cannot be empty"
 
 
 class DocumentOut(BaseModel):
@@ -59,69 +54,6 @@ class ErrorOut(BaseModel):
 
 SearchOut = list[DocumentOut] | tuple[list[DocumentOut], list[float]]
 BatchSearchOut = list[list[DocumentOut]] | tuple[list[list[DocumentOut]], list[list[float]]]
-
-
-class SearchIn(BaseModel):
-    query: str
-    top_n: int = DEFAULT_TOP_N
-    return_score: bool = False
-
-
-class BatchSearchIn(BaseModel):
-    query: list[str]
-    top_n: int = DEFAULT_TOP_N
-    return_score: bool = False
-
-
-def _declare_dialects(schema: dict[str, Any]) -> None:
-    """Write the other names of /retrieve into its schema, which shows only the first of each."""
-    properties = schema["properties"]
-    properties["queries"] = {"anyOf": [properties["queries"], properties["queries"]["items"]]}
-    properties |= {"query": properties["queries"], "top_k": properties["topk"]}
-    del schema["required"]
-    schema["anyOf"] = [{"required": ["queries"]}, {"required": ["query"]}]
-
-
-class RetrieveIn(BaseModel):
-    model_config = ConfigDict(json_schema_extra=_declare_dialects)
-
-    queries: list[str]
-    topk: int | None = None
-    return_scores: bool = False
-
-
-class QueriesIn(BaseModel):
-    queries: list[str]
-    k: int | None = None
-
-
-@dataclass(frozen=True)
-class RequestModels:
-    """The request schemas under one server's limits."""
-
-    search: type[SearchIn]
-    batch_search: type[BatchSearchIn]
-    retrieve: type[RetrieveIn]
-    queries: type[QueriesIn]
-
-
-def request_models(max_query_chars: int, max_batch_queries: int, max_top_n: int) -> RequestModels:
-    query = Annotated[str, Field(max_length=max_query_chars)]
-    queries = Annotated[list[query], Field(max_length=max_batch_queries)]
-    top_n = Annotated[int, Field(ge=1, le=max_top_n)]
-    one_or_many = Annotated[
-        queries,
-        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-        Field(validation_alias=AliasChoices("queries", "query")),
-    ]
-    topk = Annotated[top_n | None, Field(validation_alias=AliasChoices("topk", "top_k"))]
-    limited_top_n = (top_n, DEFAULT_TOP_N)
-    return RequestModels(
-        search=create_model("SearchIn", __base__=SearchIn, query=query, top_n=limited_top_n),
-        batch_search=create_model("BatchSearchIn", __base__=BatchSearchIn, query=queries, top_n=limited_top_n),
-        retrieve=create_model("RetrieveIn", __base__=RetrieveIn, queries=one_or_many, topk=(topk, None)),
-        queries=create_model("QueriesIn", __base__=QueriesIn, queries=queries, k=(top_n | None, None)),
-    )
 
 
 class Json(Response):

@@ -1,77 +1,276 @@
-"""The threads that search: N of them over one retriever, fed from the event loop.
+"""Where batches are searched: in a process of its own, as the server's command does, or in threads of this process.
 
-What they call may search here, or in another process (retriever_process.py), for which they only wait.
-Daemon threads, not an executor's: a search that hangs in native code must not keep the process from ending.
+torch takes and gives back the interpreter's lock with every operation: searches in threads of the server slowed its
+answers down, and were slowed down by them, by a third each on two cores. A process of its own avoids that. The event
+loop writes queries to it and reads hits from it, over one socket for each search that may run at once; no thread of the
+server stands between. A process that dies is started again and asked again: a search changes nothing.
+Threads remain for a retriever that must live in this process, as on a Ray cluster.
 Does not cover: which queries make a batch (searcher.py).
 """
 
 import asyncio
+import atexit
 import logging
-import queue
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
 import threading
-import time
+import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BufferedRWPair
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, TypeVar
 
+from flashrag.document import Hit
+from flashrag.errors import ReSearchError
 from flashrag.retriever import Retriever
-from rag_serving.query_queue import Job, Ranked
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Finished:
-    """One searched batch: the answers in the order of its jobs, or the error that all of them share."""
-
-    batch: Sequence[Job]
-    answers: Sequence[Ranked]
-    error: Exception | None
-    seconds: float
+ATTEMPTS = 3  # a batch that kills the process every time must not do so for ever
+LENGTH_BYTES = 8  # before each reply
+LARGE_REPLY_BYTES = 1 << 20  # about 5 ms to unpickle: more would keep the event loop from answering others
+T = TypeVar("T")
 
 
-class Workers:
-    """`on_finished` is called on the event loop, once for every batch given to `search`."""
+class ProcessDied(ReSearchError):
+    """The process ended while it loaded, again and again over the same queries, or because it was closed."""
 
-    def __init__(self, retriever: Retriever, count: int, on_finished: Callable[[Finished], None]) -> None:
-        self._retriever = retriever
-        self._on_finished = on_finished
-        self._loop = asyncio.get_running_loop()
-        self._inbox: queue.SimpleQueue[Sequence[Job] | None] = queue.SimpleQueue()
+
+class Facts(NamedTuple):
+    """The retriever, as the server describes it."""
+
+    method: str
+    documents: int
+    topk: int
+
+    @classmethod
+    def of(cls, retriever: Retriever) -> "Facts":
+        return cls(retriever.method, len(retriever.corpus), retriever.topk)
+
+
+class Workers(ABC):
+    """Search up to `count` batches at once."""
+
+    count: int
+
+    @abstractmethod
+    async def start(self) -> Facts:
+        """Load the retriever. Raises what stops it from loading."""
+
+    @abstractmethod
+    async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        """The retriever's `rank`. Raises what that raises, and `ProcessDied`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of the retriever; searches that still run are of no use."""
+
+
+class ThreadWorkers(Workers):
+    """`load` gives a retriever that is safe to call from `count` threads at once."""
+
+    def __init__(self, load: Callable[[], Retriever], count: int) -> None:
         self.count = count
-        self.idle = count
-        for number in range(count):
-            threading.Thread(target=self._work, name=f"retriever-{number}", daemon=True).start()
+        self._load = load
+        self._retriever: Retriever | None = None
+        self._threads = ThreadPoolExecutor(count, "retriever")
 
-    def search(self, batch: Sequence[Job]) -> None:
-        assert self.idle > 0, "a batch is formed when a worker can take it"
-        self.idle -= 1
-        self._inbox.put(batch)
+    async def start(self) -> Facts:
+        self._retriever = await self._in_thread(self._load)
+        return Facts.of(self._retriever)
 
-    def close(self) -> None:
-        """Let the threads end after what they are doing."""
-        for _ in range(self.count):
-            self._inbox.put(None)
+    async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        assert self._retriever is not None, "a server that loads searches nothing"
+        return await self._in_thread(self._retriever.rank, queries, num)
 
-    def _work(self) -> None:
-        while (batch := self._inbox.get()) is not None:
-            finished = self._searched(batch)
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._retriever is not None:
+            self._retriever.close()
+
+    def _in_thread(self, call: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+
+
+class ProcessWorkers(Workers):
+    """`load` is called in a new process, where `count` threads search; both must be found there by their names."""
+
+    def __init__(self, load: Callable[[], Retriever], count: int) -> None:
+        self.count = count
+        self._load = load
+        self._life: _Life | None = None
+        self._replacing = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._life.process.pid if self._life else None
+
+    async def start(self) -> Facts:
+        self._life = await _Life.begin(self._load, self.count)
+        return await self._life.loaded()
+
+    async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        request = pickle.dumps((list(queries), num))
+        for _ in range(ATTEMPTS):
+            life = self._life
+            if self._closed or life is None:
+                raise ProcessDied("the search process was closed")
             try:
-                self._loop.call_soon_threadsafe(self._hand_back, finished)
-            except RuntimeError:  # the loop is closed: the server has ended, nobody waits
-                return
+                reply = await life.ask(request)
+            except (EOFError, OSError):
+                await self._replace(life)
+                continue
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+        raise ProcessDied(f"the search process died {ATTEMPTS} times over the same {len(queries)} queries")
 
-    def _searched(self, batch: Sequence[Job]) -> Finished:
-        started = time.perf_counter()
-        answers: Sequence[Ranked] = ()
-        error = None
+    async def close(self) -> None:
+        """End the process; searches under way raise `ProcessDied`."""
+        self._closed = True
+        if self._life is not None:
+            await self._life.end()
+
+    async def _replace(self, dead: "_Life") -> None:
+        """Start the process again, once for all searches that found it dead."""
+        async with self._replacing:
+            if self._life is dead and not self._closed:
+                await dead.end()
+                log.warning("the search process ended with exit code %s; starting it again", dead.process.exitcode)
+                await self.start()
+
+
+@dataclass(eq=False)
+class _Channel:
+    """One of the process's sockets, with a thread of its own at the other end."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(self, request: bytes) -> Any:
+        self.writer.write(request)
+        await self.writer.drain()
+        return await self.read()
+
+    async def read(self) -> Any:
+        """The next reply. Raises `EOFError` or `OSError` where the process is gone."""
+        length = int.from_bytes(await self.reader.readexactly(LENGTH_BYTES))
+        reply = await self.reader.readexactly(length)
+        return pickle.loads(reply) if length < LARGE_REPLY_BYTES else await asyncio.to_thread(pickle.loads, reply)
+
+
+@dataclass(eq=False)
+class _Life:
+    """One life of the process: its sockets, and those of them on which nothing is asked."""
+
+    process: SpawnProcess
+    channels: Sequence[_Channel]
+    idle: asyncio.Queue[_Channel] = field(default_factory=asyncio.Queue)
+
+    @classmethod
+    async def begin(cls, load: Callable[[], Retriever], count: int) -> "_Life":
+        # Spawned: a fork of a process with threads, and torch in it, may hang.
+        context = multiprocessing.get_context("spawn")
+        pairs = [socket.socketpair() for _ in range(count)]
+        theirs = [pair[1] for pair in pairs]
+        process = context.Process(target=_serve, args=(load, theirs), name="retriever", daemon=True)
+        process.start()
+        atexit.register(process.kill)  # before multiprocessing's own end, which would wait for it
+        for end in theirs:  # only the process holds its ends: when it dies, ours say so
+            end.close()
+        streams = [await asyncio.open_unix_connection(sock=ours, limit=LARGE_REPLY_BYTES) for ours, _ in pairs]
+        return cls(process, [_Channel(*stream) for stream in streams])
+
+    async def loaded(self) -> Facts:
+        """What was loaded; searches are let in from now on. Raises the error of `load`, or `ProcessDied`."""
         try:
-            ranked = self._retriever.rank([job.query for job in batch], batch[0].num)
-            answers = [tuple(hits) for _, hits in zip(batch, ranked, strict=True)]
-        except Exception as caught:  # whatever it is, it is these requests' answer, and the thread lives on
-            log.exception("a search of %d queries failed", len(batch))
-            error = caught
-        return Finished(batch, answers, error, time.perf_counter() - started)
+            reply = await self.channels[0].read()
+        except (EOFError, OSError) as error:
+            await self.end()
+            raise ProcessDied(
+                f"the search process ended with exit code {self.process.exitcode} while it loaded"
+            ) from error
+        finally:
+            for channel in self.channels:
+                self.idle.put_nowait(channel)
+        if isinstance(reply, Exception):
+            await self.end()
+            raise reply
+        return reply
 
-    def _hand_back(self, finished: Finished) -> None:
-        self.idle += 1
-        self._on_finished(finished)
+    async def ask(self, request: bytes) -> Any:
+        channel = await self.idle.get()
+        try:
+            return await channel.ask(request)
+        finally:
+            self.idle.put_nowait(channel)
+
+    async def end(self) -> None:
+        """End the process, whatever it searches or hangs in; whoever waits for a reply reads the end of it."""
+        self.process.kill()
+        await asyncio.to_thread(self.process.join)  # an index of many gigabytes takes its time
+        atexit.unregister(self.process.kill)
+        for channel in self.channels:
+            channel.writer.transport.abort()
+
+
+def _serve(load: Callable[[], Retriever], ends: Sequence[socket.socket]) -> None:
+    """The process: load, say so, then one thread for each socket until the server closes one."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which drains first
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    files = [end.makefile("rwb") for end in ends]
+    try:
+        retriever = load()
+    except Exception as error:
+        _reply(files[0], _portable(error))
+        return
+    _reply(files[0], Facts.of(retriever))
+    for file in files[1:]:
+        threading.Thread(target=_answer, args=(retriever, file), daemon=True).start()
+    _answer(retriever, files[0])
+
+
+def _end_with_the_server() -> None:
+    """However the server ends, nothing of it is left, not even a process that still loads."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in a child"
+    parent.join()
+    os._exit(0)
+
+
+def _answer(retriever: Retriever, file: BufferedRWPair) -> None:
+    with_the_server = True
+    while with_the_server:
+        try:
+            queries, num = pickle.load(file)
+            try:
+                reply: object = retriever.rank(queries, num)
+            except Exception as error:
+                reply = _portable(error)
+                reply.add_note(f"in the search process:\n{traceback.format_exc()}")  # the log is the server's
+            _reply(file, reply)
+        except (EOFError, OSError):
+            with_the_server = False
+    os._exit(0)  # the server is gone, or wants no more; searches that still run are of no use
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as the server will see it: what it says, where it cannot be pickled itself."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _reply(file: BufferedRWPair, value: object) -> None:
+    reply = pickle.dumps(value)
+    file.write(len(reply).to_bytes(LENGTH_BYTES) + reply)
+    file.flush()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from flashrag.errors import UserError, did_you_mean
 
+TOKEN_VARIABLE = "RESEARCH_SERVER_TOKEN"  # the retrieval server's bearer token, in its environment and its clients'
 Model = TypeVar("Model", bound=BaseModel)
 
 

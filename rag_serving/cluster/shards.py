@@ -1,8 +1,8 @@
 """An index in slices: what one shard answers, and how the answers of all are merged into those of the whole index.
 
 Equal scores are ordered by row, on a shard and in the merge, so the outcome does not depend on where the slices end.
-Needs no encoder, and no torch. Does not cover: where shards run and how they are asked (ray_app.py, shard_calls.py),
-how they are made (index_shards.py).
+Needs no encoder, no torch and no Ray. Does not cover: where shards run and how they are asked (deployments.py), how
+they are made (flashrag.retriever.index_shards).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,32 +20,32 @@ NO_ROW = -1  # faiss's padding
 TIE_ROWS = 16  # asked for beyond what is wanted, to see how far a tie at the end reaches
 
 
-class Ranked(NamedTuple):
+class RankedRows(NamedTuple):
     """Per query its best rows: `scores` (N, K) float32 and `rows` (N, K) int64, best first, -1 where there is none."""
 
     scores: np.ndarray
     rows: np.ndarray
 
 
-def best_first(ranked: Ranked, num: int) -> Ranked:
+def best_first(ranked: RankedRows, num: int) -> RankedRows:
     """The best `num` columns: by score, equal scores by row, padding last.
 
-    >>> best_first(Ranked(np.array([[0.5, 0.9, 0.9]]), np.array([[0, 2, 1]])), 2).rows
+    >>> best_first(RankedRows(np.array([[0.5, 0.9, 0.9]]), np.array([[0, 2, 1]])), 2).rows
     array([[1, 2]])
     """
     scores = np.where(ranked.rows == NO_ROW, -np.inf, ranked.scores)
     order = np.lexsort((ranked.rows, -scores), axis=-1)[:, :num]
-    return Ranked(np.take_along_axis(ranked.scores, order, 1), np.take_along_axis(ranked.rows, order, 1))
+    return RankedRows(np.take_along_axis(ranked.scores, order, 1), np.take_along_axis(ranked.rows, order, 1))
 
 
-def merge(parts: Sequence[Ranked], num: int) -> Ranked:
+def merge(parts: Sequence[RankedRows], num: int) -> RankedRows:
     """The best `num` over all shards, each of which gave its own best `num`, or all that it holds."""
     scores = np.concatenate([part.scores for part in parts], axis=1)
     rows = np.concatenate([part.rows for part in parts], axis=1)
-    return best_first(Ranked(scores, rows), num)
+    return best_first(RankedRows(scores, rows), num)
 
 
-def search(index: faiss.Index, vectors: np.ndarray, num: int) -> Ranked:
+def search(index: faiss.Index, vectors: np.ndarray, num: int) -> RankedRows:
     """The best `num` rows of each vector. Of equal scores at the end of a list it takes the lowest rows.
 
     faiss keeps any of them: which ones depends on what else the index holds. So it is asked for more, until the tie
@@ -54,7 +54,7 @@ def search(index: faiss.Index, vectors: np.ndarray, num: int) -> Ranked:
     num = min(num, index.ntotal)
     asked = min(num + TIE_ROWS, index.ntotal)
     while True:
-        ranked = Ranked(*index.search(vectors, asked))
+        ranked = RankedRows(*index.search(vectors, asked))
         cut_in_a_tie = (ranked.scores[:, num - 1] == ranked.scores[:, -1]) & (ranked.rows[:, -1] != NO_ROW)
         if asked == index.ntotal or not cut_in_a_tie.any():
             return best_first(ranked, num)
@@ -79,19 +79,19 @@ class Shard:
     def dimension(self) -> int:
         return self._index.d
 
-    def rank_rows(self, vectors: np.ndarray, num: int) -> Ranked:
+    def rank_rows(self, vectors: np.ndarray, num: int) -> RankedRows:
         """The slice's best `num` rows of each vector, as row numbers of the whole corpus."""
         ranked = search(self._index, vectors, num)
-        return Ranked(ranked.scores, np.where(ranked.rows == NO_ROW, NO_ROW, ranked.rows + self._row_offset))
+        return RankedRows(ranked.scores, np.where(ranked.rows == NO_ROW, NO_ROW, ranked.rows + self._row_offset))
 
 
 class ShardedIndex:
     """All the slices, searched as one faiss index is. `ask` has vectors ranked by every shard, or raises."""
 
-    def __init__(self, ntotal: int, dimension: int, ask: Callable[[np.ndarray, int], Sequence[Ranked]]) -> None:
+    def __init__(self, ntotal: int, dimension: int, ask: Callable[[np.ndarray, int], Sequence[RankedRows]]) -> None:
         self.ntotal = ntotal
         self.d = dimension
         self._ask = ask
 
-    def search(self, vectors: np.ndarray, num: int) -> Ranked:
+    def search(self, vectors: np.ndarray, num: int) -> RankedRows:
         return merge(self._ask(vectors, num), num)

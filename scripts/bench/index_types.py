@@ -27,6 +27,7 @@ from scipy.optimize import nnls
 
 from evaluation.report.tables import markdown_table
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.retriever import prepare_process
 from flashrag.retriever.build.embeddings import Embeddings
 from flashrag.retriever.build.faiss_file import build_index
 from flashrag.retriever.build.faiss_types import FaissType, plan_index
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--num_queries", type=int, default=1000, help="number of questions, or of synthetic queries")
     add("--work_dir", type=Path, help="folder for the indexes, which are removed again (default: a temporary folder)")
     args = parser.parse_args(argv)
+    prepare_process()
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
         real = measure_real(args.index_path, args.questions, args.num_queries, Path(folder)) if args.index_path else []
         growth = measure_growth(args.sizes, args.num_queries, Path(folder))

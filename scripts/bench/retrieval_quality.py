@@ -21,7 +21,7 @@ from evaluation.report.tables import markdown_table
 from flashrag.config import Config
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever import Retriever, load_retriever
+from flashrag.retriever import Retriever, load_retriever, prepare_process
 from flashrag.system.arguments import CommandParser
 from scripts.bench.inputs import read_lines
 
@@ -67,6 +67,7 @@ def read_questions(path: Path) -> list[GoldQuestion]:
 
 def measure(config: Path, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> dict[str, dict[str, float]]:
     """The recall of one retriever, by data set and cut."""
+    prepare_process()
     retriever, figures = load_retriever(Config(str(config))), {}
     _check_gold(retriever, data_sets)
     for name, questions in data_sets.items():

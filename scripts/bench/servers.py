@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
 from flashrag.errors import exit_on_user_error
-from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
 from flashrag.system.arguments import CommandParser
 from flashrag.system.local_server import LOOPBACK, free_port, serving
 from rag_serving.settings import read_settings
@@ -129,6 +129,7 @@ class Direct:
 
 def measured_retriever(config: Path, *, our_encoder: bool) -> Retriever:
     """The retriever of a server's config, with our encoder or with sentence-transformers' own `encode`."""
+    prepare_process()
     assets = check_assets(read_settings(config))
     retriever = load_retriever_from(assets)
     if not our_encoder:

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
 # The engine finds programming_model.py beside this file.
-PYTHON_PATH = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+PYTHON_PATH = os.pathsep.join(
+    [str(REPOSITORY), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 MARK = "RESEARCH_TEST_RUN"
 # What a model may come up with: programs, and a part of what it is told of each.
 PROGRAMS = json.loads(Path(__file__).with_name("programs.json").read_text(encoding="utf-8"))

@@ -18,6 +18,7 @@ from flashrag.retriever.base import Retriever
 from flashrag.retriever.index_builder import main as build_index
 from rag_serving.app import create_app
 from rag_serving.settings import ServerSettings, read_settings
+from rag_serving.workers import ThreadWorkers
 
 PASSAGES = {
     "rome": '"Rome"\nRome is the capital of Italy.',
@@ -95,7 +96,7 @@ def engine() -> Engine:
 @asynccontextmanager
 async def client_of(settings: ServerSettings, retriever: Retriever, num_retriever: int = 2):
     """A client of the application in process, once it has loaded; `client.app` and `client.service` are its own."""
-    app = create_app(settings, lambda: retriever, num_retriever)
+    app = create_app(settings, ThreadWorkers(lambda: retriever, num_retriever))
     async with app.router.lifespan_context(app):
         await app.state.service.loaded
         # Errors of the application become answers, as they do behind uvicorn.
@@ -119,7 +120,7 @@ def serve(site: Site) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncCl
 def openapi() -> dict:
     """The document of the application with its default limits."""
     values = {"retrieval_method": "bm25", "index_path": "i", "corpus_path": "c"}
-    return json.loads(json.dumps(create_app(ServerSettings.model_validate(values), Engine, 1).openapi()))
+    return json.loads(json.dumps(create_app(ServerSettings.model_validate(values), ThreadWorkers(Engine, 1)).openapi()))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 
 from rag_serving.app import create_app
 from rag_serving.settings import read_settings
+from rag_serving.workers import ThreadWorkers
 
 REQUESTS = 100
 BODIES = {
@@ -21,7 +22,7 @@ BODIES = {
 
 @pytest.mark.parametrize("status", BODIES)
 def test_requests_leave_no_cycles_behind(site, engine, real_server, status):
-    app = create_app(read_settings(site.with_config(cache_queries=0)), lambda: engine, 1)
+    app = create_app(read_settings(site.with_config(cache_queries=0)), ThreadWorkers(lambda: engine, 1))
     with real_server(app) as url:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
 

@@ -19,6 +19,7 @@ from flashrag.retriever import check_assets, load_retriever_from
 from rag_serving.app import create_app
 from rag_serving.gate import SEARCH_ROUTES
 from rag_serving.settings import read_settings
+from rag_serving.workers import ThreadWorkers
 
 CASES = int(os.environ.get("RESEARCH_FUZZ_CASES", "200"))
 SHARE = CASES // len(SEARCH_ROUTES) // len(schemathesis.GenerationMode)  # the other routes have no parameters
@@ -30,7 +31,8 @@ QUICKLY = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 def url(site, real_server):
     """A real server over the real bm25 index, under uvicorn."""
     limits = read_settings(site.with_config(max_batch_queries=20, max_query_chars=200))
-    with real_server(create_app(limits, lambda: load_retriever_from(check_assets(limits)), 2)) as address:
+    workers = ThreadWorkers(lambda: load_retriever_from(check_assets(limits)), 2)
+    with real_server(create_app(limits, workers)) as address:
         yield address
 
 

@@ -6,7 +6,8 @@ import json
 import httpx
 import pytest
 
-from rag_serving.gate import GUARDED_ROUTES, SEARCH_ROUTES, TOKEN_VARIABLE
+from flashrag.config import TOKEN_VARIABLE
+from rag_serving.gate import GUARDED_ROUTES, SEARCH_ROUTES
 from rag_serving.service import Status
 
 BODY = {

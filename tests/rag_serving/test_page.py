@@ -18,6 +18,7 @@ from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
 from rag_serving.app import create_app
 from rag_serving.settings import ServerSettings
+from rag_serving.workers import ThreadWorkers
 
 XSS = '<img src="x" onerror="document.title=1"><script>document.title=2</script><b>bold</b>'
 PASSAGES = {
@@ -65,7 +66,7 @@ def site(
         max_batch_queries=1, max_queue_queries=1, search_batch_size=1, cache_queries=0,
     )  # fmt: skip
     site = Site(settings, GatedRetriever(load_retriever_from(check_assets(settings))))
-    with real_server(create_app(settings, lambda: site.retriever, 1)) as site.url:
+    with real_server(create_app(settings, ThreadWorkers(lambda: site.retriever, 1))) as site.url:
         yield site
 
 
@@ -269,7 +270,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("RESEARCH_SERVER_TOKEN", "s3cret")
-    app = create_app(site.settings, lambda: site.retriever, 1)
+    app = create_app(site.settings, ThreadWorkers(lambda: site.retriever, 1))
     with real_server(app) as url, opened(browser, url, Seen()) as page:
         search(page, "Italy")
         expect(page.locator("#message")).to_have_text("Enter the server's token.")
@@ -294,7 +295,7 @@ def test_a_server_that_loads_is_told(
         gate.wait(30)
         return site.retriever
 
-    app = create_app(site.settings, load, 1)
+    app = create_app(site.settings, ThreadWorkers(load, 1))
     with real_server(app, status=503) as url, opened(browser, url, Seen()) as page:
         expect(page.locator("#status-word")).to_have_text("loading")
         search(page, "Italy")

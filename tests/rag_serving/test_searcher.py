@@ -7,12 +7,15 @@ import pytest
 from rag_serving.metrics import Metrics
 from rag_serving.searcher import QueueFull, Searcher, SearchFailed
 from rag_serving.settings import ServerSettings
+from rag_serving.workers import ThreadWorkers
 
 
-def searcher_over(engine, num_retriever: int = 1, **changes: object) -> Searcher:
+async def searcher_over(engine, num_retriever: int = 1, **changes: object) -> Searcher:
     values = {"retrieval_method": "bm25", "index_path": "i", "corpus_path": "c", "max_batch_queries": 1}
     settings = ServerSettings.model_validate({**values, **changes})
-    return Searcher(settings, engine, num_retriever, Metrics())
+    workers = ThreadWorkers(lambda: engine, num_retriever)
+    await workers.start()
+    return Searcher(settings, workers, Metrics())
 
 
 async def until(condition) -> None:
@@ -41,7 +44,7 @@ def expected(engine, *queries: str, num: int = 2) -> list[tuple]:
 
 @pytest.mark.asyncio
 async def test_answers_come_in_the_order_of_the_queries_also_when_one_is_asked_twice(engine):
-    searcher = searcher_over(engine)
+    searcher = await searcher_over(engine)
     assert await searcher.rank(["b", "a", "b"], 2) == expected(engine, "b", "a", "b")
     assert engine.batches == [(["b", "a"], 2)]
     assert await searcher.rank([], 2) == []
@@ -49,7 +52,7 @@ async def test_answers_come_in_the_order_of_the_queries_also_when_one_is_asked_t
 
 @pytest.mark.asyncio
 async def test_what_waits_is_searched_together(engine):
-    searcher = searcher_over(engine)
+    searcher = await searcher_over(engine)
     held = await hold(engine, searcher)
     asks = [ask(searcher, f"q{number}") for number in range(20)]
     await until(lambda: searcher.waiting == 20)
@@ -61,7 +64,7 @@ async def test_what_waits_is_searched_together(engine):
 
 @pytest.mark.asyncio
 async def test_a_long_line_is_searched_a_batch_at_a_time(engine):
-    searcher = searcher_over(engine, search_batch_size=40, max_wait_ms=0)
+    searcher = await searcher_over(engine, search_batch_size=40, max_wait_ms=0)
     held = await hold(engine, searcher)
     asks = [ask(searcher, f"q{number}") for number in range(100)]
     await until(lambda: searcher.waiting == 100)
@@ -72,7 +75,7 @@ async def test_a_long_line_is_searched_a_batch_at_a_time(engine):
 
 @pytest.mark.asyncio
 async def test_identical_queries_in_hand_are_searched_once_and_numbers_are_told_apart(engine):
-    searcher = searcher_over(engine, cache_queries=0)
+    searcher = await searcher_over(engine, cache_queries=0)
     held = await hold(engine, searcher)
     asks = [ask(searcher, "same") for _ in range(20)] + [ask(searcher, "same", num=3), ask(searcher, "held")]
     await until(lambda: searcher.waiting == 2)
@@ -85,7 +88,7 @@ async def test_identical_queries_in_hand_are_searched_once_and_numbers_are_told_
 
 @pytest.mark.asyncio
 async def test_the_cache_answers_and_forgets_the_least_recently_used(engine):
-    searcher = searcher_over(engine, cache_queries=1)  # ten documents: five queries of two
+    searcher = await searcher_over(engine, cache_queries=1)  # ten documents: five queries of two
     for number in range(5):
         await searcher.rank([f"q{number}"], 2)
     assert await searcher.rank(["q0"], 2) == expected(engine, "q0")
@@ -102,7 +105,7 @@ async def test_the_cache_answers_and_forgets_the_least_recently_used(engine):
 
 @pytest.mark.asyncio
 async def test_a_full_queue_takes_all_of_a_request_or_nothing(engine):
-    searcher = searcher_over(engine, max_queue_queries=3)
+    searcher = await searcher_over(engine, max_queue_queries=3)
     await searcher.rank(["known"], 2)
     held = await hold(engine, searcher)
     first = ask(searcher, "a", "b")
@@ -120,7 +123,7 @@ async def test_a_full_queue_takes_all_of_a_request_or_nothing(engine):
 
 @pytest.mark.asyncio
 async def test_who_leaves_takes_the_queries_along_that_nobody_else_wants(engine):
-    searcher = searcher_over(engine)
+    searcher = await searcher_over(engine)
     held = await hold(engine, searcher)
     leaving, staying = ask(searcher, "a", "b", "c"), ask(searcher, "b", "d")
     await until(lambda: searcher.waiting == 4)
@@ -138,7 +141,7 @@ async def test_who_leaves_takes_the_queries_along_that_nobody_else_wants(engine)
 
 @pytest.mark.asyncio
 async def test_who_leaves_while_the_search_runs_leaves_its_result_to_others(engine):
-    searcher = searcher_over(engine)
+    searcher = await searcher_over(engine)
     held = await hold(engine, searcher)
     held.cancel()
     await until(held.done)
@@ -151,7 +154,7 @@ async def test_who_leaves_while_the_search_runs_leaves_its_result_to_others(engi
 
 @pytest.mark.asyncio
 async def test_a_failed_batch_fails_its_requests_and_nothing_after_it(engine):
-    searcher = searcher_over(engine)
+    searcher = await searcher_over(engine)
     held = await hold(engine, searcher)
     together = [ask(searcher, "boom"), ask(searcher, "innocent")]
     await until(lambda: searcher.waiting == 2)
@@ -169,12 +172,12 @@ async def test_a_retriever_that_answers_too_few_queries_is_an_error_not_a_shift(
     rank = engine.rank
     monkeypatch.setattr(engine, "rank", lambda queries, num: rank(queries, num)[1:])
     with pytest.raises(SearchFailed, match="ValueError"):
-        await searcher_over(engine).rank(["a", "b"], 2)
+        await (await searcher_over(engine)).rank(["a", "b"], 2)
 
 
 @pytest.mark.asyncio
 async def test_single_queries_overtake_a_large_request(engine):
-    searcher = searcher_over(engine, search_batch_size=8, max_queue_queries=2000, max_wait_ms=0)
+    searcher = await searcher_over(engine, search_batch_size=8, max_queue_queries=2000, max_wait_ms=0)
     held = await hold(engine, searcher)
     large = ask(searcher, *(f"large{number}" for number in range(1024)))
     await until(lambda: searcher.waiting == 1024)
@@ -189,7 +192,7 @@ async def test_single_queries_overtake_a_large_request(engine):
 
 @pytest.mark.asyncio
 async def test_a_thread_waits_a_moment_for_clients_that_were_just_answered(engine):
-    searcher = searcher_over(engine, max_wait_ms=1000)
+    searcher = await searcher_over(engine, max_wait_ms=1000)
     held = await hold(engine, searcher)
     first = [ask(searcher, "a"), ask(searcher, "b")]
     await until(lambda: searcher.waiting == 2)

@@ -10,6 +10,7 @@ from flashrag.retriever.base import Retriever
 from rag_serving.metrics import Metrics
 from rag_serving.searcher import Searcher
 from rag_serving.settings import ServerSettings
+from rag_serving.workers import ThreadWorkers
 
 
 class EarlyLoop(asyncio.SelectorEventLoop):
@@ -31,13 +32,13 @@ def test_what_gathered_behind_a_search_is_searched_though_nobody_else_comes(loop
     settings = ServerSettings(retrieval_method="bm25", index_path="none", corpus_path="none", max_wait_ms=5)
 
     async def search_all() -> list[str]:
-        searcher = Searcher(settings, Echo(), 1, Metrics())
-        try:
-            async with asyncio.timeout(5):
-                # The first goes alone; the others are fewer than the four clients that are expected back.
-                ranked = await asyncio.gather(*(searcher.rank([query], 1) for query in "abcd"))
-        finally:
-            searcher.close()
+        workers = ThreadWorkers(Echo, 1)
+        await workers.start()
+        searcher = Searcher(settings, workers, Metrics())
+        async with asyncio.timeout(5):
+            # The first goes alone; the others are fewer than the four clients that are expected back.
+            ranked = await asyncio.gather(*(searcher.rank([query], 1) for query in "abcd"))
+        await workers.close()
         return [hits[0].document.id for [hits] in ranked]
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:

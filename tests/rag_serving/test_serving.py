@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -23,6 +24,7 @@ import pytest
 import rag_serving
 from flashrag.client import RetrievalClient
 from flashrag.document import Document
+from flashrag.errors import UserError
 from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
 from flashrag.system.local_server import free_port
@@ -48,60 +50,68 @@ def server(config: Path, *flags: str):
             process.kill()
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_and_ends_cleanly(site, signal_number):
+def test_it_serves_and_ends_cleanly(site):
     with server(site.config, "--num_retriever", "3") as (process, url, method, documents, retrievers):
         assert (method, documents, retrievers) == ("bm25", "8", "3")
         assert httpx.get(f"{url}/health").json()["retrievers"] == {"total": 3, "available": 3}
         found = httpx.post(f"{url}/search", json={"query": "radioactivity"}).json()
         assert [document["id"] for document in found] == ["curie"]
-        process.send_signal(signal_number)
+        process.terminate()
         assert process.wait(10) == 0
         assert "Traceback" not in process.stderr.read()
 
 
-def run(*flags: str) -> tuple[int, str, float]:
-    started = time.monotonic()
-    command = [sys.executable, str(SCRIPT), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
-    return done.returncode, done.stderr, time.monotonic() - started
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """`refused(*flags)`: the line with which the command, run here, refuses them."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+    def run(*flags: str) -> str:
+        assert main(flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
 
 
-def test_a_port_in_use_is_refused_before_anything_loads(site):
-    with server(site.config) as (_, url, *_rest):
-        port = url.rpartition(":")[2]
-        # A dense config whose files are missing: the port comes first, so nothing else is even looked at.
-        dense = site.with_config(retrieval_method="e5", retrieval_model_path="no/such")
-        code, errors, seconds = run("--config", str(dense), "--port", port)
-    assert code == 2
-    assert errors.splitlines() == [
-        f"error: --port {port}: cannot listen on 127.0.0.1:{port} (Address already in use); "
-        "stop what uses it, or give another --port"
-    ]
-    assert seconds < 30
+def test_a_port_in_use_is_refused_before_anything_loads(site, refused):
+    # A dense config whose files are missing: the port comes first, so nothing else is even looked at.
+    dense = site.with_config(retrieval_method="e5", retrieval_model_path="no/such")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert refused("--config", str(dense), "--port", str(port)) == (
+            f"error: --port {port}: cannot listen on 127.0.0.1:{port} (Address already in use); "
+            "stop what uses it, or give another --port"
+        )
+
+
+def test_files_that_are_missing_end_it_with_one_line_and_2(site, refused):
+    config = site.with_config(index_path="/no/bm25")
+    assert refused("--config", str(config), "--port", "0").startswith("error: index_path: nothing at /no/bm25")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"index_path": "/no/bm25"}, "index_path: nothing at /no/bm25"),
         ({"corpus_path": "/no/corpus.jsonl"}, "corpus_path: no file at /no/corpus.jsonl"),
         ({"retrieval_method": "e5", "retrieval_model_path": "/no/e5"}, "retrieval_model_path: '/no/e5' is neither"),
-        ({"retrieval_topks": 5}, "unknown key 'retrieval_topks'; did you mean 'retrieval_topk'"),
     ],
 )
-def test_bad_files_and_keys_end_with_one_line_and_2(site, changes, message):
-    code, errors, _ = run("--config", str(site.with_config(**changes)), "--port", "0")
-    assert (code, len(errors.splitlines())) == (2, 1)
-    assert message in errors
+def test_the_check_of_the_files_names_the_key(site, changes, message):
+    with pytest.raises(UserError, match=message):
+        check_assets(read_settings(site.with_config(**changes)))
 
 
-def test_a_missing_config_and_a_foreign_host_are_refused(site):
-    code, errors, _ = run("--config", "/no/serving.yaml", "--port", "0")
-    assert (code, errors) == (2, "error: config file not found: /no/serving.yaml; give the path of a YAML file\n")
-    code, errors, _ = run("--config", str(site.config), "--host", "203.0.113.7", "--port", "0")
-    assert code == 2
-    assert "cannot listen on 203.0.113.7:0" in errors
+def test_an_unknown_key_is_refused(site, refused):
+    line = refused("--config", str(site.with_config(retrieval_topks=5)), "--port", "0")
+    assert "unknown key 'retrieval_topks'; did you mean 'retrieval_topk'" in line
+
+
+def test_a_missing_config_and_a_foreign_host_are_refused(site, refused):
+    expected = "error: config file not found: /no/serving.yaml; give the path of a YAML file"
+    assert refused("--config", "/no/serving.yaml", "--port", "0") == expected
+    line = refused("--config", str(site.config), "--host", "203.0.113.7", "--port", "0")
+    assert "cannot listen on 203.0.113.7:0" in line
 
 
 @pytest.mark.parametrize(
@@ -118,26 +128,28 @@ def test_the_default_address_is_this_machine_only():
     assert (options.host, options.num_retriever, options.config.name) == ("127.0.0.1", 1, "serving_config.yaml")
 
 
-def test_it_serves_where_no_cache_can_be_written(site, tmp_path):
+@pytest.mark.asyncio
+async def test_it_serves_where_no_cache_can_be_written(site, serve, tmp_path):
     cache, kept = site.folder / "corpus_cache", tmp_path / "kept"
     cache.rename(kept)
     try:
         cache.write_text("a file in the way: the cache folder cannot be made, not even by root")
-        with server(site.config) as (process, url, *_):
-            assert httpx.get(f"{url}/health").json()["documents"] == 8
-            process.terminate()
-            assert process.wait(10) == 0
+        async with serve(load_retriever_from(check_assets(read_settings(site.config)))) as client:
+            assert (await client.get("/health")).json()["documents"] == 8
     finally:
         cache.unlink()
         kept.rename(cache)
 
 
-# The command, with an engine that reads from stdin when to go on: `load` waits for a line, and so does each search.
+# The command over a retriever that reads from stdin when to go on: `load` waits for a line, and so does each search.
 HELD = """
-import sys
-import rag_serving.serving as serving
+import os
+
 from flashrag.document import Document, Hit
 from flashrag.errors import UserError
+
+STDIN = os.fdopen(os.dup(0))  # the search process closes its own when it starts
+
 
 class Held:
     method, topk, corpus = "held", 5, range(3)
@@ -145,31 +157,28 @@ class Held:
     def rank(self, queries, num):
         if queries != ["warm-up"]:
             print("searching", *queries, flush=True)
-            sys.stdin.readline()
+            STDIN.readline()
         return [[Hit(Document(query, ""), 1.0)] for query in queries]
 
-    def close(self):
-        pass
 
 def load(_):
     print("loading", flush=True)
-    if "bad" in sys.stdin.readline():
+    if "bad" in STDIN.readline():
         raise UserError("index_path: made up")
     return Held()
-
-serving._load = load
-serving.RetrieverProcess = lambda load, num_threads: load()  # here, where stdin is
-sys.exit(serving.main(sys.argv[1:]))
 """
+SERVE_HELD = "import sys, held, rag_serving.serving as s; s._load = held.load; sys.exit(s.main(sys.argv[1:]))"
 
 
 @contextmanager
 def held_server(site, **changes: object):
     """A server that has begun to load, and its URL; it goes on at each line that it reads."""
     port = free_port()
-    command = [sys.executable, "-c", HELD, "--config", str(site.with_config(**changes)), "--port", str(port)]
+    (site.folder / "held.py").write_text(HELD)
+    path = {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), str(site.folder), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", SERVE_HELD, "--config", str(site.with_config(**changes)), "--port", str(port)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, bufsize=1, cwd=SCRIPT.parents[1]) as process:
+    with subprocess.Popen(command, **pipes, text=True, bufsize=1, env={**os.environ, **path}) as process:
         try:
             assert process.stdout.readline() == "loading\n"
             yield process, f"http://127.0.0.1:{port}"
@@ -226,16 +235,19 @@ def test_sigterm_finishes_what_is_in_hand_and_refuses_the_rest(site):
 
 
 def test_draining_has_an_end_and_a_second_signal_ends_it_at_once(site):
-    for drain_timeout_s, second, code in ((0.2, False, 0), (60, True, 128 + signal.SIGTERM)):
+    for drain_timeout_s, first, second, code in (
+        (0.2, signal.SIGINT, None, 0),
+        (60, signal.SIGTERM, signal.SIGTERM, 128 + signal.SIGTERM),
+    ):
         with held_server(site, drain_timeout_s=drain_timeout_s) as (process, url), ThreadPoolExecutor() as threads:
             ready(process)
             in_hand = threads.submit(httpx.post, f"{url}/search", json={"query": "a"})
             assert process.stdout.readline() == "searching a\n"
-            process.terminate()
+            process.send_signal(first)
             if second:
                 while httpx.get(f"{url}/health").json()["status"] != "draining":
                     time.sleep(0.01)
-                process.terminate()
+                process.send_signal(second)
             assert process.wait(10) == code
             with suppress(httpx.HTTPError):
                 assert in_hand.result().status_code >= 500

@@ -8,6 +8,7 @@ import pytest
 
 from rag_serving.app import create_app
 from rag_serving.settings import ServerSettings
+from rag_serving.workers import ThreadWorkers
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 CONFIGURE = TEXT.partition("## Configure")[2].partition("## Metrics")[0]
@@ -23,7 +24,8 @@ def test_every_key_is_there_with_its_default():
 
 def test_every_metric_is_there():
     told = set(re.findall(r"`(rag_\w+)", METRICS))
-    app = create_app(ServerSettings(retrieval_method="bm25", index_path="i", corpus_path="c"), lambda: None, 1)
+    settings = ServerSettings(retrieval_method="bm25", index_path="i", corpus_path="c")
+    app = create_app(settings, ThreadWorkers(lambda: None, 1))
     families = {family.name for family in app.state.service.metrics.registry.collect()}
     counted = {name.removesuffix("_total") for name in told}
     assert families <= counted

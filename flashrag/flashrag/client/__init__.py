@@ -6,9 +6,10 @@ reply.py      what a server's reply means
 health.py     is a server there: asked once, before anything expensive starts
 """
 
-from flashrag.client.balancing import PROBE_TIMEOUT_S, TOKEN_VARIABLE, check_address, check_addresses
+from flashrag.client.balancing import PROBE_TIMEOUT_S, check_address, check_addresses
 from flashrag.client.client import RetrievalClient
 from flashrag.client.health import check_search_url, check_server
+from flashrag.config import TOKEN_VARIABLE
 
 __all__ = [
     "PROBE_TIMEOUT_S",

@@ -15,9 +15,9 @@ from itertools import count
 
 import httpx
 
+from flashrag.config import TOKEN_VARIABLE
 from flashrag.errors import UserError
 
-TOKEN_VARIABLE = "RESEARCH_SERVER_TOKEN"
 FIRST_ASIDE_S = 0.5
 LONGEST_ASIDE_S = 30.0
 PROBE_TIMEOUT_S = 2.0  # a retrieval server answers /health at once under any load

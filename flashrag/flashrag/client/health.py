@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from flashrag.client.balancing import TOKEN_VARIABLE, authorization, check_addresses
+from flashrag.client.balancing import authorization, check_addresses
+from flashrag.config import TOKEN_VARIABLE
 from flashrag.errors import UserError
 
 REMEDY = "start one with: python rag_serving/serving.py --config rag_serving/serving_config.yaml --port P"

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flashrag.client.balancing import TOKEN_VARIABLE
+from flashrag.config import TOKEN_VARIABLE
 from flashrag.document import Document, Hit
 from flashrag.errors import SearchError
 

@@ -14,6 +14,7 @@ from flashrag.retriever.build.dense_index import build_dense
 from flashrag.retriever.build.options import BuildOptions, check_options, parse_args
 from flashrag.retriever.encoder_folder import resolve_model_folder
 from flashrag.retriever.index_card import IndexCard, card_path, path_bytes
+from flashrag.retriever.loading import prepare_process
 from flashrag.retriever.settings import BM25
 from flashrag.system.files import staged
 from flashrag.system.machine import library_versions
@@ -25,6 +26,7 @@ PASSAGES_PER_READ = 1024  # of a bm25 build
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
     check_options(options)
+    prepare_process()
     try:
         count = build(options)
     except OSError as error:

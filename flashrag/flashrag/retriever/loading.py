@@ -1,4 +1,7 @@
-"""From settings to a retriever, in two steps: check every file (quick, no torch), then load."""
+"""From settings to a retriever, in two steps: check every file (quick, no torch), then load.
+
+A command that loads a retriever calls `prepare_process` first: importing this package changes nothing by itself.
+"""
 
 import os
 import sys
@@ -20,6 +23,13 @@ from flashrag.retriever.hybrid import HybridRetriever
 from flashrag.retriever.index_card import IndexCard, check_card, find_index, read_card
 from flashrag.retriever.settings import Kind, RetrieverSettings
 
+# What torch, faiss and the tokenizers read from the environment when they are first imported.
+PROCESS_VARIABLES = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # an OpenMP thread with nothing to do leaves its core to others
+    "TOKENIZERS_PARALLELISM": "false",  # its own threads fight with ours and with faiss's
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+FORWARD_THREADS_VARIABLE = "RESEARCH_FORWARD_THREADS"  # forward passes at a time on the CPU; default: torch's threads
 NO_CARD_NOTE = "note: the index {path} has no card beside it; its encoder cannot be verified"
 
 
@@ -36,26 +46,44 @@ class Assets:
     urls: tuple[str, ...] = ()
 
 
+def prepare_process(searches: int | None = None) -> None:
+    """Set this process's environment for searching or building, before torch or faiss is imported.
+
+    `searches` is how many searches may run at once; then they divide the cores among their faiss threads. One of
+    several is not counted: it hands over answers or waits for queries. All of them share the encoder's forward passes,
+    which may take every core. A variable that is set already keeps its value.
+    """
+    if searches is not None:
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault(FORWARD_THREADS_VARIABLE, os.environ.get("OMP_NUM_THREADS", str(cores)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max(1, searches - 1))))
+    for name, value in PROCESS_VARIABLES.items():
+        os.environ.setdefault(name, value)
+
+
 def load_retriever(config: Mapping[str, Any]) -> Retriever:
     """The retriever that the retrieval keys of `config` describe; raises UserError naming the key that does not fit."""
     return load_retriever_from(check_assets(RetrieverSettings.from_config(config)))
 
 
-def check_assets(settings: RetrieverSettings) -> Assets:
+def is_sharded(settings: RetrieverSettings) -> bool:
+    """Whether the index is a folder of shards (flashrag.retriever.index_shards)."""
+    return settings.kind is Kind.DENSE and settings.index_path is not None and settings.index_path.is_dir()
+
+
+def check_assets(settings: RetrieverSettings, *, shards: bool = False) -> Assets:
     """Find models, indexes and corpora and hold them against the indexes' cards; raises UserError.
 
     Reads corpora and weights once for their fingerprints (about 4 s a GiB), writes the corpus cache where missing, and
-    asks remote servers for their health.
+    asks remote servers for their health. With `shards` the index is a folder of them, and the caller gives
+    `load_retriever_from` something that searches them.
     """
-    return _check(settings, {})
+    return _check_files(settings, {}, _rerank_folder(settings), shards) if shards else _check(settings, {})
 
 
 def _check(settings: RetrieverSettings, corpora: dict[Path, Corpus]) -> Assets:
     """`corpora` are those that are open already: retrievers over one file share it."""
-    rerank_folder = None
-    if settings.use_reranker:
-        assert settings.rerank_model_path is not None, "checked by RetrieverSettings"
-        rerank_folder = resolve_model_folder(settings.rerank_model_path, "rerank_model_path")
+    rerank_folder = _rerank_folder(settings)
     match settings.kind:
         case Kind.HYBRID:
             assert settings.multi_retriever_setting is not None, "checked by RetrieverSettings"
@@ -72,14 +100,28 @@ def _check(settings: RetrieverSettings, corpora: dict[Path, Corpus]) -> Assets:
     return _check_files(settings, corpora, rerank_folder)
 
 
-def _check_files(settings: RetrieverSettings, corpora: dict[Path, Corpus], rerank_folder: Path | None) -> Assets:
+def _rerank_folder(settings: RetrieverSettings) -> Path | None:
+    if not settings.use_reranker:
+        return None
+    assert settings.rerank_model_path is not None, "checked by RetrieverSettings"
+    return resolve_model_folder(settings.rerank_model_path, "rerank_model_path")
+
+
+def _check_files(
+    settings: RetrieverSettings, corpora: dict[Path, Corpus], rerank_folder: Path | None, shards: bool = False
+) -> Assets:
     method, index_path, corpus_path = settings.retrieval_method, settings.index_path, settings.corpus_path
     assert index_path is not None and corpus_path is not None, "checked by RetrieverSettings"
     model_folder = None
     if settings.retrieval_model_path is not None:
         model_folder = resolve_model_folder(settings.retrieval_model_path, "retrieval_model_path")
-    find_index(index_path, method)
-    card = read_card(index_path, method)
+    if shards:
+        from flashrag.retriever.index_shards import read_shards  # here: it is also run as a module
+
+        card = read_shards(index_path).index_card
+    else:
+        find_index(index_path, method)
+        card = read_card(index_path, method)
     source = corpus_path.absolute()
     if source not in corpora:
         corpora[source] = open_corpus(corpus_path, index_path.absolute().parent)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from sentence_transformers.util import batch_to_device
 
-from flashrag.retriever import FORWARD_THREADS_VARIABLE
+from flashrag.retriever.loading import FORWARD_THREADS_VARIABLE
 
 CPU = "cpu"
 # Measured with a small encoder: what a pass costs before it computes a token, in tokens; and how many fit the caches.

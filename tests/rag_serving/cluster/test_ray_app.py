@@ -31,6 +31,7 @@ from flashrag.system.local_server import free_port
 from rag_serving.app import create_app
 from rag_serving.cluster.shards import search
 from rag_serving.settings import read_settings
+from rag_serving.workers import ThreadWorkers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # Ray starts ten processes
 
@@ -190,7 +191,7 @@ REQUESTS = [
 def test_every_answer_and_refusal_is_the_single_servers(cluster, monkeypatch):
     monkeypatch.setenv("RESEARCH_SERVER_TOKEN", TOKEN)
     settings = read_settings(cluster.bm25_config)
-    app = create_app(settings, lambda: load_retriever_from(check_assets(settings)), 1)
+    app = create_app(settings, ThreadWorkers(lambda: load_retriever_from(check_assets(settings)), 1))
     assert len(cluster.actors("retrieval:Replica")) == 2
     with TestClient(app) as single, httpx.Client(base_url=cluster.url, timeout=60) as several:
         while single.get("/health").status_code == 503:

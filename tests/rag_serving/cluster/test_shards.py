@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from flashrag.errors import UserError
 from flashrag.retriever.index_shards import main as split
 from flashrag.retriever.index_shards import read_shards
-from rag_serving.cluster.shards import NO_ROW, Ranked, Shard, best_first, merge, search
+from rag_serving.cluster.shards import NO_ROW, RankedRows, Shard, best_first, merge, search
 
 # Few values, so that ties abound; exactly representable, so that scores are exact whatever the order of the sum.
 VECTORS = st.integers(1, 60).flatmap(
@@ -31,7 +31,7 @@ def flat(vectors: np.ndarray) -> faiss.Index:
 
 
 def test_equal_scores_are_ordered_by_row_and_padding_is_last():
-    ranked = Ranked(
+    ranked = RankedRows(
         np.array([[0.5, 0.9, 0.9, 0.5, 0.0]], dtype=np.float32),
         np.array([[7, 12, 3, 2, NO_ROW]]),
     )
@@ -42,7 +42,7 @@ def test_equal_scores_are_ordered_by_row_and_padding_is_last():
 
 
 def test_padding_is_last_even_where_every_score_is_below_its_own():
-    ranked = Ranked(np.array([[0.0, -3.0]], dtype=np.float32), np.array([[NO_ROW, 4]]))
+    ranked = RankedRows(np.array([[0.0, -3.0]], dtype=np.float32), np.array([[NO_ROW, 4]]))
     assert best_first(ranked, 2).rows.tolist() == [[4, NO_ROW]]
 
 
@@ -61,7 +61,7 @@ def test_shards_merge_to_the_result_over_all_rows(vectors, queries, num, data):
     parts = []
     for start, stop in bounds:
         ranked = search(flat(vectors[start:stop]), queries, num)
-        parts.append(Ranked(ranked.scores, ranked.rows + start))
+        parts.append(RankedRows(ranked.scores, ranked.rows + start))
     merged = merge(data.draw(st.permutations(parts)), num)
     rows, scores = by_hand(vectors, queries, num)
     assert merged.rows.tolist() == rows

@@ -1,8 +1,7 @@
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rag_serving.cluster.ray_metrics import labelled
-from rag_serving.metrics import Metrics
+from rag_serving.metrics import Metrics, labelled
 
 
 def figures(requests: int, seconds: float) -> str:

@@ -1,7 +1,10 @@
-"""What is decided before Ray starts anything."""
+"""What is decided before Ray starts anything; a replica's health, the replica made here, without Ray."""
 
+import asyncio
 import json
+import threading
 import warnings
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import faiss
@@ -12,16 +15,23 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-import rag_serving.ray_app
+import rag_serving
 from flashrag.errors import UserError
 from flashrag.retriever.index_shards import main as split
+from rag_serving.searcher import SearchFailed
+from rag_serving.settings import ServerSettings, read_settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own, when it is imported
     from ray.serve.schema import ServeDeploySchema
 
-    from rag_serving.cluster.ray_app import ClusterOptions, StripPrefix, app
+    import rag_serving.ray_app
+    from rag_serving.cluster.deployments import ClusterOptions, Replica, StripPrefix, app
 
+# Processes on the cluster find these before they import faiss.
+ENVIRONMENT = {
+    "env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+}
 CONFIG = Path(rag_serving.__file__).with_name("ray_serve_config.yaml")
 
 
@@ -60,7 +70,8 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_placed(site):
 
 def test_replicas_of_a_whole_index(site):
     deployment = app(ClusterOptions(config=site.config, num_replicas=3, num_cpus=2))._bound_deployment
-    assert (deployment.num_replicas, deployment.ray_actor_options) == (3, {"num_cpus": 2, "num_gpus": 0})
+    assert deployment.num_replicas == 3
+    assert deployment.ray_actor_options == {"num_cpus": 2, "num_gpus": 0, "runtime_env": ENVIRONMENT}
     settings, num_retriever, has_token, shards = deployment.init_args
     assert (num_retriever, has_token, shards) == (1, False, [])
     assert settings.index_path == site.folder / "bm25"
@@ -103,7 +114,7 @@ def test_a_shard_is_placed_where_its_bytes_fit(sharded, monkeypatch):
     assert [shard.name for shard in shards] == ["Shard-0", "Shard-1"]
     for shard in shards:
         # 10 rows of 384 float32, and faiss's header of 45 bytes
-        assert shard.ray_actor_options == {"num_cpus": 4, "memory": 10 * 384 * 4 + 45}
+        assert shard.ray_actor_options == {"num_cpus": 4, "memory": 10 * 384 * 4 + 45, "runtime_env": ENVIRONMENT}
         assert shard.num_replicas == 2
         assert shard.max_ongoing_requests == 2 * 3 + 1  # every search thread at once, and a health check
 
@@ -127,3 +138,60 @@ def test_the_application_sees_its_own_paths(path, seen):
 
     client = TestClient(StripPrefix(inner), root_path="/prefix" if path.startswith("/prefix") else "")
     assert client.get(path).json() == seen
+
+
+@asynccontextmanager
+async def replica(settings: ServerSettings):
+    kind = Replica.func_or_class.__bases__[0]  # our class, under Ray's wrapper
+    made = kind.__new__(kind)
+    await made.__init__(settings, 1, False, [])
+    app = made.__serve_build_asgi_app__()
+    async with app.router.lifespan_context(app):
+        await app.state.service.loaded
+        yield made
+
+
+@pytest.fixture
+def settings(site):
+    return read_settings(site.with_config(request_timeout_s=0.2, max_queue_queries=1024))
+
+
+@pytest.mark.asyncio
+async def test_a_replica_that_searches_is_healthy(settings):
+    async with replica(settings) as made:
+        for _ in range(3):
+            await made.check_health()
+
+
+@pytest.mark.asyncio
+async def test_a_replica_whose_searches_fail_is_not(settings, monkeypatch):
+    async with replica(settings) as made:
+        monkeypatch.setattr(made._retriever, "rank", lambda _queries, _num: 1 / 0)
+        with pytest.raises(SearchFailed, match="ZeroDivisionError"):
+            await made.check_health()
+
+
+@pytest.mark.asyncio
+async def test_a_replica_whose_search_hangs_is_not_once_nothing_ends(settings, monkeypatch):
+    release = threading.Event()
+    async with replica(settings) as made:
+        rank = made._retriever.rank
+
+        def hangs(queries, num):
+            release.wait()
+            return rank(queries, num)
+
+        monkeypatch.setattr(made._retriever, "rank", hangs)
+        searcher = made._app.state.service.searcher
+        stuck = asyncio.create_task(searcher.rank(["stuck"], 1))
+        await asyncio.sleep(0)
+        await made.check_health()  # a long search is no hang: the first check only looks
+        with pytest.raises(RuntimeError, match="no search has ended since the last check"):
+            await made.check_health()
+        full = asyncio.create_task(searcher.rank([f"query {number}" for number in range(1024)], 1))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="no search has ended since the last check"):
+            await made.check_health()
+        release.set()
+        await asyncio.gather(stuck, full)
+        await made.check_health()

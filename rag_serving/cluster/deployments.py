@@ -9,34 +9,38 @@ Does not cover: bm25 in shards (replicas only), scaling by load.
 import asyncio
 import itertools
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from fastapi import FastAPI
 from prometheus_client import generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
+from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from starlette.middleware import Middleware
 
-from flashrag.errors import UserError
-from flashrag.retriever import Retriever, check_assets, load_retriever_from
+from flashrag.config import TOKEN_VARIABLE
+from flashrag.errors import SearchError, UserError
+from flashrag.retriever import PROCESS_VARIABLES, Retriever, check_assets, is_sharded, load_retriever_from
 from flashrag.retriever.index_shards import ShardCard, read_shards
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
-from rag_serving.cluster.ray_metrics import MetricsOfAll
-from rag_serving.cluster.shard_calls import ShardCalls
-from rag_serving.cluster.sharded import check_sharded_assets, is_sharded
-from rag_serving.cluster.shards import Ranked, Shard, ShardedIndex
-from rag_serving.gate import TOKEN_VARIABLE
-from rag_serving.metrics import ASGIApp, Receive, Scope, Send
+from rag_serving.cluster.shards import RankedRows, Shard, ShardedIndex
+from rag_serving.metrics import ASGIApp, MetricsOfAll, Receive, Scope, Send
 from rag_serving.searcher import QueueFull, SearchUnavailable
 from rag_serving.service import Status
 from rag_serving.settings import ServerSettings, read_settings
+from rag_serving.workers import ThreadWorkers
 
 HEALTH_CHECK_PERIOD_S = 10
 METRICS_TIMEOUT_S = 5
+PAUSE_S = 0.1  # before a lost call is made again; a call to a shard without a live process waits by itself
 SHARDS_SHARE_OF_TIME = 0.8  # so that a request learns that a shard is down (503) before its own time is up (504)
 REQUESTS_BESIDE_THE_QUEUE = 256  # cached, being searched, refused: more than the queue holds may be in hand
 
@@ -60,9 +64,11 @@ def app(options: ClusterOptions) -> Application:
     settings = _with_absolute_paths(read_settings(options.config))
     has_token = bool(os.environ.get(TOKEN_VARIABLE))
     sharded = is_sharded(settings)
-    (check_sharded_assets if sharded else check_assets)(settings)  # here, once, rather than in every process
+    if sharded and settings.faiss_gpu:
+        raise UserError("faiss_gpu: true was given, but shards are searched on the processors; set it to false")
+    check_assets(settings, shards=sharded)  # here, once, rather than in every process
     shards = _shards(settings, options) if sharded else []
-    actor = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+    actor = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus, "runtime_env": _process_variables()}
     replica = Replica.options(  # pyrefly: ignore
         num_replicas=options.num_replicas,
         ray_actor_options=actor,
@@ -82,13 +88,21 @@ def _shards(settings: ServerSettings, options: ClusterOptions) -> list[Applicati
         ShardReplica.options(  # pyrefly: ignore
             name=f"Shard-{card.shard}",
             num_replicas=options.shard_replicas,
-            # Ray places a shard only where this much memory is left.
-            ray_actor_options={"num_cpus": options.shard_cpus, "memory": card.file_bytes},
+            ray_actor_options={
+                "num_cpus": options.shard_cpus,
+                "memory": card.file_bytes,  # Ray places a shard only where this much is left
+                "runtime_env": _process_variables(),
+            },
             max_ongoing_requests=options.num_replicas * options.num_retriever + 1,
             health_check_period_s=HEALTH_CHECK_PERIOD_S,
         ).bind(shards.folder, card, settings.faiss_mmap, settings.faiss_nprobe)
         for card in shards.cards
     ]
+
+
+def _process_variables() -> dict[str, dict[str, str]]:
+    """The environment of the processes that search: set before they start, as they import faiss at once."""
+    return {"env_vars": {name: os.environ.get(name, value) for name, value in PROCESS_VARIABLES.items()}}
 
 
 @serve.deployment
@@ -103,7 +117,7 @@ class ShardReplica:
         """Rows of the whole corpus, and the dimension of its vectors."""
         return self._total_rows, self._shard.dimension
 
-    async def rank_rows(self, vectors: np.ndarray, num: int) -> Ranked:
+    async def rank_rows(self, vectors: np.ndarray, num: int) -> RankedRows:
         return await asyncio.to_thread(self._shard.rank_rows, vectors, num)
 
     async def check_health(self) -> None:
@@ -134,12 +148,12 @@ class Replica:
     def _load(self, shards: list[DeploymentHandle]) -> Retriever:
         if not shards:
             return load_retriever_from(check_assets(self._settings))
-        assets = check_sharded_assets(self._settings)
+        assets = check_assets(self._settings, shards=True)
         calls = ShardCalls(shards, SHARDS_SHARE_OF_TIME * self._settings.request_timeout_s)
         return load_retriever_from(assets, ShardedIndex(*calls.wait_until_up(), calls))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        self._app = create_app(self._settings, lambda: self._retriever, self._num_retriever)
+        self._app = create_app(self._settings, ThreadWorkers(lambda: self._retriever, self._num_retriever))
         self._app.add_middleware(StripPrefix)
         self._app.user_middleware.append(Middleware(MetricsOfAll, texts=self._metrics_of_all))
         return self._app
@@ -174,6 +188,55 @@ class Replica:
             if batches == self._batches_seen:
                 raise RuntimeError("no search has ended since the last check") from error
         self._batches_seen = batches
+
+
+class ShardDown(SearchError):
+    """A shard gave no answer in time."""
+
+
+class ShardCalls:
+    """Asks all shards of an index: every one answers, or there is no answer, which would look like a full one.
+
+    A call that is lost with its process is made again, on another copy of the shard or on the one that Ray starts in
+    its place, until the time is up. `handles` are in the order of the shards. Safe to call from several threads at
+    once, never from an event loop.
+    """
+
+    def __init__(self, handles: Sequence[DeploymentHandle], timeout_s: float) -> None:
+        self._handles = handles
+        self._timeout_s = timeout_s
+
+    def __call__(self, vectors: np.ndarray, num: int) -> list[RankedRows]:
+        """Every shard's best `num` rows; raises ShardDown."""
+        deadline = time.monotonic() + self._timeout_s
+        responses = [self._call(shard, vectors, num) for shard in range(len(self._handles))]
+        return [self._answer(shard, response, vectors, num, deadline) for shard, response in enumerate(responses)]
+
+    def wait_until_up(self) -> tuple[int, int]:
+        """Return once every shard has answered, however long they load: the rows of all, and their dimension."""
+        sizes = [handle.size.remote().result() for handle in self._handles]
+        return sizes[0]
+
+    def _call(self, shard: int, vectors: np.ndarray, num: int) -> DeploymentResponse:
+        return cast(DeploymentResponse, self._handles[shard].rank_rows.remote(vectors, num))
+
+    def _answer(
+        self, shard: int, response: DeploymentResponse, vectors: np.ndarray, num: int, deadline: float
+    ) -> RankedRows:
+        lost: Exception | None = None
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                return response.result(timeout_s=left_s)
+            except TimeoutError as error:
+                lost = lost or error
+            except RayTaskError:  # the shard's own code raised: another copy would, too
+                raise
+            except (RayError, RayServeException) as error:
+                lost = error
+                time.sleep(PAUSE_S)
+                response = self._call(shard, vectors, num)
+        response.cancel()
+        raise ShardDown(f"shard {shard} gave no answer within {self._timeout_s:g} s") from lost
 
 
 class StripPrefix:
