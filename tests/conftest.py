@@ -25,6 +25,17 @@ from scripts.browser import find_chromium, open_browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+NO_BROWSER = "there is no browser"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line on the tests that only a browser can run, with the command that makes them run."""
+    skipped = sum(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    if skipped:
+        terminalreporter.write_line(
+            f"{skipped} browser tests were skipped; scripts/setup_browser.sh installs a Chromium"
+        )
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
@@ -32,7 +43,7 @@ def browser() -> Iterator["Browser"]:
     try:
         find_chromium()
     except UserError as error:
-        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(f"{NO_BROWSER}: {error}")
     with open_browser() as browser:
         yield browser
 
