@@ -308,8 +308,9 @@ async def test_a_conversation_is_answered_and_an_unfinished_message_continued(se
 @pytest.mark.parametrize("ask", ["generate", "complete", "chat"])
 @pytest.mark.parametrize("fault", ["drop", "stall", "500", "cut off", "no choice"])
 async def test_a_fault_is_tried_again_and_one_that_stays_is_a_typed_error(
-    faulty: FaultyServer, tokenizer: Any, ask: str, fault: str
+    faulty: FaultyServer, tokenizer: Any, ask: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("flashrag.generator.completion._jitter", lambda _: 0.0)  # no wait between the attempts
     chosen = settings(faulty.url, generator_max_retries=2, generator_timeout_s=0.5)
     generator = OpenAICompletionGenerator(chosen, "m", tokenizer, [EOS], "EMPTY")
 
