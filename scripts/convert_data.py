@@ -16,7 +16,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from flashrag.dataset import DATASETS, parse_golden_answers, read_questions
+from flashrag.dataset import DATASETS, parse_gold_answers, read_questions
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
@@ -64,7 +64,7 @@ def convert(dataset: str, records: Sequence[Any], split: str, source: object = "
         if row is None:
             continue
         row["id"] = str(row.get("id") or f"{split}_{index}")
-        row["golden_answers"] = list(parse_golden_answers(row["golden_answers"]))
+        row["golden_answers"] = list(parse_gold_answers(row["golden_answers"]))
         if not row["golden_answers"] or not isinstance(row["question"], str):
             raise UserError(f"{source}: record {index + 1} has no question with an answer; is it a file with labels?")
         rows.append({key: row[key] for key in ("id", "question", "golden_answers", "metadata")})

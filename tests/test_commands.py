@@ -19,9 +19,7 @@ SUBCOMMANDS = {"evaluation.run_eval": ([], ["report"], ["compare"])}
 NO_PARSER = {"flashrag.tools.confine", "scripts.environment", "verl_search.main_ppo"}
 SLOW_TO_IMPORT = {"scripts.bench.rollout"}  # verl, vLLM and Ray
 MOST_FLAGS_WITHOUT_GROUPS = 8
-UNFINISHED = {  # commands whose help is still to be written
-    *("evaluation.run_eval", "training.demo.base_model", "training.demo.run", "training.demo.world", "training.launch"),
-}
+UNFINISHED = set()
 
 
 def programs() -> list[str]:

@@ -140,7 +140,7 @@ def _write_cache(path: Path, cache: Path) -> Path:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache.parent):
             pass
-    except OSError:  # read-only: every process makes its own, and takes it away again
+    except OSError:  # read-only: each process makes its own, and removes it when it ends
         folder = Path(tempfile.mkdtemp(prefix="flashrag-corpus-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         cache = folder / cache.name

@@ -1,6 +1,6 @@
 """Question sets in FlashRAG's format: `{data_dir}/{dataset_name}/{split}.jsonl`, or any other such file by its path.
 
-A line is `{"id", "question", "golden_answers", "metadata"}`; `metadata` may be missing, the rest may not. Golden
+A line is `{"id", "question", "golden_answers", "metadata"}`; `metadata` may be missing, the rest may not. Gold
 answers are a string, a list of them, a list of lists (aliases of parts: each string counts), or true/false (yes/no).
 Does not cover: fetching and converting (scripts/), training rows (training/).
 """
@@ -148,19 +148,19 @@ def _parse_line(line: str, place: str) -> Question:
         raise UserError(f"{place}: question is {question!r}; expected a string that is not empty")
     if record.get("choices"):
         raise UserError(f"{place}: it has `choices`; multiple-choice questions are not evaluated here")
-    answers = parse_golden_answers(record.get("golden_answers"))
-    if not answers:
+    gold_answers = parse_gold_answers(record.get("golden_answers"))
+    if not gold_answers:
         given = record.get("golden_answers")
         raise UserError(f"{place}: golden_answers is {given!r}; expected a list of at least one string")
     if not isinstance(metadata, dict):
         raise UserError(f"{place}: metadata is {metadata!r}; expected an object")
-    return Question(str(question_id), question, answers, metadata)
+    return Question(str(question_id), question, gold_answers, metadata)
 
 
-def parse_golden_answers(value: object) -> tuple[str, ...]:
-    """Golden answers in any of their shapes as distinct strings, in order; () when the shape is none of these.
+def parse_gold_answers(value: object) -> tuple[str, ...]:
+    """Gold answers in any of their shapes as distinct strings, in order; () when the shape is none of these.
 
-    >>> parse_golden_answers([["King Wu", "Wu"], ["Wu of Zhou"]]), parse_golden_answers(False)
+    >>> parse_gold_answers([["King Wu", "Wu"], ["Wu of Zhou"]]), parse_gold_answers(False)
     (('King Wu', 'Wu', 'Wu of Zhou'), ('no',))
     """
     match value:
@@ -169,7 +169,7 @@ def parse_golden_answers(value: object) -> tuple[str, ...]:
         case str():
             return (value,)
         case list():
-            parts = [parse_golden_answers(part) for part in value]
+            parts = [parse_gold_answers(part) for part in value]
             # One bad part spoils the whole: a dropped answer would count right predictions as wrong.
             return tuple(dict.fromkeys(text for part in parts for text in part)) if all(parts) else ()
         case _:

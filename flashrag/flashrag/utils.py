@@ -1,4 +1,4 @@
-"""FlashRAG's public factory names; what they make lives in the modules they import on call."""
+"""FlashRAG's public factories; each imports the modules that it needs when it is called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def get_retriever(config: Config) -> Retriever:
 
 
 def get_generator(config: Config) -> OpenAICompletionGenerator:
-    """A generator on the model server at `sgl_remote_url`, once the server and the tokenizer are found to be there."""
+    """A generator on the model server at `sgl_remote_url`; the server and the tokenizer are checked first."""
     from flashrag.config import validated
     from flashrag.generator import GeneratorSettings, load_generator
 

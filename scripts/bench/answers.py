@@ -60,8 +60,7 @@ def direct_truth(index_path: Path, corpus_path: Path, model_path: str, queries: 
     from sentence_transformers import SentenceTransformer
 
     from flashrag.corpus import read_lines
-    from flashrag.retriever import RetrieverSettings
-    from flashrag.retriever.encoder_folder import resolve_model_folder
+    from flashrag.retriever import RetrieverSettings, resolve_model_folder
 
     folder = str(resolve_model_folder(model_path, "--model_path"))
     model = SentenceTransformer(folder, device="cpu", local_files_only=True)

@@ -27,12 +27,10 @@ from scipy.optimize import nnls
 
 from evaluation.report.tables import markdown_table
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever import prepare_process
+from flashrag.retriever import prepare_process, read_card, resolve_model_folder
 from flashrag.retriever.build.embeddings import Embeddings
 from flashrag.retriever.build.faiss_file import build_index
 from flashrag.retriever.build.faiss_types import FaissType, plan_index
-from flashrag.retriever.encoder_folder import resolve_model_folder
-from flashrag.retriever.index_card import read_card
 from flashrag.system.arguments import CommandParser
 from scripts.bench.inputs import read_unique_questions
 from scripts.bench.servers import in_own_process

@@ -1,9 +1,9 @@
 """A generator on any OpenAI-compatible server: token ids in and out for episodes, text for every other method.
 
 vLLM, and SGLang in recent releases, return the sampled ids (`return_token_ids`). From a server that returns text only,
-the text is encoded with the local tokenizer: `token_id_origin` says which of the two a run saw. What may pass is tried
-again (completion.py). Requests go through the client's own `post`: its typed `create` walks over every token id of a
-prompt, which costs six times the rest of a request. Does not cover: rendering a prompt (prompt_ids.py).
+the text is encoded with the local tokenizer: `token_id_origin` says which of the two a run saw. A failure that may pass
+is tried again (completion.py). Requests go through the client's own `post`: its typed `create` walks over every token
+id of a prompt, which costs six times the rest of a request. Does not cover: rendering a prompt (prompt_ids.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -101,7 +101,7 @@ class OpenAICompletionGenerator:
         return await self._ask("chat/completions", body, read_completion)
 
     async def _ask(self, route: str, body: dict[str, Any], read: Callable[[Any], Reply]) -> Reply:
-        """What `read` finds in the reply; what it refuses with `ValueError` is asked again."""
+        """The result of `read` on the reply; a reply that `read` refuses with `ValueError` is requested again."""
 
         async def request() -> Reply:
             return read(await self._client.post(f"/{route}", cast_to=object, body=body))
@@ -109,7 +109,7 @@ class OpenAICompletionGenerator:
         return await with_retries(request, f"{self.settings.api_base_url}/{route}", self.settings.generator_max_retries)
 
     def _sampling(self, max_tokens: int | None) -> dict[str, Any]:
-        """What every OpenAI-compatible route takes."""
+        """The parameters that every OpenAI-compatible route takes."""
         params = self.settings.generation_params
         limits = [limit for limit in (max_tokens, params.max_tokens) if limit is not None]
         return {
@@ -121,10 +121,10 @@ class OpenAICompletionGenerator:
         }
 
     def _beyond_openai(self) -> dict[str, Any]:
-        """What the completion route of vLLM and SGLang takes beyond OpenAI's."""
+        """The parameters that the completion route of vLLM and SGLang takes beyond OpenAI's."""
         params = self.settings.generation_params
         return {
-            # What ends a sequence for the episode must end it for the server, whatever config the server reads.
+            # The server must end a sequence where the episode does, whatever configuration it reads.
             "stop_token_ids": list(self.eos_token_ids),
             "top_k": params.top_k,
             "min_p": params.min_p,

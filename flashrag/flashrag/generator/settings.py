@@ -10,7 +10,7 @@ from flashrag.errors import UserError
 
 class Framework(StrEnum):
     """How the model is served: by the OpenAI completion route (two names, both kept for existing configs), or by the
-    chat route alone, where the prompt's tokens are the server's affair and no tokenizer is needed here."""
+    chat route alone. There the server makes the prompt's tokens, and no tokenizer is needed here."""
 
     SGL_REMOTE = "sgl_remote"
     OPENAI = "openai"
@@ -21,7 +21,7 @@ class SamplingSettings(BaseModel):
     """`generation_params`: greedy unless a temperature is given.
 
     Every value is sent with each request: a server would otherwise fill gaps from the model's own
-    generation_config.json (a repetition penalty, a top_p) and evaluate something else than what was trained.
+    generation_config.json (a repetition penalty, a top_p) and evaluate another policy than the trained one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,7 +45,7 @@ class SamplingSettings(BaseModel):
 
 
 class GeneratorSettings(BaseModel):
-    """What a generator reads from a configuration; `generator_model` is the path of the model, for its tokenizer."""
+    """The keys of a generator; `generator_model` is the path of the model, for its tokenizer."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

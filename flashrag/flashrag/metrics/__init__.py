@@ -1,7 +1,7 @@
-"""What counts as right: the one definition that the training reward, the trainer's validation and the evaluation share.
+"""The one definition of a right answer, which the reward, the trainer's validation and the evaluation share.
 
     answer.py     a prediction against its gold answers: EM, F1, precision, recall, accuracy, yes/no
-    retrieval.py  what a search brought back: the answer, the supporting documents
+    retrieval.py  the passages of the searches: do they hold the answer and the supporting documents
 
 Pure functions on plain values. Does not cover: intervals, significance and the judge, which are the evaluation's.
 """

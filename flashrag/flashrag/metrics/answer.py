@@ -81,8 +81,7 @@ def _overlap(prediction: str, gold: str) -> _Overlap:
 def cover_exact_match(prediction: str, gold_answers: Sequence[str]) -> float:
     """1.0 when a normalised gold answer is a substring of the normalised prediction (FlashRAG's rule for `acc`)."""
     normalized = normalize_answer(prediction)
-    golds = (normalize_answer(gold) for gold in gold_answers)
-    return float(any(gold and gold in normalized for gold in golds))
+    return float(any(gold and gold in normalized for gold in map(normalize_answer, gold_answers)))
 
 
 def yes_no_accuracy(prediction: str, gold_answers: Sequence[str]) -> float | None:
@@ -93,11 +92,11 @@ def yes_no_accuracy(prediction: str, gold_answers: Sequence[str]) -> float | Non
     >>> yes_no_accuracy("No, it could not.", ["no"]), yes_no_accuracy("It is", ["yes"]), yes_no_accuracy("Wu", ["Wu"])
     (1.0, 0.0, None)
     """
-    golds = {_YES_OR_NO.get(normalize_answer(gold)) for gold in gold_answers} - {None}
-    if not golds:
+    verdicts = {_YES_OR_NO.get(normalize_answer(gold)) for gold in gold_answers} - {None}
+    if not verdicts:
         return None
     first_word = normalize_answer(prediction).partition(" ")[0]
-    return float(_YES_OR_NO.get(first_word) in golds)
+    return float(_YES_OR_NO.get(first_word) in verdicts)
 
 
 def score_answer(prediction: str, gold_answers: Sequence[str]) -> AnswerScore:

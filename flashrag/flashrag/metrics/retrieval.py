@@ -1,8 +1,8 @@
-"""Retrieval metrics of a question: did a search bring back the answer, and the documents that support it.
+"""Retrieval metrics of a question: did a search find the answer, and the documents that support it?
 
-A method may search any number of times; what counts is the best, or the sum, of its searches. Every function gives
-None where the question cannot say (a yes/no answer stands in any passage; no supporting document is named), so that
-such a question stays out of the mean.
+A method may search any number of times; its best search counts, or all of them together. Every function returns None
+for a question that cannot be judged (a yes/no answer stands in any passage; no supporting document is named), so that
+it stays out of the mean.
 Sources: Karpukhin et al., 2020 (arXiv 2004.04906) for answer recall in the top k; HotpotQA's supporting facts.
 """
 
@@ -41,7 +41,7 @@ def _searchable(gold_answers: Sequence[str]) -> list[str]:
 
 
 def supporting_documents(metadata: Mapping[str, Any]) -> tuple[str, frozenset[str]] | None:
-    """What a question's metadata names as its support: ("id" or "title", the names); None where it names nothing.
+    """The support that a question's metadata names: ("id" or "title", the names); None where it names none.
 
     Ids of the corpus (`golden_doc_ids`) before titles.
     """
@@ -54,7 +54,7 @@ def supporting_documents(metadata: Mapping[str, Any]) -> tuple[str, frozenset[st
 def supporting_titles(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """The titles that the metadata names as support, in its order, each once.
 
-    Read are `supporting_titles`, `supporting` (the demo's), HotpotQA's `supporting_facts` (a list of [title, sentence]
+    It reads `supporting_titles`, `supporting` (the demo's), HotpotQA's `supporting_facts` (a list of [title, sentence]
     or, as the hub has it, {"title": […], "sent_id": […]}), and MuSiQue's supporting `paragraphs`.
     """
     facts = metadata.get("supporting_facts") or []

@@ -14,7 +14,7 @@ from flashrag.pipeline.basic import BasicPipeline
 
 
 class RandomPipeline(BasicPipeline):
-    """Draws from the golden answers of the other questions, each question's first one."""
+    """Draws from the gold answers of the other questions, each question's first one."""
 
     needs_retriever = needs_generator = False
     _ids: list[str] | None = None

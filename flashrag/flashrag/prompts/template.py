@@ -1,4 +1,4 @@
-r"""A prompt: its words, the passages in it, and what the model has written so far.
+r"""A prompt: its words, the passages in it, and the text that the model has written so far.
 
 FlashRAG's shape: a system part, a user part, and a line for each passage. A base model continues plain text; an
 instruct model gets the same parts through its chat template. Does not cover: tokens (prompt_ids.py).
@@ -13,9 +13,9 @@ from flashrag.document import Document, numbered
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """The words of a method. `{name}` is filled in, `{passages}` with a rendered passage each.
+    """The words of a method. `{name}` is replaced by a value, `{passages}` by the rendered passages.
 
-    `cue` follows the user part for a base model, where an instruct model's chat template says whose turn it is.
+    `cue` follows the user part for a base model; an instruct model's chat template says whose turn it is.
     """
 
     system: str
@@ -39,7 +39,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """What a base model continues."""
+        """The text that a base model continues."""
         parts = [part for part in (self._fill(self.template.system), self._fill(self.template.user)) if part]
         return "\n\n".join(parts) + self.template.cue + (f" {self.written}" if self.written else "")
 
@@ -53,7 +53,7 @@ class Prompt:
         return replace(self, documents=documents)
 
     def _fill(self, part: str) -> str:
-        """Filled in one pass: a question that contains "{passages}" stays what it is."""
+        """All names are replaced in one pass: a question that contains "{passages}" stays as it is."""
         passages = (self.template.passage(number, document) for number, document in enumerate(self.documents, start=1))
         values = {**self.values, "passages": self.template.separator.join(passages)}
         return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), part)

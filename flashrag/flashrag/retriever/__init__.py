@@ -5,7 +5,9 @@ Does not cover: asking a retrieval server from an event loop (the client of the 
 """
 
 from flashrag.document import Hit
-from flashrag.retriever.base import Retriever
+from flashrag.retriever.base import PassageCount, Retriever
+from flashrag.retriever.encoder_folder import resolve_model_folder
+from flashrag.retriever.index_card import read_card
 from flashrag.retriever.loading import (
     PROCESS_VARIABLES,
     Assets,
@@ -21,6 +23,7 @@ __all__ = [
     "PROCESS_VARIABLES",
     "Assets",
     "Hit",
+    "PassageCount",
     "Retriever",
     "RetrieverSettings",
     "check_assets",
@@ -28,4 +31,6 @@ __all__ = [
     "load_retriever",
     "load_retriever_from",
     "prepare_process",
+    "read_card",
+    "resolve_model_folder",
 ]

@@ -1,4 +1,4 @@
-"""What every retriever does, whatever it ranks with.
+"""The interface of every retriever.
 
 Does not cover: how passages are ranked (dense.py, bm25.py, hybrid.py, reranker.py, remote.py), batching the queries of
 several callers (the server's queue).
@@ -15,7 +15,7 @@ from flashrag.document import Document, Hit
 
 @dataclass(frozen=True)
 class PassageCount:
-    """The size of passages that are not all in one corpus here: `len()` is all that is known of them."""
+    """The number of passages that are not in one corpus of this process: only `len()` is known."""
 
     count: int
 
@@ -34,7 +34,7 @@ class Retriever(ABC):
     def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
         """The best `num` hits of each query, best first, in the order of the queries.
 
-        A list is shorter than `num` where the index has no more to give; a passage never stands in it twice.
+        A list is shorter than `num` where the index has fewer hits, and never holds a passage twice.
         """
 
     async def search_scored(self, query: str, top_n: int | None = None) -> list[Hit]:
@@ -46,7 +46,7 @@ class Retriever(ABC):
         return hits
 
     def close(self) -> None:  # noqa: B027  (most retrievers hold nothing)
-        """Let go of what is held outside this process: connections, another process."""
+        """Close whatever the retriever holds outside this process, such as connections."""
 
     @overload
     def search(self, query: str, num: int | None = None, return_score: Literal[False] = False) -> list[Document]: ...

@@ -41,7 +41,7 @@ class Tokenizer:
         return self._tokenize(texts, return_ids=False)
 
     def vocabulary(self, texts: Iterable[str]) -> bm25s.tokenization.Tokenized:
-        """Word numbers per text and the vocabulary, as an index is built from."""
+        """Word numbers per text and the vocabulary: an index is built from these."""
         return self._tokenize(texts, return_ids=True)
 
     def _tokenize(self, texts: Iterable[str], return_ids: bool) -> Any:

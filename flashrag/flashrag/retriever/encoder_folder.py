@@ -1,4 +1,4 @@
-"""What an encoder's folder says about itself: where it is, what it is, how its vectors are made. No torch here.
+"""An encoder's folder: where it is, its fingerprint, its pooling and its instructions. No torch here.
 
 The pooling and instruction rules are FlashRAG's: an explicit value, else the folder's own sentence-transformers
 settings, else the rule for the method's name (e5: mean and "query: " / "passage: "; bge: cls and a query sentence).
@@ -35,7 +35,7 @@ POOLING_FLAGS = {  # as sentence-transformers wrote them before version 5
 
 @dataclass(frozen=True)
 class Instructions:
-    """What is put before a text ahead of encoding it."""
+    """The texts that are put before a query or a passage when it is encoded."""
 
     query: str
     passage: str
@@ -104,7 +104,7 @@ def own_pooling(folder: Path) -> str | None:
 
 
 def has_pooler(folder: Path) -> bool:
-    """Whether the weights hold the layer that `pooler` takes its vectors from; transformers makes a missing one up."""
+    """Whether the weights hold the layer that `pooler` reads; transformers would fill a missing one at random."""
     return any("pooler" in name for path in weight_files(folder) for name in _weight_names(path))
 
 

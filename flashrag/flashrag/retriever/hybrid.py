@@ -1,8 +1,8 @@
 """Hybrid retrieval: the lists of several retrievers, fused by their reciprocal ranks.
 
-A document at rank r of a list (ranks from 1) gains 1 / (k + r), and its score is the sum over the lists: what two
-retrievers find beats what one of them finds a little higher. Scores of the retrievers themselves, which cannot be
-compared, play no part. Source: Cormack, Clarke and Büttcher, SIGIR 2009 (k = 60).
+A document at rank r of a list (ranks from 1) gains 1 / (k + r), and its score is the sum over the lists: a document
+that two retrievers find beats one that a single retriever finds a little higher. The retrievers' own scores cannot be
+compared, and are not used. Source: Cormack, Clarke and Büttcher, SIGIR 2009 (k = 60).
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from flashrag.document import Document, Hit
 from flashrag.retriever.base import PassageCount, Retriever
 
 RRF_K = 60
-CONCURRENT_BATCHES = 16  # of several callers; a retriever looks after its own cores
+CONCURRENT_BATCHES = 16  # of several callers; each retriever limits its own threads
 
 
 class HybridRetriever(Retriever):
-    """Asks every retriever for its `topk` best, or as many as the caller wants where that is more."""
+    """Asks every retriever for its `topk` best, or for as many as the caller wants if that is more."""
 
     def __init__(self, retrievers: Sequence[Retriever], topk: int, rrf_k: int = RRF_K) -> None:
         self.method = "+".join(retriever.method for retriever in retrievers)

@@ -103,7 +103,7 @@ def check_card(
 ) -> None:
     """Raise UserError where an index was not built by this method, from this corpus, with this encoder.
 
-    `pooling` and `query_instruction` are what a configuration asks for, None where it leaves them to the card.
+    `pooling` and `query_instruction` are the configuration's; None leaves them to the card.
     """
     if card.retrieval_method.lower() != retrieval_method.lower():
         raise UserError(

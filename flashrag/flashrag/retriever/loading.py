@@ -35,7 +35,7 @@ NO_CARD_NOTE = "note: the index {path} has no card beside it; its encoder cannot
 
 @dataclass(frozen=True)
 class Assets:
-    """What a retriever is made of, found and consistent. `parts` are a hybrid's, `urls` a remote one's."""
+    """The parts of a retriever, found and checked against each other. `parts` are a hybrid's, `urls` a remote one's."""
 
     settings: RetrieverSettings
     corpus: Sized
@@ -72,7 +72,7 @@ def is_sharded(settings: RetrieverSettings) -> bool:
 
 
 def check_assets(settings: RetrieverSettings, *, shards: bool = False) -> Assets:
-    """Find models, indexes and corpora and hold them against the indexes' cards; raises UserError.
+    """Find models, indexes and corpora and check them against the indexes' cards; raises UserError.
 
     Reads corpora and weights once for their fingerprints (about 4 s a GiB), writes the corpus cache where missing, and
     asks remote servers for their health. With `shards` the index is a folder of them, and the caller gives
@@ -82,7 +82,7 @@ def check_assets(settings: RetrieverSettings, *, shards: bool = False) -> Assets
 
 
 def _check(settings: RetrieverSettings, corpora: dict[Path, Corpus]) -> Assets:
-    """`corpora` are those that are open already: retrievers over one file share it."""
+    """`corpora` are open already: retrievers over one file share it."""
     rerank_folder = _rerank_folder(settings)
     match settings.kind:
         case Kind.HYBRID:
@@ -136,7 +136,7 @@ def _check_files(
 
 
 def load_retriever_from(assets: Assets, index: Any = None) -> Retriever:
-    """Load what `check_assets` found. This is where torch, faiss or bm25s come in.
+    """Load what `check_assets` found; this imports torch, faiss or bm25s.
 
     `index` is searched in place of the file at `index_path`: shards on other machines, for example.
     """

@@ -3,10 +3,10 @@
 On GPUs there is one copy a device, and callers take turns on them. On the CPU a batch is cut into small forward passes
 of one core each, which run side by side, at most one for each core whatever the number of models and of callers: a
 small model gains little from several cores inside one pass, and OpenMP threads that wait for one another while other
-threads want the cores cost it tenfold. Inputs of about as many tokens share a pass, as what it pads it
-computes, and all passes cost about the same, so that the cores end together.
-Only tokenizing is one at a time: a fast tokenizer keeps truncation and padding as state, and raises "Already borrowed"
-when two threads set it. It takes a hundredth of the time of the forward passes.
+threads want the cores make it ten times slower. Padding costs computing time, so inputs of similar length share a pass;
+all passes cost about the same, so that the cores finish together.
+Only one thread tokenizes at a time: a fast tokenizer keeps truncation and padding as state, and raises "Already
+borrowed" when two threads set it. Tokenizing takes a hundredth of the time of the forward passes.
 Does not cover: what the model is (encoder.py, reranker.py).
 """
 
@@ -28,7 +28,7 @@ from sentence_transformers.util import batch_to_device
 from flashrag.retriever.loading import FORWARD_THREADS_VARIABLE
 
 CPU = "cpu"
-# Measured with a small encoder: what a pass costs before it computes a token, in tokens; and how many fit the caches.
+# Measured with a small encoder: the fixed cost of a pass, in tokens; and the tokens that fit the caches.
 TOKENS_FOR_A_CPU_PASS = 40
 MAX_CPU_PASS_TOKENS = 480
 
@@ -50,7 +50,7 @@ class ModelRunner:
                 self._models[gpu].half()
 
     def run(self, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
-        """float32, a row per input in their order; what the others are changes a row by rounding at most."""
+        """float32, a row per input in their order. The other inputs change a row by rounding at most."""
         with self._tokenizing:
             features = self.model.preprocess(inputs)
         lengths = features["attention_mask"].sum(dim=1).tolist()
@@ -82,7 +82,7 @@ class ModelRunner:
 
 @functools.cache
 def cpu_threads() -> int:
-    """Forward passes at a time, whoever asks for them."""
+    """The number of forward passes that this process runs at a time."""
     return int(os.environ.get(FORWARD_THREADS_VARIABLE) or torch.get_num_threads())
 
 
@@ -93,7 +93,7 @@ def cpu_pool() -> ThreadPoolExecutor:
 
 
 def cpu_passes(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """The positions of `lengths` in passes, as many for each core: the cheapest of few that pad and many that cost."""
+    """The positions of `lengths` in passes: the number of passes for each core that minimises padding and overhead."""
 
     def cost(passes: list[list[int]]) -> int:
         return sum(TOKENS_FOR_A_CPU_PASS + len(positions) * lengths[positions[0]] for positions in passes)
@@ -110,9 +110,10 @@ def cpu_passes(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def by_length(lengths: Sequence[int], count: int, size: int) -> list[list[int]]:
-    """The positions of `lengths`, longest first, in `count` batches of up to `size`, or in more where `size` wants it.
+    """The positions of `lengths`, longest first, in `count` batches, or in more where a batch would exceed `size`.
 
-    They are as equal as they can be in what they cost, which is their inputs times their longest one: padding counts.
+    The batches cost as nearly the same as possible. A batch costs its number of inputs times the longest: the others
+    are padded.
 
     >>> by_length([30, 10, 20, 10, 10], count=2, size=8)
     [[0, 2], [1, 3, 4]]

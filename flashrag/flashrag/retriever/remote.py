@@ -1,7 +1,7 @@
 """A retriever on another server: the retrieval client behind the interface of a local retriever.
 
 The client lives in an event loop of its own thread, so that any thread may search, one with a running loop included.
-Waiting, retrying, balancing and failing over are the client's. What cannot be had raises `SearchError`.
+The client waits, retries, balances and fails over. A search without an answer raises `SearchError`.
 """
 
 import asyncio

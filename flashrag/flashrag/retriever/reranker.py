@@ -1,7 +1,8 @@
 """Reranking: a cross-encoder reads query and passage together and scores the candidates of any retriever again.
 
-Slower by orders of magnitude than what finds the candidates, and more exact. Source: sentence-transformers'
-CrossEncoder; the score is what its folder's activation makes of the logit. Importing this module loads torch.
+It is more exact than the retriever that finds the candidates, and slower by orders of magnitude. A score is the logit
+after the activation that the model's folder names. Source: sentence-transformers' CrossEncoder. Importing this module
+loads torch.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ from flashrag.retriever.model_runner import ModelRunner
 
 
 class RerankedRetriever(Retriever):
-    """The best of `candidates` documents of `retriever`, as the cross-encoder ranks them.
+    """Ranks the first `candidates` documents of `retriever` with the cross-encoder.
 
-    A caller that asks for more documents than `candidates` gets that many candidates scored.
+    If a caller asks for more documents than that, as many candidates are scored.
     """
 
     def __init__(self, retriever: Retriever, scorer: "PairScorer", candidates: int, topk: int) -> None:

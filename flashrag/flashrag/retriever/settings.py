@@ -13,7 +13,7 @@ BM25 = "bm25"
 REMOTE = "remote"
 HYBRID = "hybrid"
 CANDIDATES = 100  # of each retriever of a hybrid: reciprocal ranks need more than the few that are kept
-# What the retrievers of a hybrid take from beside `multi_retriever_setting`, where they do not say it themselves.
+# Keys beside `multi_retriever_setting` that hold for each retriever of a hybrid that does not set them itself.
 SHARED_KEYS = (
     "corpus_path",
     "retrieval_batch_size",
@@ -51,7 +51,7 @@ class MultiRetrieverSetting(BaseModel):
 
 
 class RetrieverSettings(BaseModel):
-    """What it takes to load a retriever. Relative paths start at the working directory, as in FlashRAG."""
+    """All that a retriever is loaded from. Relative paths start at the working directory, as in FlashRAG."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -141,7 +141,7 @@ RetrieverSettings.model_rebuild()
 
 
 def _kind_problem(settings: RetrieverSettings) -> str | None:
-    """What does not fit between a hybrid's keys and a single retriever's."""
+    """A contradiction between a hybrid's keys and a single retriever's, if there is one."""
     if not settings.use_multi_retriever:
         if settings.kind is Kind.HYBRID:
             return "retrieval_method is not set; give e5, bge, minilm, …, bm25 or remote, or set use_multi_retriever"
@@ -160,7 +160,7 @@ def _kind_problem(settings: RetrieverSettings) -> str | None:
 
 
 def _file_problem(settings: RetrieverSettings) -> str | None:
-    """Which file or address is missing, or stands there for nothing."""
+    """A file or address that is missing or has no use, if there is one."""
     method = settings.retrieval_method
     match settings.kind:
         case Kind.HYBRID:
@@ -188,7 +188,7 @@ def _file_problem(settings: RetrieverSettings) -> str | None:
 
 
 def _index_problem(settings: RetrieverSettings) -> str | None:
-    """Which setting of a faiss index has no index to hold for, or contradicts another."""
+    """A setting for a faiss index that has no such index or contradicts another, if there is one."""
     if settings.kind is not Kind.DENSE:
         for key in ("faiss_gpu", "faiss_mmap", "faiss_nprobe", "faiss_ef_search"):
             if value := getattr(settings, key):

@@ -20,13 +20,13 @@ REPLACED = "replaced"
 def staged(target: Path) -> Iterator[Path]:
     """A path beside `target` to write a file or a folder to; it becomes `target` when the block ends without an error.
 
-    What stood at `target` is replaced. On an error, Ctrl-C included, the unfinished work is removed and `target` stays.
+    An earlier `target` is replaced. On an error or Ctrl-C the earlier one stays, and the unfinished work is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     with locked(fresh):
-        holder = fresh.rename(fresh.with_suffix(".tmp"))  # other writers look at this name only: they find it locked
+        holder = fresh.rename(fresh.with_suffix(".tmp"))  # other writers look for this name only, and find it locked
         try:
             staging = holder / target.name
             yield staging
@@ -41,7 +41,7 @@ def staged(target: Path) -> Iterator[Path]:
 def locked(folder: Path) -> Iterator[bool]:
     """Hold `folder` until the block, or this process, ends; raises BlockingIOError where another process holds it.
 
-    Gives False where the file system knows no locks: then nothing is held.
+    Yields False where the file system has no locks; then nothing is held.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

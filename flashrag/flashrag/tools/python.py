@@ -36,13 +36,13 @@ def parse_code(body: str) -> str:
 
 
 def told(run: Run, sandbox: PythonSandbox) -> str:
-    """What the model reads of a run: how it ended first, since a result that is too long loses its end."""
+    """The text that the model reads: first how the run ended, because a result that is too long is cut at its end."""
     output = run.output.strip("\n")
     match run.ended:
         case Ended.SUCCEEDED:
             return output if output.strip() else "The code printed nothing."
         case Ended.FAILED:
-            before, _, error = output.rpartition("\n")  # a traceback ends with what it is about
+            before, _, error = output.rpartition("\n")  # the last line of a traceback names the error
             parts = (f"The code failed: {error}" if error.strip() else "The code failed.", before)
         case Ended.TIMED_OUT:
             parts = (f"The code was stopped after {sandbox.limits.timeout_s:g} s.", output)

@@ -1,9 +1,9 @@
-"""Python code of a model, run where it can do no harm, and for a bounded time.
+"""Runs the Python code of a model where it can do no harm, and for a bounded time.
 
-What confines it is confine.py, and the kernel: a process that is killed takes all that it started with it. Where the
-machine does not offer that, `check` refuses, and nothing is ever run without it. Bounded are wall-clock and processor
-time, memory (of each process, and their number), files, and output. Does not cover: packages (the interpreter has its
-standard library alone), sessions (each call begins anew).
+confine.py and the kernel confine the code, and killing it ends every process that it started. `check` refuses a machine
+that cannot do this; code is never run without it. There are limits on wall-clock and processor time, on the memory and
+the number of processes, on files, and on output. Does not cover: packages (the interpreter has its standard library
+alone), sessions (each call begins anew).
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from flashrag.errors import ToolError, UserError
 from flashrag.tools import confine
 
 MIB = 1 << 20
-# What an interpreter needs of the host beside its own folder: what is not there is left out.
+# The interpreter needs these of the host beside its own folder; those that do not exist are left out.
 FOLDERS = ("/usr", "/bin", "/lib", "/lib64")
 FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom")
-# Read once: a program that confines itself must not depend on who may read this file.
+# Read once: whether a confined program starts must not depend on who may read this file.
 CONFINE_SOURCE = Path(confine.__file__).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What one run may take; `memory_bytes` is for each of its processes."""
+    """The most that one run may use; `memory_bytes` is for each of its processes."""
 
     timeout_s: float = 10.0
     memory_bytes: int = 256 * MIB

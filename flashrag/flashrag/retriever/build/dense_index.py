@@ -82,7 +82,7 @@ def _plan(options: BuildOptions, dimension: int, count: int) -> IndexPlan:
 
 
 def _encode_missing(parts: PartFolder, options: BuildOptions, corpus: Corpus, model_folder: Path) -> IndexPlan | None:
-    """Encode the parts that are not there yet. Gives the index's plan, None where every part was there."""
+    """Encode the parts that are not there yet. Returns the index's plan, or None if every part was there."""
     missing = parts.missing()
     todo = sum(len(parts.rows(number)) for number in missing)
     done = len(corpus) - todo
@@ -135,7 +135,7 @@ def _vectors(
 
 
 def _check_space(options: BuildOptions, plan: IndexPlan, todo: int, count: int) -> None:
-    """Refuse now what would otherwise fail after hours of encoding."""
+    """Raise UserError now where the disk would be full after hours of encoding."""
     item_bytes = 2 if options.embedding_dtype == "float16" else FLOAT32_BYTES
     needed = todo * plan.dimension * item_bytes
     if plan.factory == FaissType.FLAT:
@@ -149,7 +149,7 @@ def _check_space(options: BuildOptions, plan: IndexPlan, todo: int, count: int) 
 
 
 def _given_embeddings(options: BuildOptions, manifest: Manifest, corpus: Corpus, model_folder: Path) -> Embeddings:
-    """The vectors at --embedding_path, held against corpus and encoder."""
+    """The vectors at --embedding_path, checked against corpus and encoder."""
     path = options.embedding_path
     assert path is not None
     if not path.exists():
@@ -169,7 +169,7 @@ def _given_embeddings(options: BuildOptions, manifest: Manifest, corpus: Corpus,
 
 
 def _check_vectors(path: Path, embeddings: Embeddings, corpus: Corpus, encoder: "Encoder", manifest: Manifest) -> None:
-    """A vector file does not say what made it: encode a few passages and compare."""
+    """A vector file does not name its encoder: encode a few passages and compare."""
     rows = sorted({0, len(corpus) // 2, len(corpus) - 1})
     texts = [corpus[row].contents for row in rows]
     own_vectors = encoder.encode(texts, manifest.passage_instruction, len(texts))

@@ -62,7 +62,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Manifest(JsonRecord):
-    """Everything that decides what stands in the parts."""
+    """Every setting on which the vectors depend."""
 
     corpus_sha256: str
     count: int

@@ -28,7 +28,7 @@ class FaissType(StrEnum):
 HNSW_NEIGHBOURS = 32
 HNSW_EF_CONSTRUCTION = 100
 HNSW_EF_SEARCH = 128
-PQ_DIMENSIONS_PER_CODE = 4  # so many dimensions become one byte
+PQ_DIMENSIONS_PER_CODE = 4  # that one byte encodes
 PQ_CENTROIDS = 256
 MIN_TRAINING_PER_CENTROID = 39  # faiss warns below
 TRAINING_PER_CENTROID = 64  # of cells and of codes; faiss takes up to 256, in four times the time
