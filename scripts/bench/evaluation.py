@@ -21,7 +21,6 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import numpy as np
 from tqdm import tqdm
 
 from flashrag.client import RetrievalClient
@@ -34,8 +33,7 @@ from flashrag.system.arguments import CommandParser, in_range
 from flashrag.system.model_server import Engine, ModelServerOptions, model_server
 from scripts.bench.inputs import add_demo_flags, demo_questions, demo_server, trained_model
 from scripts.bench.load import Load
-from scripts.bench.report import paired_rounds, print_report
-from scripts.bench.servers import in_own_process
+from scripts.bench.report import paired_rounds, print_report, ratios
 
 MODEL_TOKENS = 640
 RESULTS = {"retrieval_topk": 2, "max_result_tokens": 160}
@@ -46,12 +44,12 @@ TARGETS = {"ours_over_sequential": ">= 8", "ours_over_limit": ">= 0.7", "failed"
 class Bench:
     """The pipeline under test, and the engine alone; both give questions per second."""
 
-    def __init__(self, model: Path, model_url: str, search_url: str, load: Load) -> None:
+    def __init__(self, model: Path, model_url: str, search_url: str) -> None:
         served = {"sgl_remote_url": model_url, "generator_model": str(model), "generator_max_input_len": MODEL_TOKENS}
         self.generator = load_generator(GeneratorSettings(**served))
         self.client = RetrievalClient(search_url, top_n=RESULTS["retrieval_topk"])
         self.pipeline = METHODS["research"].pipeline(PipelineSettings(**RESULTS, **LIMITS), self.client, self.generator)
-        self.url, self.load, self.failed = f"{model_url}/v1/completions", load, 0
+        self.url, self.failed = f"{model_url}/v1/completions", 0
 
     async def answer(self, questions: Sequence[Question], concurrency: int) -> float:
         queue = iter(questions)
@@ -87,7 +85,7 @@ class Bench:
 
     async def replay(self, bodies: Sequence[bytes], questions: int, concurrency: int) -> float:
         # In a thread, because the event loop has to look after the pipeline's idle connections.
-        traffic = await asyncio.to_thread(self.load.closed_loop, self.url, bodies, concurrency)
+        traffic = await asyncio.to_thread(Load().closed_loop, self.url, bodies, concurrency)
         if traffic.count() != {200: len(bodies)}:
             raise GenerationError(f"{self.url} answered {traffic.count()} (status: requests); expected 200 alone")
         return questions / traffic.seconds
@@ -107,12 +105,8 @@ class Bench:
 
 
 def figures(per_s: Mapping[str, Sequence[float]], failed: int) -> dict[str, Any]:
-    return {
-        "ours_over_sequential": np.divide(per_s["ours"], per_s["sequential"]),
-        "ours_over_limit": np.divide(per_s["ours"], per_s["limit"]),
-        **{f"{way}_per_s": rates for way, rates in per_s.items()},
-        "failed": failed,
-    }
+    rates = {f"{way}_per_s": rounds for way, rounds in per_s.items()}
+    return {**ratios(per_s, ("ours", "sequential"), ("ours", "limit")), **rates, "failed": failed}
 
 
 @exit_on_user_error
@@ -129,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = options.model_path or trained_model(options.demo_dir)
     log_path = options.demo_dir / "logs" / "bench_model_server.log"
     server = ModelServerOptions(model, Engine.VLLM, context_length=MODEL_TOKENS, log_path=log_path)
-    with demo_server(options.demo_dir) as search, model_server(server) as (url, _), in_own_process(Load) as load:
-        bench = Bench(model, url, search.url, load)
+    with demo_server(options.demo_dir) as search, model_server(server) as (url, _):
+        bench = Bench(model, url, search.url)
         per_s = bench.measure(questions, options.sequential, options.concurrency, options.rounds)
     print_report(figures(per_s, bench.failed), TARGETS)
     return 0

@@ -4,7 +4,8 @@ vLLM loads `ForcedTokens` by its name in the process that computes; a request br
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.sampling_params import SamplingParams
@@ -17,18 +18,6 @@ ARGUMENT = "forced_ids"
 def forced(token_ids: Sequence[int]) -> dict[str, Any]:
     """`SamplingParams.extra_args` of a request that samples these tokens."""
     return {ARGUMENT: list(token_ids)}
-
-
-class _Row(NamedTuple):
-    """A request in the batch: the tokens to sample, and those sampled so far (a list that vLLM appends to)."""
-
-    forced_ids: list[int]
-    sampled_ids: list[int]
-
-    @property
-    def next_id(self) -> int:
-        # The engine may compute one token after the last, before it learns that the request has ended: any will do.
-        return self.forced_ids[min(len(self.sampled_ids), len(self.forced_ids) - 1)]
 
 
 class ForcedTokens(LogitsProcessor):
@@ -49,6 +38,19 @@ class ForcedTokens(LogitsProcessor):
             logits[indices] = float("-inf")
             logits[indices, torch.tensor([row.next_id for row in self.rows.values()])] = 0.0
         return logits
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A request in the batch: the tokens to sample, and those sampled so far (a list that vLLM appends to)."""
+
+    forced_ids: list[int]
+    sampled_ids: list[int]
+
+    @property
+    def next_id(self) -> int:
+        # The engine may compute one token after the last, before it learns that the request has ended: any will do.
+        return self.forced_ids[min(len(self.sampled_ids), len(self.forced_ids) - 1)]
 
 
 def _row(params: SamplingParams, _: list[int] | None, sampled_ids: list[int]) -> _Row | None:

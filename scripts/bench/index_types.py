@@ -33,6 +33,7 @@ from flashrag.retriever.build.faiss_file import build_index
 from flashrag.retriever.build.faiss_types import FaissType, plan_index
 from flashrag.system.arguments import CommandParser
 from scripts.bench.inputs import read_unique_questions
+from scripts.bench.report import shown
 from scripts.bench.servers import in_own_process
 
 REAL_TYPES = {  # with the search parameters to try beside the builder's own
@@ -73,19 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         real = measure_real(args.index_path, args.questions, args.num_queries, Path(folder)) if args.index_path else []
         growth = measure_growth(args.sizes, args.num_queries, Path(folder))
     for rows in filter(None, (real, growth)):
-        print(markdown_table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows]), end="\n\n")
+        print(markdown_table(list(rows[0]), [[shown(value) for value in row.values()] for row in rows]), end="\n\n")
     print(json.dumps({"real": real, "growth": growth}))
     return 0
-
-
-def _shown(value: object) -> str:
-    """
-    >>> _shown(0.20941), _shown(43.165), _shown(1717.2), _shown(21_015_324), _shown(None)
-    ('0.209', '43.2', '1,717', '21,015,324', '–')
-    """
-    if isinstance(value, float):
-        return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
-    return "–" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
 def measure_real(index_path: Path, question_paths: Sequence[Path], num_queries: int, folder: Path) -> list[Row]:

@@ -31,25 +31,40 @@ def median(values: Sequence[float] | np.ndarray) -> float:
     return float(np.median(values))
 
 
+def ratios(rounds: Mapping[str, Sequence[float]], *pairs: tuple[str, str]) -> dict[str, np.ndarray]:
+    """`{way}_over_{other}` in each round."""
+    return {f"{way}_over_{other}": np.divide(rounds[way], rounds[other]) for way, other in pairs}
+
+
 def print_report(figures: Mapping[str, Any], targets: Mapping[str, str], rounds: Mapping[str, Any] = NONE) -> None:
     """A table of the figures and of the rounds behind them, then the figures as JSON: of a list, the median."""
-    rows = [(name, shown, targets.get(name, "")) for name, shown in _shown({**figures, **rounds})]
+    rows = [(name, shown(value), targets.get(name, "")) for name, value in _flat({**figures, **rounds})]
     print(markdown_table(("figure", "median (lowest–highest round)", "target"), rows))
     medians = {key: float(f"{median(v):.5g}") for key, v in figures.items() if isinstance(v, list | np.ndarray)}
     print(json.dumps({**figures, **medians}, default=float), flush=True)
 
 
-def _shown(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """
-    >>> list(_shown({"a": {8: [160, 90, 175]}, "b": [{"ms": 1.23456}], "c": None}))
-    [('a 8', '160 (90–175)'), ('b 0 ms', '1.235'), ('c', 'None')]
+    >>> list(_flat({"a": {8: [160, 90]}, "b": [{"ms": 1.5}]}))
+    [('a 8', [160, 90]), ('b 0 ms', 1.5)]
     """
     for key, value in values.items():
-        if isinstance(value, list) and isinstance(value[0], Mapping):
-            value = dict(enumerate(value))
-        if isinstance(value, Mapping):
-            yield from _shown(value, f"{prefix}{key} ")
-        elif isinstance(value, list | np.ndarray):
-            yield f"{prefix}{key}", f"{median(value):.3g} ({min(value):.3g}–{max(value):.3g})"
+        parts = dict(enumerate(value)) if isinstance(value, list) and isinstance(value[0], Mapping) else value
+        if isinstance(parts, Mapping):
+            yield from _flat(parts, f"{prefix}{key} ")
         else:
-            yield f"{prefix}{key}", f"{value:.4g}" if isinstance(value, float) else str(value)
+            yield f"{prefix}{key}", value
+
+
+def shown(value: Any) -> str:
+    """Three digits of a number, or all before the point; of rounds the median and the range.
+
+    >>> shown([160.0, 90.0, 175.5]), shown(0.20941), shown(1717.2), shown(21_015_324), shown(None)
+    ('160 (90–176)', '0.209', '1,717', '21,015,324', '–')
+    """
+    if isinstance(value, list | np.ndarray):
+        return f"{shown(median(value))} ({shown(float(min(value)))}–{shown(float(max(value)))})"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    return "–" if value is None else f"{value:,}" if type(value) is int else str(value)

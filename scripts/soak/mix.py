@@ -1,6 +1,6 @@
 """The requests of a soak: seeded, most of them ordinary, many of them hostile, each with the answers that are right.
 
-Popular questions come often (a cache answers them), rare ones seldom. Pure: nothing is sent here (exchange.py).
+Popular questions come often (a cache answers them), rare ones seldom. Nothing is sent here (exchange.py).
 """
 
 import json
@@ -19,8 +19,6 @@ OK, BUSY, LATE = 200, 429, 504
 
 
 class Manner(StrEnum):
-    """How a request is sent."""
-
     WHOLE = "whole"
     TRICKLED = "trickled"  # the body arrives, slowly
     STALLED = "stalled"  # half of the body arrives, and the connection stays open
@@ -52,12 +50,8 @@ class Pool:
     questions: Sequence[str]
     long: Sequence[str]
 
-    def popular(self, rng: Random) -> str:
-        """A question; half of the time it is one of the first 6 %."""
-        return self.questions[int(len(self.questions) * rng.random() ** 4)]
 
-
-Kind = Callable[[Pool, Random], Case]
+Bodies = Mapping[str, Sequence[Any]]  # by route; bytes are sent as they are
 
 
 def long_queries(questions: Sequence[str]) -> list[str]:
@@ -67,132 +61,119 @@ def long_queries(questions: Sequence[str]) -> list[str]:
 
 def cases(pool: Pool, seed: int) -> Iterator[Case]:
     """Requests without end."""
-    rng = Random(seed)
-    weights, kinds = zip(*_KINDS, strict=True)
+    mix = _Mix(pool, Random(seed))
+    weights, kinds = zip(*mix.kinds(), strict=True)
     while True:
-        (kind,) = rng.choices(kinds, weights)
-        yield kind(pool, rng)
+        yield mix.rng.choices(kinds, weights)[0]()
 
 
-def _answered(kind: str, route: str, queries: Sequence[str], num: int, scored: bool) -> Case:
-    """A request that must be answered, unless the server is busy or late."""
-    body = {
-        "/search": {"query": queries[0], "top_n": num, "return_score": scored},
-        "/batch_search": {"query": queries, "top_n": num, "return_score": scored},
-        "/retrieve": {"queries": queries, "topk": num, "return_scores": scored},
-        "/queries": {"queries": queries, "k": num},
-    }[route]
-    return Case(kind, route, json.dumps(body).encode(), frozenset({OK, BUSY, LATE}), tuple(queries), num, scored)
+@dataclass(frozen=True)
+class _Mix:
+    """Makes a request of each kind."""
 
+    pool: Pool
+    rng: Random
 
-def _search(pool: Pool, rng: Random) -> Case:
-    return _answered("search", "/search", [pool.popular(rng)], rng.choice((1, 3, 5, 5, 5, 10)), rng.random() < 0.5)
+    def kinds(self) -> Sequence[tuple[float, Callable[[], Case]]]:
+        """Every kind with its weight."""
+        return (
+            (67, self.search),
+            (4, self.batch),
+            (2, lambda: self.of_many("one query many times", [self.popular()] * self.rng.randint(2, 64))),
+            (0.2, lambda: self.answered("as many as allowed", "/search", [self.popular()], MAX_TOP_N, True)),
+            (0.02, self.mebibyte_of_queries),
+            (4, self.short_deadline),
+            (3, lambda: self.sent("left before the answer", Manner.LEFT)),
+            (3, lambda: self.sent("left in the body", Manner.CUT)),
+            (0.3, lambda: self.sent("trickled body", Manner.TRICKLED)),
+            (0.02, lambda: self.sent("stalled body", Manner.STALLED)),
+            (4, lambda: self.refused("blank", self.blank(), 400)),
+            (4, lambda: self.refused("malformed", self.malformed(), 400, 422)),
+            (4, lambda: self.refused("wrong type", self.wrong_type(), 422)),
+            (3, lambda: self.refused("over a limit", self.over_limit(), 422)),
+            (0.3, lambda: self.refused("1 MiB query", self.mebibyte_query(), 413, 422)),
+            (1, self.elsewhere),
+        )
 
+    def popular(self) -> str:
+        """A question; half of the time it is one of the first 6 %."""
+        return self.pool.questions[int(len(self.pool.questions) * self.rng.random() ** 4)]
 
-def _of_many(kind: str, queries: Callable[[Pool, Random], list[str]]) -> Kind:
-    def make(pool: Pool, rng: Random) -> Case:
-        route = rng.choice(("/batch_search", "/retrieve", "/queries"))
-        return _answered(kind, route, queries(pool, rng), rng.choice((1, 3, 5)), rng.random() < 0.5)
+    def answered(self, kind: str, route: str, queries: Sequence[str], num: int, scored: bool) -> Case:
+        """A request that must be answered, unless the server is busy or late."""
+        body = {
+            "/search": {"query": queries[0], "top_n": num, "return_score": scored},
+            "/batch_search": {"query": queries, "top_n": num, "return_score": scored},
+            "/retrieve": {"queries": queries, "topk": num, "return_scores": scored},
+            "/queries": {"queries": queries, "k": num},
+        }[route]
+        return Case(kind, route, json.dumps(body).encode(), frozenset({OK, BUSY, LATE}), tuple(queries), num, scored)
 
-    return make
+    def search(self) -> Case:
+        num = self.rng.choice((1, 3, 5, 5, 5, 10))
+        return self.answered("search", "/search", [self.popular()], num, self.rng.random() < 0.5)
 
+    def of_many(self, kind: str, queries: Sequence[str]) -> Case:
+        route = self.rng.choice(("/batch_search", "/retrieve", "/queries"))
+        return self.answered(kind, route, queries, self.rng.choice((1, 3, 5)), self.rng.random() < 0.5)
 
-def _batch(pool: Pool, rng: Random) -> list[str]:
-    """Sizes are spread evenly over the orders of magnitude; 1 % are the largest."""
-    return [pool.popular(rng) for _ in range(round(LARGEST_BATCH ** min(1.0, 1.01 * rng.random())))]
+    def batch(self) -> Case:
+        """Sizes are spread evenly over the orders of magnitude; 1 % are the largest."""
+        size = round(LARGEST_BATCH ** min(1.0, 1.01 * self.rng.random()))
+        return self.of_many("batch", [self.popular() for _ in range(size)])
 
+    def mebibyte_of_queries(self) -> Case:
+        queries = self.rng.choices(self.pool.long, k=MEBIBYTE // MAX_QUERY_CHARS)
+        case = self.of_many("1 MiB of queries", queries)
+        return replace(case, allowed=case.allowed | {413})
 
-def _mebibyte(pool: Pool, rng: Random) -> Case:
-    queries = [rng.choice(pool.long) for _ in range(MEBIBYTE // MAX_QUERY_CHARS)]
-    case = _of_many("1 MiB of queries", lambda *_: queries)(pool, rng)
-    return replace(case, allowed=case.allowed | {413})
+    def short_deadline(self) -> Case:
+        deadline_s = 10 ** self.rng.uniform(-4, -1)
+        header = {"X-Request-Timeout": f"{deadline_s:.6f}"}
+        return replace(self.search(), kind="short deadline", headers=header, deadline_s=deadline_s)
 
+    def sent(self, kind: str, manner: Manner) -> Case:
+        return replace(self.rng.choice((self.search, self.batch))(), kind=kind, manner=manner)
 
-def _short_deadline(pool: Pool, rng: Random) -> Case:
-    deadline_s = 10 ** rng.uniform(-4, -1)
-    header = {"X-Request-Timeout": f"{deadline_s:.6f}"}
-    return replace(_search(pool, rng), kind="short deadline", headers=header, deadline_s=deadline_s)
-
-
-def _manners(kind: str, manner: Manner) -> Kind:
-    kinds = (_search, _of_many("batch", _batch))
-    return lambda pool, rng: replace(rng.choice(kinds)(pool, rng), kind=kind, manner=manner)
-
-
-def _refused(kind: str, statuses: set[int], bodies_of: Callable[[str, Random], Mapping[str, Sequence[Any]]]) -> Kind:
-    """A kind that must be refused: one of the bodies for a question, by route. Bytes are sent as they are."""
-
-    def make(pool: Pool, rng: Random) -> Case:
-        by_route = bodies_of(pool.popular(rng), rng)
-        route, body = rng.choice([(route, body) for route, bodies in by_route.items() for body in bodies])
+    def refused(self, kind: str, bodies: Bodies, *statuses: int) -> Case:
+        """A request that must be refused: any one of the bodies."""
+        route, body = self.rng.choice([(route, body) for route in bodies for body in bodies[route]])
         return Case(kind, route, body if isinstance(body, bytes) else json.dumps(body).encode(), frozenset(statuses))
 
-    return make
+    def blank(self) -> Bodies:
+        blank, queries = self.rng.choice(("", " ", "\n\t", "\u3000")), [self.popular()] * self.rng.randint(0, 8)
+        queries.insert(self.rng.randint(0, len(queries)), blank)
+        many = {"/retrieve": [{"queries": queries}], "/queries": [{"queries": queries, "k": 3}]}
+        return {"/search": [{"query": blank}], "/batch_search": [{"query": queries}], **many}
 
+    def malformed(self) -> Bodies:
+        whole = json.dumps({"query": self.popular()}).encode()
+        odd = (b"\xff" + whole, b"[" * 5000, b"null", b'{"query":"\\ud800"}')
+        return {"/search": [b"", b"{", whole[:-1], whole + whole, *odd]}
 
-def _blank(query: str, rng: Random) -> Mapping[str, Sequence[Any]]:
-    blank, queries = rng.choice(("", " ", "\n\t", "\u3000")), [query] * rng.randint(0, 8)
-    queries.insert(rng.randint(0, len(queries)), blank)
-    many = {"/retrieve": [{"queries": queries}], "/queries": [{"queries": queries, "k": 3}]}
-    return {"/search": [{"query": blank}], "/batch_search": [{"query": queries}], **many}
+    def wrong_type(self) -> Bodies:
+        query = self.popular()
+        tops = [{"query": query, "top_n": num} for num in ("many", 1.5)]
+        return {
+            "/search": [{}, [query], {"query": [query]}, {"query": None}, *tops],
+            "/batch_search": [{"query": query}, {"query": [query, 7]}],
+            "/retrieve": [{"queries": {"a": query}}, {"queries": [query], "topk": []}],
+            "/queries": [{"queries": 7, "k": 3}],
+        }
 
+    def over_limit(self) -> Bodies:
+        query, long = self.popular(), "x" * (MAX_QUERY_CHARS + 1)
+        return {
+            "/search": [{"query": long}, *({"query": query, "top_n": num} for num in (-1, 0, MAX_TOP_N + 1))],
+            "/batch_search": [{"query": [query] * (MAX_BATCH_QUERIES + 1)}],
+            "/retrieve": [{"queries": [query], "topk": MAX_TOP_N + 1}],
+            "/queries": [{"queries": [query, long], "k": 3}],
+        }
 
-def _malformed(query: str, _: Random) -> Mapping[str, Sequence[Any]]:
-    whole = json.dumps({"query": query}).encode()
-    odd = (b"\xff" + whole, b"[" * 5000, b"null", b'{"query":"\\ud800"}')
-    return {"/search": [b"", b"{", whole[:-1], whole + whole, *odd]}
+    def mebibyte_query(self) -> Bodies:
+        return {"/search": [{"query": (self.rng.choice(("x", "word ", "\u4e16")) * MEBIBYTE)[:MEBIBYTE]}]}
 
-
-def _wrong_type(query: str, _: Random) -> Mapping[str, Sequence[Any]]:
-    return {
-        "/search": [
-            {"query": [query]},
-            {"query": None},
-            {},
-            [query],
-            *({"query": query, "top_n": n} for n in ("x", 1.5)),
-        ],
-        "/batch_search": [{"query": query}, {"query": [query, 7]}],
-        "/retrieve": [{"queries": {"a": query}}, {"queries": [query], "topk": []}],
-        "/queries": [{"queries": 7, "k": 3}],
-    }
-
-
-def _over_limit(query: str, _: Random) -> Mapping[str, Sequence[Any]]:
-    long = "x" * (MAX_QUERY_CHARS + 1)
-    return {
-        "/search": [{"query": long}, *({"query": query, "top_n": num} for num in (-1, 0, MAX_TOP_N + 1))],
-        "/batch_search": [{"query": [query] * (MAX_BATCH_QUERIES + 1)}],
-        "/retrieve": [{"queries": [query], "topk": MAX_TOP_N + 1}],
-        "/queries": [{"queries": [query, long], "k": 3}],
-    }
-
-
-def _mebibyte_query(_: str, rng: Random) -> Mapping[str, Sequence[Any]]:
-    return {"/search": [{"query": (rng.choice(("x", "word ", "\u4e16")) * MEBIBYTE)[:MEBIBYTE]}]}
-
-
-def _elsewhere(_: Pool, rng: Random) -> Case:
-    wrong = (("POST", "/serach", 404), ("GET", "/search", 405), ("DELETE", "/retrieve", 405))
-    method, route, status = rng.choice(wrong)
-    return Case("no such route", route, b"", frozenset({status}), method=method)
-
-
-_KINDS: Sequence[tuple[float, Kind]] = (  # with their weights
-    (67, _search),
-    (4, _of_many("batch", _batch)),
-    (2, _of_many("one query many times", lambda pool, rng: [pool.popular(rng)] * rng.randint(2, 64))),
-    (0.2, lambda pool, rng: _answered("as many as allowed", "/search", [pool.popular(rng)], MAX_TOP_N, True)),
-    (0.02, _mebibyte),
-    (4, _short_deadline),
-    (3, _manners("left before the answer", Manner.LEFT)),
-    (3, _manners("left in the body", Manner.CUT)),
-    (0.3, _manners("trickled body", Manner.TRICKLED)),
-    (0.02, _manners("stalled body", Manner.STALLED)),
-    (4, _refused("blank", {400}, _blank)),
-    (4, _refused("malformed", {400, 422}, _malformed)),
-    (4, _refused("wrong type", {422}, _wrong_type)),
-    (3, _refused("over a limit", {422}, _over_limit)),
-    (0.3, _refused("1 MiB query", {413, 422}, _mebibyte_query)),
-    (1, _elsewhere),
-)
+    def elsewhere(self) -> Case:
+        wrong = (("POST", "/serach", 404), ("GET", "/search", 405), ("DELETE", "/retrieve", 405))
+        method, route, status = self.rng.choice(wrong)
+        return Case("no such route", route, b"", frozenset({status}), method=method)

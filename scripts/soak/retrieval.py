@@ -39,7 +39,7 @@ from rag_serving.settings import read_settings
 from scripts.bench.answers import Ranking, Truth, direct_truth
 from scripts.bench.inputs import add_index_flags, index_server_config, read_unique_questions
 from scripts.bench.servers import Server, our_server, write_config
-from scripts.soak.exchange import Outcome, send, violation
+from scripts.soak.exchange import send, violation
 from scripts.soak.mix import MAX_BATCH_QUERIES, MAX_QUERY_CHARS, MAX_TOP_N, Case, Pool, cases, long_queries
 
 POOL_QUESTIONS = 3000
@@ -172,9 +172,9 @@ async def send_mix(
 
             async def ask(case: Case) -> None:
                 outcome = await send(session, case, PATIENCE_S)
-                tally.add(
-                    case.kind, _result(outcome), outcome.seconds, violation(case, outcome, truth, SERVER_DEADLINE_S)
-                )
+                problem = violation(case, outcome, truth, SERVER_DEADLINE_S)
+                result = str(outcome.status or ("gone" if outcome.timed_out else "closed"))
+                tally.add(case.kind, result, outcome.seconds, problem and f"{case.method} {case.route}: {problem}")
                 progress.update()
 
             async def client() -> None:
@@ -184,12 +184,6 @@ async def send_mix(
 
             await asyncio.gather(*(client() for _ in range(clients)))
     return tally
-
-
-def _result(outcome: Outcome) -> str:
-    if outcome.status is not None:
-        return str(outcome.status)
-    return "gone" if outcome.timed_out else "closed"
 
 
 async def settle(server: Server) -> list[str]:
@@ -229,7 +223,7 @@ def survive_restarts(config: Path, truth: Truth, restarts: int, seed: int) -> tu
                         tally.violations.append(f"exit code {exit_code} after SIGTERM")
         finally:
             over.set()
-    figures = {"restarts": restarts, "answered": tally.by_kind()["search"]["answered"]}
+    figures = {"restarts": restarts, "answered": tally.outcomes["search", "answered"]}
     return {**figures, "slowest_s": round(tally.slowest_s, 3)}, tally.violations
 
 
