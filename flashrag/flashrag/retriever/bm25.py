@@ -1,7 +1,7 @@
 """BM25 retrieval over bm25s. Importing this module loads numpy, bm25s and the stemmer; no torch.
 
 Tokenizer: lower case; words of two letters or more (Unicode `\\b\\w\\w+\\b`); bm25s's English stop words out; then
-Snowball's English stemmer. Scores: Lucene's variant of BM25, with the k1 and b of the index (defaults below are
+Snowball's English stemmer. Scores: Lucene's variant of BM25, with the k1 and b of the index (the builder's defaults are
 Anserini's for passages). A passage that shares no word with the query is never returned, so a list may be shorter
 than asked for.
 """
@@ -26,8 +26,6 @@ STOP_WORDS = "english"
 STEMMER = "english"
 SCORING = "lucene"
 TOKENIZER_CARD = {"lower": True, "pattern": TOKEN_PATTERN, "stop_words": f"bm25s {STOP_WORDS}", "stemmer": STEMMER}
-DEFAULT_K1 = 0.9
-DEFAULT_B = 0.4
 
 
 class Tokenizer:

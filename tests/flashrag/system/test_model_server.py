@@ -64,6 +64,12 @@ def test_a_folder_without_a_model_is_refused(model_folder, missing, message, cap
     assert message in capsys.readouterr().err
 
 
+def test_the_command_with_nothing_but_a_model_has_usable_defaults():
+    options = parse_args(["--model_path", "m"])
+    assert (options.host, options.port, options.log_path) == ("127.0.0.1", 8010, Path("outputs/model_server.log"))
+    assert (options.engine, options.tp, options.context_length, options.extra) == (None, None, None, ())
+
+
 def test_arguments_after_two_dashes_go_to_the_engine():
     options = parse_args(["--model_path", "m", "--engine", "vllm", "--", "--max-num-seqs", "8"])
     assert (options.engine, options.extra) == (Engine.VLLM, ("--max-num-seqs", "8"))
