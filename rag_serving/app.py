@@ -1,4 +1,5 @@
-"""The FastAPI application: the routes (routes.py) over the searches (searcher.py), behind a gate (gate.py).
+"""The FastAPI application: the routes (routes.py) over the searches (searcher.py), behind a gate (gate.py); and the
+page at `/` for a person with a browser.
 
 Errors: 4xx is the caller's (400 a blank query, 422 a breach of the schema), 429 and 503 ask to come again, 504 is a
 missed deadline, 500 ours; always `{"detail": …}`.
@@ -7,21 +8,33 @@ missed deadline, 500 ours; always `{"detail": …}`.
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from flashrag.config import TOKEN_VARIABLE
 from rag_serving.gate import Gate
 from rag_serving.metrics import CountRequests, Metrics, Refusal
-from rag_serving.page import add_page
 from rag_serving.routes import search_routes, status_routes
 from rag_serving.searcher import RETRY_AFTER_S, QueueFull, SearchFailed, SearchUnavailable
 from rag_serving.service import Service
 from rag_serving.settings import ServerSettings
 from rag_serving.workers import Workers
+
+STATIC = Path(__file__).with_name("static")
+# The page runs no inline script and asks no other origin: a passage that holds HTML stays text, whatever the page does.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # asked for again, so that a new version is seen at once
+}
 
 
 def create_app(settings: ServerSettings, workers: Workers) -> FastAPI:
@@ -47,6 +60,25 @@ def create_app(settings: ServerSettings, workers: Workers) -> FastAPI:
     app.add_middleware(Gate, service=service, token=os.environ.get(TOKEN_VARIABLE))
     app.add_middleware(CountRequests, metrics=metrics, routes=app.routes)
     return app
+
+
+class _Files(StaticFiles):
+    """Static files under the page's headers."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+def add_page(app: FastAPI) -> None:
+    """Serve the page at `/` and its files under `/static`: plain files, which the API's document leaves out."""
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
+
+    app.mount("/static", _Files(directory=STATIC), name="static")
 
 
 async def _answer_422(_: Request, error: Exception) -> JSONResponse:

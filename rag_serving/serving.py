@@ -24,7 +24,7 @@ import uvicorn
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
-from flashrag.system.arguments import CommandParser, in_range
+from flashrag.system.arguments import CommandParser, flag, in_range
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
 from rag_serving.service import Service, Status
@@ -38,12 +38,24 @@ CLOSE_TIMEOUT_S = 1  # for connections, once every request is answered
 BACKLOG = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    config: Path
-    num_retriever: int
-    host: str
-    port: int
+    config: Path = flag(
+        "YAML file that names index, corpus and encoder, and limits requests "
+        "(default: rag_serving/serving_config.yaml)",
+        Path(__file__).with_name("serving_config.yaml"), group="what is searched",
+    )  # fmt: skip
+    num_retriever: int = flag(
+        "searches that may run at once, from 1 to 256, each in a thread; they share one copy of the index",
+        1, group="what is searched", type=in_range(int, 1, 256),
+    )  # fmt: skip
+    host: str = flag(
+        "to listen on; 0.0.0.0 for other machines", "127.0.0.1", group="where it listens", metavar="ADDRESS"
+    )
+    port: int = flag(
+        "to listen on, TCP; 0 takes a free one, which the line `ready: …` names",
+        8000, group="where it listens", type=in_range(int, 0, 65535), metavar="PORT",
+    )  # fmt: skip
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
@@ -51,35 +63,8 @@ def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
         prog="python rag_serving/serving.py",
         description="Serve retrieval over HTTP. docs/serving.md describes its routes and its configuration.",
     )
-    search = parser.add_argument_group("what is searched")
-    search.add_argument(
-        "--config",
-        type=Path,
-        default=Path(__file__).with_name("serving_config.yaml"),
-        help="YAML file that names index, corpus and encoder, and limits requests "
-        "(default: rag_serving/serving_config.yaml)",
-    )
-    search.add_argument(
-        "--num_retriever",
-        type=in_range(int, 1, 256),
-        default=1,
-        help="searches that may run at once, from 1 to 256, each in a thread; they share one copy of the index",
-    )
-    address = parser.add_argument_group("where it listens")
-    address.add_argument(
-        "--host",
-        metavar="ADDRESS",
-        default="127.0.0.1",
-        help="this machine's address to listen on; 0.0.0.0: all of them",
-    )
-    address.add_argument(
-        "--port",
-        type=in_range(int, 0, 65535),
-        metavar="PORT",
-        default=8000,
-        help="TCP port to listen on; 0 takes a free one, which the line `ready: …` names",
-    )
-    return ServeOptions(**vars(parser.parse_args(argv)))
+    parser.add_fields(ServeOptions)
+    return parser.parse_into(ServeOptions, argv)
 
 
 @exit_on_user_error
@@ -166,14 +151,11 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise _port_error(host, port, error) from error
+        raise UserError(
+            f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); "
+            "stop what uses it, or give another --port"
+        ) from error
     return listener
-
-
-def _port_error(host: str, port: int, error: OSError) -> UserError:
-    return UserError(
-        f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or give another --port"
-    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from io import BufferedRWPair
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, TypeVar
@@ -99,34 +98,59 @@ class ThreadWorkers(Workers):
 
 
 class ProcessWorkers(Workers):
-    """`load` is called in a new process, where `count` threads search; both must be found there by their names."""
+    """`load` is called in a new process, where `count` threads search; that process must find it by its name."""
 
     def __init__(self, load: Callable[[], Retriever], count: int) -> None:
         self.count = count
         self._load = load
-        self._life: _Life | None = None
+        self._process: SpawnProcess | None = None
+        self._channels: list[_Channel] = []
+        self._idle: asyncio.Queue[_Channel] = asyncio.Queue()  # those on which nothing is asked
         self._replacing = asyncio.Lock()
         self._closed = False
 
     @property
     def pid(self) -> int | None:
-        return self._life.process.pid if self._life else None
+        return self._process.pid if self._process else None
 
     async def start(self) -> Facts:
-        self._life = await _Life.begin(self._load, self.count)
-        return await self._life.loaded()
+        pairs = [socket.socketpair() for _ in range(self.count)]
+        theirs = [pair[1] for pair in pairs]
+        # Spawned: a fork of a process with threads, and torch in it, may hang.
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=_serve, args=(self._load, theirs), name="retriever", daemon=True)
+        self._process.start()
+        atexit.register(self._process.kill)  # before multiprocessing's own end, which would wait for it
+        for end in theirs:  # only the process holds its ends: when it dies, ours say so
+            end.close()
+        streams = [await asyncio.open_unix_connection(sock=ours, limit=LARGE_REPLY_BYTES) for ours, _ in pairs]
+        self._channels, self._idle = [_Channel(*stream) for stream in streams], asyncio.Queue()
+        try:
+            facts = await self._channels[0].read()
+        except (EOFError, OSError):
+            await self._end()
+            facts = ProcessDied(f"the search process ended with exit code {self._process.exitcode} while it loaded")
+        for channel in self._channels:
+            self._idle.put_nowait(channel)
+        if isinstance(facts, Exception):
+            await self._end()
+            raise facts
+        return facts
 
     async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
         request = pickle.dumps((list(queries), num))
         for _ in range(ATTEMPTS):
-            life = self._life
-            if self._closed or life is None:
+            process, idle = self._process, self._idle
+            if self._closed or process is None:
                 raise ProcessDied("the search process was closed")
+            channel = await idle.get()
             try:
-                reply = await life.ask(request)
+                reply = await channel.ask(request)
             except (EOFError, OSError):
-                await self._replace(life)
+                await self._replace(process)
                 continue
+            finally:
+                idle.put_nowait(channel)
             if isinstance(reply, Exception):
                 raise reply
             return reply
@@ -135,20 +159,28 @@ class ProcessWorkers(Workers):
     async def close(self) -> None:
         """End the process; searches under way raise `ProcessDied`."""
         self._closed = True
-        if self._life is not None:
-            await self._life.end()
+        await self._end()
 
-    async def _replace(self, dead: "_Life") -> None:
+    async def _replace(self, dead: SpawnProcess) -> None:
         """Start the process again, once for all searches that found it dead."""
         async with self._replacing:
-            if self._life is dead and not self._closed:
-                await dead.end()
-                log.warning("the search process ended with exit code %s; starting it again", dead.process.exitcode)
+            if self._process is dead and not self._closed:
+                await self._end()
+                log.warning("the search process ended with exit code %s; starting it again", dead.exitcode)
                 await self.start()
 
+    async def _end(self) -> None:
+        """End the process, whatever it searches or hangs in; whoever waits for a reply reads the end of it."""
+        if self._process is None:
+            return
+        self._process.kill()
+        await asyncio.to_thread(self._process.join)  # giving back an index of many gigabytes takes its time
+        atexit.unregister(self._process.kill)
+        for channel in self._channels:
+            channel.writer.transport.abort()
 
-@dataclass(eq=False)
-class _Channel:
+
+class _Channel(NamedTuple):
     """One of the process's sockets, with a thread of its own at the other end."""
 
     reader: asyncio.StreamReader
@@ -164,61 +196,6 @@ class _Channel:
         length = int.from_bytes(await self.reader.readexactly(LENGTH_BYTES))
         reply = await self.reader.readexactly(length)
         return pickle.loads(reply) if length < LARGE_REPLY_BYTES else await asyncio.to_thread(pickle.loads, reply)
-
-
-@dataclass(eq=False)
-class _Life:
-    """One life of the process: its sockets, and those of them on which nothing is asked."""
-
-    process: SpawnProcess
-    channels: Sequence[_Channel]
-    idle: asyncio.Queue[_Channel] = field(default_factory=asyncio.Queue)
-
-    @classmethod
-    async def begin(cls, load: Callable[[], Retriever], count: int) -> "_Life":
-        # Spawned: a fork of a process with threads, and torch in it, may hang.
-        context = multiprocessing.get_context("spawn")
-        pairs = [socket.socketpair() for _ in range(count)]
-        theirs = [pair[1] for pair in pairs]
-        process = context.Process(target=_serve, args=(load, theirs), name="retriever", daemon=True)
-        process.start()
-        atexit.register(process.kill)  # before multiprocessing's own end, which would wait for it
-        for end in theirs:  # only the process holds its ends: when it dies, ours say so
-            end.close()
-        streams = [await asyncio.open_unix_connection(sock=ours, limit=LARGE_REPLY_BYTES) for ours, _ in pairs]
-        return cls(process, [_Channel(*stream) for stream in streams])
-
-    async def loaded(self) -> Facts:
-        """What was loaded; searches are let in from now on. Raises the error of `load`, or `ProcessDied`."""
-        try:
-            reply = await self.channels[0].read()
-        except (EOFError, OSError) as error:
-            await self.end()
-            raise ProcessDied(
-                f"the search process ended with exit code {self.process.exitcode} while it loaded"
-            ) from error
-        finally:
-            for channel in self.channels:
-                self.idle.put_nowait(channel)
-        if isinstance(reply, Exception):
-            await self.end()
-            raise reply
-        return reply
-
-    async def ask(self, request: bytes) -> Any:
-        channel = await self.idle.get()
-        try:
-            return await channel.ask(request)
-        finally:
-            self.idle.put_nowait(channel)
-
-    async def end(self) -> None:
-        """End the process, whatever it searches or hangs in; whoever waits for a reply reads the end of it."""
-        self.process.kill()
-        await asyncio.to_thread(self.process.join)  # an index of many gigabytes takes its time
-        atexit.unregister(self.process.kill)
-        for channel in self.channels:
-            channel.writer.transport.abort()
 
 
 def _serve(load: Callable[[], Retriever], ends: Sequence[socket.socket]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Page
 
-from rag_serving.page import add_page
+from rag_serving.app import add_page
 
 
 @pytest.fixture(scope="module")

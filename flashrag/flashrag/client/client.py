@@ -3,7 +3,7 @@
 Several servers are balanced, and an attempt asks each of them at most once before it counts as failed: while one
 answers, no search fails. Transport errors, 429 and 5xx are tried again with jittered back-off, never sooner than the
 server's Retry-After; any other answer is final at once. What cannot be had raises `SearchError`: never None, never an
-empty list in its place. Which server is asked next: servers.py. What a reply must look like: reply.py.
+empty list in its place. Which server is asked next: balancing.py. What a reply must look like: reply.py.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ from tenacity import (
 )
 
 from flashrag.client.balancing import PROBE_TIMEOUT_S, Server, Servers, authorization, check_addresses
-from flashrag.client.health import check_search_url, check_server
 from flashrag.client.reply import (
     Retryable,
     check_alive,
@@ -39,8 +38,6 @@ from flashrag.client.reply import (
 )
 from flashrag.document import Document, Hit
 from flashrag.errors import SearchError
-
-__all__ = ["RetrievalClient", "check_search_url", "check_server"]
 
 CONNECT_TIMEOUT_S = 5.0
 BATCH_QUERIES = 64  # in one request: well under a server's limits, and room in its queue is found sooner

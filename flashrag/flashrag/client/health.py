@@ -21,23 +21,25 @@ def check_search_url(url: str | Sequence[str], key: str = "search_url") -> str:
     return ",".join(check_addresses(url, key))
 
 
-def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str = "search_url") -> None:
-    """Raise `UserError`, naming `key`, unless a healthy retrieval server answers at `url`, and takes our token.
+def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str = "search_url") -> httpx.Response:
+    """The /health of the first healthy retrieval server among `url`; `UserError`, naming `key`, where there is none.
 
-    Of several addresses one must answer so; a warning tells what is wrong with each of the others.
+    A healthy server also takes our token. A warning names each server that is not, with its problem.
     """
     urls = check_addresses(url, key)
     with ThreadPoolExecutor(len(urls)) as pool:
-        problems = list(pool.map(lambda one: _problem(one, timeout_s, f"{key}={one}"), urls))
-    found = [problem for problem in problems if problem]
-    if len(found) == len(urls):
-        raise UserError("; ".join(found) + f"; {REMEDY}")
-    for problem in found:
+        answers = list(pool.map(lambda one: _health_or_problem(one, timeout_s, f"{key}={one}"), urls))
+    healthy = [answer for answer in answers if isinstance(answer, httpx.Response)]
+    problems = [answer for answer in answers if isinstance(answer, str)]
+    if not healthy:
+        raise UserError("; ".join(problems) + f"; {REMEDY}")
+    for problem in problems:
         _log.warning("%s; the other servers are used until it answers", problem)
+    return healthy[0]
 
 
-def _problem(url: str, timeout_s: float, given: str) -> str | None:
-    """What keeps the server from being used, None for nothing."""
+def _health_or_problem(url: str, timeout_s: float, given: str) -> httpx.Response | str:
+    """The server's /health, or what keeps the server from being used."""
     try:
         health = httpx.get(f"{url}/health", timeout=timeout_s)
         # /health is open to everyone; /metrics asks for the token, as the search routes do.
@@ -50,4 +52,4 @@ def _problem(url: str, timeout_s: float, given: str) -> str | None:
         return f"{given}/health answered {health.status_code}, expected 200"
     if metrics.status_code == httpx.codes.UNAUTHORIZED:
         return f"{given} asks for another token; set {TOKEN_VARIABLE} to the server's"
-    return None
+    return health

@@ -9,15 +9,12 @@ import atexit
 import threading
 from collections.abc import Sequence
 
-import httpx
-
 from flashrag.client import RetrievalClient, check_addresses, check_server
 from flashrag.document import Hit
 from flashrag.errors import UserError
 from flashrag.retriever.base import PassageCount, Retriever
 
 KEY = "remote_retriever_url"
-HEALTH_TIMEOUT_S = 5.0
 
 
 class RemoteRetriever(Retriever):
@@ -47,27 +44,16 @@ class RemoteRetriever(Retriever):
 
 
 def check_remote(url: str | Sequence[str]) -> tuple[tuple[str, ...], PassageCount]:
-    """The addresses, and how many passages the first that answers has; raises `UserError` where none is healthy."""
+    """The addresses, and how many passages the first healthy server has; raises `UserError` where none is healthy."""
     urls = check_addresses(url, KEY)
-    check_server(urls, key=KEY)
-    for one in urls:
-        try:
-            health = httpx.get(f"{one}/health", timeout=HEALTH_TIMEOUT_S)
-        except httpx.RequestError:
-            continue  # another one of them is there
-        if health.is_success:
-            return urls, PassageCount(_documents(one, health))
-    raise UserError(f"{KEY}: {','.join(urls)} answered a moment ago and does not any more; start the server again")
-
-
-def _documents(url: str, health: httpx.Response) -> int:
+    health = check_server(urls, key=KEY)
     try:
         count = health.json()["documents"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{KEY}: {url}/health does not say how many documents it has ({health.text[:200]!r}); "
+            f"{KEY}: {health.url} does not say how many documents it has ({health.text[:200]!r}); "
             "give the address of a ReSearch retrieval server"
         ) from error
     if not isinstance(count, int) or count < 0:
-        raise UserError(f"{KEY}: {url}/health says that it has {count!r} documents; expected a number")
-    return count
+        raise UserError(f"{KEY}: {health.url} says that it has {count!r} documents; expected a number")
+    return urls, PassageCount(count)
