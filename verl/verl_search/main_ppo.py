@@ -87,7 +87,7 @@ def check_questions(given: str, path: Path, prompt_key: str) -> None:
 
 def check_platform(config: DictConfig) -> None:
     """Raise `UserError` when the config is made for another kind of machine than this one."""
-    from verl.plugin.platform import get_platform
+    from verl.plugin.platform.platform_manager import get_platform
 
     found = get_platform().device_name
     if config.trainer.device != found:
@@ -101,11 +101,15 @@ def train(config: DictConfig) -> None:
     """Validate everything, then hand over to upstream's trainer."""
     check_input(config)
     # From here on verl is imported, which takes half a minute on two cores.
-    from verl_search.platform.upstream import REQUIRED_CPU_NAMES, REQUIRED_NAMES, check_contract, check_plugin_loaded
+    from verl_search.platform import upstream
 
-    check_plugin_loaded()
+    upstream.check_plugin_loaded()
     check_platform(config)
-    check_contract(REQUIRED_NAMES + (REQUIRED_CPU_NAMES if config.trainer.device == "cpu" else ()))
+    upstream.check_contract()
+    if config.actor_rollout_ref.rollout.name == "vllm":
+        upstream.check_contract(upstream.REQUIRED_VLLM_NAMES)
+    if config.trainer.device == "cpu":
+        upstream.check_contract(upstream.REQUIRED_CPU_NAMES)
     complete(config)
     validate(config)
     from ray.exceptions import RayActorError, RayTaskError

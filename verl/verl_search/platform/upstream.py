@@ -1,16 +1,20 @@
-"""The one module that touches the internals of verl, torch and vLLM: every name it relies on, every patch it makes.
+"""The contract with upstream: every name of verl, TransferQueue, vLLM and torch.distributed that this package uses.
 
-`REQUIRED_NAMES` is the contract. `check_contract` reports what has moved before anything starts, and
-tests/verl_search/platform/test_upstream.py holds one test per name. The patches exist for machines without an
-accelerator (verl 0.9.1, vLLM 0.28.0, torch 2.13.0); each says what breaks without it.
+Other modules import these names and override these methods too, but only names that stand in the lists below, each with
+its purpose; tests/verl_search/platform/test_upstream.py reads our source and finds any other. `check_contract` reports
+a name that has moved before anything starts. Only this module changes upstream: its patches serve machines without an
+accelerator (verl 0.9.1, vLLM 0.28.0, torch 2.13.0), and each says what breaks without it.
 """
 
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import logging
 import os
+import re
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError
@@ -39,62 +43,115 @@ class RequiredName(NamedTuple):
     purpose: str
 
 
-REQUIRED_NAMES = (
-    RequiredName("verl.plugin.platform.platform_manager", "PlatformRegistry.register", "registers the CPU platform"),
-    RequiredName("verl.plugin.platform.platform_base", "PlatformBase", "base of the CPU platform"),
-    RequiredName("verl.experimental.agent_loop.agent_loop", "AgentLoopBase", "base of the search agent loop"),
-    RequiredName("verl.experimental.agent_loop.agent_loop", "AgentLoopOutput", "what the search agent loop returns"),
-    RequiredName(
-        "verl.utils.tokenizer.continuous_token_wiring",
-        "logger.warning",
-        "warns, for every episode, that it knows no chat-turn builder for a model type of None",
-    ),
-    RequiredName(
-        "verl.experimental.agent_loop.agent_loop",
-        "AgentLoopManager._init_agent_loop_workers",
-        "fills agent_loop_workers, the actors whose death is noticed",
-    ),
-    RequiredName("verl.utils.dataset.rl_dataset", "RLHFDataset", "base of the question dataset"),
-    RequiredName("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer.sample", "where rollouts are counted and checked"),
-    RequiredName(
-        "verl.trainer.ppo.v1.replay_buffer",
-        "ReplayBuffer._sync_metadata_from_transfer_queue",
-        "each poll: where a worker's request to stop is seen",
-    ),
-    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.fit", "base of the trainer: where a stop ends the run"),
-    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.step", "base of the trainer: which step is under way"),
-    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._save_checkpoint", "the checkpoint before a stop"),
-    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._load_checkpoint", "the step that a run resumes from"),
-    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync._compute_metrics", "a step's metrics: what the alarms watch"),
-    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.on_step_begin", "where an alarm stops the run"),
-    RequiredName("verl.trainer.ppo.v1", "PPOTrainerSync.on_step_end", "where an alarm has a checkpoint saved"),
-    RequiredName("verl.workers.rollout.llm_server", "LLMServerManager.get_addresses", "which replicas may have died"),
-    RequiredName("verl.trainer.ppo.v1.trainer_base", "TRAINER_REGISTRY", "where the trainer is put in"),
-    RequiredName(
-        "verl.trainer.main_ppo", "TaskRunnerV1.__ray_metadata__.modified_class", "runs the trainer in an actor of ours"
-    ),
-    RequiredName("verl.trainer.main_ppo", "run_ppo", "runs upstream's trainer"),
-    RequiredName("verl.utils.config", "validate_config", "upstream's own validation of the training config"),
-    RequiredName("verl.workers.engine.base", "EngineRegistry.register", "registers the FSDP2 engine for CPU"),
-    RequiredName("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead", "base of the CPU engine"),
-    RequiredName("verl.workers.engine.fsdp.transformer_impl", "CPUOffloadPolicy", "made to work without pinned memory"),
-)
+# Module -> name -> purpose. A name may be an attribute that instances get in upstream's own code.
+_NAMES = {
+    "verl.plugin.platform.platform_manager": {
+        "PlatformRegistry.register": "registers the CPU platform",
+        "get_platform": "tells the machine's platform",
+    },
+    "verl.plugin.platform.platform_base": {
+        "PlatformBase": "base of the CPU platform",
+        "PlatformBase.rollout_env_vars": "the environment of a rollout engine",
+    },
+    "verl.experimental.agent_loop.agent_loop": {
+        "AgentLoopBase": "base of the search agent loop",
+        "AgentLoopBase.run": "runs one episode",
+        "AgentLoopBase.config": "the training config",
+        "AgentLoopBase.tokenizer": "the model's tokenizer",
+        "AgentLoopBase.server_manager": "the rollout servers",
+        "AgentLoopOutput": "the result of an episode",
+        "AgentLoopMetrics": "seconds of an episode",
+        "AgentLoopManager.agent_loop_workers": "the actors whose death is noticed",
+    },
+    "verl.workers.rollout.llm_server": {
+        "LLMServerClient.generate": "samples the next tokens of an episode",
+        "LLMServerManager.get_addresses": "names the rollout replicas that may have died",
+    },
+    "verl.utils.tokenizer.continuous_token_wiring": {"logger": "warns about chat turns, which no episode has"},
+    "verl.utils.dataset.rl_dataset": {
+        "RLHFDataset": "base of the question dataset",
+        "RLHFDataset.maybe_filter_out_long_prompts": "leaves out questions that do not fit",
+        "RLHFDataset._build_messages": "turns a row into the question",
+        "RLHFDataset.config": "the data group of the training config",
+        "RLHFDataset.tokenizer": "measures prompts",
+        "RLHFDataset.prompt_key": "the column of the question",
+        "RLHFDataset.data_files": "named in error messages",
+        "RLHFDataset.original_data_files": "tells training from validation",
+        "RLHFDataset.filter_overlong_prompts": "whether prompts are measured",
+        "RLHFDataset.max_prompt_length": "the prompt's budget",
+    },
+    "verl.trainer.ppo.v1.replay_buffer": {
+        "ReplayBuffer": "base of the sampler",
+        "ReplayBuffer.sample": "where rollouts are counted and checked",
+        "ReplayBuffer._sync_metadata_from_transfer_queue": "each poll: where a worker's request to stop is seen",
+        "ReplayBuffer.failure_keys": "prompts whose rollout raised",
+        "ReplayBuffer.partitions": "the tags of the TransferQueue",
+    },
+    "verl.trainer.ppo.v1": {
+        "PPOTrainerSync.fit": "where a stop ends the run",
+        "PPOTrainerSync.step": "which step is under way",
+        "PPOTrainerSync.on_step_begin": "where an alarm stops the run",
+        "PPOTrainerSync.on_step_end": "where an alarm has a checkpoint saved",
+        "PPOTrainerSync._compute_metrics": "a step's metrics, which the alarms watch",
+        "PPOTrainerSync._save_checkpoint": "the checkpoint before a stop",
+        "PPOTrainerSync._load_checkpoint": "the step that a run resumes from",
+        "PPOTrainerSync.config": "the training config",
+        "PPOTrainerSync.global_steps": "the number of the step",
+        "PPOTrainerSync.replay_buffer": "the sampler, which watches the workers",
+        "PPOTrainerSync.train_dataloader": "queues the questions of an interrupted step again",
+        "PPOTrainerSync.llm_server_manager": "names the rollout replicas",
+    },
+    "verl.trainer.ppo.v1.trainer_base": {"TRAINER_REGISTRY": "where our trainer takes the place of upstream's"},
+    "verl.trainer.main_ppo": {
+        "TaskRunnerV1.__ray_metadata__.modified_class": "runs the trainer in an actor of ours",
+        "run_ppo": "runs upstream's trainer",
+    },
+    "verl.trainer.ppo.core_algos": {
+        "compute_grpo_outcome_advantage": "GRPO's formula",
+        "register_adv_est": "registers our estimator",
+    },
+    "verl.trainer.ppo.utils": {
+        "need_critic": "an input of validate_config",
+        "need_reference_policy": "an input of validate_config",
+    },
+    "verl.utils.config": {"validate_config": "upstream's own validation of the training config"},
+    "verl.workers.engine.base": {"EngineRegistry.register": "registers the FSDP2 engine for CPU"},
+    "verl.workers.engine.fsdp.transformer_impl": {
+        "FSDPEngineWithLMHead": "base of the CPU engine",
+        "CPUOffloadPolicy": "made to work without pinned memory",
+    },
+    "transfer_queue": {
+        "KVBatchMeta": "the keys of a batch",
+        "kv_batch_get": "reads the tensors that are about to be trained on",
+        "async_kv_put": "carries a worker's request to stop to the trainer",
+    },
+    "torch.distributed": {"init_process_group": "made to take verl's backend string for CPU"},
+    "torch.distributed.fsdp": {"CPUOffloadPolicy": "made to work without pinned memory"},
+}
+_VLLM_NAMES = {"vllm.sampling_params": {"RequestOutputKind": "one message per request instead of one per token"}}
+_CPU_NAMES = {
+    "vllm.platforms": {"current_platform": "tells whether the engine runs on a CPU"},
+    "vllm.model_executor.layers.utils": {"dispatch_cpu_unquantized_gemm": "kept from repacking synced weights"},
+    "vllm.v1.executor.uniproc_executor": {"UniProcExecutor": "computes in the engine's own process (config/cpu.yaml)"},
+}
 
-REQUIRED_CPU_NAMES = (
-    RequiredName(
-        "vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm", "kept from repacking synced weights"
-    ),
-    RequiredName(
-        "vllm.v1.executor.uniproc_executor", "UniProcExecutor", "computes in the engine's own process (config/cpu.yaml)"
-    ),
-)
+
+def _listed(names: Mapping[str, Mapping[str, str]]) -> tuple[RequiredName, ...]:
+    return tuple(RequiredName(module, name, why) for module, some in names.items() for name, why in some.items())
+
+
+REQUIRED_NAMES = _listed(_NAMES)
+REQUIRED_VLLM_NAMES = _listed(_VLLM_NAMES)
+REQUIRED_CPU_NAMES = _listed(_CPU_NAMES)
 
 
 def find(required: RequiredName) -> Any:
-    """The object behind a name; raises `UpstreamMoved` saying what is missing and what to do."""
+    """The object behind a name, None for an attribute of instances; raises `UpstreamMoved` where it is gone."""
     try:
         found: Any = importlib.import_module(required.module)
         for attribute in required.name.split("."):
+            if inspect.isclass(found) and attribute in _instance_attributes(found):
+                return None
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
         raise UpstreamMoved(
@@ -102,6 +159,13 @@ def find(required: RequiredName) -> Any:
             "Install the pinned versions (bash scripts/setup.sh), or adapt verl_search/platform/upstream.py."
         ) from error
     return found
+
+
+@functools.cache
+def _instance_attributes(kind: type) -> set[str]:
+    """The names that the code of a class assigns to on `self`."""
+    sources = [inspect.getsource(base) for base in kind.__mro__ if base.__module__.partition(".")[0] == "verl"]
+    return {name for source in sources for name in re.findall(r"\bself\.(\w+)(?:: [^=\n]+)? = ", source)}
 
 
 def check_contract(names: tuple[RequiredName, ...] = REQUIRED_NAMES) -> None:
@@ -130,14 +194,14 @@ def check_plugin_loaded() -> None:
 
 
 def silence_chat_turn_builders() -> None:
-    """Spare the log a warning for each episode: none has chat turns (agent_loop.py), so the plain builder is right."""
+    """Keep a warning per episode out of the log: episodes have no chat turns, so the plain builder is right."""
     from verl.utils.tokenizer import continuous_token_wiring
 
     continuous_token_wiring.logger.setLevel(logging.ERROR)
 
 
 def replace_sync_trainer(trainer: type) -> None:
-    """Make upstream's task runner take `trainer` for the mode "sync", whose name much of upstream compares with."""
+    """Make upstream's task runner take `trainer` for the mode "sync", a name that much of upstream asks for."""
     from verl.trainer.ppo.v1 import trainer_base
 
     trainer_base.TRAINER_REGISTRY["sync"] = trainer
@@ -205,12 +269,11 @@ def keep_plain_vllm_weights() -> None:
     """
     import torch
 
-    utils = importlib.import_module("vllm.model_executor.layers.utils")
-    find(REQUIRED_CPU_NAMES[0])
+    (repacking,) = (name for name in REQUIRED_CPU_NAMES if name.module == "vllm.model_executor.layers.utils")
+    find(repacking)
 
     def plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
         del remove_weight
         layer.cpu_linear = torch.nn.functional.linear
 
-    # setattr: the type checker does not see the attributes of a module imported by name.
-    setattr(utils, REQUIRED_CPU_NAMES[0].name, plain_linear)
+    setattr(importlib.import_module(repacking.module), repacking.name, plain_linear)
