@@ -23,7 +23,6 @@ class Config(Mapping[str, Any]):
     """The keys of `config_file_path` overlaid with `config_dict`; read as items or as attributes.
 
     As in FlashRAG, an item that is not set reads as None. An attribute that is not set raises AttributeError.
-    With `known_keys`, any other key is refused.
 
     >>> config = Config(config_dict={"retrieval_topk": 5})
     >>> config.retrieval_topk, config["retrieval_topk"], config["index_path"]
@@ -31,20 +30,12 @@ class Config(Mapping[str, Any]):
     """
 
     def __init__(
-        self,
-        config_file_path: str | Path | None = None,
-        config_dict: Mapping[str, Any] | None = None,
-        known_keys: Iterable[str] | None = None,
+        self, config_file_path: str | Path | None = None, config_dict: Mapping[str, Any] | None = None
     ) -> None:
         self._values: dict[str, Any] = {
             **(read_yaml_mapping(Path(config_file_path)) if config_file_path is not None else {}),
             **(config_dict or {}),
         }
-        if known_keys is not None:
-            known = sorted(known_keys)
-            for key in self._values:
-                if key not in known:
-                    raise UserError(f"unknown config key {key!r}{suggestion(key, known)}")
 
     def __getitem__(self, key: str) -> Any:
         return self._values.get(key)

@@ -42,13 +42,6 @@ def test_repr_shows_no_values():
     assert "secret" not in repr(Config(config_dict={"api_key": "secret"}))
 
 
-def test_known_keys_refuse_the_rest_with_a_suggestion():
-    with pytest.raises(UserError, match=r"unknown config key 'retreival_topk'; did you mean 'retrieval_topk'\?"):
-        Config(config_dict={"retreival_topk": 3}, known_keys=["retrieval_topk", "index_path"])
-    with pytest.raises(UserError, match="known keys: index_path, retrieval_topk"):
-        Config(config_dict={"zzz": 3}, known_keys=["retrieval_topk", "index_path"])
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

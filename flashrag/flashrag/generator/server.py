@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -30,29 +30,22 @@ def load_generator(settings: GeneratorSettings) -> OpenAICompletionGenerator:
     with_tokenizer = settings.framework is not Framework.OPENAI_CHAT
     if with_tokenizer:
         check_model_path(settings.generator_model)
-    served = find_served_model(settings, api_key)
+    served_name = find_served_model(settings, api_key)
     tokenizer = load_tokenizer(settings.generator_model) if with_tokenizer else None
     eos_ids = eos_token_ids(tokenizer, settings.generator_model) if with_tokenizer else []
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
 
-    return OpenAICompletionGenerator(settings, served.name, tokenizer, eos_ids, api_key)
+    return OpenAICompletionGenerator(settings, served_name, tokenizer, eos_ids, api_key)
 
 
-class ServedModel(NamedTuple):
-    """The name to ask for, and the longest sequence that the server takes (None when it does not say)."""
-
-    name: str
-    max_tokens: int | None
-
-
-def find_served_model(settings: GeneratorSettings, api_key: str, *, timeout_s: float = 5.0) -> ServedModel:
-    """The model that the server at `sgl_remote_url` offers for `generator_model`.
+def find_served_model(settings: GeneratorSettings, api_key: str) -> str:
+    """The name under which the server at `sgl_remote_url` offers `generator_model`.
 
     A server with a single model is asked for that one, whatever its name: published set-ups name it freely. Raises
     `UserError` when no server answers, when several models are served under other names, or when the server's context
     is shorter than `generator_max_input_len`.
     """
-    cards = _model_cards(settings, api_key, timeout_s)
+    cards = _model_cards(settings, api_key)
     card = _matching_card(cards, settings.generator_model)
     if card is None:
         names = ", ".join(str(card.get("id")) for card in cards) or "none"
@@ -66,13 +59,13 @@ def find_served_model(settings: GeneratorSettings, api_key: str, *, timeout_s: f
             f"generator_max_input_len={settings.generator_max_input_len}, but the server at {settings.sgl_remote_url} "
             f"takes {max_tokens} tokens; lower generator_max_input_len or serve the model with a longer context"
         )
-    return ServedModel(str(card["id"]), max_tokens if isinstance(max_tokens, int) else None)
+    return str(card["id"])
 
 
-def _model_cards(settings: GeneratorSettings, api_key: str, timeout_s: float) -> list[dict[str, Any]]:
+def _model_cards(settings: GeneratorSettings, api_key: str) -> list[dict[str, Any]]:
     url = f"{settings.api_base_url}/models"
     try:
-        response = httpx.get(url, timeout=timeout_s, headers={"Authorization": f"Bearer {api_key}"})
+        response = httpx.get(url, timeout=5.0, headers={"Authorization": f"Bearer {api_key}"})
     except httpx.TransportError as error:
         raise UserError(
             f"no model server answers at sgl_remote_url={settings.sgl_remote_url} ({error}); {_REMEDY}"

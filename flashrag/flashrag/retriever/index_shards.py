@@ -86,18 +86,14 @@ class SplitOptions:
         return self.save_dir / f"{self.index_path.stem}.{self.num_shards}shards"
 
 
-def parse_args(argv: Sequence[str] | None = None) -> SplitOptions:
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(
         prog="python -m flashrag.retriever.index_shards",
         description="Split a dense index into shards that together answer exactly as it does.",
     )
     parser.add_fields(SplitOptions)
-    return parser.parse_into(SplitOptions, argv)
-
-
-@exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_args(argv)
+    options = parser.parse_into(SplitOptions, argv)
     if not options.index_path.exists():
         raise UserError(f"--index_path: nothing at {options.index_path}; give the index file that index_builder wrote")
     if options.index_path.is_dir():

@@ -17,6 +17,7 @@ import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 STOP_GRACE_S = 15.0
+TAIL_LINES = 25
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -74,35 +75,35 @@ def _end_with_parent() -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-def stop_process(process: subprocess.Popen, grace_s: float = STOP_GRACE_S) -> None:
-    """End one child and its descendants: SIGTERM first, SIGKILL after `grace_s`."""
+def stop_process(process: subprocess.Popen) -> None:
+    """End one child and its descendants: SIGTERM first, SIGKILL after 15 s."""
     with contextlib.suppress(psutil.NoSuchProcess):
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         process.terminate()
-        _end(tree, grace_s)
+        _end(tree)
     process.wait()
 
 
-def end_descendants(grace_s: float = STOP_GRACE_S) -> None:
+def end_descendants() -> None:
     """End every descendant of this process."""
     descendants = psutil.Process().children(recursive=True)
     for process in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _end(descendants, grace_s)
+    _end(descendants)
 
 
-def _end(processes: Sequence[psutil.Process], grace_s: float) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+def _end(processes: Sequence[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=STOP_GRACE_S)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=grace_s)
+    psutil.wait_procs(alive, timeout=STOP_GRACE_S)
 
 
-def tail(path: Path, lines: int = 25, from_byte: int = 0) -> str:
+def tail(path: Path, from_byte: int = 0) -> str:
     """The last lines of a log, or of its part from a byte on, for an error message."""
     with contextlib.suppress(OSError), path.open("rb") as log:
         log.seek(from_byte)
-        return "\n".join(log.read().decode("utf-8", errors="replace").splitlines()[-lines:])
+        return "\n".join(log.read().decode("utf-8", errors="replace").splitlines()[-TAIL_LINES:])
     return ""

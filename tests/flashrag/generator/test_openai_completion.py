@@ -346,10 +346,10 @@ def test_a_chat_server_needs_no_tokenizer_here(server: Server):
 
 
 def test_the_served_model_is_found_by_name_path_or_being_the_only_one(server: Server, closed_url: str):
-    assert find_served_model(settings(server.url + "/v1"), "k") == ("research-7b", 8192)
+    assert find_served_model(settings(server.url + "/v1"), "k") == "research-7b"
     server.cards = [{"id": "a", "root": "/models/x"}, {"id": "b", "root": "/models/y"}]
-    assert find_served_model(settings(server.url, generator_model="/models/y"), "k") == ("b", None)
-    assert find_served_model(settings(server.url, generator_model="/elsewhere/a"), "k") == ("a", None)
+    assert find_served_model(settings(server.url, generator_model="/models/y"), "k") == "b"
+    assert find_served_model(settings(server.url, generator_model="/elsewhere/a"), "k") == "a"
     with pytest.raises(UserError, match="serves these models: a, b; generator_model='c'"):
         find_served_model(settings(server.url, generator_model="c"), "k")
     server.cards = []
@@ -363,7 +363,7 @@ def test_a_context_that_is_too_short_is_refused(server: Server):
     server.cards = [{"id": "m", "max_model_len": 4096}]
     with pytest.raises(UserError, match=r"generator_max_input_len=8192, but the server at .* takes 4096 tokens"):
         find_served_model(settings(server.url), "k")
-    assert find_served_model(settings(server.url, generator_max_input_len=4096), "k").max_tokens == 4096
+    assert find_served_model(settings(server.url, generator_max_input_len=4096), "k") == "m"
 
 
 def test_another_kind_of_server_is_refused(serve: Callable[[Any], str]):
