@@ -1,7 +1,7 @@
-"""The ASGI layer in front of the routes: who gets in, with how large a body, and for how long.
+"""The ASGI layer in front of the routes: it decides who gets in, with how large a body, and for how long.
 
-It refuses before any work is done: 401 without the token, 503 while loading or draining, 413 for a large body; and 504
-at the deadline. A client that goes away ends its request at once.
+It refuses before any work is done: 401 without the token, 503 while the server loads or drains, 413 for a large body.
+At the deadline it answers 504. When a client goes away, its request ends at once.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from rag_serving.searcher import RETRY_AFTER_S
 from rag_serving.service import Service, Status
 
 TIMEOUT_HEADER = "X-Request-Timeout"
-CLIENT_GONE = 499  # nobody reads it; nginx's number, for the count of requests
+CLIENT_GONE = 499  # nginx's number; nobody reads the answer, but requests are counted by status
 SEARCH_ROUTES = frozenset({"/search", "/batch_search", "/retrieve", "/queries"})
 GUARDED_ROUTES = SEARCH_ROUTES | {"/metrics"}
 
@@ -64,7 +64,7 @@ class Gate:
                 self._service.metrics.refused.labels(Refusal(self._service.status.value)).inc()
             return _refusal(503, f"the server is {self._service.status}", {"Retry-After": str(RETRY_AFTER_S)})
         limit = self._service.settings.max_body_bytes
-        with suppress(ValueError):  # none, or nonsense, which the HTTP parser refuses: the bytes are counted anyway
+        with suppress(ValueError):  # no length, or no number: the bytes are counted as they come
             if int(headers.get("content-length", "")) > limit:
                 return _refusal(413, _too_large(limit))
         return None
@@ -117,7 +117,7 @@ class _Visit:
     def end(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-            self._watch = None  # it ends with an error that leads back here: a cycle
+            self._watch = None  # its error refers back to this object: a reference cycle
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

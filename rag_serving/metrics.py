@@ -47,11 +47,11 @@ class Metrics:
         self.cache_misses = self._counter("rag_cache_misses", "Queries that had to be searched")
         self.joined_queries = self._counter("rag_joined_queries", "Queries that joined the search of an identical one")
         self.refused = self._counter("rag_refused", "Requests refused or given up", "reason")
-        for reason in Refusal:  # from the start, so that a rate over time has a zero to begin with
+        for reason in Refusal:  # from the start, so that a rate over time begins at zero
             self.refused.labels(reason)
 
     def gauge(self, name: str, text: str, read: Callable[[], int]) -> None:
-        """A figure that is read when it is asked for."""
+        """Add a figure that `read` gives at each scrape."""
         Gauge(name, text, registry=self.registry).set_function(read)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

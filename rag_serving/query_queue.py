@@ -1,6 +1,6 @@
-"""The line of queries that wait for a search: fair between requests, one search for identical queries.
+"""The queries that wait for a search: requests take turns, and identical queries share one search.
 
-Data only: no clock, no threads; the event loop's thread alone touches it. Does not cover: when to search (searcher.py).
+Data only: no clock, no threads; only the event loop's thread touches it. Does not cover: when to search (searcher.py).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ Ranked = tuple[Hit, ...]
 
 @dataclass(eq=False)
 class Ask:
-    """What one request asks for: `done` when each of its queries has its answer, or at the first error."""
+    """One request's queries. `done` is set once each has its answer, or at the first error."""
 
     answers: list[Ranked]
     done: asyncio.Future[None]
@@ -52,7 +52,7 @@ class Lane:
 
 
 class QueryQueue:
-    """Requests take turns: each batch takes one query of every request before a second one of any."""
+    """A batch takes one query of every request before it takes a second one of any."""
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[Lane, None] = OrderedDict()
@@ -72,7 +72,7 @@ class QueryQueue:
         self._waiting += len(jobs)
 
     def remove(self, job: Job) -> None:
-        """Take out a waiting job that nobody wants any more."""
+        """Remove a waiting job that nobody wants any more."""
         assert job.lane is not None, "only a waiting job can be removed"
         del job.lane.jobs[job]
         self._leave(job, job.lane)
@@ -80,8 +80,8 @@ class QueryQueue:
     def take(self, limit: int) -> list[Job]:
         """The next batch: at most `limit` jobs, all for the same number of documents; empty when nothing waits.
 
-        A search for more documents, cut, is not the same search for every index; so numbers are not mixed. The
-        request that was served longest ago decides which number it is.
+        Numbers are not mixed: in some indexes the best ten of twenty are not the best ten. The request that was
+        served longest ago decides on the number.
         """
         batch: list[Job] = []
         first = next(iter(self._lanes), None)

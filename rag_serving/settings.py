@@ -19,11 +19,15 @@ class ServerSettings(RetrieverSettings):
     max_body_bytes: int = Field(10_000_000, ge=1, description="bytes in the body of one request")
 
     search_batch_size: int = Field(64, ge=1, description="queries searched together")
-    max_wait_ms: float = Field(5.0, ge=0, le=1000, description="how long a thread waits for clients to come back")
+    max_wait_ms: float = Field(
+        5.0, ge=0, le=1000, description="under load, how long a search waits for clients to come back"
+    )
     max_queue_queries: int = Field(4096, ge=1, description="queries that may wait, over all requests")
     cache_queries: int = Field(4096, ge=0, description="results kept, of ten documents each; 0: none")
     request_timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="a request's longest time to answer")
-    drain_timeout_s: float = Field(10.0, ge=0, allow_inf_nan=False, description="for what is in hand after SIGTERM")
+    drain_timeout_s: float = Field(
+        10.0, ge=0, allow_inf_nan=False, description="after SIGTERM, for the requests in hand"
+    )
     log_queries: bool = Field(False, description="write each request's queries to stderr")
 
     @model_validator(mode="after")

@@ -1,10 +1,10 @@
 """Where batches are searched: in a process of its own, as the server's command does, or in threads of this process.
 
-torch takes and gives back the interpreter's lock with every operation: searches in threads of the server slowed its
-answers down, and were slowed down by them, by a third each on two cores. A process of its own avoids that. The event
-loop writes queries to it and reads hits from it, over one socket for each search that may run at once; no thread of the
-server stands between. A process that dies is started again and asked again: a search changes nothing.
-Threads remain for a retriever that must live in this process, as on a Ray cluster.
+torch takes and releases the interpreter's lock with every operation. When searches ran in threads of the server, they
+and the writing of answers slowed each other down by a third on two cores. So they run in a process of their own. The
+event loop writes queries to it and reads hits from it, over one socket for each search that may run at once. A process
+that dies is started again and asked again: a search changes nothing.
+Threads serve a retriever that must live in this process, as on a Ray cluster.
 Does not cover: which queries make a batch (searcher.py).
 """
 
@@ -31,7 +31,7 @@ from flashrag.retriever import Retriever
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # a batch that kills the process every time must not do so for ever
+ATTEMPTS = 3  # for a batch that kills the process every time
 LENGTH_BYTES = 8  # before each reply
 LARGE_REPLY_BYTES = 1 << 20  # about 5 ms to unpickle: more would keep the event loop from answering others
 T = TypeVar("T")

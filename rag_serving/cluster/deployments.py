@@ -52,7 +52,7 @@ class ClusterOptions(BaseModel):
 
     config: Path = Field(description="the server's YAML file; its relative paths start where this is read")
     num_replicas: int = Field(1, ge=1, le=1024, description="copies of the application, each on its own processor")
-    num_retriever: int = Field(1, ge=1, le=256, description="search threads in each of them")
+    num_retriever: int = Field(1, ge=1, le=256, description="searches that may run at once in each of them")
     num_cpus: float = Field(1, ge=0, description="cores that Ray reserves for each; the encoder's threads follow it")
     num_gpus: float = Field(0, ge=0, description="GPUs that Ray reserves for each")
     shard_replicas: int = Field(1, ge=1, le=64, description="copies of each shard")

@@ -53,8 +53,6 @@ class Fragile(Retriever):
             raise SearchError("shard 2 is down")
         if "raise what cannot be pickled" in queries:
             raise Unpicklable
-        if "pid" in queries:
-            return [[Hit(Document(str(os.getpid()), ""), 1.0)]]
         if "large" in queries:
             return [[Hit(Document(str(row), "x" * 1000), 1.0) for row in range(num)]]
         if "die" in queries:
@@ -76,7 +74,7 @@ def loaders(tmp_path_factory):
 
 async def started(load, count: int = 1) -> AsyncIterator[ProcessWorkers]:
     workers = ProcessWorkers(load, count)
-    await workers.start()
+    workers.facts = await workers.start()
     yield workers
     await workers.close()
 
@@ -93,14 +91,14 @@ async def fragile(loaders):
         yield workers
 
 
-@pytest.mark.parametrize("kind", [ProcessWorkers, ThreadWorkers])
-async def test_they_answer_as_the_retriever_itself(kind, site, loaders):
+async def test_they_answer_as_the_retriever_itself(bm25, site, loaders):
     retriever = loaders.load(site.config)
     queries = ["capital of France", "oddity", "nothing of the sort"]
-    workers = kind(partial(loaders.load, site.config), 2)
-    assert await workers.start() == Facts("bm25", len(retriever.corpus), retriever.topk)
-    assert await workers.rank(queries, 3) == retriever.rank(queries, 3)
-    await workers.close()
+    assert await bm25.rank(queries, 3) == retriever.rank(queries, 3)
+    threads = ThreadWorkers(lambda: retriever, 2)
+    assert await threads.start() == Facts("bm25", len(retriever.corpus), retriever.topk)
+    assert await threads.rank(queries, 3) == retriever.rank(queries, 3)
+    await threads.close()
 
 
 async def test_a_killed_process_loses_nothing(bm25):
@@ -121,6 +119,10 @@ async def test_a_killed_process_loses_nothing(bm25):
     killed.set()
     await asyncio.gather(*asking)
     assert bm25.pid != first
+
+
+async def test_the_process_says_what_it_loaded(fragile):
+    assert fragile.facts == Facts("fragile", 5, 3)
 
 
 async def test_a_search_that_raises_leaves_the_process_alive(fragile):

@@ -2,8 +2,8 @@
 
 Several servers are balanced, and an attempt asks each of them at most once before it counts as failed: while one
 answers, no search fails. Transport errors, 429 and 5xx are tried again with jittered back-off, never sooner than the
-server's Retry-After; any other answer is final at once. What cannot be had raises `SearchError`: never None, never an
-empty list in its place. Which server is asked next: balancing.py. What a reply must look like: reply.py.
+server's Retry-After; any other answer is final at once. A search that gets no answer raises `SearchError`; it never
+gives None or an empty list instead. balancing.py chooses the next server, reply.py says what a reply must look like.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class RetrievalClient:
 
     `url` is an address, several with commas between, or a sequence. A request may take `timeout_s`, a search with all
     its attempts `deadline_s`; `max_connections` holds for each server. `token` is the servers' bearer token, by default
-    what the environment variable RESEARCH_SERVER_TOKEN holds. Raises `UserError` for what cannot be used.
+    the environment variable RESEARCH_SERVER_TOKEN. Raises `UserError` for an address or a token that cannot be used.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class RetrievalClient:
         return [hits for task in parts for hits in task.result()]
 
     async def _ask(self, route: str, body: dict[str, Any], parse: Callable[[Any], T]) -> T:
-        """The parsed answer to a request, after as many attempts as it takes and is allowed."""
+        """The parsed answer to a request; it is tried again until it has one, or its attempts or its time are spent."""
         deadline = time.monotonic() + self._deadline_s
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(Retryable),
@@ -131,7 +131,7 @@ class RetrievalClient:
         # A server that is set aside is asked when all others failed, not when one of them is merely busy.
         while server := servers.choose(errors, last_resort=not any(error.busy for error in errors.values())):
             left_s = deadline - time.monotonic()
-            # One that hangs leaves time to ask the others.
+            # A server that hangs leaves time to ask the others.
             timeout_s = max(0.001, min(self._timeout_s, left_s / (len(servers.all) - len(errors))))
             try:
                 return server, await self._ask_one(server, route, body, timeout_s)
@@ -141,7 +141,7 @@ class RetrievalClient:
         raise Retryable("; ".join(map(str, errors.values())), retry_after_s=retry_after_s)
 
     async def _ask_one(self, server: Server, route: str, body: bytes, timeout_s: float) -> bytes:
-        """One request, and what its outcome says about the server."""
+        """One request; its outcome is recorded with the server."""
         asked_at = time.monotonic()
         server.in_flight += 1
         try:
@@ -175,7 +175,7 @@ class RetrievalClient:
         return self._servers_of[loop]
 
     def _server(self, url: str) -> Server:
-        # A request waits for a slot, never for the pool: what it tells the server of its time left stays true.
+        # A request waits for a slot, never for the pool, so that the time left that it states stays true.
         # On aiohttp a request costs the same at any number of connections; httpx's own pool looks at each of them.
         connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
         timeout = httpx.Timeout(connect=connect_s, read=self._timeout_s, write=self._timeout_s, pool=connect_s)

@@ -1,5 +1,6 @@
-"""Is a retrieval server there? Asked once, before anything expensive starts. One answer suffices: the client does
-without the others for as long as it must, and takes them in as soon as they answer.
+"""Asks once, before anything expensive starts, whether a retrieval server is there.
+
+One healthy server is enough: the client does without the others until they answer.
 """
 
 import logging

@@ -1,7 +1,7 @@
-"""What a retrieval server's replies mean: the status, and the JSON.
+"""A retrieval server's replies: the status, and the JSON.
 
-JSON of another shape raises `ValueError` saying what was expected. It is never repaired: with one entry too many or too
-few, documents would be paired with another query, or with other scores.
+JSON of another shape raises `ValueError`, which says what was expected. It is never repaired: with one entry too many
+or too few, documents would be paired with another query, or with other scores.
 """
 
 import math
@@ -19,7 +19,7 @@ RETRY_AFTER_CAP_S = 30.0
 
 
 class Retryable(SearchError):
-    """A failure that another attempt, or another server, may mend; `busy` where the server lives all the same."""
+    """A failure that may pass with another attempt, or on another server; `busy` where the server itself is alive."""
 
     def __init__(self, message: str, *, retry_after_s: float = 0.0, busy: bool = False):
         super().__init__(message)
@@ -36,7 +36,7 @@ def check_alive(response: httpx.Response) -> None:
 
 
 def check_status(response: httpx.Response) -> None:
-    """Raise what any status but success means: `Retryable` as in `check_alive`, else a final `SearchError`."""
+    """Raise for any status but success: `Retryable` as in `check_alive`, else a final `SearchError`."""
     check_alive(response)
     if not response.is_success:
         hint = f"; {TOKEN_VARIABLE} must hold the server's token" if response.status_code == 401 else ""

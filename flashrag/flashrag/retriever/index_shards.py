@@ -4,7 +4,7 @@ Writes the folder `<index name>.<S>shards`: per shard a faiss index over one con
 its card. The stored codes are copied as they are, never decoded, so a shard scores a passage exactly as the whole index
 does; the shards of an IVF index share its centroids. The source is memory-mapped and one shard is in memory at a time.
 Does not cover: graphs (HNSW), whose search has no exact split; bm25, whose word statistics are those of the whole
-corpus. Serving the shards: rag_serving/cluster/ray_app.py.
+corpus. Serving the shards: rag_serving/cluster/deployments.py.
 """
 
 import itertools
