@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from flashrag.errors import UserError
-from flashrag.retriever.faiss_index import read_index, set_search_depth
+from flashrag.retriever import read_index, set_search_depth
 from flashrag.retriever.index_shards import ShardCard
 
 NO_ROW = -1  # faiss's padding

@@ -1,12 +1,23 @@
 """Retrieval: load a checked retriever (dense, BM25, hybrid, remote, reranked) from FlashRAG's configuration keys.
 
+    settings.py       the configuration's keys
+    loading.py        from the keys to checked files, and to a retriever
+    base.py           the interface of every retriever
+    dense.py bm25.py  over a local index; hybrid.py fuses several, reranker.py scores again, remote.py asks a server
+    encoder.py        a sentence encoder; encoder_folder.py: its files
+    model_runner.py   such a model, run from any number of threads
+    faiss_index.py    an index's file; index_card.py: how it was built
+    index_builder.py  the command that builds an index; build/: its parts
+    index_shards.py   the command that splits an index, and its shards
+
 Light to import: torch, faiss and bm25s are loaded only once the files have been found and checked.
 Does not cover: asking a retrieval server from an event loop (the client of the light core does).
 """
 
 from flashrag.document import Hit
-from flashrag.retriever.base import PassageCount, Retriever
+from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder_folder import resolve_model_folder
+from flashrag.retriever.faiss_index import read_index, set_search_depth
 from flashrag.retriever.index_card import read_card
 from flashrag.retriever.loading import (
     PROCESS_VARIABLES,
@@ -23,7 +34,6 @@ __all__ = [
     "PROCESS_VARIABLES",
     "Assets",
     "Hit",
-    "PassageCount",
     "Retriever",
     "RetrieverSettings",
     "check_assets",
@@ -32,5 +42,7 @@ __all__ = [
     "load_retriever_from",
     "prepare_process",
     "read_card",
+    "read_index",
     "resolve_model_folder",
+    "set_search_depth",
 ]

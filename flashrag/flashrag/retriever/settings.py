@@ -79,7 +79,7 @@ class RetrieverSettings(BaseModel):
     retrieval_use_fp16: bool = Field(True, description="half precision for the encoder, on a GPU only")
     instruction: str | None = Field(None, description="text put before each query; None: as the index was built")
     trust_remote_code: bool = Field(False, description="run Python code that comes in a model folder")
-    faiss_gpu: bool = Field(False, description="search on the GPUs (float16, sharded over them); needs faiss-gpu")
+    faiss_gpu: bool = Field(False, description="search on the GPUs (float16, spread over them); needs faiss-gpu")
     faiss_mmap: bool = Field(False, description="leave a dense index on the disk and page in what a search touches")
     faiss_nprobe: int | None = Field(None, ge=1, description="cells searched, IVF only; None: as the index says")
     faiss_ef_search: int | None = Field(None, ge=1, description="search depth, HNSW only; None: as the index says")
