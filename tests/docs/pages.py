@@ -74,10 +74,16 @@ def commands() -> tuple[Command, ...]:
     return tuple(command for page in pages() for command in _commands([b for b in blocks() if b.page == page]))
 
 
-def command(page: str, start: str) -> Command:
-    """The one command of a page that begins so."""
-    (found,) = [each for each in commands() if each.page == page and each.text.startswith(start)]
-    return found
+def all_printed(page: str, start: str) -> list[Command]:
+    """The commands of a page that begin so."""
+    return [each for each in commands() if each.page == page and each.text.startswith(start)]
+
+
+def printed(page: str, start: str) -> Command:
+    """The command of a page that reads so, or the one that begins so."""
+    found = all_printed(page, start)
+    (command,) = [each for each in found if each.text == start] or found
+    return command
 
 
 def inline_code() -> Iterator[tuple[str, str]]:

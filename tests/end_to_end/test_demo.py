@@ -1,16 +1,19 @@
-"""The embedded demo, every stage of it, with two training steps instead of twenty: minutes on two cores."""
+"""README's first command, the embedded demo, with two training steps instead of twenty: minutes on two cores."""
 
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.docs.clone import copy_repository
+from tests.docs.pages import printed
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
@@ -19,7 +22,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHON_PATH}
 
 
 def demo_command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "training.demo.run", "--output_dir", str(folder), "--steps", "2"]
+    printed_words = shlex.split(printed("README.md", "bash training/run.sh").text)
+    return [*printed_words, "--demo", "--output_dir", str(folder), "--steps", "2"]
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -30,8 +34,10 @@ def is_alive(process: psutil.Process) -> bool:
 
 @pytest.mark.timeout(1500)
 def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    with subprocess.Popen(demo_command(folder), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as interrupted:
+    folder, clone = tmp_path / "demo", tmp_path / "clone"
+    copy_repository(clone)
+    started = subprocess.Popen(demo_command(folder), env=ENVIRONMENT, cwd=clone, stdout=subprocess.PIPE, text=True)
+    with started as interrupted:
         assert interrupted.stdout is not None
         for line in interrupted.stdout:
             if line.startswith("== evaluate_base"):  # the retrieval server runs, a model server is starting
@@ -43,7 +49,7 @@ def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
         assert interrupted.wait(timeout=60) == 130
     assert [child for child in children if is_alive(child)] == []
 
-    done = subprocess.run(demo_command(folder), env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(demo_command(folder), env=ENVIRONMENT, cwd=clone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "world: done before" in done.stdout
     assert "Question:" in done.stdout
@@ -66,5 +72,5 @@ def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
     assert (folder / "curves.png").stat().st_size > 10_000
     assert (folder / "page" / "report.html").stat().st_size > 100_000
 
-    again = subprocess.run(demo_command(folder), env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    again = subprocess.run(demo_command(folder), env=ENVIRONMENT, cwd=clone, capture_output=True, text=True, check=True)
     assert "start afresh" in again.stdout

@@ -10,6 +10,7 @@ import json
 import lzma
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ import pytest
 
 from flashrag.errors import UserError
 from flashrag.tools import check_sandbox
+from tests.docs.clone import copy_repository
+from tests.docs.pages import printed
 from training.demo.run import retrieval_server
 from verl_search.rollout.trajectory_files import read_trajectories
 from verl_search.trainer.run_folder import read_metrics
@@ -51,12 +54,12 @@ HARMFUL_PASSAGES = [
 ]
 
 
-def run(*arguments: object, timeout_s: float = 900.0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, program: str = sys.executable, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
     """One of our commands in a process of its own; it must end by itself and leave nothing running."""
     mark = uuid4().hex
     environment = {**os.environ, "PYTHONPATH": PYTHON_PATH, "HF_HUB_OFFLINE": "1", MARK: mark}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
+    command = [program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900.0, env=environment, cwd=cwd, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert marked_processes(mark) == []
     return done
@@ -81,16 +84,27 @@ def preprocess(folder: Path, train: str, dev: str) -> None:
 
 
 def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[str, Any]]:
-    """`training/run.sh` with the published flags (without its set-up); the logged metrics by step."""
+    """README's command, made small, in a fresh clone that has the base model, the data and the run's folder.
+
+    The logged metrics by step.
+    """
+    clone = folder.with_name("clone")
+    copy_repository(clone)
+    folder.mkdir()
+    for name, target in {"models/Qwen2.5-7B": BASE_MODEL, "data": data, "outputs/run": folder}.items():
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).symlink_to(target)
+    command = printed("README.md", "bash training/run.sh --actor_model_path").text.replace("http://127.0.0.1:8000", url)
+    program, *words = shlex.split(command)
     done = run(
-        *("-m", "training.launch", "--config_name", "cpu", "--actor_model_path", BASE_MODEL, "--search_url", url),
-        *("--train_data_path", data / "train.parquet", "--dev_data_path", data / "test.parquet"),
-        *("--save_path", folder, "--train_batch_size", 4, "--ppo_mini_batch_size", 4, "--rollout_n", 4),
+        *(*words, "--config_name", "cpu", "--train_batch_size", 4, "--ppo_mini_batch_size", 4, "--rollout_n", 4),
         *("--max_prompt_length", 300, "--max_response_length", 500, "--save_freq", 2, "--test_freq", -1),
         *more,
         *("trainer.val_before_train=false", "search.top_n=2", "search.max_result_tokens=200"),
         *("search.max_searches=3", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192"),
         "data.dataloader_num_workers=0",
+        program=program,
+        cwd=clone,
     )
     assert "seconds: rollout (engine idle) / log-probs / update / all" in done.stdout
     return dict(read_metrics(folder / "metrics"))
