@@ -1,7 +1,7 @@
 """HotpotQA's files into the parquet files that training reads: every training record, a seeded sample of the dev file.
 
-Reads the official json (`hotpot_train_v1.1.json`: a list of records with `_id`), the hub's variant (`id` or no id at
-all; json, one record a line, or parquet), and FlashRAG's jsonl (`golden_answers` instead of `answer`). Only id,
+Reads the official json (`hotpot_train_v1.1.json`: a list of records with `_id`), the hub's variant (`id` or no id;
+json, one record a line, or parquet), and FlashRAG's jsonl (`golden_answers` instead of `answer`). Only id,
 question and answer are used: passages come from the retrieval server. Source of the format: https://hotpotqa.github.io
 """
 

@@ -165,7 +165,7 @@ def show_trajectory(folder: DemoFolder, console: Any) -> None:
     console.print()
     console.print(Text(f"Question: {item['question']}  (gold: {', '.join(item['golden_answers'])})", "bold"))
     for step in item["steps"]:
-        if step["kind"] != "answer":  # it is told below
+        if step["kind"] != "answer":  # printed below
             console.print(Text(f"{step['kind']:<11}{step['text'].strip()}", STEP_STYLES.get(step["kind"], "")))
     console.print(Text(f"answer: {item['prediction']!r}  exact match: {item['metrics']['em']:.0f}\n", "bold"))
 

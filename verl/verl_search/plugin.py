@@ -7,7 +7,7 @@ failing plugin import, hence `upstream.check_plugin_loaded`, which `main_ppo` ca
 
 
 def register() -> None:
-    """Register the CPU platform and, where it is the one in use, mend what upstream lacks there."""
+    """Register the CPU platform and, where it is in use, apply the patches that upstream needs there."""
     from verl.plugin.platform.platform_manager import PlatformRegistry, get_platform
 
     from verl_search.platform.cpu import PlatformCPU

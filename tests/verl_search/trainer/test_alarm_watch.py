@@ -108,7 +108,12 @@ def test_a_resumed_run_remembers_what_it_logged_up_to_its_checkpoint(
 
 
 def test_a_new_run_has_nothing_to_remember(tmp_path: Path) -> None:
-    AlarmWatch(config(tmp_path)).remember(0)
+    watch = AlarmWatch(config(tmp_path, *COLLAPSE))
+    watch.remember(0)
+    # Two steps of history are needed: the second step, however bad, is compared with nothing.
+    see(watch, 1, critic__score__mean=0.6)
+    assert see(watch, 2, critic__score__mean=0.0)["alarm/collapse"] == 0.0
+    watch.check_stop()
 
 
 def test_a_run_that_never_validates_is_judged_by_training(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A verl platform for machines without an accelerator: torch on CPU, gloo, weights through shared memory.
 
 Registered last, so verl's own detection finds it only where no accelerator answers. Ray slots stand in for devices:
-`ray.init(num_gpus=N)` gives N of them. Does not cover: CPU-only defects of upstream, which `upstream.py` mends.
+`ray.init(num_gpus=N)` gives N of them. Does not cover: the patches that upstream needs on a CPU (upstream.py).
 """
 
 import os

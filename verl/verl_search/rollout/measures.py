@@ -1,6 +1,6 @@
-"""What is measured of each rollout, and what a step's rollouts are together: the trainer's `rollout/…` metrics.
+"""The measures of one rollout, and their summary over a step: the trainer's `rollout/…` metrics.
 
-Pure functions: the agent loop measures each rollout, the sampler a step of them. docs/alarms.md explains the names.
+Pure functions: the agent loop measures a rollout, the sampler summarises a step. docs/alarms.md explains the names.
 """
 
 import re
@@ -38,7 +38,7 @@ def rollout_measures(episode: Episode, reward: Reward) -> dict[str, float]:
 
 
 def training_measures(episode: Episode, reward: Reward) -> dict[str, Any]:
-    """What `rollout_metrics` needs of an episode beside its measures; without log-probabilities their sum is None."""
+    """The other inputs of `rollout_metrics`; `log_prob_sum` is None where the engine gave no log-probabilities."""
     log_probs = [segment.log_probs for segment in episode.segments if segment.source is Source.MODEL]
     log_prob_sum = None if None in log_probs else sum(sum(values) for values in log_probs if values)
     return {
@@ -50,7 +50,7 @@ def training_measures(episode: Episode, reward: Reward) -> dict[str, Any]:
 
 
 def count_tokens(episode: Episode, source: Source) -> int:
-    """How many of the response's tokens the model sampled, or a result spliced in."""
+    """The number of response tokens from one source: sampled by the model, or spliced in by a result."""
     return sum(len(segment.token_ids) for segment in episode.segments if segment.source is source)
 
 
@@ -123,7 +123,7 @@ def united_s(spans: Iterable[tuple[float, float]]) -> float:
 def zero_variance_share(rollouts: Sequence[Mapping[str, Any]]) -> float:
     """The share of groups whose rewards are all equal: GRPO learns nothing from them.
 
-    Failed searches are left out, as from the advantages. A group of which nothing is left counts as such a group.
+    Episodes with a failed search are left out, as in the advantages. An empty group counts as one of equal rewards.
     """
     rewards_by_group: dict[str, list[float]] = defaultdict(list)
     for rollout in rollouts:

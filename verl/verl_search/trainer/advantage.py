@@ -1,9 +1,9 @@
-"""GRPO's advantage over the trajectories that count: one whose search failed is no member of its group.
+"""GRPO's advantage; a trajectory whose search failed is left out of its group.
 
-Such a trajectory carries no loss (agent_loop.py), so its mask is empty, and that is how it is known here. Its reward
-says nothing about the policy: in the group's mean and deviation it would make the others look better than they are. The
-formula itself is upstream's (arXiv 2402.03300; with `algorithm.norm_adv_by_std_in_grpo=false` that of Dr.GRPO, arXiv
-2503.20783). Named in config/research.yaml, registered by importing this module.
+Such a trajectory carries no loss (agent_loop.py), so it is recognised by its empty mask. Its reward says nothing about
+the policy: in the group's mean and deviation it would make the others look better than they are. The formula itself is
+upstream's (arXiv 2402.03300; with `algorithm.norm_adv_by_std_in_grpo=false` that of Dr.GRPO, arXiv 2503.20783). Named
+in config/research.yaml, registered by importing this module.
 """
 
 from collections import Counter

@@ -44,7 +44,7 @@ class QuestionDataset(RLHFDataset):
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         row = super().__getitem__(item)
-        # The agent loop keeps train and validation trajectories apart, and upstream does not tell it which is which.
+        # The agent loop files training and validation apart, and upstream does not say which split a row is from.
         row["split"] = "val" if list(self.original_data_files) == _as_list(self.config.val_files) else "train"
         return row
 

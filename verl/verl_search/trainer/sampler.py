@@ -1,10 +1,10 @@
-"""The trainer's sampler: checks what is about to be trained on, and turns rollouts into metrics.
+"""The trainer's sampler: checks the batch that is about to be trained on, and turns rollouts into metrics.
 
-Upstream's replay buffer with additions at its public `sample`: a rollout that raised, or a worker that asks for it or
-died, stops the run (stopping.py) instead of being padded away; the tensors in the TransferQueue are compared with what
-the engine sampled; and the step's search metrics join the trainer's own. `algorithm.filter_groups` (DAPO's: groups of
-equal reward are left out and replaced, arXiv 2503.14476) is upstream's, which it gives to its own buffer only, and
-bounded.
+Extends upstream's replay buffer. A rollout that raised, a worker that died and a worker that asks for a stop end the
+run (stopping.py); upstream would pad the batch instead. The tensors in the TransferQueue are compared with the tokens
+that the engine sampled, and the step's search metrics join the trainer's own. `algorithm.filter_groups` (DAPO: groups
+of equal reward are left out and replaced, arXiv 2503.14476) is upstream's feature; upstream passes it only to its own
+buffer, so this one does the same, with a bound.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,11 +43,11 @@ class SearchReplayBuffer(ReplayBuffer):
         self._workers = WorkerWatch(())
 
     def watch(self, workers: Sequence[Any]) -> None:
-        """Notice from now on when one of these actors, which bring the rollouts, dies."""
+        """Stop the run from now on when one of these actors, which produce the rollouts, dies."""
         self._workers = WorkerWatch(workers)
 
     def _refill(self, num_prompts: int) -> None:
-        """Have more prompts generated; raises `StopTraining` where a step would take more than it may."""
+        """Generate more prompts; raises `StopTraining` where a step would need more than its bound."""
         self._refilled += num_prompts
         if 0 < self._max_refills < self._refilled:
             raise StopTraining(
@@ -82,7 +82,7 @@ class SearchReplayBuffer(ReplayBuffer):
         return batch, {**metrics, **rollout_metrics(rollouts)}
 
     def _sync_metadata_from_transfer_queue(self) -> None:
-        """Upstream's look at the queue, once in each poll; raises `StopTraining` if a worker asked for it or died."""
+        """Upstream's poll of the queue; raises `StopTraining` if a worker asked for a stop or died."""
         super()._sync_metadata_from_transfer_queue()
         check_stop_requests(self.partitions)
         self._workers.check()
@@ -91,7 +91,7 @@ class SearchReplayBuffer(ReplayBuffer):
 def check_trained_tensors(
     key: str, responses: list[int], loss_mask: list[int], response_mask: list[int], extra: Mapping[str, Any]
 ) -> None:
-    """Raise `StopTraining` unless the ids are the episode's and the loss falls on the sampled ones alone."""
+    """Raise `StopTraining` unless the ids are the episode's and only sampled ids carry loss."""
     trained = [token_id for token_id, trains in zip(responses, loss_mask, strict=True) if trains]
     exact = (
         loss_mask == response_mask

@@ -1,8 +1,7 @@
-"""Upstream's synchronous trainer, which watches its alarms and saves what it has learned before it stops on purpose.
+"""Upstream's synchronous trainer, extended: it watches alarms and saves a checkpoint before it stops on purpose.
 
-`SearchTaskRunner` is what main_ppo.py hands to upstream's `run_ppo`: it puts `SearchTrainer` in the place of upstream's
-trainer of the same mode and runs upstream's task runner. Does not cover: why a run stops (stopping.py,
-alarm_watch.py).
+main_ppo.py hands `SearchTaskRunner` to upstream's `run_ppo`. It puts `SearchTrainer` in the place of upstream's trainer
+of the same mode, and then runs upstream's task runner. Does not cover: why a run stops (stopping.py, alarm_watch.py).
 """
 
 from typing import Any
@@ -20,12 +19,12 @@ from verl_search.trainer.watch import a_process_died, dead_replicas, hand_over_w
 
 
 class SearchTrainer(PPOTrainerSync):
-    """`PPOTrainerSync` with a checkpoint at each stop; a step that was stopped on its way gives its questions back."""
+    """`PPOTrainerSync` with a checkpoint at each stop; the questions of an interrupted step are queued again."""
 
     def __init__(self, config: Any):
         super().__init__(config)
         self._trained_steps = self._saved_steps = 0
-        # Where the data stood before the step under way, None between the steps.
+        # The dataloader's state before the current step; None between two steps.
         self._data_before_step: dict[str, Any] | None = None
         self._alarms = AlarmWatch(config)
         self._dead_replicas: list[str] = []
@@ -35,7 +34,7 @@ class SearchTrainer(PPOTrainerSync):
         try:
             super().fit(agent_loop_manager)
         except (StopTraining, RayActorError) as error:
-            # Between two looks of the watch upstream itself may run into a dead actor.
+            # Upstream may meet a dead actor before our watch asks the next time.
             stop = error if isinstance(error, StopTraining) else a_process_died(error)
             if not stop.saves_checkpoint:
                 raise
@@ -49,18 +48,18 @@ class SearchTrainer(PPOTrainerSync):
         return batch
 
     def on_step_begin(self) -> None:
-        # Here the last step's metrics have been logged.
+        # By now the metrics of the last step have been logged.
         self._alarms.check_stop()
         if self._dead_replicas:
             raise StopTraining(f"a rollout replica failed: the engine of {', '.join(self._dead_replicas)} is dead")
         super().on_step_begin()
 
     def on_step_end(self) -> None:
-        # As upstream's own checkpoints: while the rollout engine is asleep.
+        # Upstream saves its own checkpoints here too: the rollout engine is asleep.
         if self._alarms.save_due and self._saved_steps < self.global_steps:
             self._save_checkpoint()
         self._dead_replicas = self._find_dead_replicas()
-        if not self._dead_replicas:  # to one of those the new weights would be on their way without end
+        if not self._dead_replicas:  # a dead replica would never take the new weights
             hand_over_weights(super().on_step_end, self._find_dead_replicas)
 
     def _find_dead_replicas(self) -> list[str]:
@@ -81,7 +80,7 @@ class SearchTrainer(PPOTrainerSync):
         self._alarms.save_due = False
 
     def _save_trained_steps(self) -> str:
-        """Save a checkpoint of the steps that are trained, unless there is one; what to tell the user about it."""
+        """Save a checkpoint of the trained steps unless there is one; returns a sentence for the user."""
         if self._trained_steps == 0:
             return "No step was trained yet: there is nothing to save"
         if self._saved_steps < self._trained_steps:
@@ -90,14 +89,14 @@ class SearchTrainer(PPOTrainerSync):
             self.global_steps = self._trained_steps
             try:
                 self._save_checkpoint()
-            except Exception as error:  # the reason must reach the user whatever happens
+            except Exception as error:  # the reason of the stop must reach the user in any case
                 return f"The checkpoint of step {self._trained_steps} could not be saved: {error!r}"
         return f"The checkpoint of step {self._trained_steps} is in {self.config.trainer.default_local_dir}"
 
 
 @ray.remote
 class SearchTaskRunner:
-    """The actor in which upstream's trainer runs, with ours in its place."""
+    """The actor in which upstream's task runner runs our trainer."""
 
     def run(self, config: Any) -> None:
         replace_sync_trainer(SearchTrainer)

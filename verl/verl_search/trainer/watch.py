@@ -1,7 +1,8 @@
-"""Notices processes that died and that upstream would wait for without end.
+"""Notices dead processes for which upstream would wait for ever.
 
-An agent-loop worker has episodes that never come; a rollout replica never takes the new weights. Does not cover: what
-upstream notices itself. An engine that dies fails the requests that it has, a training process its calls.
+The episodes of a dead agent-loop worker never arrive, and a dead rollout replica never takes the new weights. Does not
+cover: what upstream notices itself, which is a dead engine by its failing requests and a dead training process by its
+failing calls.
 """
 
 import time
@@ -18,13 +19,13 @@ from verl_search.trainer.stopping import StopTraining
 
 INTERVAL_S = 10.0
 HEALTH_TIMEOUT_S = 10.0
-# What is asked of each engine's server. SGLang's /health generates a token (http_server.py), which an engine without
-# its memory cannot; and its server ends with its engine, so that anything will do.
+# The route that tells whether an engine lives. SGLang's /health generates a token (http_server.py), which a sleeping
+# engine has no memory for; as its server ends together with its engine, any other route will do.
 HEALTH_ROUTES = {"vllm": "/health", "sglang": "/get_model_info"}
 
 
 class WorkerWatch:
-    """Asks each of the actors for a sign of life, again and again, without ever waiting for one."""
+    """Asks each actor for a sign of life at intervals, and never waits for the answer."""
 
     def __init__(self, workers: Sequence[Any], interval_s: float = INTERVAL_S):
         self.workers = workers
@@ -47,12 +48,12 @@ class WorkerWatch:
 
 
 def a_process_died(error: RayActorError) -> StopTraining:
-    """What the death of an actor is for the run, in one line: Ray says which, and of what."""
+    """The stop that a dead actor causes; Ray's message names the actor and the cause."""
     return StopTraining(f"a process of the run died: {' '.join(str(error).split())}")
 
 
 def dead_replicas(engine: str, addresses: Sequence[str]) -> list[str]:
-    """Those of the rollout servers whose engine is dead, or which are gone. One that is only slow is not."""
+    """The rollout servers that are gone or whose engine is dead. A slow server does not count."""
     with httpx.Client(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
         return [address for address in addresses if _is_dead(client, f"http://{address}{HEALTH_ROUTES[engine]}")]
 
@@ -67,15 +68,15 @@ def _is_dead(client: httpx.Client, url: str) -> bool:
 
 
 class ReplicaDiedTakingWeights(StopTraining):
-    """The processes that hold the trained weights wait for a replica that is gone: no checkpoint can be had of them."""
+    """The processes that hold the trained weights wait for a dead replica, so they cannot save a checkpoint."""
 
     saves_checkpoint = False
 
 
 def hand_over_weights(work: Callable[[], None], look: Callable[[], list[str]], interval_s: float = INTERVAL_S) -> None:
-    """Do `work`, which waits for rollout replicas without end, and `look` meanwhile whether one of them has died.
+    """Do `work`, which may wait for a rollout replica for ever, and call `look` for dead replicas at intervals.
 
-    Raises `ReplicaDiedTakingWeights` if so, and leaves the work waiting.
+    Raises `ReplicaDiedTakingWeights` when one has died, and leaves the work waiting.
     """
     done: Future[None] = Future()
 
@@ -85,7 +86,7 @@ def hand_over_weights(work: Callable[[], None], look: Callable[[], list[str]], i
         except BaseException as error:
             done.set_exception(error)
 
-    Thread(target=do, daemon=True).start()  # one that still waits must not keep the process alive
+    Thread(target=do, daemon=True).start()  # a daemon, so that waiting work cannot keep the process alive
     while not wait([done], timeout=interval_s).done:
         if dead := look():
             raise ReplicaDiedTakingWeights(
