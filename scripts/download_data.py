@@ -143,11 +143,11 @@ def _download(name: str, folder: Path, source: Source) -> tuple[Path, str | None
         path = Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where))
     except HfHubHTTPError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{name} is not to be had from {REPOSITORY} at {source.revision!r}: {reason}") from error
+        raise UserError(f"{name} cannot be fetched from {REPOSITORY} at {source.revision!r}: {reason}") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{name} cannot be fetched: {reason}. Without a way to the hub: name a mirror (--endpoint or HF_ENDPOINT), "
+            f"{name} cannot be fetched: {reason}. Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), "
             f"copy the file to the data folder, or convert the original (scripts/convert_data.py)"
         ) from error
     found = describe(path, stated.commit_hash)

@@ -111,12 +111,15 @@ def figures(per_s: Mapping[str, Sequence[float]], failed: int) -> dict[str, Any]
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(description="Measure how many questions per second the evaluation answers.")
+    parser = CommandParser(
+        prog="python scripts/bench/evaluation.py",
+        description="Measure how many questions per second the evaluation answers.",
+    )
     add_demo_flags(parser)
     add = parser.add_argument_group("the measurement").add_argument
     add("--questions", type=in_range(int, 1), default=500, help="number of the demo's questions")
     add("--sequential", type=in_range(int, 1), default=60, help="number of them to ask one after the other too")
-    add("--concurrency", type=in_range(int, 1), default=64, help="questions at a time")
+    add("--concurrency", type=in_range(int, 1), default=64, help="number of questions at a time")
     add("--rounds", type=in_range(int, 1), default=3, help="number of rounds; figures are medians over them")
     options = parser.parse_args(argv)
     questions = demo_questions(options.demo_dir, options.questions)

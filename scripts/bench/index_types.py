@@ -59,12 +59,27 @@ Row = dict[str, Any]  # of a table, and of the line of JSON
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(description="Compare the recall, build time, size and speed of index types.")
+    parser = CommandParser(
+        prog="python scripts/bench/index_types.py",
+        description="Compare the recall, build time, size and speed of index types.",
+    )
     add = parser.add_argument_group("real vectors").add_argument
     add("--index_path", type=Path, help="Flat index with the card that its builder wrote (default: skip this part)")
-    add("--questions", type=Path, nargs="+", default=[], help="question files (jsonl); default: none, for no index")
+    add(
+        "--questions",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="question files (jsonl), needed with --index_path (default: none)",
+    )
     add = parser.add_argument_group("synthetic vectors").add_argument
-    add("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="numbers of vectors; none: skip")
+    add(
+        "--sizes",
+        type=int,
+        nargs="*",
+        default=[10_000, 100_000, 1_000_000],
+        help="numbers of vectors; give none to skip this part",
+    )
     add = parser.add_argument_group("both parts").add_argument
     add("--num_queries", type=int, default=1000, help="number of questions, or of synthetic queries")
     add("--work_dir", type=Path, help="folder for the indexes, which are removed again (default: a temporary folder)")

@@ -44,13 +44,21 @@ def run_eval(method: str, keys: dict[str, object]) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(description="Evaluate every method over one set of questions, and write one report.")
+    parser = CommandParser(
+        prog="python scripts/bench/methods.py",
+        description="Evaluate every method over one set of questions, and write one report.",
+    )
     add = parser.add_argument
     add("--demo_dir", type=Path, default=Path("outputs/demo"), help="folder that bash training/run.sh left")
+    every = f"methods to evaluate: {', '.join(METHODS)} (default: all)"
     add("--models", nargs="+", choices=["base", "trained"], default=["trained"], help="the demo's models to evaluate")
-    add("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS), help="methods (default: all)")
-    add("--questions", type=Path, help="jsonl of other questions, with --serving_config (default: the demo's)")
-    add("--serving_config", type=Path, help="retrieval server's configuration (default: one of the demo's corpus)")
+    add("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS), metavar="METHOD", help=every)
+    add("--questions", type=Path, help="jsonl of other questions, with --serving_config (default: the demo's dev set)")
+    add(
+        "--serving_config",
+        type=Path,
+        help="yaml of the retrieval server, with --questions (default: the demo's corpus)",
+    )
     add("--out", type=Path, default=Path("outputs/methods"), help="folder of the runs and of the report")
     options = parser.parse_args(argv)
     if (options.questions is None) != (options.serving_config is None):

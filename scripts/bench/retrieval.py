@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python scripts/bench/retrieval.py", description="Measure the retrieval server.")
     add_index_flags(parser, "dense Flat index")
     add = parser.add_argument_group("the measurement").add_argument
-    add("--seed", type=int, default=1, help="of the order of the questions and of the arrival times")
+    add("--seed", type=int, default=1, help="seed of the questions' order and of the arrival times")
     add("--quick", action="store_true", help="take a minute or two; the figures then mean nothing")
     options = parser.parse_args(argv)
     questions = read_unique_questions(options.questions, options.seed)

@@ -36,7 +36,10 @@ class GoldQuestion(NamedTuple):
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(description="Measure the recall of retrievers on questions with gold passages.")
+    parser = CommandParser(
+        prog="python scripts/bench/retrieval_quality.py",
+        description="Measure the recall of retrievers on questions with gold passages.",
+    )
     add = parser.add_argument
     add("--config", type=Path, nargs="+", required=True, help="yaml with FlashRAG's retrieval keys, one per retriever")
     add("--questions", type=Path, nargs="+", required=True, help="jsonl with metadata.golden_doc_ids, one per data set")

@@ -239,13 +239,16 @@ def figures(rates: Mapping[str, Sequence[float]], python_ms: Sequence[float]) ->
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(description="Measure how many tokens per second a step's rollouts sample.")
+    parser = CommandParser(
+        prog="python scripts/bench/rollout.py",
+        description="Measure how many tokens per second a step's rollouts sample.",
+    )
     add_demo_flags(parser)
     add = parser.add_argument_group("the measurement").add_argument
     add("--trajectories", type=in_range(int, 1), default=1024, help="number of trajectories, eight per question")
     add("--sequential", type=in_range(int, 1), default=24, help="number of them that are run one after the other too")
-    add("--rounds", type=in_range(int, 1), default=5, help="rounds; figures are medians over them")
-    add("--seed", type=int, default=0, help="of lengths, latencies and words")
+    add("--rounds", type=in_range(int, 1), default=5, help="number of rounds; figures are medians over them")
+    add("--seed", type=int, default=0, help="seed of lengths, latencies and words")
     options = parser.parse_args(argv)
     model = options.model_path or trained_model(options.demo_dir)
     check_model_folder(model, "--model_path")

@@ -98,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_index_flags(parser, "dense Flat index; a small one, because the score of every passage is held in memory")
     add = parser.add_argument_group("the soak").add_argument
     add("--requests", type=in_range(int, 1), default=100_000, help="number of mixed requests")
-    add("--clients", type=in_range(int, 1), default=32, help="requests at a time")
+    add("--clients", type=in_range(int, 1), default=32, help="number of requests at a time")
     add("--num_retriever", type=in_range(int, 1), default=1, help="the server's number of retrievers")
     restart_help = "restart the server N times under clients that retry, instead of mixed requests (default: 0, do not)"
     add("--restart", type=in_range(int, 0), default=0, help=restart_help)
-    add("--seed", type=int, default=1, help="of the questions and the mix")
+    add("--seed", type=int, default=1, help="seed of the questions' order and of the mix")
     options = parser.parse_args(argv)
     questions = read_unique_questions(options.questions, options.seed)[:POOL_QUESTIONS]
     pool = Pool(questions, long_queries(questions[:LONG_QUESTIONS]))
