@@ -5,11 +5,11 @@ json, one record a line, or parquet), and FlashRAG's jsonl (`golden_answers` ins
 question and answer are used: passages come from the retrieval server. Source of the format: https://hotpotqa.github.io
 """
 
+import argparse
 import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,6 @@ from training.qa_rows import qa_row, write_parquet_files
 DATA_SOURCE = "hotpotqa"
 ALL = -1
 _ID_FIELDS = ("_id", "id")  # official file, hub's variant
-
-
-@dataclass(frozen=True)
-class Options:
-    train_data_path: Path
-    dev_data_path: Path
-    output_dir: Path
-    dev_sample_size: int
-    seed: int
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -131,7 +122,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not a parquet file ({error}); download it again") from error
 
 
-def _parse(arguments: Sequence[str] | None) -> Options:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh")
     parser.add_argument("--train_data_path", type=Path, required=True, help="for example hotpot_train_v1.1.json")
     parser.add_argument("--dev_data_path", type=Path, required=True, help="for example hotpot_dev_distractor_v1.json")
@@ -140,7 +131,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "--dev_sample_size", type=int, default=100, help="dev questions to validate on; -1 for all (default: 100)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the dev sample (default: 0)")
-    options = Options(**vars(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
     if options.dev_sample_size < 1 and options.dev_sample_size != ALL:
         parser.error(f"--dev_sample_size is {options.dev_sample_size}, expected 1 or more, or -1 for all")
     return options

@@ -49,7 +49,7 @@ def verify_product(product_dir: Path) -> None:
             )
 
 
-def write_product(output_dir: Path, overrides: dict[str, int]) -> None:
+def write_product(output_dir: Path) -> None:
     """Pretrain and save; progress goes to stdout."""
     # Heavy imports wait until the arguments are known to be good.
     import torch
@@ -65,11 +65,11 @@ def write_product(output_dir: Path, overrides: dict[str, int]) -> None:
                 flush=True,
             )
 
-    recipe = Recipe(**overrides)
+    recipe = Recipe()
     tokenizer, model = pretrain(recipe, report)
     output_dir.mkdir(parents=True, exist_ok=True)
-    # AutoTokenizer would take Qwen2's own class, whose NFC normalisation changes some texts, for whatever class
-    # tokenizer_config.json names; without a name there, it takes the one of config.json.
+    # Whatever class tokenizer_config.json names, AutoTokenizer takes Qwen2's own, whose NFC normalisation changes some
+    # texts. Where that file names none, it takes the class that config.json names.
     model.config.tokenizer_class = "PreTrainedTokenizerFast"
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
@@ -99,11 +99,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     action.add_argument("--output_dir", type=Path, help="where to write the product")
     action.add_argument("--verify", type=Path, metavar="DIR", help="compare a product with its manifest")
     parser.add_argument("--overwrite", action="store_true", help="replace a product that is already there")
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--seed", type=int, help="seed of data and weights (default: the recipe's)")
-    recipe.add_argument("--threads", type=int, help="torch's, on which the product depends (default: the recipe's)")
-    recipe.add_argument("--perfect_steps", type=int, help="steps of the first phase (default: the recipe's)")
-    recipe.add_argument("--imperfect_steps", type=int, help="steps of the second phase (default: the recipe's)")
     arguments = parser.parse_args(argv)
     if arguments.verify:
         verify_product(arguments.verify)
@@ -114,12 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--output_dir {output_dir} is a file; name a folder")
     if output_dir.is_dir() and any(output_dir.iterdir()) and not arguments.overwrite:
         raise UserError(f"--output_dir {output_dir} is not empty; give --overwrite or name another folder")
-    named = ("seed", "threads", "perfect_steps", "imperfect_steps")
-    overrides = {name: getattr(arguments, name) for name in named if getattr(arguments, name) is not None}
-    for name, value in overrides.items():
-        if name != "seed" and value < 1:
-            raise UserError(f"--{name} {value} is not a positive number")
-    write_product(output_dir, overrides)
+    write_product(output_dir)
 
 
 if __name__ == "__main__":

@@ -200,5 +200,3 @@ def test_full_folder_is_not_overwritten_unasked(tmp_path, capsys):
     (tmp_path / "kept.txt").write_text("mine")
     assert main(["--output_dir", str(tmp_path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main(["--output_dir", str(tmp_path / "new"), "--perfect_steps", "0"]) == 2
-    assert "--perfect_steps 0" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """A training checkpoint as a Hugging Face folder: `scripts/export_checkpoint.sh CHECKPOINT OUT`.
 
 verl keeps one file of weights per rank; its own merger puts them together, in bfloat16. A checkpoint that was saved
-with `hf_model` holds the merged model already: that one is copied. Either way the result is loaded and run once before
+with `hf_model` holds the merged model already, which is copied. In both cases the result is loaded and run once before
 it gets its name.
 """
 
@@ -147,11 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{arguments.target} exists; give another folder, or remove it")
     how = "copying the merged model of" if checkpoint.is_merged else f"merging {checkpoint.world_size} ranks of"
     print(f"{how} {checkpoint.actor} …", file=sys.stderr, flush=True)
-    try:
-        facts = export(checkpoint, arguments.target)
-    except ExportFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    facts = export(checkpoint, arguments.target)
     print(f"{arguments.target}: {facts['parameters']:,} parameters, {facts['dtype']}, it loads and computes")
     return 0
 
