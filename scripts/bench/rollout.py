@@ -207,7 +207,11 @@ def measure(model: Path, url: str, options: argparse.Namespace) -> tuple[dict[st
             return (time.process_time() - before) * 1000 / sum(len(transcript.turns) for transcript in some)
 
         python_rounds_ms = [python_ms() for _ in range(1 + options.rounds)][1:]  # the first round warms up
-        with contextlib.closing(Engine(model)) as engine:
+
+        async def start() -> Engine:  # vLLM's tasks belong to the loop that runs when it is made
+            return Engine(model)
+
+        with contextlib.closing(runner.run(start())) as engine:
             rollouts = Rollouts(engine, config, tokenizer)
             runner.run(rollouts.limit(some))
 
