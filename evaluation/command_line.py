@@ -5,17 +5,23 @@ A flag's text is read as the YAML value that it would be in the file, and lies o
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from evaluation.settings import METHOD_NAMES, RETRIEVER_KEYS, EvalSettings
+from evaluation.settings import RETRIEVER_KEYS, EvalSettings
 from flashrag.config import inner_model, read_yaml_mapping, suggestion, validated
+from flashrag.dataset import DatasetSettings
 from flashrag.errors import UserError
+from flashrag.generator import GeneratorSettings
+from flashrag.pipeline import PipelineSettings
 from flashrag.retriever import RetrieverSettings
 from flashrag.system.arguments import CommandParser
 
+_EVALUATION, _LOCAL_RETRIEVER = "evaluation", "local retriever (use_remote_retriever: false)"
+_GROUPS = ("data set", "method", "generator", _EVALUATION, _LOCAL_RETRIEVER)  # of --help, in this order
 _NAMES = ("dataset_name", "split", "save_note", "method_name")  # texts, also where they look like numbers
 
 
@@ -57,19 +63,55 @@ def _parser() -> CommandParser:
         description="Evaluate a served model on a question set, with search. The same command again continues the run.",
         epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B. Each takes --help.",
     )
-    parser.add_argument("--config_path", required=True, metavar="YAML")
-    parser.add_argument(
-        "--resume", nargs="?", const="true", metavar="BOOL", help="ask again the questions that failed, too"
-    )
-    parser.add_argument(
-        "--auto_serve", metavar="CHECKPOINT", help="export and serve this training checkpoint for the run"
-    )
-    keys = parser.add_argument_group("keys of the configuration, overridden")
-    for name, field in sorted(_flags().items()):
-        choices = f"one of {', '.join(METHOD_NAMES)}" if name == "method_name" else ""
-        text = field.description or choices
-        keys.add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%") or None)
+    run = parser.add_argument_group("run").add_argument
+    run("--config_path", required=True, metavar="YAML", help="the configuration, whose keys the other flags override")
+    run(
+        "--resume", nargs="?", const="true", metavar="BOOL",
+        help="also ask again the questions that failed (default: false)",
+    )  # fmt: skip
+    run(
+        "--auto_serve", metavar="CHECKPOINT",
+        help="export and serve this training checkpoint for the run (default: ask the server of the configuration)",
+    )  # fmt: skip
+    groups: dict[str, Any] = {}
+    for name, field in sorted(_flags().items(), key=lambda item: (_GROUPS.index(_group(item[0])), item[0])):
+        group = _group(name)
+        if group not in groups:
+            groups[group] = parser.add_argument_group(f"keys of the configuration: {group}")
+        text = f"{field.description} (default: {_shown_default(field)})".replace("%", "%%")
+        groups[group].add_argument(f"--{name}", metavar=_placeholder(name, field), help=text)
     return parser
+
+
+def _group(name: str) -> str:
+    """The heading of `--help` that a key stands under."""
+    key = name.partition(".")[0]
+    owners = {"data set": DatasetSettings, "generator": GeneratorSettings, "method": PipelineSettings}
+    if key in RETRIEVER_KEYS:
+        return _LOCAL_RETRIEVER
+    return next((group for group, owner in owners.items() if key in owner.model_fields), _EVALUATION)
+
+
+def _shown_default(field: FieldInfo) -> str:
+    """A key's value where neither the file nor a flag sets it, written as in the file."""
+    value = field.default
+    if field.is_required():
+        return "none, it must be set"
+    if isinstance(value, BaseModel):
+        return "those of its keys"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _placeholder(name: str, field: FieldInfo) -> str:
+    """The unit of a key's value, or else its kind."""
+    units = {"_s": "SECONDS", "_url": "URL", ".url": "URL", "_path": "PATH", "_dir": "PATH"}
+    units |= {"_tokens": "TOKENS", "_len": "TOKENS", "_length": "TOKENS", "_per_million": "USD"}
+    unit = next((unit for ending, unit in units.items() if name.endswith(ending)), None)
+    kinds = {bool: "BOOL", int: "N", float: "NUMBER", str: "TEXT"}
+    kind = next((kinds[kind] for kind in (field.annotation, *get_args(field.annotation)) if kind in kinds), None)
+    return unit or kind or ("MAPPING" if inner_model(field.annotation) else "NAME")
 
 
 def _flags() -> dict[str, FieldInfo]:

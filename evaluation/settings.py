@@ -35,19 +35,19 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method_name: str
+    method_name: str = Field(description=f"one of {', '.join(METHOD_NAMES)}")
     split: str | None = Field(None, min_length=1, description="unused where dataset_name is a file")
-    save_dir: Path
+    save_dir: Path = Field(description="folder of all runs; each run has a folder of its own in it")
     save_note: str | None = Field(None, pattern=r"^[\w.-]+$", description="ends the name of the run's folder")
     save_metric_score: bool = Field(True, description="write metric_score.txt")
     save_intermediate_data: bool = Field(True, description="write intermediate_data.json, as FlashRAG does")
-    use_remote_retriever: bool = True
-    remote_retriever_url: str | None = None
+    use_remote_retriever: bool = Field(True, description="false: search in this process, by the local retriever's keys")
+    remote_retriever_url: str | None = Field(None, description="the retrieval server; several, separated by commas")
     retriever_timeout_s: float = Field(30.0, gt=0, description="of one request to the retrieval server")
     retriever_deadline_s: float = Field(120.0, gt=0, description="of one search with all its attempts")
     retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, put together")
     metrics: tuple[str, ...] = Field(("em", "f1", "acc"), description=", ".join(METRICS))
-    metric_setting: MetricSettings = MetricSettings()
+    metric_setting: MetricSettings = Field(MetricSettings(), description="what a metric needs beside the answers")
 
     @field_validator("method_name")
     @classmethod

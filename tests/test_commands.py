@@ -19,7 +19,6 @@ SUBCOMMANDS = {"evaluation.run_eval": ([], ["report"], ["compare"])}
 NO_PARSER = {"flashrag.tools.confine", "scripts.environment", "verl_search.main_ppo"}
 SLOW_TO_IMPORT = {"scripts.bench.rollout"}  # verl, vLLM and Ray
 MOST_FLAGS_WITHOUT_GROUPS = 8
-UNFINISHED = {"evaluation.run_eval"}  # its help is still to be written
 
 
 def programs() -> list[str]:
@@ -106,8 +105,6 @@ def test_every_default_is_a_plain_value(name: str, arguments: list[str]) -> None
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
 def test_help_explains_every_flag(name: str, arguments: list[str]) -> None:
-    if name in UNFINISHED:
-        pytest.xfail("its help is still to be written")
     parser = parser_of(name, arguments)
     text = parser.format_help()
     assert "VALUE" not in text

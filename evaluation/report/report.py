@@ -30,9 +30,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="One self-contained HTML page and a Markdown table over runs.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=EXPECTED.removeprefix("expected "))
-    parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder, default %(default)s")
-    parser.add_argument("--title", default="ReSearch report")
-    parser.add_argument("--tokenizer", help="model folder: shows a training run's tokens one by one, with log-probs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder of the report")
+    parser.add_argument("--title", default="ReSearch report", help="heading of the page")
+    parser.add_argument(
+        "--tokenizer", metavar="PATH",
+        help="model folder: shows a training run's tokens one by one, with log-probs (default: shows text)",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 

@@ -14,10 +14,10 @@ class JudgeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str = Field("https://api.openai.com/v1", description="base address of the chat completions route")
-    model: str = Field(min_length=1)
-    concurrency: int = Field(16, ge=1)
-    timeout_s: float = Field(60.0, gt=0)
-    max_retries: int = Field(5, ge=0)
+    model: str = Field(min_length=1, description="name of the judging model")
+    concurrency: int = Field(16, ge=1, description="requests to the judge at a time")
+    timeout_s: float = Field(60.0, gt=0, description="of one request to the judge")
+    max_retries: int = Field(5, ge=0, description="of a request to the judge that failed")
 
     @field_validator("url")
     @classmethod

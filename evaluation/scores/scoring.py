@@ -36,8 +36,8 @@ class Price(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt_usd_per_million: float = Field(ge=0)
-    completion_usd_per_million: float = Field(ge=0)
+    prompt_usd_per_million: float = Field(ge=0, description="price of a million prompt tokens")
+    completion_usd_per_million: float = Field(ge=0, description="price of a million sampled tokens")
 
 
 class MetricSettings(BaseModel):
@@ -46,8 +46,8 @@ class MetricSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     retrieval_recall_topk: int = Field(5, ge=1, description="k of retrieval_recall")
-    judge: JudgeSettings | None = None
-    price: Price | None = None
+    judge: JudgeSettings | None = Field(None, description="the model that decides llm_judge")
+    price: Price | None = Field(None, description="of tokens; the summary then has cost_usd")
 
 
 def score_record(

@@ -54,11 +54,11 @@ class DatasetSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    data_dir: str
+    data_dir: str = Field(description="folder of data sets: {dataset_name}/{split}.jsonl")
     dataset_name: str = Field(min_length=1, description="a folder of data_dir, or the path of a .jsonl file")
     test_sample_num: int | None = Field(None, ge=1, description="evaluate that many questions only")
     random_sample: bool = Field(False, description="false: the first ones; true: drawn with `seed`")
-    seed: int = 2024
+    seed: int = Field(2024, description="of the sample, and of the draws of a method")
 
 
 def is_dataset_file(dataset_name: str) -> bool:

@@ -26,12 +26,12 @@ class SamplingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(0.0, ge=0.0, le=10.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(-1, ge=-1)
-    min_p: float = Field(0.0, ge=0.0, le=1.0)
-    repetition_penalty: float = Field(1.0, gt=0.0)
-    seed: int | None = None
+    temperature: float = Field(0.0, ge=0.0, le=10.0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="sample from the likeliest tokens of this mass")
+    top_k: int = Field(-1, ge=-1, description="sample from that many tokens; -1: from all")
+    min_p: float = Field(0.0, ge=0.0, le=1.0, description="least probability, as a share of the likeliest token's")
+    repetition_penalty: float = Field(1.0, gt=0.0, description="1 is none")
+    seed: int | None = Field(None, description="of the server's sampling; null: the server's own")
     do_sample: bool | None = Field(None, description="FlashRAG's switch: false is temperature 0")
     max_tokens: int | None = Field(None, ge=1, description="most tokens of one request; null: what the budget leaves")
 
@@ -49,13 +49,13 @@ class GeneratorSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    framework: Framework = Framework.SGL_REMOTE
-    sgl_remote_url: str
-    generator_model: str = Field(min_length=1)
+    framework: Framework = Field(Framework.SGL_REMOTE, description=f"how the model is served: {', '.join(Framework)}")
+    sgl_remote_url: str = Field(description="the model server: SGLang, vLLM, or another with OpenAI's routes")
+    generator_model: str = Field(min_length=1, description="the model's folder or hub name; its tokenizer is read")
     generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
-    generation_params: SamplingSettings = SamplingSettings()
-    generator_timeout_s: float = Field(600.0, gt=0)
-    generator_max_retries: int = Field(3, ge=0)
+    generation_params: SamplingSettings = Field(SamplingSettings(), description="how tokens are sampled")
+    generator_timeout_s: float = Field(600.0, gt=0, description="of one request to the model server")
+    generator_max_retries: int = Field(3, ge=0, description="of a request to the model server that failed")
 
     @field_validator("sgl_remote_url")
     @classmethod

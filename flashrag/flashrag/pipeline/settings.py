@@ -12,7 +12,7 @@ class PipelineSettings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     apply_chat: bool = Field(False, description="true for instruct models: their own chat template")
-    prompt_template_name: str = "qa_template"
+    prompt_template_name: str = Field("qa_template", description="research: the prompt template")
     retrieval_topk: int = Field(5, ge=1, description="passages per search")
     generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
     max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")

@@ -13,6 +13,7 @@ BM25 = "bm25"
 REMOTE = "remote"
 HYBRID = "hybrid"
 CANDIDATES = 100  # of each retriever of a hybrid: reciprocal ranks need more than the few that are kept
+ONE_VALUE = "FlashRAG's; no other value is supported"
 # Keys beside `multi_retriever_setting` that hold for each retriever of a hybrid that does not set them itself.
 SHARED_KEYS = (
     "corpus_path",
@@ -74,15 +75,15 @@ class RetrieverSettings(BaseModel):
     retrieval_batch_size: int = Field(256, ge=1, description="queries encoded at once on a GPU; a CPU takes fewer")
     retrieval_query_max_length: int = Field(128, ge=8, description="tokens; the rest of a query is cut off")
     retrieval_pooling_method: Literal["mean", "cls", "pooler"] | None = Field(
-        None, description="None: as the index was built"
+        None, description="null: as the index was built"
     )
     retrieval_use_fp16: bool = Field(True, description="half precision for the encoder, on a GPU only")
-    instruction: str | None = Field(None, description="text put before each query; None: as the index was built")
+    instruction: str | None = Field(None, description="text put before each query; null: as the index was built")
     trust_remote_code: bool = Field(False, description="run Python code that comes in a model folder")
     faiss_gpu: bool = Field(False, description="search on the GPUs (float16, spread over them); needs faiss-gpu")
     faiss_mmap: bool = Field(False, description="leave a dense index on the disk and page in what a search touches")
-    faiss_nprobe: int | None = Field(None, ge=1, description="cells searched, IVF only; None: as the index says")
-    faiss_ef_search: int | None = Field(None, ge=1, description="search depth, HNSW only; None: as the index says")
+    faiss_nprobe: int | None = Field(None, ge=1, description="cells searched, IVF only; null: as the index says")
+    faiss_ef_search: int | None = Field(None, ge=1, description="search depth, HNSW only; null: as the index says")
     gpu_id: str | int | None = Field(None, description="CUDA_VISIBLE_DEVICES for this process")
 
     use_multi_retriever: bool = Field(False, description="search with several retrievers and fuse what they find")
@@ -97,11 +98,11 @@ class RetrieverSettings(BaseModel):
     rerank_use_fp16: bool = Field(True, description="half precision for the cross-encoder, on a GPU only")
 
     # Keys of published FlashRAG configurations that have one supported value here.
-    bm25_backend: Literal["bm25s"] = "bm25s"
-    use_sentence_transformer: bool = True
-    rerank_pooling_method: None = None
-    save_retrieval_cache: Literal[False] = False
-    use_retrieval_cache: Literal[False] = False
+    bm25_backend: Literal["bm25s"] = Field("bm25s", description=ONE_VALUE)
+    use_sentence_transformer: bool = Field(True, description="FlashRAG's; it is always used")
+    rerank_pooling_method: None = Field(None, description=ONE_VALUE)
+    save_retrieval_cache: Literal[False] = Field(False, description=ONE_VALUE)
+    use_retrieval_cache: Literal[False] = Field(False, description=ONE_VALUE)
 
     @property
     def kind(self) -> Kind:
