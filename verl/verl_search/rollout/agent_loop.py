@@ -1,7 +1,8 @@
-"""SearchAgentLoop: runs one search episode per trajectory on verl's rollout servers.
+"""SearchAgentLoop: runs one search episode for each trajectory, on verl's rollout servers.
 
-A thin caller of `flashrag.episode.run_episode`: it lends the engine and the retrieval client, and hands verl the ids,
-the loss mask, the log-probabilities and the reward. Named in config/agent_loop.yaml, read by every agent-loop worker.
+A thin caller of `flashrag.episode.run_episode`: it provides the engine and the retrieval client, and returns the ids,
+the loss mask, the log-probabilities and the reward to verl. config/agent_loop.yaml, which every agent-loop worker
+reads, names this class.
 """
 
 import hashlib
@@ -112,7 +113,7 @@ def shared_state(config: Any, tokenizer: Any) -> SharedState:
 
 
 def fingerprint(token_ids: Sequence[int]) -> str:
-    """A digest of token ids, to recognise them at the other end of the data path."""
+    """A digest of token ids; the sampler compares it with the ids that arrive for training."""
     return hashlib.sha256(array("q", token_ids).tobytes()).hexdigest()
 
 
@@ -130,7 +131,7 @@ class SearchAgentLoop(AgentLoopBase):
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
         """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping.
 
-        Whatever it raises stops the run: a group without one of its episodes would be trained on as if it were whole.
+        Any exception stops the run: else the group would be trained on as if it were complete.
         """
         try:
             return await self._run(sampling_params, int(priority), row)
@@ -190,7 +191,7 @@ class SearchAgentLoop(AgentLoopBase):
 
 
 class _Engine:
-    """The rollout servers as the episode's `generate`, remembering every id that they returned."""
+    """Provides the episode's `generate` on the rollout servers, and keeps every id that they returned."""
 
     def __init__(
         self,
@@ -223,12 +224,12 @@ class _Engine:
         return Generation(output.token_ids, output.log_probs or None, aborted=output.stop_reason in ABORTED)
 
     def _seed(self) -> dict[str, int]:
-        # Another for each turn: with one seed for all, they would draw the same numbers.
+        # Each turn has its own seed: with the same one, all turns would draw the same numbers.
         return {} if self.seed is None else seeded(self.name, *self.seed, len(self.sampled_ids))
 
 
 def what_failed(error: Exception) -> str:
-    """Why a rollout raised, in one line. What comes through Ray was raised in a rollout replica, or by its death."""
+    """Why a rollout failed, in one line. An error that Ray delivers comes from a rollout replica or from its death."""
     if isinstance(error, StopTraining):
         return str(error)
     who = "a rollout replica" if isinstance(error, RayError) else "a rollout"
@@ -246,7 +247,7 @@ def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:
 def agent_loop_output(
     episode: Episode, reward: Reward, extra_fields: dict[str, Any], *, mask_results: bool = True
 ) -> AgentLoopOutput:
-    """What verl trains on. A failed search is nobody's mistake: its episode carries no loss."""
+    """The episode as verl trains on it. After a failed search, which is not the model's mistake, it carries no loss."""
     failed = episode.ended_by is EndReason.SEARCH_FAILED
     loss_mask = episode.loss_mask if mask_results else [1] * len(episode.loss_mask)
     loss_mask = [0] * len(loss_mask) if failed else loss_mask
