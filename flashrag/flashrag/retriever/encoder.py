@@ -1,7 +1,7 @@
 """A sentence encoder: texts in, unit vectors out, from any number of threads. Importing this module loads torch.
 
-Source: sentence-transformers; pooling and instruction rules in model_folder.py. Nothing is ever downloaded, and code in
-a model folder is run only where `trust_remote_code` says so.
+Source: sentence-transformers; pooling and instruction rules in encoder_folder.py. Nothing is ever downloaded, and code
+in a model folder is run only where `trust_remote_code` says so.
 """
 
 from collections.abc import Sequence

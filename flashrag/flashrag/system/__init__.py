@@ -1,11 +1,11 @@
-"""What every program of ours needs of the machine, each module on its own; nothing here knows of models or search.
+"""The machine under every program: files, processes, servers, command lines. Each module stands alone.
 
-arguments.py     command lines: one parser, complaints in one line
+arguments.py     command lines: one parser, whose help explains every flag
 files.py         files and folders that are whole or absent, and locks
 json_lines.py    logs of JSON lines that survive a kill
 processes.py     child processes that never outlive their parent
 local_server.py  a server as a child process: started, waited for, stopped
 model_server.py  SGLang or vLLM as such a server
-machine.py       what the machine has
-garbage.py       the garbage collector's pauses
+machine.py       GPUs, library versions, git revision
+garbage.py       short pauses of the garbage collector
 """
