@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 not one question could be answered or no model served, 2 u
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,16 @@ from evaluation.command_line import CommandLine, load_settings, parse_command_li
 from evaluation.report.summary_table import format_table
 from evaluation.run.auto_serve import check_auto_serve, served
 from evaluation.run.folder import RunFolder
-from evaluation.run.runner import Pipeline, answer_all
 from evaluation.scores.judge import Judge
-from evaluation.scores.scoring import score_record, summarize
+from evaluation.scores.scoring import score_trajectory, summarize
 from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, check_server
 from flashrag.dataset import Question, load_questions
+from flashrag.episode import Trajectory
 from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
 from flashrag.generator import load_generator
 from flashrag.metrics import exact_match
-from flashrag.pipeline import METHODS
+from flashrag.pipeline import METHODS, BasicPipeline
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from, prepare_process
 from flashrag.system.machine import describe_environment
 
@@ -121,29 +123,38 @@ def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalCl
 
 
 async def answer_with_progress(
-    folder: RunFolder, pipeline: Pipeline, pending: Sequence[Question], connections: Sequence[Any]
+    folder: RunFolder, pipeline: BasicPipeline, pending: Sequence[Question], connections: Sequence[Any]
 ) -> None:
     """Answer the questions, with a bar that shows exact match so far and time left; closes the connections."""
     from tqdm import tqdm
 
+    # A SIGTERM cancels, as Ctrl-C does: the answers that were kept stay.
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     asked = {question.id for question in pending}
-    before = [r for r in folder.records() if r["id"] not in asked]
-    right = sum(exact_match(record["prediction"], record["golden_answers"]) for record in before)
+    before = [is_right(t) for t in folder.trajectories() if t.question_id not in asked]
+    right = sum(before)
     with tqdm(total=len(folder.questions), initial=len(before), unit="question") as bar:
 
-        def keep(record: dict[str, Any]) -> None:
+        def keep(trajectory: Trajectory) -> None:
             nonlocal right
-            folder.add(record)
-            right += exact_match(record["prediction"], record["golden_answers"])
+            folder.add(trajectory)
+            right += is_right(trajectory)
             bar.update()
             bar.set_postfix(em=f"{right / bar.n:.3f}", failed=len(folder.failed_ids), refresh=False)
 
         try:
-            await answer_all(pipeline, pending, dict(folder.attempts), folder.settings.concurrency, keep)
+            await pipeline.answer_all(pending, keep)
         finally:
+            loop.remove_signal_handler(signal.SIGTERM)
             for connection in connections:
                 if hasattr(connection, "aclose"):  # a local retriever has nothing to close
                     await connection.aclose()
+
+
+def is_right(trajectory: Trajectory) -> float:
+    return exact_match(trajectory.answer, trajectory.gold_answers)
 
 
 def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
@@ -157,17 +168,17 @@ def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
             judge_answers(folder, judge)
         extra["n_unjudged"] = len(unjudged(folder, judge))
 
-    def score(record: Any) -> dict[str, float | None]:
-        verdict = judge.known_verdict(record) if judge else None
-        return score_record(record, settings.metrics, settings.metric_setting, verdict)
+    def score(trajectory: Trajectory) -> dict[str, float | None]:
+        verdict = judge.known_verdict(trajectory) if judge else None
+        return score_trajectory(trajectory, settings.metrics, settings.metric_setting, verdict)
 
-    return folder.finish(score, lambda records: {**summarize(records, settings.metric_setting), **extra})
+    return folder.finish(score, lambda trajectories: {**summarize(trajectories, settings.metric_setting), **extra})
 
 
-def unjudged(folder: RunFolder, judge: Judge) -> list[dict[str, Any]]:
-    """What the judge needs to know of each answer that it has not seen."""
-    keys = ("id", "question", "golden_answers", "prediction")
-    return [{key: record[key] for key in keys} for record in folder.records() if judge.known_verdict(record) is None]
+def unjudged(folder: RunFolder, judge: Judge) -> list[Trajectory]:
+    """The answers that the judge has not seen, without the passages, which it never sees and which are long."""
+    unseen = (t for t in folder.trajectories() if judge.known_verdict(t) is None)
+    return [replace(trajectory, segments=(), calls=()) for trajectory in unseen]
 
 
 def judge_answers(folder: RunFolder, judge: Judge) -> None:
@@ -201,10 +212,10 @@ def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
         print("note: the model server returns text only; its responses were encoded again with the local tokenizer")
     print(f"written to {folder.path}")
     if summary["n_failed"]:
-        first = next(record for record in folder.records() if record["error"])
+        first = next(trajectory for trajectory in folder.trajectories() if trajectory.failed)
         print(
             f"warning: {summary['n_failed']} of {summary['n']} questions failed and count as wrong; the first, "
-            f"{first['id']}: {first['error']['type']}: {first['error']['message']}. --resume asks them again",
+            f"{first.question_id}: {first.error}. --resume asks them again",
             file=sys.stderr,
         )
     if interrupted:

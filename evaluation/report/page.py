@@ -1,7 +1,7 @@
 """One self-contained HTML page: tables, plots, and a browser of every trajectory. No network, no server, no build.
 
 The trajectories travel inside the page, compressed in chunks that the browser unpacks when they are looked at, so ten
-thousand of them stay quick. The page's own code is evaluation/static/report.{html,css,js}.
+thousand of them stay quick. The page's own code is static/report.{html,css,js}.
 """
 
 import base64
@@ -13,7 +13,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from evaluation.report.trajectories import Trajectory
+from evaluation.report.trajectories import Decode, blocks, note, verdict
+from flashrag.episode import Trajectory
 
 STATIC = Path(__file__).with_name("static")
 CHUNK_TRAJECTORIES = 200
@@ -21,10 +22,11 @@ CHUNK_TRAJECTORIES = 200
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run as the page shows it: its name and its trajectories."""
+    """One run as the page shows it; with `decode` (ids to text) it shows the tokens of its episodes one by one."""
 
     name: str
     trajectories: Sequence[Trajectory]
+    decode: Decode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ def render_page(title: str, table_html: str, notes: Sequence[str], plots: Sequen
         "chunkSize": CHUNK_TRAJECTORIES,
         "rows": [_row(run, trajectory) for run, trajectory in pairs],
     }
-    steps = [[asdict(step) for step in trajectory.steps] for _, trajectory in pairs]
-    chunks = [steps[start : start + CHUNK_TRAJECTORIES] for start in range(0, len(steps), CHUNK_TRAJECTORIES)]
+    shown = [[asdict(block) for block in blocks(trajectory, runs[run].decode)] for run, trajectory in pairs]
+    chunks = [shown[start : start + CHUNK_TRAJECTORIES] for start in range(0, len(shown), CHUNK_TRAJECTORIES)]
     figures = "".join(f"<figure><figcaption>{escape(p.title)}</figcaption>{p.svg}</figure>" for p in plots)
     return Template((STATIC / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
@@ -56,10 +58,10 @@ def render_page(title: str, table_html: str, notes: Sequence[str], plots: Sequen
 
 
 def _row(run: int, trajectory: Trajectory) -> list[object]:
-    """What the list and its filters need of one trajectory; the order is report.js's."""
+    """The facts of one trajectory for the list and its filters, in the order of report.js."""
     t = trajectory
-    return [run, t.id, t.question, t.golds, t.prediction, t.verdict, t.ended_by, t.searches, t.tokens,
-            t.training_step, t.note]  # fmt: skip
+    return [run, t.question_id, t.question, t.gold_answers, t.answer, verdict(t), t.end_reason, t.usage.searches,
+            t.usage.completion_tokens, t.step, note(t)]  # fmt: skip
 
 
 def _script(name: str, content: object) -> str:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.report.page import Plot, Run
-from evaluation.report.trajectories import Trajectory
+from evaluation.report.trajectories import verdict
+from flashrag.episode import Trajectory
 
 MAX_SEARCHES = 8
 TOKEN_BINS = 8
@@ -46,23 +47,28 @@ def _em_by_searches(figure: Figure, runs: Sequence[Run]) -> None:
     for run in runs:
         groups: dict[float, list[Trajectory]] = defaultdict(list)
         for trajectory in run.trajectories:
-            groups[min(trajectory.searches, MAX_SEARCHES)].append(trajectory)
+            groups[min(trajectory.usage.searches, MAX_SEARCHES)].append(trajectory)
         _draw_groups(axes, run.name, groups)
 
 
 def _em_by_tokens(figure: Figure, runs: Sequence[Run]) -> None:
     axes = figure.add_subplot(xlabel="sampled tokens (equal-sized groups)", ylabel="EM", ylim=(-0.03, 1.03))
     for run in runs:
-        by_length = sorted(run.trajectories, key=lambda trajectory: trajectory.tokens)
+        by_length = sorted(run.trajectories, key=_sampled_tokens)
         parts = np.array_split(np.arange(len(by_length)), min(TOKEN_BINS, len(by_length)))
-        groups = {float(np.mean([by_length[i].tokens for i in part])): [by_length[i] for i in part] for part in parts}
+        chosen = [[by_length[i] for i in part] for part in parts]
+        groups = {float(np.mean([_sampled_tokens(t) for t in group])): group for group in chosen}
         _draw_groups(axes, run.name, groups)
+
+
+def _sampled_tokens(trajectory: Trajectory) -> int:
+    return trajectory.usage.completion_tokens
 
 
 def _draw_groups(axes, name: str, groups: dict[float, list[Trajectory]]) -> None:
     """EM per group with its standard error, which for a share is sqrt(p (1 - p) / n)."""
     places = sorted(groups)
-    means = [np.mean([t.verdict == "right" for t in groups[place]]) for place in places]
+    means = [np.mean([verdict(t) == "right" for t in groups[place]]) for place in places]
     errors = [np.sqrt(mean * (1 - mean) / len(groups[place])) for place, mean in zip(places, means, strict=True)]
     axes.errorbar(places, means, yerr=errors, marker="o", markersize=3, linewidth=1, capsize=2, label=name)
     axes.legend(fontsize=7)
@@ -70,7 +76,7 @@ def _draw_groups(axes, name: str, groups: dict[float, list[Trajectory]]) -> None
 
 def _lengths(figure: Figure, runs: Sequence[Run]) -> None:
     axes = figure.add_subplot(xlabel="sampled tokens", ylabel="questions")
-    lengths = [[trajectory.tokens for trajectory in run.trajectories] for run in runs]
+    lengths = [[_sampled_tokens(trajectory) for trajectory in run.trajectories] for run in runs]
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(one) for one in lengths]), bins=30)
     for run, one in zip(runs, lengths, strict=True):
         axes.hist(one, bins=edges.tolist(), histtype="step", label=run.name)

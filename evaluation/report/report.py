@@ -9,18 +9,18 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from evaluation.report.page import Run, render_page
 from evaluation.report.tables import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
-from evaluation.report.trajectories import Decode, evaluated, read_json_lines, read_rollouts
+from evaluation.report.trajectories import Decode, verdict
+from evaluation.run.folder import ITEMS, read_items
+from flashrag.episode import Trajectory
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 
-ITEMS = "items.jsonl"
 EXPECTED = f"expected the folder of an evaluation ({ITEMS}) or of a training run (trajectories/)"
 
 
@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, folder in zip(names, arguments.runs, strict=True):
         print(f"reading {folder} …", file=sys.stderr, flush=True)
         if (folder / ITEMS).is_file():
-            run, records = _read_evaluation(name, folder)
+            run, trajectories = _read_evaluation(name, folder)
             evaluations.append(run)
-            shown.append(Run(name, [evaluated(record) for record in records]))
         else:
-            shown.append(Run(name, list(read_rollouts(_rollout_folder(folder), decode))))
+            trajectories = _read_rollouts(folder)
+        shown.append(Run(name, trajectories, decode))
     write(arguments.out, arguments.title, evaluations, shown)
     return 0
 
@@ -75,7 +75,7 @@ def write(out: Path, title: str, evaluations: Sequence[EvaluatedRun], shown: Seq
 
 def _notes(shown: Sequence[Run]) -> list[str]:
     trajectories = sum(len(run.trajectories) for run in shown)
-    failed = sum(trajectory.verdict == "failed" for run in shown for trajectory in run.trajectories)
+    failed = sum(verdict(trajectory) == "failed" for run in shown for trajectory in run.trajectories)
     notes = [f"Runs: {len(shown)}; trajectories: {trajectories}."]
     if failed:
         notes.append(f"{failed} questions failed; they count as wrong. The same command with --resume asks them again.")
@@ -92,7 +92,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[dict[str, Any]]]:
+def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[Trajectory]]:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -100,15 +100,18 @@ def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[dict[s
         raise UserError(f"{error.filename} is missing: the run has not ended; give its command again") from error
     except ValueError as error:
         raise UserError(f"{folder / 'summary.json'} is damaged ({error}); the same command writes it again") from error
-    records = {record["id"]: record for record in read_json_lines(folder / ITEMS)}  # a retried one has a later line
-    scores = {key: float(record["metrics"].get("em") or 0.0) for key, record in records.items()}
-    return EvaluatedRun(name, {**summary, "save_note": config["save_note"]}, scores), list(records.values())
+    trajectories = list(read_items(folder))
+    scores = {trajectory.question_id: float(trajectory.metrics.get("em") or 0.0) for trajectory in trajectories}
+    return EvaluatedRun(name, {**summary, "save_note": config["save_note"]}, scores), trajectories
 
 
-def _rollout_folder(folder: Path) -> Path:
+def _read_rollouts(folder: Path) -> list[Trajectory]:
+    # Here, not above: an environment that only evaluates need not have the trainer's plugin.
+    from verl_search.rollout.trajectories import read_trajectories
+
     for candidate in (folder / "trajectories", folder / "training" / "trajectories", folder):
-        if any(candidate.glob("*/step_*.jsonl.gz")):
-            return candidate
+        if trajectories := list(read_trajectories(candidate)):
+            return trajectories
     raise UserError(f"{folder} holds no run; {EXPECTED}")
 
 

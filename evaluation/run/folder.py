@@ -3,8 +3,8 @@
 config.yaml             every key with its value; a continuation must ask for the same
 environment.json        versions, git revision, machine, served model, and when the run was worked on
 prompts/                a copy of the source of flashrag.prompts: the texts around the questions
-items.jsonl             a line a question, written as it is answered; in the end scored and in the questions' order
-judge.jsonl             what the judge replied
+items.jsonl             a trajectory a question, written when it is answered; at the end scored and in order
+judge.jsonl             the replies of the judge
 summary.json            the figures
 metric_score.txt, intermediate_data.json    FlashRAG's files, where the configuration asks for them
 """
@@ -16,20 +16,27 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import flashrag.prompts
-from evaluation.run.records import is_failed, missing_record
+from evaluation.scores.scoring import MISSING
 from evaluation.settings import MAY_CHANGE, EvalSettings
 from flashrag.dataset import Question
+from flashrag.episode import Failure, Trajectory
 from flashrag.errors import UserError
+from flashrag.pipeline.trace import failed_trajectory
 from flashrag.system.files import locked, staged
 from flashrag.system.json_lines import KeyedLog
 
+ITEMS = "items.jsonl"
 PROMPTS = Path(flashrag.prompts.__file__).parent
+NOT_ASKED = Failure(MISSING, "the run ended before this question was answered")
+Score = Callable[[Trajectory], dict[str, float | None]]
 _USER_IN_URL = re.compile(r"(?<=//)[^/@\s]*@")
 
 
@@ -41,11 +48,11 @@ class RunFolder:
         self.questions = questions
         self.path = settings.run_folder
         self._environment = self._check_earlier_run()
-        self.items = KeyedLog(self.path / "items.jsonl")
+        self.items = items_log(self.path)
         self.attempts: dict[str, int] = {}
         self.failed_ids: set[str] = set()
-        for record in self.records():
-            self._count(record)
+        for trajectory in self.trajectories():
+            self._count(trajectory)
 
     def _check_earlier_run(self) -> dict[str, Any]:
         """What is known of an earlier session, {} where there was none; refuses to continue a different run."""
@@ -86,8 +93,8 @@ class RunFolder:
             if question.id not in self.items or (retry_failed and question.id in self.failed_ids)
         ]
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """What is known of each question, in their order; those not asked yet are left out."""
+    def trajectories(self) -> Iterator[Trajectory]:
+        """The trajectories of the questions asked so far, in the order of the questions."""
         return self.items.read(question.id for question in self.questions)
 
     @contextmanager
@@ -140,27 +147,30 @@ class RunFolder:
         self._environment["sessions"][-1] |= {"ended_at": time.time(), "token_ids": token_ids}
         write_json(self.path / "environment.json", self._environment)
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        self.items.append(record)
-        self._count(record)
+    def add(self, trajectory: Trajectory) -> None:
+        """Keep one more answer to a question: the next attempt at it."""
+        attempt = self.attempts.get(trajectory.question_id, 0) + 1
+        trajectory = replace(trajectory, attempt=attempt)
+        self.items.append(trajectory)
+        self._count(trajectory)
 
-    def _count(self, record: Mapping[str, Any]) -> None:
-        self.attempts[record["id"]] = record["attempt"]
-        (self.failed_ids.add if is_failed(record) else self.failed_ids.discard)(record["id"])
+    def _count(self, trajectory: Trajectory) -> None:
+        self.attempts[trajectory.question_id] = trajectory.attempt
+        (self.failed_ids.add if trajectory.failed else self.failed_ids.discard)(trajectory.question_id)
 
     def finish(
         self,
-        score: Callable[[Mapping[str, Any]], dict[str, float | None]],
-        summarize: Callable[[Iterable[Mapping[str, Any]]], dict[str, Any]],
+        score: Score,
+        summarize: Callable[[Iterable[Trajectory]], dict[str, Any]],
     ) -> dict[str, Any]:
-        """Score every record, put them in order, and write the figures over all questions, missing ones included."""
-        self.items.rewrite({**record, "metrics": score(record)} for record in self.records())
+        """Score every trajectory, put them in order, and write the figures over all questions, the missing ones too."""
+        self.items.rewrite(replace(trajectory, metrics=score(trajectory)) for trajectory in self.trajectories())
         summary = {
             "method": self.settings.method_name,
             "dataset": self.settings.dataset_title,
             "split": self.settings.split,
             "save_note": self.settings.save_note,
-            **summarize(self._all_records(score)),
+            **summarize(self._all_trajectories(score)),
             "wall_s": round(sum(s["ended_at"] - s["started_at"] for s in self._environment["sessions"]), 3),
             "served_model": self._environment["served_model"],
             "token_ids": self._environment["sessions"][-1].get("token_ids"),
@@ -169,15 +179,13 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
         return summary
 
-    def _all_records(
-        self, score: Callable[[Mapping[str, Any]], dict[str, float | None]]
-    ) -> Iterator[Mapping[str, Any]]:
+    def _all_trajectories(self, score: Score) -> Iterator[Trajectory]:
         for question in self.questions:
             if question.id in self.items:
                 yield from self.items.read([question.id])
             else:
-                record = missing_record(question)
-                yield {**record, "metrics": score(record)}
+                missing = failed_trajectory(question, NOT_ASKED, attempt=0)
+                yield replace(missing, metrics=score(missing))
 
     def _write_flashrags_files(self, summary: Mapping[str, Any]) -> None:
         if self.settings.save_metric_score:
@@ -185,24 +193,34 @@ class RunFolder:
             write_text(self.path / "metric_score.txt", "".join(lines))
         if self.settings.save_intermediate_data:
             with staged(self.path / "intermediate_data.json") as path, path.open("w", encoding="utf-8") as file:
-                for index, record in enumerate(self.records()):
-                    file.write(("[\n" if index == 0 else ",\n") + json.dumps(_flashrag_item(record)))
+                for index, trajectory in enumerate(self.trajectories()):
+                    file.write(("[\n" if index == 0 else ",\n") + json.dumps(_flashrag_item(trajectory)))
                 file.write("\n]\n" if len(self.items) else "[]\n")
 
 
-def _flashrag_item(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record in the shape of FlashRAG's intermediate data."""
-    found = [passage for step in record["steps"] for passage in step["passages"]]
+def _flashrag_item(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory in the shape of FlashRAG's intermediate data."""
+    found = [passage for call in trajectory.calls for passage in call.passages]
     return {
-        "id": record["id"],
-        "question": record["question"],
-        "golden_answers": record["golden_answers"],
+        "id": trajectory.question_id,
+        "question": trajectory.question,
+        "golden_answers": trajectory.gold_answers,
         "output": {
-            "pred": record["prediction"],
-            "retrieval_result": [{"id": passage["id"], "contents": passage["contents"]} for passage in found],
-            "metric_score": record["metrics"],
+            "pred": trajectory.answer,
+            "retrieval_result": [{"id": passage.id, "contents": passage.contents} for passage in found],
+            "metric_score": trajectory.metrics,
         },
     }
+
+
+def items_log(run: Path) -> KeyedLog[Trajectory]:
+    """The trajectories of a run's folder by question; a retried question has a later one, which counts."""
+    return KeyedLog(run / ITEMS, attrgetter("question_id"), Trajectory.to_json, Trajectory.from_json)
+
+
+def read_items(run: Path) -> Iterator[Trajectory]:
+    """The trajectories of a run's folder, a question each."""
+    return items_log(run).read()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,14 +5,13 @@ both runs alike, a missing one too; a question to which a metric does not apply 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from evaluation.run.folder import read_items
 from evaluation.scores.significance import Comparison, compare_paired
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
-from flashrag.system.json_lines import KeyedLog
 
 
 @exit_on_user_error
@@ -55,22 +54,17 @@ def compare_runs(run_a: Path, run_b: Path) -> dict[str, Comparison]:
 
 
 def _pairs(
-    name: str, scores_a: dict[str, dict[str, Any]], scores_b: dict[str, dict[str, Any]]
+    name: str, scores_a: dict[str, Mapping[str, float | None]], scores_b: dict[str, Mapping[str, float | None]]
 ) -> tuple[list[float], list[float]]:
     pairs = [(scores_a[key][name], scores_b[key][name]) for key in scores_a]
     applicable = [(a, b) for a, b in pairs if a is not None and b is not None]
     return [a for a, _ in applicable], [b for _, b in applicable]
 
 
-def _scores(run: Path) -> dict[str, dict[str, Any]]:
+def _scores(run: Path) -> dict[str, Mapping[str, float | None]]:
     if not (run / "summary.json").is_file():
         raise UserError(f"{run} holds no finished run (no summary.json); give the folder of one")
-    scores = {record["id"]: record["metrics"] for record in _records(run)}
+    scores = {trajectory.question_id: trajectory.metrics for trajectory in read_items(run)}
     if not scores:
         raise UserError(f"{run} holds no answered question")
     return scores
-
-
-def _records(run: Path) -> Iterator[dict[str, Any]]:
-    log = KeyedLog(run / "items.jsonl")
-    return log.read(log.keys())

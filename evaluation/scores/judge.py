@@ -1,9 +1,9 @@
-"""LLM-as-a-judge: a chat model says of each prediction whether it means the same as a gold answer.
+"""LLM-as-a-judge: a chat model says of each answer whether it means the same as a gold answer.
 
-Exact rule: the judge sees question, gold answers and prediction, nothing of the passages, at temperature 0, and ends
-with "correct" or "incorrect"; an empty prediction is wrong unseen. Source of the setting: the paper (arXiv 2503.19470)
+Exact rule: the judge sees question, gold answers and answer, nothing of the passages, at temperature 0, and ends
+with "correct" or "incorrect"; an empty answer is wrong unseen. Source of the setting: the paper (arXiv 2503.19470)
 judges the final answers this way; the words here are our own. Replies are kept in the run folder (judge.jsonl) under
-the hash of model and messages, so that no prediction is paid for twice.
+the hash of model and messages, so that no answer is paid for twice.
 """
 
 import asyncio
@@ -11,13 +11,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from evaluation.scores.judge_settings import KEY_VARIABLES, JudgeSettings
+from flashrag.episode import Trajectory
 from flashrag.errors import GenerationError, ReSearchError
-from flashrag.system.json_lines import KeyedLog
+from flashrag.system.json_lines import KeyedLog, encode_object
 
 INSTRUCTIONS = (
     "You grade answers to questions. You get a question, the reference answers, and a submitted answer. The submitted "
@@ -33,9 +35,9 @@ class JudgeError(ReSearchError):
     """A judge that gave no usable answer, after every allowed attempt."""
 
 
-def judge_messages(question: str, golden_answers: Sequence[str], prediction: str) -> list[dict[str, str]]:
+def judge_messages(question: str, gold_answers: Sequence[str], answer: str) -> list[dict[str, str]]:
     """What the judge is asked; every text is a JSON string, so that an answer cannot pose as an instruction's end."""
-    case = {"question": question, "reference_answers": list(golden_answers), "submitted_answer": prediction}
+    case = {"question": question, "reference_answers": list(gold_answers), "submitted_answer": answer}
     return [
         {"role": "system", "content": INSTRUCTIONS},
         {"role": "user", "content": json.dumps(case, ensure_ascii=False, indent=1)},
@@ -57,49 +59,49 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings, path: Path) -> None:
         self.settings = settings
-        self._log = KeyedLog(path, "key")
+        self._log = KeyedLog[dict[str, Any]](path, itemgetter("key"), encode_object, json.loads)
         self._gate = asyncio.Semaphore(settings.concurrency)
         self._client: Any = None
 
-    def known_verdict(self, record: Mapping[str, Any]) -> bool | None:
-        """The verdict on a record as far as it is known without asking; None where it is not."""
-        if not record["prediction"].strip():
+    def known_verdict(self, trajectory: Trajectory) -> bool | None:
+        """The verdict on an answer as far as it is known without asking; None where it is not."""
+        if not trajectory.answer.strip():
             return False
-        for line in self._log.read([self._key(record)]):
+        for line in self._log.read([self._key(trajectory)]):
             return line["verdict"]
         return None
 
-    async def verdict(self, record: Mapping[str, Any]) -> bool:
-        """The verdict on a record, asked for unless it is known. Raises `JudgeError`."""
-        known = self.known_verdict(record)
+    async def verdict(self, trajectory: Trajectory) -> bool:
+        """The verdict on an answer, asked for unless it is known. Raises `JudgeError`."""
+        known = self.known_verdict(trajectory)
         if known is not None:
             return known
         async with self._gate:
-            reply = await self._ask(_messages(record))
+            reply = await self._ask(_messages(trajectory))
         verdict = parse_verdict(reply)
         if verdict is None:
             raise JudgeError(f"{self.settings.model} replied {reply[:200]!r}; expected correct or incorrect")
-        line = {"key": self._key(record), "id": record["id"], "model": self.settings.model, "reply": reply}
-        self._log.append({**line, "verdict": verdict})
+        asked = {"key": self._key(trajectory), "id": trajectory.question_id, "model": self.settings.model}
+        self._log.append({**asked, "reply": reply, "verdict": verdict})
         return verdict
 
     async def verdicts(
-        self, records: Sequence[Mapping[str, Any]], on_done: Callable[[], object]
+        self, trajectories: Sequence[Trajectory], on_done: Callable[[], object]
     ) -> dict[str, JudgeError]:
-        """Ask about all of these records; gives the failures by the record's id, each to be asked again later."""
+        """Ask about all of these answers; gives the failures by the question's id, each to be asked again later."""
         failures: dict[str, JudgeError] = {}
 
-        async def ask(record: Mapping[str, Any]) -> None:
+        async def ask(trajectory: Trajectory) -> None:
             try:
-                await self.verdict(record)
+                await self.verdict(trajectory)
             except JudgeError as error:
-                failures[record["id"]] = error
+                failures[trajectory.question_id] = error
             on_done()
 
         try:
             async with asyncio.TaskGroup() as group:
-                for record in records:
-                    group.create_task(ask(record))
+                for trajectory in trajectories:
+                    group.create_task(ask(trajectory))
         finally:
             if self._client is not None:
                 await self._client.close()
@@ -130,10 +132,10 @@ class Judge:
         except GenerationError as error:
             raise JudgeError(str(error)) from error
 
-    def _key(self, record: Mapping[str, Any]) -> str:
-        content = json.dumps([self.settings.model, _messages(record)], ensure_ascii=False)
+    def _key(self, trajectory: Trajectory) -> str:
+        content = json.dumps([self.settings.model, _messages(trajectory)], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8", errors="replace")).hexdigest()
 
 
-def _messages(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    return judge_messages(record["question"], record["golden_answers"], record["prediction"])
+def _messages(trajectory: Trajectory) -> list[dict[str, str]]:
+    return judge_messages(trajectory.question, trajectory.gold_answers, trajectory.answer)

@@ -1,4 +1,4 @@
-"""Scores: the metrics of one record, and the summary of a run.
+"""Scores: the metrics of one trajectory, and the summary of a run.
 
 The denominator is every question of the run. A failed or missing one scores 0 in each metric that applies to it; a
 metric that does not apply to a question (None: yes/no accuracy of a name, coverage without named support) leaves it
@@ -7,17 +7,17 @@ out, and each mean states its own n. Usage is averaged over answered questions: 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.run.records import MISSING, is_failed
 from evaluation.scores.judge_settings import JudgeSettings
 from evaluation.scores.significance import bootstrap_mean
 from flashrag import metrics as rules
-from flashrag.document import Document
+from flashrag.episode import Trajectory, Usage
 
 JUDGE = "llm_judge"
+MISSING = "Missing"  # the error type of a question that was not asked yet
 RECALL = "retrieval_recall"
 _ANSWER_METRICS: Mapping[str, Callable[[str, Sequence[str]], float | None]] = {
     "em": rules.exact_match,
@@ -50,86 +50,93 @@ class MetricSettings(BaseModel):
     price: Price | None = Field(None, description="of tokens; the summary then has cost_usd")
 
 
-def score_record(
-    record: Mapping[str, Any], names: Sequence[str], settings: MetricSettings, verdict: bool | None = None
+def score_trajectory(
+    trajectory: Trajectory, names: Sequence[str], settings: MetricSettings, verdict: bool | None = None
 ) -> dict[str, float | None]:
-    """The metrics of one record under the names of the summary; `verdict` is the judge's, None while it has none."""
-    golds = record["golden_answers"]
+    """The metrics of one trajectory under the names of the summary; `verdict` is the judge's, None without one."""
+    gold_answers = trajectory.gold_answers
     scores: dict[str, float | None] = {}
     for name in names:
         if name in _ANSWER_METRICS:
-            scores[name] = _ANSWER_METRICS[name](record["prediction"], golds)
+            scores[name] = _ANSWER_METRICS[name](trajectory.answer, gold_answers)
         elif name == RECALL:
-            flags = [[p["has_answer"] for p in step["passages"]] for step in record["steps"] if step["passages"]]
             top_k = settings.retrieval_recall_topk
-            scores[f"{RECALL}_top{top_k}"] = rules.answer_in_top_k(flags, golds, top_k)
+            flags = [
+                [rules.holds_answer(passage.contents, gold_answers) for passage in call.passages[:top_k]]
+                for call in trajectory.calls
+            ]
+            scores[f"{RECALL}_top{top_k}"] = rules.answer_in_top_k(flags, gold_answers, top_k)
         elif name == JUDGE:
             scores[JUDGE] = float(bool(verdict))
         else:
-            scores[name] = _support_coverage(record)
+            scores[name] = _support_coverage(trajectory)
     return scores
 
 
-def _support_coverage(record: Mapping[str, Any]) -> float | None:
-    documents = [Document(p["id"], p["contents"]) for step in record["steps"] for p in step["passages"]]
-    return rules.support_coverage(record["metadata"], [d.id for d in documents], [d.title for d in documents])
+def _support_coverage(trajectory: Trajectory) -> float | None:
+    found = [passage for call in trajectory.calls for passage in call.passages]
+    return rules.support_coverage(trajectory.metadata, [p.id for p in found], [p.title for p in found])
 
 
-def summarize(records: Iterable[Mapping[str, Any]], settings: MetricSettings) -> dict[str, Any]:
-    """The figures of a run from its scored records, with the same for each value of `metadata["hops"]`."""
-    rows = [_row(record) for record in records]
+def summarize(trajectories: Iterable[Trajectory], settings: MetricSettings) -> dict[str, Any]:
+    """The figures of a run from its scored trajectories, with the same for each value of `metadata["hops"]`."""
+    rows = [_Row.of(trajectory) for trajectory in trajectories]
     summary = _figures(rows, settings)
-    by_hops: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_hops: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
-        if row["hops"] is not None:
-            by_hops[str(row["hops"])].append(row)
+        if row.hops is not None:
+            by_hops[str(row.hops)].append(row)
     if by_hops:
         summary["by_hops"] = {hops: _figures(by_hops[hops], settings) for hops in sorted(by_hops)}
     return summary
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a summary needs of a record: not its steps, which would fill the memory of a long run."""
-    fault = {"format_fault": record["format_fault"]} if "format_fault" in record else {}
-    return {
-        **fault,
-        "metrics": record["metrics"],
-        "usage": record["usage"],
-        "end_reason": record["end_reason"],
-        "error": record["error"]["type"] if is_failed(record) else None,
-        "hops": record["metadata"].get("hops"),
-    }
+class _Row(NamedTuple):
+    """The part of a trajectory that a summary needs; whole trajectories would fill the memory of a long run."""
+
+    metrics: Mapping[str, float | None]
+    usage: Usage
+    end_reason: str
+    error: str | None
+    format_valid: bool | None
+    hops: Any
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Self:
+        t = trajectory
+        error = t.error.type if t.error else None
+        return cls(t.metrics, t.usage, t.end_reason, error, t.format_valid, t.metadata.get("hops"))
 
 
-def _figures(rows: Sequence[Mapping[str, Any]], settings: MetricSettings) -> dict[str, Any]:
+def _figures(rows: Sequence[_Row], settings: MetricSettings) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    for name in rows[0]["metrics"]:
-        values = [row["metrics"][name] for row in rows if row["metrics"][name] is not None]
+    for name in rows[0].metrics:
+        values = [value for row in rows if (value := row.metrics[name]) is not None]
         figures[name] = bootstrap_mean(values)._asdict() if values else None
     return {
         "n": len(rows),
-        "n_failed": sum(row["error"] not in (None, MISSING) for row in rows),
-        "n_missing": sum(row["error"] == MISSING for row in rows),
-        "failures": dict(Counter(row["error"] for row in rows if row["error"]).most_common()),
-        "end_reasons": dict(Counter(row["end_reason"] for row in rows).most_common()),
+        "n_failed": sum(row.error not in (None, MISSING) for row in rows),
+        "n_missing": sum(row.error == MISSING for row in rows),
+        "failures": dict(Counter(row.error for row in rows if row.error).most_common()),
+        "end_reasons": dict(Counter(row.end_reason for row in rows).most_common()),
         "metrics": figures,
-        "usage": _usage([row["usage"] for row in rows if row["error"] is None], settings.price),
+        "usage": _usage([row.usage for row in rows if row.error is None], settings.price),
         **_format_rate(rows),
     }
 
 
-def _format_rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of all questions answered in the format that training rewards; {} for methods that have no format."""
-    if not any("format_fault" in row for row in rows):
+def _format_rate(rows: Sequence[_Row]) -> dict[str, float]:
+    """Share of all questions answered in the format of their dialect; {} for methods without a format rule."""
+    if all(row.format_valid is None for row in rows):
         return {}
-    return {"format_rate": sum(row.get("format_fault", "failed") is None for row in rows) / len(rows)}
+    return {"format_rate": sum(bool(row.format_valid) for row in rows) / len(rows)}
 
 
-def _usage(usages: Sequence[Mapping[str, float]], price: Price | None) -> dict[str, float]:
+def _usage(usages: Sequence[Usage], price: Price | None) -> dict[str, float]:
     """Means over answered questions, and the cost of all of them together where a price is given."""
     if not usages:
         return {}
-    means = {name: sum(usage[name] for usage in usages) / len(usages) for name in USAGE}
+    means = {name: sum(getattr(usage, name) for usage in usages) / len(usages) for name in USAGE}
     if price is not None:
         cost_usd = (
             means["prompt_tokens"] * price.prompt_usd_per_million

@@ -1,12 +1,12 @@
-"""One retrieved passage, in the shape of a FlashRAG corpus line.
+"""Documents in the shape of a FlashRAG corpus line, and how a model is shown them.
 
 A corpus line is `{"id", "contents"}`, where `contents` is the title in double quotes, a line break, and the text.
 Passages that do not follow the convention are legal: their first line is the title all the same.
-Scores travel beside documents, never inside. Does not cover: reading a corpus (corpus.py).
+Does not cover: reading a corpus (corpus.py).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,21 @@ class Document:
 
 
 class Hit(NamedTuple):
-    """One retrieved passage with its score: inner product, BM25, fused or reranked; higher is better."""
+    """A document that a retriever found, with its score (inner product, BM25, fused or reranked; higher is better)."""
 
     document: Document
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Passage(Document):
+    """A document that was given to a model; `score` is None where nothing ranked it."""
+
+    score: float | None = None
+
+    @classmethod
+    def of(cls, hit: Hit) -> Self:
+        return cls(hit.document.id, hit.document.contents, hit.score)
 
 
 def numbered(number: int, document: Document) -> str:

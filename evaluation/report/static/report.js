@@ -2,10 +2,10 @@
 // The trajectory browser. Everything shown goes through textContent: a passage may hold HTML, and must not run.
 
 const ROW_PX = 54;
-const KEYS = ["run", "id", "question", "golds", "prediction", "verdict", "ended", "searches", "tokens", "step", "note"];
+const KEYS = ["run", "id", "question", "goldAnswers", "answer", "verdict", "endReason", "searches", "tokens", "step", "note"];
 const $ = (id) => document.getElementById(id);
 let rows = [], shown = [], selected = -1, chunkSize = 1;
-const chunks = new Map(); // chunk number -> promise of its trajectories' steps
+const chunks = new Map(); // chunk number -> promise of its trajectories' blocks
 
 async function unpack(id) {
   const bytes = Uint8Array.from(atob($(id).textContent), (letter) => letter.charCodeAt(0));
@@ -13,7 +13,7 @@ async function unpack(id) {
   return JSON.parse(await new Response(stream).text());
 }
 
-function stepsOf(row) {
+function blocksOf(row) {
   const number = Math.floor(row.position / chunkSize);
   if (!chunks.has(number)) chunks.set(number, unpack(`chunk-${number}`));
   return chunks.get(number).then((chunk) => chunk[row.position % chunkSize]);
@@ -39,7 +39,7 @@ async function filter() {
   const kept = rows.filter((row) =>
     (!$("run").value || row.runName === $("run").value) &&
     (!$("verdict").value || row.verdict === $("verdict").value) &&
-    (!$("ended").value || row.ended === $("ended").value) &&
+    (!$("ended").value || row.endReason === $("ended").value) &&
     (!$("step").value || String(row.step) === $("step").value));
   const found = text ? await search(kept, text, turn) : kept;
   if (turn !== wanted) return;
@@ -61,8 +61,8 @@ async function search(candidates, text, turn) {
 }
 
 async function searchable(row) {
-  const steps = (await stepsOf(row)).map((step) => [step.text, ...step.passages.map((p) => p.contents)].join("\n"));
-  return [row.id, row.question, ...row.golds, row.prediction, row.note, ...steps].join("\n").toLowerCase();
+  const blocks = (await blocksOf(row)).map((block) => [block.text, ...block.passages.map((p) => p.contents)].join("\n"));
+  return [row.id, row.question, ...row.goldAnswers, row.answer, row.note, ...blocks].join("\n").toLowerCase();
 }
 
 // ---- the list: only the rows in sight exist
@@ -76,7 +76,7 @@ function draw() {
 }
 
 function line(row, place) {
-  const meta = [row.verdict, row.ended, `${row.searches} searches`, `${row.tokens} tokens`, row.prediction || "no answer"];
+  const meta = [row.verdict, row.endReason, `${row.searches} searches`, `${row.tokens} tokens`, row.answer || "no answer"];
   if (row.step !== null) meta.unshift(`step ${row.step}`);
   const made = element("div", { class: "row", role: "option", "aria-selected": place === selected, "data-place": place },
     element("div", { class: row.verdict }, row.question), element("div", { class: "meta" }, meta.join(" · ")));
@@ -101,15 +101,15 @@ async function show(row) {
     detail.replaceChildren(element("p", { class: "hint" }, "No trajectory fits these filters."));
     return;
   }
-  const steps = await stepsOf(row);
+  const blocks = await blocksOf(row);
   if (shown[selected] !== row) return;
-  const facts = [["Run", row.runName], ["Id", row.id], ["Answer", row.prediction || "none"], ["Gold", row.golds.join(" | ")],
-    ["Verdict", row.verdict], ["Ended by", row.ended], ["Searches", row.searches], ["Tokens", row.tokens]];
+  const facts = [["Run", row.runName], ["Id", row.id], ["Answer", row.answer || "none"], ["Gold", row.goldAnswers.join(" | ")],
+    ["Verdict", row.verdict], ["End reason", row.endReason], ["Searches", row.searches], ["Tokens", row.tokens]];
   if (row.step !== null) facts.push(["Step", row.step]);
   if (row.note) facts.push(["Note", row.note]);
   const list = element("dl", {}, ...facts.flatMap(([name, value]) =>
     [element("dt", {}, name), element("dd", name === "Verdict" ? { class: row.verdict } : {}, String(value))]));
-  detail.replaceChildren(element("h2", {}, row.question), list, ...steps.map((step) => block(step, row)));
+  detail.replaceChildren(element("h2", {}, row.question), list, ...blocks.map((one) => block(one, row)));
   detail.scrollTop = 0;
 }
 
@@ -119,7 +119,7 @@ function block(step, row) {
   const side = step.sampled === null ? "" : step.sampled ? " sampled" : " spliced";
   const made = element("div", { class: `step${side}` }, element("div", { class: "who" }, step.kind + count + origin));
   if (step.tokens.length) made.append(element("pre", {}, ...step.tokens.map(token)));
-  else if (!step.passages.length) made.append(element("pre", {}, ...marked(step.text, row.golds)));
+  else if (!step.passages.length) made.append(element("pre", {}, ...marked(step.text, row.goldAnswers)));
   if (!step.tokens.length || step.passages.some((passage) => passage.id !== undefined)) {
     made.append(...step.passages.map((passage) => passageBlock(passage, row)));
   }
@@ -136,13 +136,13 @@ function passageBlock(passage, row) {
   if (passage.id !== undefined) made.append(element("span", { class: "who" }, `${passage.id} `));
   if (typeof passage.score === "number") made.append(element("span", { class: "who" }, `score ${passage.score.toFixed(4)} `));
   if (passage.has_answer) made.append(element("span", { class: "badge right" }, "holds the answer"));
-  made.append(element("pre", {}, ...marked(passage.contents, row.golds)));
+  made.append(element("pre", {}, ...marked(passage.contents, row.goldAnswers)));
   return made;
 }
 
 // The text with every gold answer in it marked.
-function marked(text, golds) {
-  const escaped = golds.filter((gold) => gold.trim()).map((gold) => gold.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+function marked(text, goldAnswers) {
+  const escaped = goldAnswers.filter((gold) => gold.trim()).map((gold) => gold.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   if (!escaped.length) return [text];
   return text.split(new RegExp(`(${escaped.join("|")})`, "gi"))
     .map((part, place) => (place % 2 ? element("mark", {}, part) : part));
@@ -160,7 +160,7 @@ async function start() {
   const different = (key) => [...new Set(rows.map((row) => row[key]))].filter((value) => value !== null);
   options($("run"), index.runs, "all");
   options($("verdict"), ["right", "wrong", "failed"], "all");
-  options($("ended"), different("ended").sort(), "all");
+  options($("ended"), different("endReason").sort(), "all");
   options($("step"), different("step").sort((a, b) => a - b), "all");
   $("step-label").hidden = !different("step").length;
   $("filters").addEventListener("input", filter);

@@ -7,12 +7,12 @@
     result.py       foreign text made harmless and fitted into a token budget
     format_rule.py  the answer, and what breaks the format
     prompt_ids.py   the token ids that a model starts from
-    record.py       what happened for one question, as it is kept
+    record.py       the trajectory: what happened for one question, as it is kept
 
 Light to import: no torch, no transformers.
 """
 
-from flashrag.episode.dialect import PYTHON, RESEARCH, SEARCH_O1, SEARCH_R1, Dialect
+from flashrag.episode.dialect import DIALECTS, PYTHON, RESEARCH, SEARCH_O1, SEARCH_R1, Dialect
 from flashrag.episode.episode import (
     EndReason,
     Episode,
@@ -20,19 +20,21 @@ from flashrag.episode.episode import (
     Generation,
     InvariantViolation,
     Limits,
-    SearchRecord,
     Segment,
     Source,
+    ToolCall,
     check_invariants,
 )
-from flashrag.episode.format_rule import FormatFault, answer_block, boxed_answer
+from flashrag.episode.format_rule import FormatFault, find_answer, find_format_fault
 from flashrag.episode.prompt_ids import check_chat_template, encode_prompt, prompt_token_ids
-from flashrag.episode.record import ITERATIONS, Outcome, Passage, Step, StepKind, Usage, end_reason_of
+from flashrag.episode.record import FAILED, ITERATIONS, Failure, Step, StepKind, Trajectory, Usage, steps
 from flashrag.episode.result import fit_result, neutralize
 from flashrag.episode.run import run_episode
 from flashrag.episode.tool import MAX_QUERY_CHARS, Tool, ToolResult
 
 __all__ = [
+    "DIALECTS",
+    "FAILED",
     "ITERATIONS",
     "MAX_QUERY_CHARS",
     "PYTHON",
@@ -43,28 +45,28 @@ __all__ = [
     "EndReason",
     "Episode",
     "EpisodeCodec",
+    "Failure",
     "FormatFault",
     "Generation",
     "InvariantViolation",
     "Limits",
-    "Outcome",
-    "Passage",
-    "SearchRecord",
     "Segment",
     "Source",
     "Step",
     "StepKind",
     "Tool",
+    "ToolCall",
     "ToolResult",
+    "Trajectory",
     "Usage",
-    "answer_block",
-    "boxed_answer",
     "check_chat_template",
     "check_invariants",
     "encode_prompt",
-    "end_reason_of",
+    "find_answer",
+    "find_format_fault",
     "fit_result",
     "neutralize",
     "prompt_token_ids",
     "run_episode",
+    "steps",
 ]

@@ -23,8 +23,13 @@ class Tag(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The tags of a family of models, and what stands around them in a result (`render_result`)."""
+    """The tags of a family of models, what surrounds a result (`render_result`), and where the answer stands.
 
+    `answer` is None where a model answers in a box anywhere; such a dialect has no format rule. With `boxed` the answer
+    is the content of the last `\\boxed{…}`, otherwise it is the whole answer block.
+    """
+
+    name: str
     think: Tag
     search: Tag
     result: Tag
@@ -34,12 +39,18 @@ class Dialect:
     tail: str
     passage: Callable[[int, Document], str]
     separator: str
+    boxed: bool
     stops_at_answer: bool = False
     more_calls: tuple[Tag, ...] = ()
 
     def with_calls(self, *tags: Tag) -> Self:
         """The dialect with further tools, called by these tags."""
         return replace(self, more_calls=(*self.more_calls, *tags))
+
+    @property
+    def has_format(self) -> bool:
+        """Whether the format rule applies."""
+        return self.answer is not None
 
     @property
     def calls(self) -> tuple[Tag, ...]:
@@ -53,10 +64,14 @@ class Dialect:
         return (*(tag.close for tag in self.calls), *at_answer)
 
     @property
+    def blocks(self) -> tuple[Tag, ...]:
+        """Every pair of tags that acts."""
+        return (self.think, *self.calls, self.result, *((self.answer,) if self.answer else ()))
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """Every string that acts."""
-        pairs = (self.think, *self.calls, self.result, self.answer)
-        return tuple(string for pair in pairs if pair for string in pair)
+        return tuple(string for tag in self.blocks for string in tag)
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -86,6 +101,7 @@ PYTHON = Tag("<python>", "</python>")
 ANSWER = Tag("<answer>", "</answer>")
 
 RESEARCH = Dialect(
+    name="research",
     think=THINK,
     search=SEARCH,
     result=Tag("<result>", "</result>"),
@@ -95,8 +111,10 @@ RESEARCH = Dialect(
     tail="",
     passage=whole,
     separator="\n\n",
+    boxed=True,
 )
 SEARCH_R1 = Dialect(
+    name="search-r1",
     think=THINK,
     search=SEARCH,
     result=Tag("<information>", "</information>"),
@@ -106,16 +124,20 @@ SEARCH_R1 = Dialect(
     tail="\n\n",
     passage=numbered,
     separator="\n",
+    boxed=False,
     stops_at_answer=True,
 )
 SEARCH_O1 = Dialect(
+    name="search-o1",
     think=THINK,
     search=Tag("<|begin_search_query|>", "<|end_search_query|>"),
     result=Tag("<|begin_search_result|>", "<|end_search_result|>"),
-    answer=None,  # \boxed{…}, wherever it stands
+    answer=None,
     lead="\n\n",
     margin="",
     tail="\n\n",
     passage=whole,
     separator="\n\n",
+    boxed=True,
 )
+DIALECTS = {dialect.name: dialect for dialect in (RESEARCH, SEARCH_R1, SEARCH_O1)}

@@ -1,7 +1,7 @@
 """The search episode: prompt + [model segment | result segment]*, token-exact, with the provenance of every token.
 
 The ids that the model sampled are never decoded and encoded again: text is decoded only to find the calls and the
-answer. Does not cover: how an episode comes about (rollout.py), reward, prompts.
+answer. Does not cover: how an episode comes about (run.py), reward, prompts.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from enum import StrEnum
 from itertools import chain
 from typing import Protocol
 
+from flashrag.document import Passage
 from flashrag.episode.dialect import RESEARCH, Dialect
-from flashrag.episode.format_rule import SEARCH_ONLY, FormatFault, extract_answer, find_format_fault
+from flashrag.episode.format_rule import FormatFault, find_answer, find_format_fault
 from flashrag.errors import ReSearchError
 
 
@@ -45,27 +46,28 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of tokens with one source. A result segment has no log-probabilities: nobody sampled it."""
+    """A run of tokens with one source. A result segment has no log-probabilities: nobody sampled it.
+
+    `call` is the place in the episode's calls of the one that a result answers; None where it answers none: the text of
+    a model, or the notice that no calls are left. A method that works on text has no `token_ids`.
+    """
 
     source: Source
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] | None = None
+    call: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class SearchRecord:
-    """One call of a tool: what was asked, what came back, how long it took, why it failed.
-
-    `scores` has a value for each document, or none where the tool does not rank.
-    """
+class ToolCall:
+    """One call of a tool: its argument, the passages it gave, how long it took, and the error if it failed."""
 
     query: str
-    document_ids: tuple[str, ...]
-    latency_s: float
+    passages: tuple[Passage, ...] = ()
+    latency_s: float = 0.0
     error: str | None = None
     tool: str = "search"
-    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +96,17 @@ class Tokenizer(Protocol):
 
 @dataclass(slots=True)
 class Episode:
-    """A prompt and everything that followed it; `searches` holds the calls of every tool, `calls` names the tools.
+    """A prompt and everything that followed it, in one dialect; `calls` holds the calls of every tool.
 
-    `generate_spans` says when the engine had it, as (start, end) in Unix seconds: the same on every process.
+    `generate_spans` are the engine's working times, as (start, end) in Unix seconds: comparable between processes.
     """
 
     prompt_ids: tuple[int, ...]
     segments: list[Segment] = field(default_factory=list)
-    searches: list[SearchRecord] = field(default_factory=list)
-    ended_by: EndReason = EndReason.LENGTH
+    calls: list[ToolCall] = field(default_factory=list)
+    end_reason: EndReason = EndReason.LENGTH
     generate_spans: list[tuple[float, float]] = field(default_factory=list)
-    calls: tuple[str, ...] = SEARCH_ONLY
+    dialect: Dialect = RESEARCH
 
     @property
     def generate_s(self) -> float:
@@ -139,14 +141,14 @@ class Episode:
 
     @property
     def answer(self) -> str:
-        """The final answer in the trained dialect, "" when the model gave none."""
-        texts = self.sampled_texts
-        return extract_answer(texts[-1]) if texts else ""
+        """The final answer, "" when the model gave none."""
+        return find_answer(self.sampled_texts, self.dialect)
 
     @property
     def format_fault(self) -> FormatFault | None:
-        ended_by_itself = self.ended_by is EndReason.EOS
-        return find_format_fault(self.sampled_texts, ended_by_itself=ended_by_itself, calls=self.calls)
+        """The first fault in the dialect's format; None where there is none, or no format rule."""
+        ended_by_itself = self.end_reason in (EndReason.EOS, EndReason.ANSWERED)
+        return find_format_fault(self.sampled_texts, self.dialect, ended_by_itself=ended_by_itself)
 
 
 class InvariantViolation(ReSearchError):

@@ -1,23 +1,19 @@
-r"""The search protocol: the answer and the format rule. Written once, for training and evaluation.
+r"""The answer of a response and the rule of its format, written once for training and evaluation.
 
-A response is `<think>…</think>` blocks, calls like `<search>query</search>` that are each followed by a spliced
-`<result>…</result>`, and one final `<answer>… \boxed{…} …</answer>`. Everything here is judged on the text that the
-model itself wrote: what a result contains never counts. Reading a call is `flashrag.tools`' part, rendering a result
-`flashrag.episode.result`'s. The tags are those of the trained dialect.
+A response is think blocks, calls that are each followed by a spliced result, and one final answer block. Everything is
+judged on the text that the model itself wrote: what a result contains never counts. The tags, and whether the answer is
+boxed, are the dialect's. Reading a call is tool.py's part, rendering a result is result.py's.
 
-Source: the published description of the ReSearch pilot (prompt and reward).
+Source: the published description of the ReSearch pilot (prompt and reward). Search-R1's sequence check (arXiv
+2503.09516) is the same rule in its own tags, without a box.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from functools import lru_cache
 
-from flashrag.episode.dialect import RESEARCH
-
-SEARCH_CLOSE = RESEARCH.search.close
-ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-SEARCH_ONLY = ("search",)
+from flashrag.episode.dialect import Dialect, Tag
 
 _BOXED = "\\boxed{"
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
@@ -36,25 +32,30 @@ class FormatFault(StrEnum):
     NO_BOXED_ANSWER = "the answer block has no \\boxed{…}"
 
 
-def extract_answer(sampled_text: str) -> str:
-    r"""The content of the last `\boxed{…}` in the last answer block, "" when there is none.
+def find_answer(sampled_texts: Sequence[str], dialect: Dialect) -> str:
+    r"""The final answer in the segments that the model wrote, "" when it gave none.
 
-    >>> extract_answer(r"<answer> The final answer is \[ \boxed{King {W}u} \] </answer>")
+    It stands in the last answer block of the last segment, or anywhere where the dialect has no answer block.
+
+    >>> from flashrag.episode.dialect import RESEARCH, SEARCH_R1
+    >>> find_answer([r"<answer> The final answer is \[ \boxed{King {W}u} \] </answer>"], RESEARCH)
     'King {W}u'
+    >>> find_answer(["<answer> King Wu </answer>"], SEARCH_R1)
+    'King Wu'
     """
-    return boxed_answer(answer_block(sampled_text))
-
-
-def answer_block(text: str) -> str:
-    """The content of the last answer block, "" when there is none."""
-    _, opened, block = text.rpartition(ANSWER_OPEN)
-    return block.partition(ANSWER_CLOSE)[0] if opened else ""
-
-
-def boxed_answer(text: str) -> str:
-    r"""The content of the last `\boxed{…}`, without LaTeX's text commands, "" when there is none."""
+    if dialect.answer is None:
+        text = "".join(sampled_texts)
+    else:
+        text = _last_block(sampled_texts[-1], dialect.answer) if sampled_texts else ""
+    if not dialect.boxed:
+        return text.strip()
     boxed = _boxed_content(text)
     return _TEXT_COMMAND.sub(r"\1", boxed).strip() if boxed is not None else ""
+
+
+def _last_block(text: str, tag: Tag) -> str:
+    _, opened, block = text.rpartition(tag.open)
+    return block.partition(tag.close)[0] if opened else ""
 
 
 def _boxed_content(text: str) -> str | None:
@@ -69,55 +70,54 @@ def _boxed_content(text: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=16)
-def tag_pattern(calls: tuple[str, ...] = SEARCH_ONLY) -> re.Pattern[str]:
-    """Finds the tags that the format rule knows, where tools of these names can be called."""
-    return re.compile(rf"<(?P<closing>/?)(?P<name>{'|'.join(('think', 'result', 'answer', *calls))})>")
-
-
-def find_format_fault(
-    sampled_texts: Sequence[str], *, ended_by_itself: bool, calls: tuple[str, ...] = SEARCH_ONLY
-) -> FormatFault | None:
-    """The first fault of a response in the format rule, None when it is valid.
+def find_format_fault(sampled_texts: Sequence[str], dialect: Dialect, *, ended_by_itself: bool) -> FormatFault | None:
+    """The first fault of a response in the format rule; None when it is valid, or when the dialect has no rule.
 
     `sampled_texts` are the segments that the model wrote, in order, without the end-of-sequence token; a result was
-    spliced after each of them but the last. `ended_by_itself` is whether the model sampled the end of sequence, `calls`
-    the names of the tools that it could call.
+    spliced after each of them but the last. `ended_by_itself`: the model sampled the end of sequence, or closed its
+    answer where the dialect stops there.
     """
+    answer = dialect.answer
+    if answer is None:
+        return None
     if not ended_by_itself:
         return FormatFault.NOT_ENDED
-    names: list[str] = []
+    blocks: list[Tag] = []
     for index, text in enumerate(sampled_texts):
-        blocks = _paired_tags(text, calls)
-        if isinstance(blocks, FormatFault):
-            return blocks
+        found = _paired_tags(text, dialect)
+        if isinstance(found, FormatFault):
+            return found
         followed_by_result = index < len(sampled_texts) - 1
-        called = sum(block in calls for block in blocks)
-        if called != followed_by_result or (followed_by_result and blocks[-1] not in calls):
+        called = sum(block in dialect.calls for block in found)
+        if called != followed_by_result or (followed_by_result and found[-1] not in dialect.calls):
             return FormatFault.SEARCH_WITHOUT_RESULT
-        names += blocks
-    if "think" not in names:
+        blocks += found
+    counts = Counter(blocks)
+    if not counts[dialect.think]:
         return FormatFault.NO_THINK
-    if "answer" not in names:
+    if not counts[answer]:
         return FormatFault.NO_ANSWER
-    after_answer = sampled_texts[-1].rpartition(ANSWER_CLOSE)[2]
-    if names.count("answer") > 1 or names[-1] != "answer" or after_answer.strip():
+    # An engine that stops at the closed answer keeps the whole last token, and what else it holds.
+    behind = "" if dialect.stops_at_answer else sampled_texts[-1].rpartition(answer.close)[2]
+    if counts[answer] > 1 or blocks[-1] != answer or behind.strip():
         return FormatFault.ANSWER_NOT_LAST
-    answer_block = sampled_texts[-1].rpartition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)[0]
-    return None if _boxed_content(answer_block) is not None else FormatFault.NO_BOXED_ANSWER
+    if dialect.boxed and _boxed_content(_last_block(sampled_texts[-1], answer)) is None:
+        return FormatFault.NO_BOXED_ANSWER
+    return None
 
 
-def _paired_tags(text: str, calls: tuple[str, ...]) -> list[str] | FormatFault:
-    """The names of the blocks in one segment, in order; blocks do not nest and do not cross a spliced result."""
-    names: list[str] = []
-    open_name: str | None = None
-    for tag in tag_pattern(calls).finditer(text):
-        name, closing = tag["name"], bool(tag["closing"])
-        if name == "result":
+def _paired_tags(text: str, dialect: Dialect) -> list[Tag] | FormatFault:
+    """The blocks of one segment, in order; blocks do not nest and do not cross a spliced result."""
+    blocks: list[Tag] = []
+    current: Tag | None = None
+    for match in dialect.pattern.finditer(text):
+        tag = next(tag for tag in dialect.blocks if match[0] in tag)
+        if tag == dialect.result:
             return FormatFault.WRITTEN_RESULT
-        if closing != (open_name is not None) or (closing and name != open_name):
+        closing = match[0] == tag.close
+        if closing != (current is not None) or (closing and tag != current):
             return FormatFault.UNPAIRED_TAG
-        open_name = None if closing else name
+        current = None if closing else tag
         if closing:
-            names.append(name)
-    return FormatFault.UNPAIRED_TAG if open_name else names
+            blocks.append(tag)
+    return FormatFault.UNPAIRED_TAG if current else blocks

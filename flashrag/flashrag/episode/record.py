@@ -1,17 +1,174 @@
-"""What a method made of one question: the answer, how it came about step by step, and what it cost.
+"""The trajectory: what happened for one question, in the one shape that trainer, evaluation, report and demo share.
 
-Does not cover: whether the answer is right (flashrag.metrics), where it is written (evaluation).
+A trajectory is one JSON object on one line; docs/trajectories.md explains each field. It holds no judgement but the
+scores that were given: whoever reads it derives the rest (`steps`, the token counts in `usage`).
+Does not cover: the files that hold trajectories (flashrag.system.json_lines).
 """
 
-from dataclasses import asdict, dataclass
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Self
 
-from flashrag.episode.episode import EndReason, Episode
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from flashrag.document import Passage
+from flashrag.episode.dialect import DIALECTS, PYTHON, Dialect
+from flashrag.episode.episode import EndReason, Episode, Segment, Source, ToolCall
+from flashrag.errors import UserError
+
+SCHEMA_VERSION = 2
+FAILED = "failed"  # the end reason of a question that has an error
+ITERATIONS = "iterations"  # the end reason of a method whose rounds ran out
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The cost of one question. `prompt_tokens` counts a prompt again with each request that sends it.
+
+    `completion_tokens` were sampled by the model, `result_tokens` were spliced in.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    result_tokens: int = 0
+    generator_calls: int = 0
+    searches: int = 0
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error that left a question without an answer."""
+
+    type: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What happened for one question. Fields that a program has no value for keep their defaults.
+
+    `end_reason` is an `EndReason`, "iterations", "drawn" (the random baseline) or "failed". `dialect` names the dialect
+    of an episode; a method that runs none has no `prompt_ids`, and segments without token ids. `format_valid` is None
+    where the dialect has no format rule.
+    """
+
+    question_id: str
+    question: str
+    gold_answers: tuple[str, ...]
+    answer: str = ""
+    end_reason: str = EndReason.EOS
+    dialect: str | None = None
+    format_valid: bool | None = None
+    format_fault: str | None = None
+    segments: tuple[Segment, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    generate_spans: tuple[tuple[float, float], ...] = ()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    data_source: str = ""
+    # Training
+    reward: float | None = None
+    reward_reason: str = ""
+    split: str | None = None
+    step: int | None = None
+    weights_steps: tuple[int | None, int | None] | None = None
+    group_id: str | None = None
+    session: int | None = None
+    # Evaluation
+    attempt: int = 1
+    error: Failure | None = None
+    version: Literal[2] = SCHEMA_VERSION
+    written_at: float = field(default_factory=time.time)
+
+    @classmethod
+    def of_episode(cls, episode: Episode, *, usage: Usage | None = None, **fields: Any) -> Self:
+        """The trajectory of an episode; `fields` are those that the episode does not know."""
+        fault = episode.format_fault
+        return cls(
+            answer=episode.answer,
+            end_reason=episode.end_reason,
+            dialect=episode.dialect.name,
+            format_valid=fault is None if episode.dialect.has_format else None,
+            format_fault=fault and fault.name.lower(),
+            segments=tuple(episode.segments),
+            calls=tuple(episode.calls),
+            prompt_ids=episode.prompt_ids,
+            generate_spans=tuple(episode.generate_spans),
+            usage=usage or episode_usage(episode),
+            **fields,
+        )
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+    def to_json(self) -> bytes:
+        """One line, without its line break. A lone surrogate (half a character) is written as "?"."""
+        compact = replace(self, segments=tuple(map(_in_short, self.segments)))
+        try:
+            return orjson.dumps(compact, option=orjson.OPT_SERIALIZE_NUMPY)
+        except orjson.JSONEncodeError:
+            return json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", errors="replace")
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Self:
+        """Read one line; raises `UserError` for one that is no trajectory of this version."""
+        try:
+            return _adapter(cls).validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"not a trajectory of version {SCHEMA_VERSION} ({place}: {first['msg']}); "
+                "files of another version are read by the release that wrote them"
+            ) from error
+
+
+@lru_cache
+def _adapter(shape: type) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def _in_short(segment: Segment) -> Segment:
+    """The log-probabilities as the float32 that engines compute: half the digits of a float64, nothing lost."""
+    if segment.log_probs is None:
+        return segment
+    import numpy as np  # here: the light core has it only where there are log-probabilities
+
+    short: Any = np.asarray(segment.log_probs, np.float32)
+    return replace(segment, log_probs=short)
+
+
+def episode_usage(episode: Episode) -> Usage:
+    """The cost of an episode; its latency is the time in the engine and in its calls."""
+    prompt_tokens, before = 0, len(episode.prompt_ids)
+    sampled = spliced = requests = 0
+    for segment in episode.segments:
+        tokens = len(segment.token_ids)
+        if segment.source is Source.MODEL:
+            prompt_tokens, sampled, requests = prompt_tokens + before, sampled + tokens, requests + 1
+        else:
+            spliced += tokens
+        before += tokens
+    searches = sum(call.tool == "search" and call.error is None for call in episode.calls)
+    latency_s = episode.generate_s + sum(call.latency_s for call in episode.calls)
+    return Usage(prompt_tokens, sampled, spliced, requests, searches, latency_s)
 
 
 class StepKind(StrEnum):
-    """What happened in one step."""
+    """The kinds of steps that a person reads."""
 
     THINK = "think"
     GENERATION = "generation"
@@ -20,91 +177,41 @@ class StepKind(StrEnum):
     ANSWER = "answer"
 
 
-class Passage(NamedTuple):
-    """A retrieved passage; `score` is None where the retriever gave none."""
-
-    id: str
-    contents: str
-    score: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that happened: what was written or asked, or (a result) the passages that came back.
-
-    `text` of a result is what the model read in their place, "" where it read the passages themselves.
-    """
+class Step(NamedTuple):
+    """A stretch of a trajectory. The `text` of a result is what the model read, "" where it read the passages."""
 
     kind: StepKind
     text: str
     passages: tuple[Passage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one question cost. `prompt_tokens` counts a prompt again with each call that sends it."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    generator_calls: int
-    searches: int
-    latency_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One answered question. `end_reason` is an `EndReason`, or "iterations" where a method's rounds ran out.
-
-    `episode` is there for the methods that run one: its token ids, masks and log-probabilities, as in training.
-    """
-
-    prediction: str
-    end_reason: str
-    steps: tuple[Step, ...]
-    usage: Usage
-    episode: Episode | None = None
-
-    def as_record(self) -> dict[str, Any]:
-        """Everything as JSON's types; an episode's keys are those of training's trajectories."""
-        record: dict[str, Any] = {
-            "prediction": self.prediction,
-            "end_reason": str(self.end_reason),
-            "usage": asdict(self.usage),
-            "steps": [
-                {
-                    "kind": step.kind.value,
-                    "text": step.text,
-                    **({"passages": [p._asdict() for p in step.passages]} if step.kind is StepKind.RESULT else {}),
-                }
-                for step in self.steps
-            ],
-        }
-        return record | (_episode_record(self.episode) if self.episode else {})
+def steps(trajectory: Trajectory) -> Iterator[Step]:
+    """The trajectory as a person reads it, in order: blocks that the model wrote, calls, results, the answer."""
+    dialect = DIALECTS[trajectory.dialect].with_calls(PYTHON) if trajectory.dialect else None
+    for segment in trajectory.segments:
+        if segment.source is Source.MODEL:
+            yield from _written_steps(segment.text, dialect) if dialect else [Step(StepKind.GENERATION, segment.text)]
+            continue
+        call = trajectory.calls[segment.call] if segment.call is not None else ToolCall("")
+        body = segment.text.strip()
+        if dialect is None and call.query:  # the query stands in no text of the model
+            yield Step(StepKind.QUERY, call.query)
+        elif dialect is not None:
+            body = body.removeprefix(dialect.result.open).removesuffix(dialect.result.close).strip()
+        yield Step(StepKind.RESULT, body, call.passages if call.tool == "search" else ())
+    yield Step(StepKind.ANSWER, trajectory.answer)
 
 
-def _episode_record(episode: Episode) -> dict[str, Any]:
-    return {
-        "answer": episode.answer,
-        "ended_by": episode.ended_by.value,
-        "format_fault": episode.format_fault and episode.format_fault.name.lower(),
-        "searches": [asdict(search) for search in episode.searches],
-        "segments": [
-            {
-                "source": segment.source.value,
-                "text": segment.text,
-                "token_ids": list(segment.token_ids),
-                "log_probs": None if segment.log_probs is None else list(segment.log_probs),
-            }
-            for segment in episode.segments
-        ],
-        "prompt_ids": list(episode.prompt_ids),
-        "generate_s": episode.generate_s,
-    }
-
-
-ITERATIONS = "iterations"
-
-
-def end_reason_of(finish_reason: str | None) -> EndReason:
-    """Why a request for text ended, in the words of an episode."""
-    return EndReason.LENGTH if finish_reason == "length" else EndReason.EOS
+def _written_steps(text: str, dialect: Dialect) -> Iterator[Step]:
+    """The blocks of one sampled text; a block left open ends where the next begins. Text in none is generation."""
+    kinds = {dialect.think.open: StepKind.THINK, **{tag.open: StepKind.QUERY for tag in dialect.calls}}
+    opened = "|".join(map(re.escape, kinds))
+    closed = "|".join(re.escape(tag.close) for tag in (dialect.think, *dialect.calls))
+    position = 0
+    for block in re.finditer(f"({opened})(.*?)(?:{closed}|(?={opened})|$)", text, re.DOTALL):
+        if loose := text[position : block.start()].strip():
+            yield Step(StepKind.GENERATION, loose)
+        yield Step(kinds[block[1]], block[2].strip())
+        position = block.end()
+    if loose := text[position:].strip():
+        yield Step(StepKind.GENERATION, loose)

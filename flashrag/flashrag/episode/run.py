@@ -1,4 +1,4 @@
-"""One rollout: an episode from its prompt to its end, by an engine that samples and tools that answer.
+"""How an episode comes about: one rollout from its prompt to its end, by an engine that samples and tools that answer.
 
     generate(token_ids, max_tokens) -> Generation     the engine, stopping at `</search>` (vLLM inside verl, or HTTP)
     search(query) -> ToolResult                        the retrieval client; other tools likewise
@@ -17,9 +17,9 @@ from flashrag.episode.episode import (
     EpisodeCodec,
     Generation,
     Limits,
-    SearchRecord,
     Segment,
     Source,
+    ToolCall,
     check_invariants,
 )
 from flashrag.episode.result import SplicedResult, fit_notice, fit_result
@@ -54,14 +54,14 @@ async def run_episode(
     """
     callable_tools = (search_tool(codec.dialect, search), *tools)
     assert tuple(tool.tag for tool in callable_tools) == codec.dialect.calls, "a dialect and the tools that it calls"
-    episode = Episode(tuple(prompt_ids), calls=tuple(tool.name for tool in callable_tools))
+    episode = Episode(tuple(prompt_ids), dialect=codec.dialect)
     run = _Run(episode, generate, callable_tools, codec, limits, clock)
     try:
-        run.episode.ended_by = await run.to_the_end()
+        run.episode.end_reason = await run.to_the_end()
     except ToolError:
-        run.episode.ended_by = EndReason.SEARCH_FAILED
+        run.episode.end_reason = EndReason.SEARCH_FAILED
     except DeadlinePassed:
-        run.episode.ended_by = EndReason.DEADLINE
+        run.episode.end_reason = EndReason.DEADLINE
     check_invariants(run.episode, codec)
     return run.episode
 
@@ -95,7 +95,9 @@ class _Run:
             spliced = await self._answer(outcome, min(self.limits.max_result_tokens, left))
             if spliced is None:
                 break
-            self.episode.segments.append(Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids)))
+            call_index = None if self.told_limit else len(self.episode.calls) - 1
+            result = Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids), call=call_index)
+            self.episode.segments.append(result)
         return EndReason.LENGTH
 
     def _tokens_left(self) -> int:
@@ -128,15 +130,15 @@ class _Run:
     async def _answer(self, call: Call, max_tokens: int) -> SplicedResult | None:
         """The result of the call that the last segment closed; None when not even its tags fit."""
         episode, codec = self.episode, self.codec
-        if len(episode.searches) >= self.limits.max_searches:
+        if len(episode.calls) >= self.limits.max_searches:
             self.told_limit = True
             return fit_notice(call.tool.limit_reached, codec.encode_text, max_tokens, codec.dialect)
         if call.fault is not None:
             fault = call.fault.name.lower()
-            episode.searches.append(SearchRecord(call.argument, (), 0.0, error=fault, tool=call.tool.name))
+            episode.calls.append(ToolCall(call.argument, error=fault, tool=call.tool.name))
             return fit_notice(call.fault.told_about(call.tool), codec.encode_text, max_tokens, codec.dialect)
         result = await self._ask(call)
-        return fit_result(result.documents, codec.encode_text, max_tokens, codec.special_tokens, codec.dialect)
+        return fit_result(result.shown, codec.encode_text, max_tokens, codec.special_tokens, codec.dialect)
 
     async def _ask(self, call: Call) -> ToolResult:
         """Ask the tool, and record what came of it. Raises `ToolError` and `DeadlinePassed`."""
@@ -144,11 +146,9 @@ class _Run:
         try:
             result = await self._ask_in_time(call, started)
         except (ToolError, DeadlinePassed) as error:
-            latency_s = self.clock() - started
-            self.episode.searches.append(SearchRecord(query, (), latency_s, error=str(error), tool=tool))
+            self.episode.calls.append(ToolCall(query, (), self.clock() - started, str(error), tool))
             raise
-        ids, latency_s = tuple(document.id for document in result.documents), self.clock() - started
-        self.episode.searches.append(SearchRecord(query, ids, latency_s, tool=tool, scores=tuple(result.scores)))
+        self.episode.calls.append(ToolCall(query, result.passages, self.clock() - started, None, tool))
         return result
 
     async def _ask_in_time(self, call: Call, started: float) -> ToolResult:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Self
 
-from flashrag.document import Document, Hit
+from flashrag.document import Document, Hit, Passage
 from flashrag.episode.dialect import Dialect, Tag
 
 # Longer than any sensible query, and below the retrieval server's own limit: what is longer is the model's mistake.
@@ -18,16 +18,20 @@ SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is p
 
 
 class ToolResult(NamedTuple):
-    """The documents for the model, best first, and a score for each where the tool ranks them."""
+    """The passages that a tool gave, best first; `read` is shown to the model in their place where it is given."""
 
-    documents: tuple[Document, ...]
-    scores: tuple[float, ...] = ()
+    passages: tuple[Passage, ...]
+    read: tuple[Document, ...] | None = None
+
+    @property
+    def shown(self) -> tuple[Document, ...]:
+        """The documents that the model reads."""
+        return self.passages if self.read is None else self.read
 
     @classmethod
     def ranked(cls, hits: Iterable[Hit]) -> Self:
-        """What a search found."""
-        documents, scores = zip(*hits, strict=True) if (hits := tuple(hits)) else ((), ())
-        return cls(documents, scores)
+        """The result of a search."""
+        return cls(tuple(map(Passage.of, hits)))
 
 
 Ask = Callable[[str], Awaitable[ToolResult]]

@@ -1,8 +1,8 @@
 """Ways to answer questions with a generator and a retriever, under FlashRAG's names; METHODS has them all.
 
     methods.py           the methods by name
-    basic.py             many questions at once; one that fails is recorded and stops nothing
-    outcome.py, trace.py what came of a question, and its record while it is answered
+    basic.py             many questions at once; a failed one is recorded and stops no other
+    trace.py             the record of one question while it is answered; it ends as a trajectory
     episode_pipeline.py  methods whose model decides when to search; active_pipeline.py is ReSearch's
     sequential.py        retrieve once, then answer; or answer at once
     iterative.py, ircot.py, self_ask.py, flare.py, search_o1.py, search_r1.py   a method each, with its paper
@@ -11,9 +11,8 @@
 Light to import: the generator and the retriever are given to a pipeline, not loaded by it.
 """
 
-from flashrag.episode import Outcome, Passage, Step, StepKind, Usage
 from flashrag.pipeline.active_pipeline import ReSearchPipeline
-from flashrag.pipeline.basic import Answered, BasicPipeline
+from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.flare import FLAREPipeline
 from flashrag.pipeline.ircot import IRCOTPipeline
 from flashrag.pipeline.iterative import IterativePipeline
@@ -28,15 +27,12 @@ from flashrag.pipeline.settings import PipelineSettings
 
 __all__ = [
     "METHODS",
-    "Answered",
     "BasicPipeline",
     "FLAREPipeline",
     "IRCOTPipeline",
     "IterativePipeline",
     "MethodSpec",
     "OraclePassagesPipeline",
-    "Outcome",
-    "Passage",
     "PipelineSettings",
     "RandomPipeline",
     "ReSearchPipeline",
@@ -44,8 +40,5 @@ __all__ = [
     "SearchR1Pipeline",
     "SelfAskPipeline",
     "SequentialPipeline",
-    "Step",
-    "StepKind",
-    "Usage",
     "ZeroShotPipeline",
 ]

@@ -7,7 +7,7 @@ arXiv 2503.19470, and the pilot's published description.
 from collections.abc import Mapping
 from typing import Any
 
-from flashrag.episode import RESEARCH, Episode, Tool, prompt_token_ids
+from flashrag.episode import RESEARCH, Tool, prompt_token_ids
 from flashrag.pipeline.episode_pipeline import EpisodePipeline
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.tools import PythonSandbox, check_sandbox, python_tool
@@ -31,6 +31,3 @@ class ReSearchPipeline(EpisodePipeline):
     def prompt_ids(self, question: str) -> list[int]:
         settings = self.settings
         return prompt_token_ids(self.generator.tokenizer, question, settings.prompt_template_name, settings.apply_chat)
-
-    def prediction(self, episode: Episode) -> str:
-        return episode.answer

@@ -1,31 +1,18 @@
-"""What every pipeline shares: many questions at once, each scored, and a failed one recorded instead of fatal."""
+"""What every pipeline shares: many questions at once, each scored; a failed one is recorded and stops no other."""
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from flashrag.config import validated
 from flashrag.dataset import Question
-from flashrag.episode import Outcome, check_chat_template
+from flashrag.episode import Failure, Trajectory, check_chat_template
 from flashrag.errors import UserError
-from flashrag.metrics import AnswerScore, score_answer
+from flashrag.metrics import score_answer
 from flashrag.pipeline.settings import PipelineSettings
-from flashrag.pipeline.trace import ScoredSearch, Trace
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A question with its outcome and score, or with the `failure` that left it without an outcome: an outage, a bug.
-
-    A failed question has a score too: it counts as wrong, not as absent.
-    """
-
-    question: Question
-    outcome: Outcome | None
-    score: AnswerScore
-    failure: str | None = None
+from flashrag.pipeline.trace import ScoredSearch, Trace, failed_trajectory
 
 
 class BasicPipeline(ABC):
@@ -61,38 +48,47 @@ class BasicPipeline(ABC):
         """Look at the whole set once, before the first answer: all its questions, not only those left to answer."""
 
     @abstractmethod
-    async def answer(self, question: Question) -> Outcome:
-        """The outcome of one question; any number of them at once, on one event loop.
+    async def answer(self, question: Question) -> Trajectory:
+        """The trajectory of one question; any number of them at once, on one event loop.
 
         Raises `SearchError` or `GenerationError` when a server gives no answer, and `ReSearchError` for what else
         makes a question unanswerable.
         """
 
-    def trace(self) -> Trace:
-        """A record for one question."""
-        return Trace(self.settings, self.generator, self._retriever)
+    def trace(self, question: Question) -> Trace:
+        """A record of the work on one question."""
+        return Trace(question, self.settings, self.generator, self._retriever)
 
-    async def run(
-        self, questions: Sequence[Question], on_answered: Callable[[Answered], None] = lambda _: None
-    ) -> list[Answered]:
-        """Each question with its outcome, in their order; `on_answered` sees each one as soon as it is there."""
+    async def run(self, questions: Sequence[Question]) -> list[Trajectory]:
+        """Answer a whole set: each question's trajectory, in their order."""
         self.prepare(questions)
-        gate = asyncio.Semaphore(self.settings.concurrency)
+        answered: dict[str, Trajectory] = {}
+        await self.answer_all(questions, lambda trajectory: answered.setdefault(trajectory.question_id, trajectory))
+        return [answered[question.id] for question in questions]
 
-        async def run_one(question: Question) -> Answered:
-            async with gate:
-                answered = await self._answered(question)
-            on_answered(answered)
-            return answered
+    async def answer_all(self, questions: Sequence[Question], on_answered: Callable[[Trajectory], object]) -> None:
+        """Answer questions of a set that was prepared; `on_answered` gets each trajectory as soon as it is there.
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run_one(question)) for question in questions]
-        return [task.result() for task in tasks]
+        A question that got no answer (an outage, a bug) has a trajectory with its error. What `on_answered` raises
+        ends the run.
+        """
+        queue = iter(questions)
 
-    async def _answered(self, question: Question) -> Answered:
+        async def work() -> None:
+            for question in queue:  # all workers share the iterator: the next question goes to whoever is free
+                on_answered(await self._answered(question))
+
         try:
-            outcome = await self.answer(question)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.settings.concurrency, len(questions))):
+                    group.create_task(work())
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _answered(self, question: Question) -> Trajectory:
+        try:
+            trajectory = await self.answer(question)
         except Exception as error:  # the boundary between one question and the run: recorded with its reason
-            failure = f"{type(error).__name__}: {error}"
-            return Answered(question, None, score_answer("", question.golden_answers), failure)
-        return Answered(question, outcome, score_answer(outcome.prediction, question.golden_answers))
+            trajectory = failed_trajectory(question, Failure(type(error).__name__, str(error)))
+        scores = score_answer(trajectory.answer, trajectory.gold_answers)
+        return replace(trajectory, metrics=scores._asdict())

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 
 from flashrag.dataset import Question
-from flashrag.episode import ITERATIONS, EndReason, Outcome, end_reason_of
+from flashrag.episode import ITERATIONS, EndReason, Trajectory
 from flashrag.errors import UserError
 from flashrag.generator import Completion, ScoredToken
 from flashrag.pipeline.answers import answer_stops, first_sentence, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.trace import end_reason_of
 from flashrag.prompts import REASONING, REASONING_WITH_PASSAGES
 
 
@@ -24,8 +25,8 @@ class FLAREPipeline(BasicPipeline):
     The model server must return log-probabilities; `UserError` says so when it does not.
     """
 
-    async def answer(self, question: Question) -> Outcome:
-        settings, trace, sentences = self.settings, self.trace(), list[str]()
+    async def answer(self, question: Question) -> Trajectory:
+        settings, trace, sentences = self.settings, self.trace(question), list[str]()
         stop, ahead = answer_stops(settings), settings.flare_look_ahead_tokens
         for _ in range(settings.max_iterations):
             written = " ".join(sentences)
@@ -40,10 +41,10 @@ class FLAREPipeline(BasicPipeline):
             sentence = first_sentence(completion.text)
             sentences.append(sentence.strip())
             if answer := marked_answer(sentence):
-                return trace.outcome(answer, EndReason.ANSWERED)
+                return trace.of_text(answer, EndReason.ANSWERED)
             if not sentence.strip():
-                return trace.outcome(_last(sentences), end_reason_of(completion.finish_reason))
-        return trace.outcome(_last(sentences), ITERATIONS)
+                return trace.of_text(_last(sentences), end_reason_of(completion.finish_reason))
+        return trace.of_text(_last(sentences), ITERATIONS)
 
 
 def _sentence_tokens(completion: Completion) -> list[ScoredToken]:

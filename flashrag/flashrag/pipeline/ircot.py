@@ -5,9 +5,11 @@ Multi-Step Questions", arXiv 2212.10509. The answer is read from the chain, as F
 model read the collected passages. Where the rounds run out, the model is asked for its answer at once.
 """
 
+from collections.abc import Mapping
+
 from flashrag.dataset import Question
 from flashrag.document import Document
-from flashrag.episode import ITERATIONS, EndReason, Outcome
+from flashrag.episode import ITERATIONS, EndReason, Trajectory
 from flashrag.pipeline.answers import answer_stops, cued_answer, first_sentence, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.prompts import ANSWER_CUE, REASONING_WITH_PASSAGES, Prompt
@@ -19,8 +21,8 @@ MAX_PASSAGES = 15  # the paper's
 class IRCOTPipeline(BasicPipeline):
     """At most `max_iterations` sentences; passages are collected without repeating any, the first ones first."""
 
-    async def answer(self, question: Question) -> Outcome:
-        trace, thoughts = self.trace(), list[str]()
+    async def answer(self, question: Question) -> Trajectory:
+        trace, thoughts = self.trace(question), list[str]()
         found = {document.id: document for document in await trace.search(question.question)}
         stop = answer_stops(self.settings)
         for rounds_left in reversed(range(self.settings.max_iterations)):
@@ -31,15 +33,15 @@ class IRCOTPipeline(BasicPipeline):
                 break
             thoughts.append(thought)
             if answer := marked_answer(thought):
-                return trace.outcome(answer, EndReason.ANSWERED)
+                return trace.of_text(answer, EndReason.ANSWERED)
             if rounds_left:
                 for document in await trace.search(thought):
                     found.setdefault(document.id, document)
         prompt = _prompt(question, found, [*thoughts, ANSWER_CUE])
         completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
-        return trace.outcome(cued_answer(completion.text), ITERATIONS)
+        return trace.of_text(cued_answer(completion.text), ITERATIONS)
 
 
-def _prompt(question: Question, found: dict[str, Document], thoughts: list[str]) -> Prompt:
+def _prompt(question: Question, found: Mapping[str, Document], thoughts: list[str]) -> Prompt:
     documents = tuple(found.values())[:MAX_PASSAGES]
     return REASONING_WITH_PASSAGES.fill(documents, " ".join(thoughts), question=question.question)

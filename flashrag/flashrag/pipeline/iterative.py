@@ -6,20 +6,21 @@ by the default prompt; the paper's own turns write a chain of thought.
 """
 
 from flashrag.dataset import Question
-from flashrag.episode import Outcome, end_reason_of
+from flashrag.episode import Trajectory
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.trace import end_reason_of
 from flashrag.prompts import WITH_PASSAGES
 
 
 class IterativePipeline(BasicPipeline):
     """`iter_num` turns; the passages of a turn replace those before."""
 
-    async def answer(self, question: Question) -> Outcome:
-        trace, answer, finish_reason = self.trace(), "", None
+    async def answer(self, question: Question) -> Trajectory:
+        trace, answer, finish_reason = self.trace(question), "", None
         for _ in range(self.settings.iter_num):
             documents = await trace.search(f"{question.question} {answer}".rstrip())
             prompt = WITH_PASSAGES.fill(documents, question=question.question)
             completion = await trace.generate(prompt, **answer_limits(self.settings))
             answer, finish_reason = short_answer(completion.text), completion.finish_reason
-        return trace.outcome(answer, end_reason_of(finish_reason))
+        return trace.of_text(answer, end_reason_of(finish_reason))

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flashrag.dataset import Question
-from flashrag.document import Document
-from flashrag.episode import Outcome, Passage, StepKind, end_reason_of
+from flashrag.document import Passage
+from flashrag.episode import Trajectory
 from flashrag.errors import ReSearchError, UserError
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.trace import Trace
+from flashrag.pipeline.trace import Trace, end_reason_of
 from flashrag.prompts import WITH_PASSAGES
 
 
@@ -32,21 +32,21 @@ class OraclePassagesPipeline(BasicPipeline):
                 "supporting_facts with context (HotpotQA, 2WikiMultihopQA), paragraphs (MuSiQue) or supporting_titles"
             )
 
-    async def answer(self, question: Question) -> Outcome:
-        trace = self.trace()
+    async def answer(self, question: Question) -> Trajectory:
+        trace = self.trace(question)
         documents = supporting_passages(question.metadata)
         if documents:
-            trace.add(StepKind.RESULT, "", tuple(Passage(d.id, d.contents, None) for d in documents))
+            trace.give(documents)
         else:
             documents = await _looked_up(supporting_titles(question.metadata), trace)
         if not documents:
             raise NoSupport(f"question {question.id}: its metadata names no supporting passage that could be found")
         prompt = WITH_PASSAGES.fill(documents, question=question.question)
         completion = await trace.generate(prompt, **answer_limits(self.settings))
-        return trace.outcome(short_answer(completion.text), end_reason_of(completion.finish_reason))
+        return trace.of_text(short_answer(completion.text), end_reason_of(completion.finish_reason))
 
 
-async def _looked_up(titles: Sequence[str], trace: Trace) -> tuple[Document, ...]:
+async def _looked_up(titles: Sequence[str], trace: Trace) -> tuple[Passage, ...]:
     found = []
     for title in titles:
         matches = (d for d in await trace.search(title) if d.title.casefold() == title.casefold())
@@ -54,13 +54,13 @@ async def _looked_up(titles: Sequence[str], trace: Trace) -> tuple[Document, ...
     return tuple(found)
 
 
-def supporting_passages(metadata: Mapping[str, Any]) -> tuple[Document, ...]:
+def supporting_passages(metadata: Mapping[str, Any]) -> tuple[Passage, ...]:
     """The supporting passages whose text the metadata holds, each once; their ids are their titles."""
     paragraphs = metadata.get("paragraphs") or []
     supporting = [(p["title"], p["paragraph_text"]) for p in paragraphs if p.get("is_supporting")]
     titles = set(supporting_titles(metadata))
     supporting += [(title, text) for title, text in _context(metadata.get("context") or []) if title in titles]
-    return tuple(dict.fromkeys(Document(title, f'"{title}"\n{text.strip()}') for title, text in supporting))
+    return tuple(dict.fromkeys(Passage(title, f'"{title}"\n{text.strip()}') for title, text in supporting))
 
 
 def _context(context: Any) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 
 from flashrag.dataset import Question
-from flashrag.episode import Outcome
+from flashrag.episode import Trajectory
 from flashrag.errors import UserError
 from flashrag.pipeline.basic import BasicPipeline
 
@@ -23,13 +23,13 @@ class RandomPipeline(BasicPipeline):
         self._answers = {question.id: question.golden_answers[0] for question in questions}
         self._ids = sorted(self._answers)
 
-    async def answer(self, question: Question) -> Outcome:
+    async def answer(self, question: Question) -> Trajectory:
         if self._ids is None:
             raise UserError("random draws from the answers of the whole set; call prepare(questions) first")
         own = bisect.bisect_left(self._ids, question.id)
         others = len(self._ids) - 1
-        prediction = ""
+        answer = ""
         if others:
             drawn = random.Random(f"{self.settings.seed} {question.id}").randrange(others)
-            prediction = self._answers[self._ids[drawn + (drawn >= own)]]
-        return self.trace().outcome(prediction, "drawn")
+            answer = self._answers[self._ids[drawn + (drawn >= own)]]
+        return self.trace(question).of_text(answer, "drawn")

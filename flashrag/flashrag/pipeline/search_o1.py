@@ -6,7 +6,7 @@ a query between its special tags; what is found is first read by the same model 
 """
 
 from flashrag.document import Document
-from flashrag.episode import SEARCH_O1, Episode, ToolResult, boxed_answer, encode_prompt
+from flashrag.episode import SEARCH_O1, ToolResult, encode_prompt
 from flashrag.pipeline.episode_pipeline import EpisodePipeline, Finding
 from flashrag.pipeline.trace import Trace
 from flashrag.prompts import AGENT, FINAL_INFORMATION, REASON_IN_DOCUMENTS
@@ -25,13 +25,9 @@ class SearchO1Pipeline(EpisodePipeline):
         return encode_prompt(self.generator.tokenizer, prompt, self.settings.apply_chat)
 
     async def read(self, finding: Finding, trace: Trace) -> ToolResult:
-        documents = tuple(hit.document for hit in finding.hits)
         prompt = REASON_IN_DOCUMENTS.fill(
-            documents, reasoning=finding.reasoning[-MAX_REASONING_CHARS:], query=finding.query
+            finding.passages, reasoning=finding.reasoning[-MAX_REASONING_CHARS:], query=finding.query
         )
         completion = await trace.generate(prompt, max_tokens=self.settings.max_result_tokens)
         information = completion.text.rpartition(FINAL_INFORMATION)[2].strip()
-        return ToolResult((Document("reason-in-documents", information or NOTHING_HELPFUL),))
-
-    def prediction(self, episode: Episode) -> str:
-        return boxed_answer("".join(episode.sampled_texts))
+        return ToolResult(finding.passages, (Document("reason-in-documents", information or NOTHING_HELPFUL),))

@@ -8,7 +8,7 @@ turn with neither a search nor an answer; nor does this. Its models were trained
 from collections.abc import Mapping
 from typing import Any
 
-from flashrag.episode import SEARCH_R1, Episode, answer_block, encode_prompt
+from flashrag.episode import SEARCH_R1, encode_prompt
 from flashrag.errors import UserError
 from flashrag.pipeline.episode_pipeline import EpisodePipeline
 from flashrag.pipeline.settings import PipelineSettings
@@ -35,7 +35,3 @@ class SearchR1Pipeline(EpisodePipeline):
         question = question if question.endswith("?") else f"{question}?"
         prompt = SEARCH_R1_PROMPT.fill(question=question)
         return encode_prompt(self.generator.tokenizer, prompt, self.settings.apply_chat)
-
-    def prediction(self, episode: Episode) -> str:
-        texts = episode.sampled_texts
-        return answer_block(texts[-1]).strip() if texts else ""

@@ -7,7 +7,7 @@ before the question, as in FlashRAG's SelfAskPipeline, and the model writes the 
 
 from flashrag.dataset import Question
 from flashrag.document import Document
-from flashrag.episode import ITERATIONS, EndReason, Outcome
+from flashrag.episode import ITERATIONS, EndReason, Trajectory
 from flashrag.pipeline.answers import cued_answer, marked_answer
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.prompts import FINAL_ANSWER, FOLLOW_UP, INTERMEDIATE_ANSWER, SELF_ASK
@@ -19,14 +19,14 @@ ROUND_TOKENS = 256
 class SelfAskPipeline(BasicPipeline):
     """At most `max_iterations` follow-up questions; each one's passages replace those before."""
 
-    async def answer(self, question: Question) -> Outcome:
-        trace, written, documents = self.trace(), "", tuple[Document, ...]()
+    async def answer(self, question: Question) -> Trajectory:
+        trace, written, documents = self.trace(question), "", tuple[Document, ...]()
         for _ in range(self.settings.max_iterations):
             prompt = SELF_ASK.fill(documents, written, question=question.question)
             completion = await trace.generate(prompt, stop=STOPS, max_tokens=ROUND_TOKENS)
             written = f"{written} {completion.text.strip()}".strip()
             if FINAL_ANSWER in completion.text:
-                return trace.outcome(marked_answer(completion.text) or "", EndReason.ANSWERED)
+                return trace.of_text(marked_answer(completion.text) or "", EndReason.ANSWERED)
             _, asked, follow_up = completion.text.rpartition(FOLLOW_UP)
             follow_up = follow_up.strip().partition("\n")[0]
             if not asked or not follow_up:
@@ -35,4 +35,4 @@ class SelfAskPipeline(BasicPipeline):
             written = f"{written}\n{INTERMEDIATE_ANSWER}"
         prompt = SELF_ASK.fill(documents, f"{written}\n{FINAL_ANSWER}".lstrip(), question=question.question)
         completion = await trace.generate(prompt, stop=("\n",), max_tokens=ROUND_TOKENS)
-        return trace.outcome(cued_answer(completion.text), ITERATIONS)
+        return trace.of_text(cued_answer(completion.text), ITERATIONS)

@@ -5,21 +5,22 @@ goes back to Lewis et al., 2020, arXiv 2005.11401. FlashRAG's `naive_run` is a p
 """
 
 from flashrag.dataset import Question
-from flashrag.episode import Outcome, end_reason_of
+from flashrag.episode import Trajectory
 from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.trace import end_reason_of
 from flashrag.prompts import WITH_PASSAGES, WITHOUT_PASSAGES
 
 
 class SequentialPipeline(BasicPipeline):
     """One search with the question itself, one answer from what it finds."""
 
-    async def answer(self, question: Question) -> Outcome:
-        trace = self.trace()
+    async def answer(self, question: Question) -> Trajectory:
+        trace = self.trace(question)
         documents = await trace.search(question.question)
         prompt = WITH_PASSAGES.fill(documents, question=question.question)
         completion = await trace.generate(prompt, **answer_limits(self.settings))
-        return trace.outcome(short_answer(completion.text), end_reason_of(completion.finish_reason))
+        return trace.of_text(short_answer(completion.text), end_reason_of(completion.finish_reason))
 
 
 class ZeroShotPipeline(BasicPipeline):
@@ -27,8 +28,8 @@ class ZeroShotPipeline(BasicPipeline):
 
     needs_retriever = False
 
-    async def answer(self, question: Question) -> Outcome:
-        trace = self.trace()
+    async def answer(self, question: Question) -> Trajectory:
+        trace = self.trace(question)
         prompt = WITHOUT_PASSAGES.fill(question=question.question)
         completion = await trace.generate(prompt, **answer_limits(self.settings))
-        return trace.outcome(short_answer(completion.text), end_reason_of(completion.finish_reason))
+        return trace.of_text(short_answer(completion.text), end_reason_of(completion.finish_reason))

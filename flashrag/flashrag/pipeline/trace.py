@@ -1,28 +1,34 @@
-"""The record of one question while it is answered: every request goes through it, and leaves a step and its cost."""
+"""The trace of one question while it is answered: every request goes through it, and becomes part of the trajectory."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from flashrag.document import Document, Hit
+from flashrag.dataset import Question
+from flashrag.document import Document, Hit, Passage
 from flashrag.episode import (
+    FAILED,
     MAX_QUERY_CHARS,
+    EndReason,
     Episode,
-    Outcome,
-    Passage,
-    Step,
-    StepKind,
+    Failure,
+    Segment,
+    Source,
+    ToolCall,
+    Trajectory,
     Usage,
     encode_prompt,
     neutralize,
 )
 from flashrag.errors import ReSearchError
 from flashrag.generator import Completion
+from flashrag.metrics import supporting_documents
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.prompts import Prompt
 
-# Room that passages leave for what is written after them: enough for a sentence or a short answer.
+# Tokens that passages leave free for the text after them: enough for a sentence or a short answer.
 _ROOM_TOKENS = 256
+_PASSAGES = frozenset({"context", "paragraphs"})
 
 
 class PromptTooLong(ReSearchError):
@@ -30,7 +36,7 @@ class PromptTooLong(ReSearchError):
 
 
 class ScoredSearch(Protocol):
-    """What a pipeline searches with: the retrieval client, or a retriever in this process."""
+    """The retrieval client, or a retriever in this process."""
 
     async def search_scored(self, query: str, top_n: int) -> Sequence[Hit]:
         """The best `top_n` documents with their scores, best first. Raises `SearchError`."""
@@ -40,12 +46,14 @@ class ScoredSearch(Protocol):
 class Trace:
     """One question's requests; not shared between questions."""
 
-    def __init__(self, settings: PipelineSettings, generator: Any, retriever: ScoredSearch | None):
-        self.steps: list[Step] = []
+    def __init__(self, question: Question, settings: PipelineSettings, generator: Any, retriever: ScoredSearch | None):
+        self._question = question
         self._settings = settings
         self._generator = generator
         self._retriever = retriever
         self._started = time.perf_counter()
+        self._segments: list[Segment] = []
+        self._calls: list[ToolCall] = []
         self._prompt_tokens = self._completion_tokens = self._generator_calls = self._searches = 0
 
     async def generate(
@@ -62,43 +70,53 @@ class Trace:
             room = self._settings.generator_max_input_len - len(ids)
             completion = await self._generator.complete(ids, min(wanted, room), stop, log_probs=log_probs)
         self.count(completion.prompt_tokens or len(ids), completion.completion_tokens)
-        self.add(StepKind.GENERATION, completion.text)
+        self._segments.append(Segment(Source.MODEL, completion.text))
         return completion
 
-    async def search(self, query: str) -> tuple[Document, ...]:
-        """The documents for a query, which becomes a step, as its passages do. Raises `SearchError`."""
-        query = query[:MAX_QUERY_CHARS]
-        self.add(StepKind.QUERY, query)
-        hits = await self.find(query)
-        self.add(StepKind.RESULT, "", as_passages(hits))
-        return tuple(hit.document for hit in hits)
+    async def search(self, query: str) -> tuple[Passage, ...]:
+        """The passages for a query. Raises `SearchError`."""
+        query, started = query[:MAX_QUERY_CHARS], time.perf_counter()
+        passages = await self.find(query)
+        self.give(passages, query, time.perf_counter() - started)
+        return passages
 
-    async def find(self, query: str) -> Sequence[Hit]:
-        """The hits for a query: counted, but left out of the steps. Raises `SearchError`."""
+    async def find(self, query: str) -> tuple[Passage, ...]:
+        """The passages for a query, counted but not recorded (an episode records its calls). Raises `SearchError`."""
         assert self._retriever is not None, "a pipeline that searches has a retriever"
         self._searches += 1
-        return await self._retriever.search_scored(query, self._settings.retrieval_topk)
+        hits = await self._retriever.search_scored(query, self._settings.retrieval_topk)
+        return tuple(map(Passage.of, hits))
 
-    def add(self, kind: StepKind, text: str, passages: tuple[Passage, ...] = ()) -> None:
-        self.steps.append(Step(kind, text, passages))
+    def give(self, passages: tuple[Passage, ...], query: str = "", latency_s: float = 0.0) -> None:
+        """Record passages that the model is given; without a query nobody searched for them."""
+        self._calls.append(ToolCall(query, passages, latency_s))
+        self._segments.append(Segment(Source.RESULT, "", call=len(self._calls) - 1))
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Add one call of the generator to the cost."""
+        """Add one request to the generator to the cost."""
         self._generator_calls += 1
         self._prompt_tokens += prompt_tokens
         self._completion_tokens += completion_tokens
 
-    def outcome(self, prediction: str, end_reason: str, episode: Episode | None = None) -> Outcome:
-        """What came of it; the answer is the last step."""
-        self.add(StepKind.ANSWER, prediction)
-        usage = Usage(
-            self._prompt_tokens,
-            self._completion_tokens,
-            self._generator_calls,
-            self._searches,
-            time.perf_counter() - self._started,
+    def of_text(self, answer: str, end_reason: str) -> Trajectory:
+        """The trajectory of a method that works on text."""
+        recorded = {"segments": tuple(self._segments), "calls": tuple(self._calls), "usage": self._usage()}
+        return Trajectory(answer=answer, end_reason=end_reason, **asked(self._question), **recorded)
+
+    def of_episode(self, episode: Episode) -> Trajectory:
+        """The trajectory of a method that runs an episode."""
+        spliced = sum(len(s.token_ids) for s in episode.segments if s.source is Source.RESULT)
+        return Trajectory.of_episode(episode, usage=self._usage(spliced), **asked(self._question))
+
+    def _usage(self, result_tokens: int = 0) -> Usage:
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            result_tokens=result_tokens,
+            generator_calls=self._generator_calls,
+            searches=self._searches,
+            latency_s=time.perf_counter() - self._started,
         )
-        return Outcome(prediction, end_reason, tuple(self.steps), usage, episode)
 
     def _fitted_ids(self, prompt: Prompt, wanted_tokens: int) -> list[int]:
         """The ids of the prompt with as many passages as leave room for a short answer."""
@@ -117,6 +135,30 @@ class Trace:
         )
 
 
-def as_passages(hits: Iterable[Hit]) -> tuple[Passage, ...]:
-    """Hits in the shape in which a step keeps them."""
-    return tuple(Passage(document.id, document.contents, score) for document, score in hits)
+def asked(question: Question) -> dict[str, Any]:
+    """The fields of a trajectory that its question determines."""
+    return {
+        "question_id": question.id,
+        "question": question.question,
+        "gold_answers": question.golden_answers,
+        "metadata": _without_passages(question.metadata),
+    }
+
+
+def failed_trajectory(question: Question, failure: Failure, attempt: int = 1) -> Trajectory:
+    """The trajectory of a question that got no answer."""
+    return Trajectory(end_reason=FAILED, error=failure, attempt=attempt, **asked(question))
+
+
+def end_reason_of(finish_reason: str | None) -> EndReason:
+    """The end of a request for text, in the words of an episode."""
+    return EndReason.LENGTH if finish_reason == "length" else EndReason.EOS
+
+
+def _without_passages(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata without the data set's own passages, which are longer than an answer; their titles stay."""
+    kept = {key: value for key, value in metadata.items() if key not in _PASSAGES}
+    support = supporting_documents(metadata)
+    if support is not None and support[0] == "title":
+        kept["supporting_titles"] = sorted(support[1])
+    return kept

@@ -6,7 +6,7 @@ sandbox that does not run is a failure.
 
 import textwrap
 
-from flashrag.document import Document
+from flashrag.document import Passage
 from flashrag.episode import PYTHON, Tool, ToolResult
 from flashrag.tools.sandbox import Ended, PythonSandbox, Run
 
@@ -18,7 +18,7 @@ def python_tool(sandbox: PythonSandbox) -> Tool:
     """Code between `<python>` and `</python>`, run in the sandbox."""
 
     async def run(code: str) -> ToolResult:
-        return ToolResult((Document("output", told(await sandbox.run(code), sandbox)),))
+        return ToolResult((Passage("output", told(await sandbox.run(code), sandbox)),))
 
     return Tool("python", "code", PYTHON, parse_code, run, MAX_CODE_CHARS, PYTHON_LIMIT_REACHED)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from evaluation.report.page import Run, render_page
-from evaluation.report.trajectories import Step, Trajectory
+from flashrag.document import Passage
+from flashrag.episode import Failure, Segment, Source, ToolCall, Trajectory, Usage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -20,36 +21,44 @@ XSS = '<img src=x onerror="document.title=1"></script><script>document.title=2</
 def trajectory(number: int) -> Trajectory:
     """A quarter is right, every tenth failed; number 7,777 alone holds a rare word, in a passage."""
     right, failed = number % 4 == 0, number % 10 == 9
-    passage = {"id": str(number), "contents": f"{XSS} passage {number}" + (" zanzibar" if number == 7777 else "")}
+    contents = f"{XSS} passage {number}" + (" zanzibar" if number == 7777 else "")
     return Trajectory(
-        id=f"q{number}",
-        question=f"Who is number {number}?",
-        golds=[f"passage {number}"],
-        prediction="" if failed else f"<b>{number}</b>",
-        verdict="failed" if failed else "right" if right else "wrong",
-        ended_by="failed" if failed else "length" if number % 3 == 0 else "eos",
-        searches=number % 5,
-        tokens=number % 700,
-        steps=[
-            Step("think", "I think. " * 40),
-            Step("result", "", passages=[{**passage, "score": 0.5, "has_answer": True}]),
-        ],
+        f"q{number}",
+        f"Who is number {number}?",
+        (f"passage {number}",),
+        answer="" if failed else f"passage {number}" if right else f"<b>{number}</b>",
+        end_reason="failed" if failed else "length" if number % 3 == 0 else "eos",
+        usage=Usage(searches=number % 5, completion_tokens=number % 700),
+        segments=(Segment(Source.MODEL, "I think. " * 40), Segment(Source.RESULT, "", call=0)),
+        calls=(ToolCall("query", (Passage(str(number), contents, 0.5),)),),
+        error=Failure("SearchError", "gone") if failed else None,
     )
 
 
 def rollout(number: int) -> Trajectory:
-    sampled = Step("model", "<search> x </search>", True, 2, tokens=[("<search> x", -0.25), (" </search>", -0.5)])
-    spliced = Step("result", "<result> y </result>", False, 3)
     return Trajectory(
-        f"t{number}", f"Rollout {number}?", ["y"], "y", "right", "eos", 1, 2, [sampled, spliced], training_step=number
+        f"t{number}",
+        f"Rollout {number}?",
+        ("y",),
+        answer="y",
+        dialect="research",
+        usage=Usage(searches=1, completion_tokens=2),
+        segments=(
+            Segment(Source.MODEL, "<search> x </search>", (1, 2), (-0.25, -0.5)),
+            Segment(Source.RESULT, "<result> y </result>", (3, 4, 5)),
+        ),
+        step=number,
     )
+
+
+TOKENS = {1: "<search> x", 2: " </search>"}
 
 
 @pytest.fixture(scope="module")
 def page(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Page"]:
     runs = [
         Run("naive", [trajectory(number) for number in range(TEN_THOUSAND)]),
-        Run("training", [rollout(number) for number in (1, 2, 10)]),
+        Run("training", [rollout(number) for number in (1, 2, 10)], decode=lambda ids: TOKENS.get(ids[0], "r")),
     ]
     path: Path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(render_page("A <report>", "<table></table>", [XSS], [], runs), encoding="utf-8")

@@ -1,69 +1,67 @@
 """The report command over runs on disk: what it reads, writes and refuses."""
 
-import gzip
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from evaluation.report.report import main
+from flashrag.document import Passage
+from flashrag.episode import Failure, Segment, Source, ToolCall, Trajectory, Usage
+from verl_search.rollout.trajectories import Retention, TrajectoryWriter
 
-ROLLOUT = {
-    "question_id": "t1",
-    "step": 1,
-    "question": "Which river?",
-    "gold_answers": ["Marara"],
-    "answer": "Marara",
-    "reward": 1.0,
-    "reason": "em 1.00",
-    "ended_by": "eos",
-    "searches": [],
-    "segments": [{"source": "model", "text": "<answer> Marara </answer>", "token_ids": [5], "log_probs": [-0.4]}],
-}
-
-
-def item(number: int, *, right: bool = True, error: dict[str, str] | None = None) -> dict[str, object]:
-    contents = "</script><b>Ada</b>"
-    return {
-        "id": f"q{number}",
-        "question": f"Who is number {number}?",
-        "golden_answers": ["Ada"],
-        "prediction": "Ada" if right else "Bob",
-        "end_reason": "failed" if error else "eos",
-        "metrics": {"em": float(right)},
-        "usage": {"searches": number % 3, "completion_tokens": 10 + number},
-        "steps": [{"kind": "result", "text": "", "passages": [
-            {"id": "7", "contents": contents, "score": 0.5, "has_answer": True}]}],
-        "error": error,
-        "metadata": {},
-    }  # fmt: skip
+ROLLOUT = Trajectory(
+    "t1",
+    "Which river?",
+    ("Marara",),
+    answer="Marara",
+    dialect="research",
+    segments=(Segment(Source.MODEL, "<answer> Marara </answer>", (5,), (-0.4,)),),
+    reward=1.0,
+    split="train",
+    step=1,
+)
+GONE = Failure("SearchError", "gone")
 
 
-def write_evaluation(
-    folder: Path, items: list[dict[str, object]], method: str = "naive", note: str | None = None
-) -> Path:
+def item(number: int, *, right: bool = True, error: Failure | None = None) -> Trajectory:
+    return Trajectory(
+        f"q{number}",
+        f"Who is number {number}?",
+        ("Ada",),
+        answer="Ada" if right else "Bob",
+        end_reason="failed" if error else "eos",
+        metrics={"em": float(right)},
+        usage=Usage(searches=number % 3, completion_tokens=10 + number),
+        segments=(Segment(Source.RESULT, "", call=0),),
+        calls=(ToolCall("who", (Passage("7", "</script><b>Ada</b>", 0.5),)),),
+        error=error,
+    )
+
+
+def write_evaluation(folder: Path, items: list[Trajectory], method: str = "naive", note: str | None = None) -> Path:
     folder.mkdir()
-    em = sum(i["metrics"]["em"] for i in items) / len(items)  # type: ignore[index]
+    em = sum(i.metrics["em"] or 0.0 for i in items) / len(items)
     summary = {
         "method": method,
         "dataset": "demo",
         "n": len(items),
-        "n_failed": sum(i["error"] is not None for i in items),
+        "n_failed": sum(i.failed for i in items),
         "metrics": {"em": {"mean": em, "low": em - 0.1, "high": em + 0.1, "n": len(items)}},
         "usage": {"searches": 1.0},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.yaml").write_text(f"save_note: {note or 'null'}\n")
-    (folder / "items.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    (folder / "items.jsonl").write_bytes(b"".join(i.to_json() + b"\n" for i in items))
     return folder
 
 
 def test_runs_of_both_kinds_become_a_page_and_a_table(tmp_path, capsys):
     first = write_evaluation(tmp_path / "first", [item(n, right=n % 2 == 0) for n in range(10)])
     second = write_evaluation(tmp_path / "second", [item(n) for n in range(10)], "research", "trained")
-    (tmp_path / "training" / "trajectories" / "train").mkdir(parents=True)
-    with gzip.open(tmp_path / "training" / "trajectories" / "train" / "step_000001.9.jsonl.gz", "wt") as file:
-        file.write(json.dumps(ROLLOUT) + "\n")
+    writer = TrajectoryWriter(tmp_path / "training" / "trajectories", Retention())
+    asyncio.run(writer.write(ROLLOUT))
     out = tmp_path / "out"
     assert main([str(first), str(second), str(tmp_path / "training"), "--out", str(out)]) == 0
     markdown = (out / "report.md").read_text()
@@ -87,15 +85,13 @@ def test_the_same_runs_give_the_same_page(tmp_path):
 
 
 def test_a_retried_question_counts_with_its_last_line(tmp_path, capsys):
-    gone = {"type": "SearchError", "message": "gone"}
-    run = write_evaluation(tmp_path / "run", [item(0, right=False, error=gone), item(0)])
+    run = write_evaluation(tmp_path / "run", [item(0, right=False, error=GONE), item(0)])
     assert main([str(run), "--out", str(tmp_path / "out")]) == 0
     assert "Runs: 1; trajectories: 1." in capsys.readouterr().out
 
 
 def test_failed_questions_are_told(tmp_path, capsys):
-    gone = {"type": "SearchError", "message": "gone"}
-    run = write_evaluation(tmp_path / "run", [item(0), item(1, right=False, error=gone)])
+    run = write_evaluation(tmp_path / "run", [item(0), item(1, right=False, error=GONE)])
     assert main([str(run), "--out", str(tmp_path / "out")]) == 0
     assert "1 questions failed; they count as wrong" in capsys.readouterr().out
 
@@ -105,7 +101,7 @@ def test_failed_questions_are_told(tmp_path, capsys):
     [
         (lambda run: (run / "summary.json").unlink(), "the run has not ended"),
         (lambda run: (run / "summary.json").write_text("{"), "is damaged"),
-        (lambda run: (run / "items.jsonl").write_text("{\n{}\n"), "line 1 is no JSON"),
+        (lambda run: (run / "items.jsonl").write_text("{\n{}\n"), "line 1 cannot be read"),
         (lambda run: (run / "items.jsonl").unlink(), "holds no run"),
     ],
 )

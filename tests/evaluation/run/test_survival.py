@@ -177,11 +177,13 @@ def summary_of(tmp_path: Path, note: str) -> dict[str, Any]:
 
 
 def items_of(tmp_path: Path, note: str) -> list[dict[str, Any]]:
-    """Every item without what a clock or the number of tries decides."""
+    """Every item without its times and its number of attempts."""
     items = [json.loads(line) for line in (folder_of(tmp_path, note) / "items.jsonl").read_text().splitlines()]
     for item in items:
-        item.pop("attempt")
-        item["usage"].pop("latency_s", None)
+        for measured in ("attempt", "written_at", "generate_spans"):
+            item.pop(measured)
+        for timed in (item["usage"], *item["calls"]):
+            timed.pop("latency_s")
     return items
 
 
@@ -190,7 +192,7 @@ def undisturbed(command_in: Callable[..., list[str]], tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("undisturbed")
     assert main(command_in(folder, "calm")) == 0
     items = items_of(folder, "calm")
-    assert [item["prediction"] for item in items] == [f"Wu{n % 7}" for n in range(N_QUESTIONS)]
+    assert [item["answer"] for item in items] == [f"Wu{n % 7}" for n in range(N_QUESTIONS)]
     # Right are the numbers with remainder 1, 2 or 3 by 7: 9 + 9 + 9 of 60.
     assert summary_of(folder, "calm")["metrics"]["em"]["mean"] == pytest.approx(27 / 60)
     return items

@@ -8,12 +8,13 @@ import pytest
 
 from evaluation.run_eval import main
 from evaluation.scores.comparison import compare_runs
+from flashrag.episode import Trajectory
 
 
 def write_run(folder: Path, scores: dict[str, dict[str, Any]]) -> Path:
     folder.mkdir()
-    lines = [json.dumps({"id": key, "metrics": metrics}) + "\n" for key, metrics in scores.items()]
-    (folder / "items.jsonl").write_text("".join(lines))
+    lines = [Trajectory(key, "Who?", ("Wu",), metrics=metrics).to_json() for key, metrics in scores.items()]
+    (folder / "items.jsonl").write_bytes(b"\n".join([*lines, b""]))
     (folder / "summary.json").write_text("{}")
     return folder
 

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from evaluation.scores.judge import Judge, judge_messages, parse_verdict
 from evaluation.scores.judge_settings import JudgeSettings
+from flashrag.episode import Trajectory
 
 
 class ScriptedJudge:
@@ -63,27 +64,27 @@ def judge_of(
     return make
 
 
-def case(prediction: str, question: str = "Who?") -> dict[str, Any]:
-    return {"id": prediction, "question": question, "golden_answers": ["Wu", "Ji Fa"], "prediction": prediction}
+def case(answer: str, question: str = "Who?") -> Trajectory:
+    return Trajectory(answer, question, ("Wu", "Ji Fa"), answer=answer)
 
 
-def ask(judge: Judge, records: list[dict[str, Any]]) -> tuple[dict[str, Any], int]:
+def ask(judge: Judge, cases: list[Trajectory]) -> tuple[dict[str, Any], int]:
     done = []
-    failures = asyncio.run(judge.verdicts(records, lambda: done.append(1)))
+    failures = asyncio.run(judge.verdicts(cases, lambda: done.append(1)))
     return failures, len(done)
 
 
 def test_verdicts_are_asked_once_and_kept(judge_of: Callable[..., Judge], scripted: ScriptedJudge):
-    records = [case("King Wu"), case("Tang"), case("  ")]
-    assert ask(judge_of(), records) == ({}, 3)
+    cases = [case("King Wu"), case("Tang"), case("  ")]
+    assert ask(judge_of(), cases) == ({}, 3)
     assert len(scripted.requests) == 2  # the empty answer is wrong unseen
     assert {request["temperature"] for request in scripted.requests} == {0.0}
     assert set(scripted.keys) == {"Bearer judge-key"}
     again = judge_of()
-    assert [again.known_verdict(record) for record in records] == [True, False, False]
-    ask(again, records)
+    assert [again.known_verdict(one) for one in cases] == [True, False, False]
+    ask(again, cases)
     assert len(scripted.requests) == 2
-    assert judge_of("another").known_verdict(records[0]) is None  # another judge has its own opinion
+    assert judge_of("another").known_verdict(cases[0]) is None  # another judge has its own opinion
 
 
 def test_what_the_judge_does_not_say_is_no_verdict(judge_of: Callable[..., Judge]):

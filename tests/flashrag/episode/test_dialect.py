@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.document import Document
+from flashrag.document import Document, Passage
 from flashrag.episode import (
     PYTHON,
     RESEARCH,
@@ -73,11 +73,11 @@ async def test_an_episode_is_token_exact_in_every_dialect(dialect: Dialect, toke
 
     async def search(query: str) -> ToolResult:
         queries.append(query)
-        return ToolResult((hostile, *DOCUMENTS))
+        return ToolResult(tuple(Passage(d.id, d.contents) for d in (hostile, *DOCUMENTS)))
 
     codec = EpisodeCodec(tokenizer, [0], dialect)
     episode = await run_episode([5], generate, search, codec, Limits(2000, 500, 3))  # checks its own invariants
     assert queries == ["king"]
     assert [segment.source for segment in episode.segments] == ["model", "result", "model"]
     assert episode.segments[1].text.count(dialect.result.close) == 1
-    assert episode.ended_by is (EndReason.ANSWERED if dialect.stops_at_answer else EndReason.LENGTH)
+    assert episode.end_reason is (EndReason.ANSWERED if dialect.stops_at_answer else EndReason.LENGTH)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from flashrag.document import Document
+from flashrag.document import Document, Hit, Passage
 from flashrag.episode import (
     EndReason,
     Episode,
@@ -63,7 +63,7 @@ class Index:
         self.queries.append(query)
         if self.error:
             raise self.error
-        return ToolResult(self.documents, tuple(1 / rank for rank in range(1, 1 + len(self.documents))))
+        return ToolResult.ranked(Hit(document, 1 / rank) for rank, document in enumerate(self.documents, start=1))
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +96,14 @@ async def test_two_searches_and_an_answer(codec: EpisodeCodec, ids: Any):
     ]
     spent = len(first) + len(result)
     assert engine.budgets == [2000, 2000 - spent, 2000 - spent - len(second) - len(result)]
-    assert episode.ended_by is EndReason.EOS
+    assert episode.end_reason is EndReason.EOS
     assert episode.answer == "King Wu"
     assert episode.format_fault is None
-    assert [(s.tool, s.query, s.document_ids, s.scores, s.error) for s in episode.searches] == [
-        ("search", "first king of Zhou", ("7",), (1.0,), None),
-        ("search", "Wu", ("7",), (1.0,), None),
+    assert [(c.tool, c.query, c.passages, c.error) for c in episode.calls] == [
+        ("search", "first king of Zhou", (Passage("7", KING.contents, 1.0),), None),
+        ("search", "Wu", (Passage("7", KING.contents, 1.0),), None),
     ]
+    assert [segment.call for segment in episode.segments] == [None, 0, None, 1, None]
     assert episode.text.endswith(ANSWER)  # without the end of sequence
 
 
@@ -155,9 +156,9 @@ async def test_a_bad_query_is_told_to_the_model_and_not_searched(
     limits = Limits(4000, 500, 4)
     episode = await run_episode([1], Engine(ids(text), [*ids(ANSWER), EOS]), index, codec, limits)
     assert index.queries == []
-    assert episode.searches[0].error == fault.name.lower()
+    assert episode.calls[0].error == fault.name.lower()
     assert episode.segments[1].text == f" <result>\n{told}\n</result>"
-    assert episode.ended_by is EndReason.EOS
+    assert episode.end_reason is EndReason.EOS
 
 
 @pytest.mark.asyncio
@@ -167,8 +168,8 @@ async def test_past_the_limit_the_model_is_told_once_then_the_episode_ends(codec
     assert index.queries == ["Wu", "Wu"]
     assert [segment.source for segment in episode.segments] == [Source.MODEL, Source.RESULT] * 3 + [Source.MODEL]
     assert SEARCH_LIMIT_REACHED in episode.segments[5].text
-    assert episode.ended_by is EndReason.SEARCH_LIMIT
-    assert len(episode.searches) == 2
+    assert episode.end_reason is EndReason.SEARCH_LIMIT
+    assert len(episode.calls) == 2
     assert episode.format_fault is FormatFault.NOT_ENDED
 
 
@@ -186,7 +187,7 @@ async def test_a_model_that_heeds_the_limit_can_still_answer(codec: EpisodeCodec
     assert index.queries == []
     assert SEARCH_LIMIT_REACHED in episode.segments[1].text
     assert episode.answer == "King Wu"
-    assert episode.ended_by is EndReason.EOS
+    assert episode.end_reason is EndReason.EOS
 
 
 @pytest.mark.asyncio
@@ -194,9 +195,9 @@ async def test_a_failed_search_ends_the_episode_without_any_text(codec: EpisodeC
     sampled = ids(THINK_AND_SEARCH)
     index = Index(error=SearchError("http://127.0.0.1:1/search cannot be reached"))
     episode = await run_episode([1], Engine(sampled), index, codec, LIMITS)
-    assert episode.ended_by is EndReason.SEARCH_FAILED
+    assert episode.end_reason is EndReason.SEARCH_FAILED
     assert episode.response_ids == sampled
-    assert episode.searches[-1].error == "http://127.0.0.1:1/search cannot be reached"
+    assert episode.calls[-1].error == "http://127.0.0.1:1/search cannot be reached"
     assert "None" not in episode.text
     assert "<result>" not in episode.text
 
@@ -212,7 +213,7 @@ async def test_an_unexpected_error_is_not_swallowed(codec: EpisodeCodec, ids: An
 async def test_no_documents_are_a_result_that_says_so(codec: EpisodeCodec, ids: Any):
     episode = await run_episode([1], Engine(ids(THINK_AND_SEARCH), [EOS]), Index(), codec, LIMITS)
     assert episode.segments[1].text == f" <result>\n{NO_RESULTS}\n</result>"
-    assert episode.searches[0].document_ids == ()
+    assert episode.calls[0].passages == ()
 
 
 @pytest.mark.asyncio
@@ -225,9 +226,9 @@ async def test_wherever_the_budget_ends_the_episode_stays_exact(codec: EpisodeCo
     episode = await run_episode([1], engine, Index(KING, KING), codec, Limits(budget, 40, 4))
     assert len(episode.response_ids) <= budget
     assert len(episode.loss_mask) == len(episode.response_ids)
-    whole = episode.ended_by is EndReason.EOS
+    whole = episode.end_reason is EndReason.EOS
     assert whole == (episode.answer == "King Wu" and episode.response_ids[-1] == EOS)
-    assert whole or episode.ended_by is EndReason.LENGTH
+    assert whole or episode.end_reason is EndReason.LENGTH
     for segment in episode.segments:
         if segment.source is Source.RESULT:
             assert segment.text.startswith(" <result>\n")
@@ -237,7 +238,7 @@ async def test_wherever_the_budget_ends_the_episode_stays_exact(codec: EpisodeCo
 @pytest.mark.asyncio
 async def test_a_length_stop_is_no_answer(codec: EpisodeCodec, ids: Any):
     episode = await run_episode([1], Engine(ids("<think> t </think> " + ANSWER)), Index(), codec, LIMITS)
-    assert episode.ended_by is EndReason.LENGTH
+    assert episode.end_reason is EndReason.LENGTH
     assert episode.format_fault is FormatFault.NOT_ENDED
 
 
@@ -247,7 +248,7 @@ async def test_an_aborted_request_ends_the_episode(codec: EpisodeCodec):
         return Generation([], aborted=True)
 
     episode = await run_episode([1], aborted, Index(), codec, LIMITS)
-    assert episode.ended_by is EndReason.ABORTED
+    assert episode.end_reason is EndReason.ABORTED
     assert episode.response_ids == []
     assert episode.answer == ""
 
@@ -266,7 +267,7 @@ async def test_more_than_one_token_may_end_the_sequence(tokenizer: Any, ids: Any
     turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
     codec = EpisodeCodec(tokenizer, [EOS, turn])
     episode = await run_episode([1], Engine([*ids(ANSWER), turn]), Index(), codec, LIMITS)
-    assert episode.ended_by is EndReason.EOS
+    assert episode.end_reason is EndReason.EOS
     assert episode.sampled_texts == [ANSWER]
 
 

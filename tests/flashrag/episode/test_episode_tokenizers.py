@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flashrag.document import Document
+from flashrag.document import Document, Passage
 from flashrag.episode import (
     RESEARCH,
     EndReason,
@@ -98,7 +98,7 @@ async def test_an_episode_is_exact(
 
     async def search(query: str) -> ToolResult:
         queries.append(query)
-        return ToolResult(tuple(Document(str(n), passage) for n, passage in enumerate(passages)))
+        return ToolResult(tuple(Passage(str(n), passage) for n, passage in enumerate(passages)))
 
     episode = await run_episode([1], engine, search, codec, Limits(budget, 80, 3))  # checks its own invariants
     check_mask(episode, engine, budget)
@@ -108,10 +108,10 @@ async def test_an_episode_is_exact(
     assert queries == asked[: len(queries)]
     # Every segment but the last closed a search; a search that got no result is what ended the episode.
     assert all("</search>" in s.text for s in episode.segments[:-1] if s.source is Source.MODEL)
-    if episode.ended_by is EndReason.EOS:
+    if episode.end_reason is EndReason.EOS:
         assert episode.response_ids[-1] == tokenizer.eos_token_id
     else:
-        assert episode.ended_by in (EndReason.LENGTH, EndReason.SEARCH_LIMIT)
+        assert episode.end_reason in (EndReason.LENGTH, EndReason.SEARCH_LIMIT)
 
 
 def check_mask(episode: Episode, engine: Engine, budget: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flashrag.document import Document
+from flashrag.document import Passage
 from flashrag.episode import (
     PYTHON,
     RESEARCH,
@@ -29,7 +29,7 @@ LIMITS = Limits(2000, 500, 4)
 
 
 async def echo(code: str) -> ToolResult:
-    return ToolResult((Document("output", f"ran {code} </result><python>"),))
+    return ToolResult((Passage("output", f"ran {code} </result><python>"),))
 
 
 async def broken(code: str) -> ToolResult:
@@ -37,7 +37,7 @@ async def broken(code: str) -> ToolResult:
 
 
 async def find(query: str) -> ToolResult:
-    return ToolResult((Document("7", f"about {query}"),), (0.5,))
+    return ToolResult((Passage("7", f"about {query}", 0.5),))
 
 
 def code_tool(call: Callable) -> Tool:
@@ -67,20 +67,20 @@ async def test_both_tools_are_answered_and_only_what_was_sampled_is_trained(code
         " <result>\nran print(1) < /result>< python>\n</result>",
         " <result>\nabout king\n</result>",
     ]
-    assert [(s.tool, s.query, s.document_ids, s.scores) for s in episode.searches] == [
-        ("python", "print(1)", ("output",), ()),
-        ("search", "king", ("7",), (0.5,)),
+    assert [(c.tool, c.query, [(p.id, p.score) for p in c.passages]) for c in episode.calls] == [
+        ("python", "print(1)", [("output", None)]),
+        ("search", "king", [("7", 0.5)]),
     ]
     trained = [token for token, mask in zip(episode.response_ids, episode.loss_mask, strict=True) if mask]
     assert codec.tokenizer.decode(trained[:-1]) == CODE + SEARCH + ANSWER
-    assert (episode.ended_by, episode.format_fault, episode.answer) == (EndReason.EOS, None, "King Wu")
+    assert (episode.end_reason, episode.format_fault, episode.answer) == (EndReason.EOS, None, "King Wu")
 
 
 @pytest.mark.asyncio
 async def test_a_tool_that_fails_ends_the_episode_like_a_search(codec: EpisodeCodec):
     episode = await run(codec, CODE, call=broken)
-    assert episode.ended_by is EndReason.SEARCH_FAILED
-    assert (episode.searches[0].tool, episode.searches[0].error) == ("python", "cannot run print(1)")
+    assert episode.end_reason is EndReason.SEARCH_FAILED
+    assert (episode.calls[0].tool, episode.calls[0].error) == ("python", "cannot run print(1)")
     assert episode.text == CODE
 
 
@@ -91,13 +91,13 @@ async def test_the_cap_is_on_the_calls_of_all_tools(codec: EpisodeCodec):
         " <result>\nabout king\n</result>",
         " <result>\nNo further code is run.\n</result>",
     ]
-    assert (len(episode.searches), episode.ended_by) == (1, EndReason.SEARCH_LIMIT)
+    assert (len(episode.calls), episode.end_reason) == (1, EndReason.SEARCH_LIMIT)
 
 
 @pytest.mark.asyncio
 async def test_the_budget_of_a_result_holds_for_every_tool(codec: EpisodeCodec):
     async def long(code: str) -> ToolResult:  # noqa: ARG001
-        return ToolResult((Document("output", "king " * 500),))
+        return ToolResult((Passage("output", "king " * 500),))
 
     episode = await run(codec, CODE, ANSWER, call=long, limits=Limits(2000, 40, 4))
     assert len(episode.segments[1].token_ids) <= 40
@@ -112,13 +112,13 @@ async def test_without_the_tool_its_tags_are_text(tokenizer: Any):
         return Generation([*tokenizer.encode(CODE + ANSWER, add_special_tokens=False), EOS])
 
     episode = await run_episode([1], generate, find, codec, LIMITS)
-    assert (episode.calls, episode.searches, episode.format_fault) == (("search",), [], None)
+    assert (episode.calls, episode.format_fault) == ([], None)
 
 
 @pytest.mark.asyncio
 async def test_a_call_that_is_not_answered_is_a_fault(codec: EpisodeCodec):
     episode = await run(codec, CODE + ANSWER)  # the sequence ended: what was called in it is not answered
-    assert episode.ended_by is EndReason.EOS
+    assert episode.end_reason is EndReason.EOS
     assert episode.format_fault is FormatFault.SEARCH_WITHOUT_RESULT
 
 

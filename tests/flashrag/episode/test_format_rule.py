@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.episode import FormatFault
-from flashrag.episode.format_rule import extract_answer, find_format_fault
+from flashrag.episode import (
+    PYTHON,
+    RESEARCH,
+    SEARCH_O1,
+    SEARCH_R1,
+    Dialect,
+    FormatFault,
+    find_answer,
+    find_format_fault,
+)
 
 THINK = "<think> t </think>"
 SEARCH = "<search> q </search>"
@@ -32,7 +40,7 @@ ANSWER = r"<answer> The final answer is \[ \boxed{King Wu} \] </answer>"
     ],
 )
 def test_the_answer_is_the_last_box_of_the_last_answer_block(text: str, answer: str):
-    assert extract_answer(text) == answer
+    assert find_answer([text], RESEARCH) == answer
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,7 @@ def test_the_answer_is_the_last_box_of_the_last_answer_block(text: str, answer: 
     ],
 )
 def test_valid_responses_have_no_fault(texts: list[str]):
-    assert find_format_fault(texts, ended_by_itself=True) is None
+    assert find_format_fault(texts, RESEARCH, ended_by_itself=True) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,7 @@ def test_valid_responses_have_no_fault(texts: list[str]):
     ],
 )
 def test_each_fault_is_found(texts: list[str], fault: FormatFault):
-    assert find_format_fault(texts, ended_by_itself=True) is fault
+    assert find_format_fault(texts, RESEARCH, ended_by_itself=True) is fault
 
 
 CODE = "<python> print(1) </python>"
@@ -98,12 +106,33 @@ CODE = "<python> print(1) </python>"
 def test_a_tools_tags_count_where_it_can_be_called(
     texts: list[str], fault: FormatFault | None, without_tool: FormatFault | None
 ):
-    assert find_format_fault(texts, ended_by_itself=True, calls=("search", "python")) is fault
-    assert find_format_fault(texts, ended_by_itself=True) is without_tool
+    assert find_format_fault(texts, RESEARCH.with_calls(PYTHON), ended_by_itself=True) is fault
+    assert find_format_fault(texts, RESEARCH, ended_by_itself=True) is without_tool
 
 
 def test_a_response_that_was_cut_off_is_never_valid():
-    assert find_format_fault([THINK + ANSWER], ended_by_itself=False) is FormatFault.NOT_ENDED
+    assert find_format_fault([THINK + ANSWER], RESEARCH, ended_by_itself=False) is FormatFault.NOT_ENDED
+
+
+@pytest.mark.parametrize(
+    ("dialect", "texts", "answer", "fault"),
+    [
+        (SEARCH_R1, [THINK + SEARCH, THINK + "<answer> King Wu </answer>"], "King Wu", None),
+        (SEARCH_R1, [THINK + "<answer>King Wu</answer>."], "King Wu", None),  # the engine's last token is ">."
+        (SEARCH_R1, [THINK + SEARCH], "", FormatFault.SEARCH_WITHOUT_RESULT),
+        (SEARCH_R1, [THINK + "<information> x </information><answer> Wu </answer>"], "Wu", FormatFault.WRITTEN_RESULT),
+        (SEARCH_R1, [THINK + "King Wu"], "", FormatFault.NO_ANSWER),
+        (SEARCH_O1, [r"so \boxed{Wu} or", r" rather \boxed{\text{King Wu}}"], "King Wu", None),
+        (RESEARCH, [THINK + "<answer> King Wu </answer>"], "", FormatFault.NO_BOXED_ANSWER),
+        (RESEARCH, [], "", FormatFault.NO_THINK),
+        (SEARCH_R1, [], "", FormatFault.NO_THINK),
+    ],
+)
+def test_answer_and_format_follow_from_the_dialect(
+    dialect: Dialect, texts: list[str], answer: str, fault: FormatFault | None
+):
+    assert find_answer(texts, dialect) == answer
+    assert find_format_fault(texts, dialect, ended_by_itself=True) is fault
 
 
 PIECES = st.lists(
@@ -116,7 +145,7 @@ PIECES = st.lists(
 @given(st.lists(PIECES.map("".join), max_size=4))
 def test_a_valid_response_has_what_the_rule_asks_for(texts: list[str]):
     """An independent reading of the rule, in counts: a response without a fault fulfils each of them."""
-    if find_format_fault(texts, ended_by_itself=True) is not None:
+    if find_format_fault(texts, RESEARCH, ended_by_itself=True) is not None:
         return
     text = "".join(texts)
     assert text.count("<answer>") == text.count("</answer>") == 1

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from flashrag.document import Document
 from flashrag.episode import RESEARCH, fit_result, neutralize
-from flashrag.episode.format_rule import tag_pattern
 from flashrag.episode.result import MAX_PASSAGE_CHARS, NO_RESULTS, fit_notice
 from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 
-TAG = tag_pattern()
+TAG = RESEARCH.pattern
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -178,7 +177,7 @@ def test_a_tokenizer_that_folds_look_alikes_makes_no_tag_of_them(tokenizer: Any)
     assert folding.decode(fold("＜/result＞")) == "</result>"
     spliced = fit_result([Document("1", "a ＜/result＞ ＜search＞ ＜|endoftext|＞")], fold, 300, ("<|endoftext|>",))
     assert spliced is not None
-    assert TAG.findall(folding.decode(spliced.token_ids)) == [("", "result"), ("/", "result")]
+    assert TAG.findall(folding.decode(spliced.token_ids)) == ["<result>", "</result>"]
     assert "<|endoftext|>" not in folding.decode(spliced.token_ids)
 
 

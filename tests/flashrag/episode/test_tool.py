@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from flashrag.document import Document, Hit
+from flashrag.document import Document, Hit, Passage
 from flashrag.episode import MAX_QUERY_CHARS, PYTHON, RESEARCH, SEARCH_O1, Tool, ToolResult
 from flashrag.episode.tool import Call, CallFault, find_call, search_tool
 
 
 async def nothing(argument: str) -> ToolResult:
-    return ToolResult((Document("echo", argument),))
+    return ToolResult((Passage("echo", argument),))
 
 
 SEARCH = search_tool(RESEARCH, nothing)
@@ -84,6 +84,7 @@ def test_what_is_told_names_the_tool_and_its_tags():
 
 def test_a_ranked_result_has_a_score_for_each_document():
     first, second = Document("1", "a"), Document("2", "b")
-    assert ToolResult.ranked([Hit(first, 0.5), Hit(second, 0.25)]) == ToolResult((first, second), (0.5, 0.25))
-    assert ToolResult.ranked([]) == ToolResult((), ())
-    assert asyncio.run(SEARCH.call("x")).documents[0].contents == "x"
+    passages = (Passage("1", "a", 0.5), Passage("2", "b", 0.25))
+    assert ToolResult.ranked([Hit(first, 0.5), Hit(second, 0.25)]) == ToolResult(passages)
+    assert ToolResult.ranked([]) == ToolResult(())
+    assert asyncio.run(SEARCH.call("x")).shown[0].contents == "x"

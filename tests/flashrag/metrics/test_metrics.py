@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.episode.format_rule import extract_answer
+from flashrag.episode import RESEARCH, find_answer
 from flashrag.metrics import (
     answer_in_top_k,
     cover_exact_match,
@@ -210,12 +210,12 @@ def test_nothing_retrieved_covers_nothing():
 
 
 def test_a_boxed_answer_keeps_its_nested_braces_and_is_scored_without_them():
-    answer = extract_answer(r"<answer> it is \boxed{f(x) = {a}^{2}_{b}} </answer>")
+    answer = find_answer([r"<answer> it is \boxed{f(x) = {a}^{2}_{b}} </answer>"], RESEARCH)
     assert answer == "f(x) = {a}^{2}_{b}"
     assert normalize_answer(answer) == "fx a2b"
-    assert exact_match(extract_answer(r"<answer>\boxed{\text{King {Wu}}}</answer>"), ["textking wu"]) == 1.0
-    assert exact_match(extract_answer(r"<answer>\boxed{\text{King Wu}}</answer>"), ["King Wu"]) == 1.0
-    assert extract_answer(r"<answer>\boxed{never closed</answer>") == ""
+    assert exact_match(find_answer([r"<answer>\boxed{\text{King {Wu}}}</answer>"], RESEARCH), ["textking wu"]) == 1.0
+    assert exact_match(find_answer([r"<answer>\boxed{\text{King Wu}}</answer>"], RESEARCH), ["King Wu"]) == 1.0
+    assert find_answer([r"<answer>\boxed{never closed</answer>"], RESEARCH) == ""
 
 
 def test_supporting_titles_come_from_what_is_named():

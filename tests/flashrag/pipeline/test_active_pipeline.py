@@ -1,6 +1,5 @@
 """ReSearchPipeline on a generator and an index whose every answer is written by hand."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +7,11 @@ import pytest
 
 from flashrag.config import Config
 from flashrag.dataset import Question
-from flashrag.document import Document, Hit
-from flashrag.episode import RESEARCH, Dialect, EndReason, Episode, Generation, Segment, Source, prompt_token_ids
+from flashrag.document import Document, Hit, Passage
+from flashrag.episode import RESEARCH, Dialect, Generation, Step, StepKind, prompt_token_ids, steps
 from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 from flashrag.errors import GenerationError, SearchError, UserError
-from flashrag.pipeline import Passage, ReSearchPipeline, Step, StepKind
-from flashrag.pipeline.episode_pipeline import episode_steps
+from flashrag.pipeline import ReSearchPipeline
 from flashrag.pipeline.trace import PromptTooLong
 from flashrag.tools import check_sandbox
 
@@ -64,41 +62,24 @@ def model(tokenizer: Any) -> Model:
 
 
 @pytest.mark.asyncio
-async def test_an_outcome_holds_the_episode_and_its_steps(model: Model):
-    outcome = await ReSearchPipeline(Config(), Index(), model).answer(question("Zhou", "wu"))
+async def test_a_trajectory_holds_the_episode_and_reads_as_its_steps(model: Model):
+    trajectory = await ReSearchPipeline(Config(), Index(), model).answer(question("Zhou", "wu"))
     passage = Passage("Zhou", '"Zhou"\nThe king of Zhou is Wu', 0.5)
-    assert outcome.steps == (
+    assert tuple(steps(trajectory)) == (
         Step(StepKind.THINK, "t"),
         Step(StepKind.QUERY, "Zhou"),
         Step(StepKind.RESULT, passage.contents, (passage,)),
         Step(StepKind.GENERATION, "<answer> \\boxed{Wu} </answer>"),
         Step(StepKind.ANSWER, "Wu"),
     )
-    episode = outcome.episode
-    assert episode is not None
-    assert list(episode.prompt_ids) == prompt_token_ids(model.tokenizer, "Who was king of Zhou?")
-    assert (outcome.end_reason, episode.ended_by, episode.format_fault) == ("eos", EndReason.EOS, None)
-    sampled, spliced = sum(episode.loss_mask), episode.loss_mask.count(0)
-    first_turn = len(episode.segments[0].token_ids)
+    assert list(trajectory.prompt_ids) == prompt_token_ids(model.tokenizer, "Who was king of Zhou?")
+    assert (trajectory.end_reason, trajectory.format_valid, trajectory.dialect) == ("eos", True, "research")
+    first_turn, spliced, second_turn = (len(segment.token_ids) for segment in trajectory.segments)
     # Each of the two calls sends the whole prompt so far.
-    assert outcome.usage.prompt_tokens == 2 * len(episode.prompt_ids) + first_turn + spliced
-    assert outcome.usage.completion_tokens == sampled
-    assert (outcome.usage.generator_calls, outcome.usage.searches) == (2, 1)
-    assert outcome.usage.latency_s > 0
-
-
-@pytest.mark.asyncio
-async def test_a_record_keeps_what_trainings_trajectories_keep(model: Model):
-    outcome = await ReSearchPipeline(Config(), Index(), model).answer(question("Zhou", "wu"))
-    record = json.loads(json.dumps(outcome.as_record()))
-    assert outcome.episode is not None
-    assert [segment["source"] for segment in record["segments"]] == ["model", "result", "model"]
-    ids = [token_id for segment in record["segments"] for token_id in segment["token_ids"]]
-    assert ids == outcome.episode.response_ids
-    assert (record["prediction"], record["end_reason"], record["format_fault"]) == ("Wu", "eos", None)
-    assert record["steps"][2]["passages"] == [
-        {"id": "Zhou", "contents": '"Zhou"\nThe king of Zhou is Wu', "score": 0.5}
-    ]
+    assert trajectory.usage.prompt_tokens == 2 * len(trajectory.prompt_ids) + first_turn + spliced
+    assert (trajectory.usage.completion_tokens, trajectory.usage.result_tokens) == (first_turn + second_turn, spliced)
+    assert (trajectory.usage.generator_calls, trajectory.usage.searches) == (2, 1)
+    assert trajectory.usage.latency_s > 0
 
 
 @pytest.mark.asyncio
@@ -121,18 +102,19 @@ async def test_a_prompt_without_room_for_a_response_is_an_error(model: Model):
 async def test_prompt_and_response_share_the_context(model: Model):
     prompt = prompt_token_ids(model.tokenizer, "Who was king of Zhou?")
     config = Config(config_dict={"generator_max_input_len": len(prompt) + 12})
-    outcome = await ReSearchPipeline(config, Index(), model).answer(question("Zhou"))
-    assert outcome.episode is not None
-    assert len(outcome.episode.response_ids) == 12
-    assert (outcome.prediction, outcome.end_reason) == ("", "length")  # the model's own doing
+    trajectory = await ReSearchPipeline(config, Index(), model).answer(question("Zhou"))
+    assert sum(len(segment.token_ids) for segment in trajectory.segments) == 12
+    assert (trajectory.answer, trajectory.end_reason) == ("", "length")  # the model's own doing
 
 
 @pytest.mark.asyncio
 async def test_notices_are_results_without_passages(model: Model):
-    outcome = await ReSearchPipeline(Config(config_dict={"max_searches": 0}), Index(), model).answer(question("Zhou"))
-    notices = [step for step in outcome.steps if step.kind is StepKind.RESULT]
+    trajectory = await ReSearchPipeline(Config(config_dict={"max_searches": 0}), Index(), model).answer(
+        question("Zhou")
+    )
+    notices = [step for step in steps(trajectory) if step.kind is StepKind.RESULT]
     assert notices == [Step(StepKind.RESULT, SEARCH_LIMIT_REACHED)]
-    assert outcome.usage.searches == 0
+    assert trajectory.usage.searches == 0
 
 
 @pytest.mark.asyncio
@@ -140,12 +122,11 @@ async def test_an_instruct_model_gets_its_own_template(model: Model):
     model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}Assistant:"
     try:
         pipeline = ReSearchPipeline(Config(config_dict={"apply_chat": True}), Index(), model)
-        outcome = await pipeline.answer(question("Zhou"))
+        trajectory = await pipeline.answer(question("Zhou"))
     finally:
         model.tokenizer.chat_template = None
-    assert (outcome.prediction, outcome.episode is not None) == ("Wu", True)
-    assert outcome.episode is not None
-    assert model.tokenizer.decode(outcome.episode.prompt_ids).startswith("The user asks a question")
+    assert trajectory.answer == "Wu"
+    assert model.tokenizer.decode(trajectory.prompt_ids).startswith("The user asks a question")
 
 
 def test_what_cannot_run_is_refused_when_the_pipeline_is_made(model: Model):
@@ -186,15 +167,14 @@ async def test_with_the_python_tool_the_model_can_run_code(tokenizer: Any):
             return self._sample(f"<answer> \\boxed{{{printed}}} </answer>", max_tokens, [EOS])
 
     config = Config(config_dict={"python_tool": True, "prompt_template_name": "qa_python_template"})
-    outcome = await ReSearchPipeline(config, Index(), Coder(tokenizer)).answer(question("Zhou", "42"))
-    assert outcome.prediction == "42"
-    assert outcome.episode is not None
-    assert outcome.episode.format_fault is None
-    assert [(search.tool, search.query) for search in outcome.episode.searches] == [
+    trajectory = await ReSearchPipeline(config, Index(), Coder(tokenizer)).answer(question("Zhou", "42"))
+    assert trajectory.answer == "42"
+    assert trajectory.format_valid is True
+    assert [(call.tool, call.query) for call in trajectory.calls] == [
         ("search", "Zhou"),
         ("python", "print(6 * 7)"),
     ]
-    asked = [step for step in outcome.steps if step.kind in (StepKind.QUERY, StepKind.RESULT)]
+    asked = [step for step in steps(trajectory) if step.kind in (StepKind.QUERY, StepKind.RESULT)]
     assert [(step.kind, step.text, len(step.passages)) for step in asked] == [
         (StepKind.QUERY, "Zhou", 0),
         (StepKind.RESULT, '"Zhou"\nThe king of Zhou is Wu', 1),
@@ -202,16 +182,3 @@ async def test_with_the_python_tool_the_model_can_run_code(tokenizer: Any):
         (StepKind.RESULT, "42", 0),
     ]
     assert ReSearchPipeline(Config(), Index(), Model(tokenizer)).dialect == RESEARCH  # off by default
-
-
-def test_blocks_left_open_end_where_the_next_begins():
-    text = "so <think> a <search> q </search>"
-    episode = Episode((1,), [Segment(Source.MODEL, text, (2,)), Segment(Source.RESULT, "r", (3,))])
-    assert episode_steps(episode, RESEARCH, []) == [
-        Step(StepKind.GENERATION, "so"),
-        Step(StepKind.THINK, "a"),
-        Step(StepKind.QUERY, "q"),
-        Step(StepKind.RESULT, "r"),
-    ]
-    cut = Episode((1,), [Segment(Source.MODEL, "<think> t </think> <search> q", (2,))])
-    assert episode_steps(cut, RESEARCH, []) == [Step(StepKind.THINK, "t"), Step(StepKind.QUERY, "q")]

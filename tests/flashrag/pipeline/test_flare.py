@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from flashrag.episode import steps
 from flashrag.errors import UserError
 
 from .conftest import Reply
@@ -23,13 +24,13 @@ ANSWER = sentence((" So the answer is:", 0.99), (" King Wu", 0.9), (".", 0.99))
 @pytest.mark.asyncio
 async def test_a_confident_sentence_does_not_search(make, server, index, question):
     server.replies = [SURE, ANSWER]
-    outcome = await make("flare").answer(question)
+    trajectory = await make("flare").answer(question)
     assert index.queries == []
     assert [asked.logprobs for asked in server.asked] == [1, 1]
     assert {asked.max_tokens for asked in server.asked} == {64}
     assert server.asked[0].prompt.endswith(f"So the answer is: Romania.\n\n{ASKS}")
     assert server.asked[1].prompt.endswith(f"So the answer is: Romania.\n\n{ASKS} Zhou is old.")
-    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "answered")
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "answered")
 
 
 @pytest.mark.asyncio
@@ -39,7 +40,7 @@ async def test_an_unsure_sentence_is_searched_for_without_its_unlikely_tokens_an
     # 0.7 is below 0.8: unsure. 0.3 is below 0.4: left out of the query; 0.7 is not.
     unsure = sentence((" Zhou", 0.9), (" was", 0.7), (" ruled by", 0.95), (" Tang", 0.3), (".", 0.9))
     server.replies = [unsure, " Zhou was ruled by Wu. And so on.", ANSWER]
-    outcome = await make("flare").answer(question)
+    trajectory = await make("flare").answer(question)
     assert index.queries == ["Zhou was ruled by."]
     draft, again, last = server.asked
     assert "Wikipedia" not in draft.prompt
@@ -47,10 +48,10 @@ async def test_an_unsure_sentence_is_searched_for_without_its_unlikely_tokens_an
     assert (again.logprobs, again.prompt.endswith(ASKS)) == (None, True)
     assert last.prompt.endswith(f"{ASKS} Zhou was ruled by Wu.")
     assert "Wikipedia" not in last.prompt  # the next sentence is first tried without passages again
-    assert [step.kind for step in outcome.steps] == [
+    assert [step.kind for step in steps(trajectory)] == [
         "generation", "query", "result", "generation", "generation", "answer",
     ]  # fmt: skip
-    assert (outcome.prediction, outcome.usage.searches) == ("King Wu", 1)
+    assert (trajectory.answer, trajectory.usage.searches) == ("King Wu", 1)
 
 
 @pytest.mark.asyncio
@@ -81,11 +82,11 @@ async def test_thresholds_are_settings(make, server, index, question, values, qu
 @pytest.mark.asyncio
 async def test_a_chain_without_an_answer_ends_with_its_last_sentence(make, server, question):
     server.replies = [SURE, Reply("", finish_reason="stop")]
-    outcome = await make("flare").answer(question)
-    assert (outcome.prediction, outcome.end_reason) == ("Zhou is old.", "eos")
+    trajectory = await make("flare").answer(question)
+    assert (trajectory.answer, trajectory.end_reason) == ("Zhou is old.", "eos")
     server.replies = [SURE] * 3
-    outcome = await make("flare", max_iterations=3).answer(question)
-    assert (outcome.prediction, outcome.end_reason) == ("Zhou is old.", "iterations")
+    trajectory = await make("flare", max_iterations=3).answer(question)
+    assert (trajectory.answer, trajectory.end_reason) == ("Zhou is old.", "iterations")
 
 
 @pytest.mark.asyncio
@@ -98,11 +99,11 @@ async def test_a_server_without_log_probabilities_is_refused(make, server, quest
 @pytest.mark.asyncio
 async def test_the_chat_route_has_log_probabilities_too(make, server, index, question):
     server.replies = [SURE, sentence(("So", 0.5), (" the answer is: Wen.", 0.9)), "So the answer is: King Wu."]
-    outcome = await make("flare", framework="openai_chat").answer(question)
+    trajectory = await make("flare", framework="openai_chat").answer(question)
     assert index.queries == ["So the answer is: Wen."]
     assert [body["logprobs"] for body in server.chats] == [True, True, None]
     assert [message["role"] for message in server.chats[0]["messages"]] == ["system", "user"]
     assert server.chats[1]["messages"][-1] == {"role": "assistant", "content": "Zhou is old."}
     assert server.chats[1]["continue_final_message"] is True
-    assert outcome.prediction == "King Wu"
-    assert outcome.usage.prompt_tokens == 3 * 11  # as the server counts them
+    assert trajectory.answer == "King Wu"
+    assert trajectory.usage.prompt_tokens == 3 * 11  # as the server counts them

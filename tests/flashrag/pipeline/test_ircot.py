@@ -25,7 +25,7 @@ async def test_a_search_after_each_sentence_until_the_answer(make, server, index
         " So the answer is: King Wu.",
     ]
     index.passages = {"The Zhou dynasty followed the Shang.": [Document("1", "again"), SHANG]}
-    outcome = await make("ircot").answer(question)
+    trajectory = await make("ircot").answer(question)
     assert index.queries == [
         "Who was the first king of Zhou?",
         "The Zhou dynasty followed the Shang.",
@@ -38,23 +38,23 @@ async def test_a_search_after_each_sentence_until_the_answer(make, server, index
     assert second.prompt == f"{with_shang} The Zhou dynasty followed the Shang."
     assert third.prompt == f"{with_shang} The Zhou dynasty followed the Shang. Its first king was Wu, son of Wen."
     assert {(tuple(asked.stop), asked.max_tokens) for asked in server.asked} == {(("\n",), 128)}
-    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "answered")
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "answered")
 
 
 @pytest.mark.asyncio
 async def test_out_of_rounds_the_answer_is_asked_for_without_another_search(make, server, index, question):
     server.replies = [" Zhou is old.", " It had kings.", " King Wu. He was wise."]
-    outcome = await make("ircot", max_iterations=2).answer(question)
+    trajectory = await make("ircot", max_iterations=2).answer(question)
     assert index.queries == ["Who was the first king of Zhou?", "Zhou is old."]
     assert server.asked[-1].prompt.endswith("Zhou?\nAnswer: Zhou is old. It had kings. So the answer is:")
-    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "iterations")
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "iterations")
 
 
 @pytest.mark.asyncio
 async def test_a_model_with_nothing_to_say_is_asked_for_the_answer(make, server, index, question):
     server.replies = ["", "Wu"]
-    outcome = await make("ircot").answer(question)
-    assert (outcome.prediction, index.queries) == ("Wu", [question.question])
+    trajectory = await make("ircot").answer(question)
+    assert (trajectory.answer, index.queries) == ("Wu", [question.question])
 
 
 @pytest.mark.asyncio

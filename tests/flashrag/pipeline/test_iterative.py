@@ -9,7 +9,7 @@ from flashrag.document import Document
 async def test_each_turn_searches_with_the_question_and_the_answer_before(make, server, index, question):
     server.replies = ["King Tang", "King Wen", "King Wu"]
     index.passages = {f"{question.question} King Tang": [Document("3", '"Shang"\nTang was of Shang.')]}
-    outcome = await make("iterretgen").answer(question)
+    trajectory = await make("iterretgen").answer(question)
     assert index.queries == [
         "Who was the first king of Zhou?",
         "Who was the first king of Zhou? King Tang",
@@ -18,13 +18,13 @@ async def test_each_turn_searches_with_the_question_and_the_answer_before(make, 
     first, second, third = (asked.prompt for asked in server.asked)
     assert first == third  # the answer before is in the query alone
     assert 'documents.\n\nDoc 1(Title: "Shang") Tang was of Shang.\n\nQuestion: ' in second
-    assert (outcome.prediction, outcome.usage.searches, outcome.usage.generator_calls) == ("King Wu", 3, 3)
+    assert (trajectory.answer, trajectory.usage.searches, trajectory.usage.generator_calls) == ("King Wu", 3, 3)
 
 
 @pytest.mark.asyncio
 async def test_the_number_of_turns_is_a_setting(make, server, index, question):
     server.replies = [""]
-    assert (await make("iterretgen", iter_num=1).answer(question)).prediction == ""
+    assert (await make("iterretgen", iter_num=1).answer(question)).answer == ""
     assert index.queries == [question.question]
 
 

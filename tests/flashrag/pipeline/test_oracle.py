@@ -3,11 +3,12 @@
 import pytest
 
 from flashrag.dataset import Question
-from flashrag.document import Document
+from flashrag.document import Passage
+from flashrag.episode import steps
 from flashrag.errors import UserError
 from flashrag.pipeline.oracle import NoSupport, supporting_passages
 
-PASSAGES = (Document("Wu", '"Wu"\nHe was king. Of Zhou.'), Document("Zhou", '"Zhou"\nA dynasty.'))
+PASSAGES = (Passage("Wu", '"Wu"\nHe was king. Of Zhou.'), Passage("Zhou", '"Zhou"\nA dynasty.'))
 TITLES, SENTENCES = ["Tang", "Wu", "Zhou"], [["No."], ["He was king.", " Of Zhou."], ["A dynasty."]]
 HUB_FACTS = {"title": ["Wu", "Zhou", "Wu"], "sent_id": [0, 0, 1]}
 
@@ -35,10 +36,10 @@ HUB_FACTS = {"title": ["Wu", "Zhou", "Wu"], "sent_id": [0, 0, 1]}
 async def test_the_supporting_passages_are_the_context(make, server, index, metadata):
     assert supporting_passages(metadata) == PASSAGES
     server.replies = ["King Wu"]
-    outcome = await make("oracle-passages").answer(Question("q", "Who?", ("Wu",), metadata))
+    trajectory = await make("oracle-passages").answer(Question("q", "Who?", ("Wu",), metadata))
     assert '\n\nDoc 1(Title: "Wu") He was king. Of Zhou.\nDoc 2(Title: "Zhou") A dynasty.\n\n' in server.asked[0].prompt
-    assert (outcome.prediction, index.queries) == ("King Wu", [])
-    assert [passage.id for passage in outcome.steps[0].passages] == ["Wu", "Zhou"]
+    assert (trajectory.answer, index.queries) == ("King Wu", [])
+    assert [passage.id for passage in next(steps(trajectory)).passages] == ["Wu", "Zhou"]
 
 
 @pytest.mark.asyncio
@@ -46,9 +47,9 @@ async def test_titles_alone_are_looked_up(make, server, index):
     server.replies = ["King Wu"]
     index.passages = {
         "Zhou Dynasty": [
-            Document("1", '"Zhou"\nno'), Document("2", '"Zhou dynasty"\nyes'), Document("3", '"Zhou dynasty"\nx'),
+            Passage("1", '"Zhou"\nno'), Passage("2", '"Zhou dynasty"\nyes'), Passage("3", '"Zhou dynasty"\nx'),
         ],
-        "Lost": [Document("1", '"Zhou"\nno')],
+        "Lost": [Passage("1", '"Zhou"\nno')],
     }  # fmt: skip
     question = Question("q", "Who?", ("Wu",), {"supporting_titles": ["Zhou Dynasty", "Lost"]})
     await make("oracle-passages").answer(question)

@@ -3,6 +3,7 @@
 import pytest
 
 from flashrag.dataset import Question
+from flashrag.episode import steps
 from flashrag.errors import UserError
 
 PROMPT = (
@@ -23,14 +24,14 @@ INFORMATION = (
 @pytest.mark.asyncio
 async def test_an_episode_in_search_r1s_tags(make, server, index, question):
     server.replies = [SEARCH, "<think> Wu. </think> <answer> King Wu </answer>"]
-    outcome = await make("search-r1").answer(question)
+    trajectory = await make("search-r1").answer(question)
     assert index.queries == ["first king of Zhou"]
     first, second = server.asked
     assert first.prompt == PROMPT
     assert second.prompt == PROMPT + SEARCH + INFORMATION
     assert first.stop == second.stop == ["</search>", "</answer>"]
-    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "answered")
-    assert [(step.kind, step.text) for step in outcome.steps] == [
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "answered")
+    assert [(step.kind, step.text) for step in steps(trajectory)] == [
         ("think", "Zhou?"),
         ("query", "first king of Zhou"),
         ("result", INFORMATION.strip().removeprefix("<information>").removesuffix("</information>")),
@@ -38,19 +39,16 @@ async def test_an_episode_in_search_r1s_tags(make, server, index, question):
         ("generation", "<answer> King Wu </answer>"),
         ("answer", "King Wu"),
     ]
-    assert outcome.episode is not None
-    spliced = [segment.text for segment in outcome.episode.segments if segment.source == "result"]
+    spliced = [segment.text for segment in trajectory.segments if segment.source == "result"]
     assert spliced == [INFORMATION]
-    assert sum(outcome.episode.loss_mask) == len(outcome.episode.response_ids) - len(
-        outcome.episode.segments[1].token_ids
-    )
+    assert (trajectory.dialect, trajectory.format_valid) == ("search-r1", True)
 
 
 @pytest.mark.asyncio
 async def test_an_answer_without_a_block_is_none(make, server, question):
     server.replies = ["I do not know."]
-    outcome = await make("search-r1").answer(question)
-    assert (outcome.prediction, outcome.end_reason) == ("", "eos")
+    trajectory = await make("search-r1").answer(question)
+    assert (trajectory.answer, trajectory.end_reason) == ("", "eos")
 
 
 @pytest.mark.asyncio

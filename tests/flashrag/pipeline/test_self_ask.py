@@ -24,7 +24,7 @@ async def test_each_follow_up_question_is_searched_for(make, server, index, ques
         " King Wu ruled it first.\nSo the final answer is: King Wu",
     ]
     index.passages = {"Who ruled Zhou first?": []}
-    outcome = await make("self-ask").answer(question)
+    trajectory = await make("self-ask").answer(question)
     assert index.queries == ["What came after the Shang?", "Who ruled Zhou first?"]
     first, second, third = server.asked
     assert first.prompt == f"{INSTRUCTION}{EXAMPLES}\n\n{ASKS}"
@@ -33,23 +33,23 @@ async def test_each_follow_up_question_is_searched_for(make, server, index, ques
     asked_twice = f"{asked_once} Zhou came after it.\nFollow up: Who ruled Zhou first?\nIntermediate answer:"
     assert third.prompt == f"{INSTRUCTION}{EXAMPLES}\n\n{ASKS}{asked_twice}"
     assert {tuple(asked.stop) for asked in server.asked} == {tuple(STOPS)}
-    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "answered")
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "answered")
     assert EXAMPLES.count("Question: ") == 4
 
 
 @pytest.mark.asyncio
 async def test_a_question_that_needs_no_follow_up_is_answered_without_a_search(make, server, index, question):
     server.replies = [" No.\nSo the final answer is: King Wu.\n"]
-    outcome = await make("self-ask").answer(question)
-    assert (outcome.prediction, index.queries) == ("King Wu", [])
+    trajectory = await make("self-ask").answer(question)
+    assert (trajectory.answer, index.queries) == ("King Wu", [])
 
 
 @pytest.mark.asyncio
 async def test_out_of_rounds_or_questions_the_answer_is_asked_for(make, server, index, question):
     server.replies = [" Yes.\nFollow up: a?\n", " King Wu\n"]
-    outcome = await make("self-ask", max_iterations=1).answer(question)
+    trajectory = await make("self-ask", max_iterations=1).answer(question)
     assert server.asked[-1].prompt.endswith("Follow up: a?\nIntermediate answer:\nSo the final answer is:")
-    assert (outcome.prediction, outcome.end_reason, index.queries) == ("King Wu", "iterations", ["a?"])
+    assert (trajectory.answer, trajectory.end_reason, index.queries) == ("King Wu", "iterations", ["a?"])
     server.replies = ["", "Wu"]
-    assert (await make("self-ask").answer(question)).prediction == "Wu"
+    assert (await make("self-ask").answer(question)).answer == "Wu"
     assert server.asked[-1].prompt.endswith("needed here: So the final answer is:")

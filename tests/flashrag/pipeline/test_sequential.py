@@ -2,7 +2,8 @@
 
 import pytest
 
-from flashrag.pipeline import Passage, Step, StepKind
+from flashrag.document import Passage
+from flashrag.episode import Step, StepKind, steps
 
 PASSAGES = (
     Passage("1", '"King Wu of Zhou"\nKing Wu was the first king of Zhou.', 1.0),
@@ -13,7 +14,7 @@ PASSAGES = (
 @pytest.mark.asyncio
 async def test_naive_rag_searches_with_the_question_and_answers_from_the_passages(make, server, index, question):
     server.replies = [" King Wu "]
-    outcome = await make("naive").answer(question)
+    trajectory = await make("naive").answer(question)
     assert index.queries == ["Who was the first king of Zhou?"]
     (asked,) = server.asked
     assert asked.prompt == (
@@ -26,15 +27,15 @@ async def test_naive_rag_searches_with_the_question_and_answers_from_the_passage
         "Answer:"
     )
     assert (asked.stop, asked.max_tokens) == (["\n"], 128)
-    assert (outcome.prediction, outcome.end_reason) == ("King Wu", "eos")
-    assert outcome.steps == (
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "eos")
+    assert tuple(steps(trajectory)) == (
         Step(StepKind.QUERY, "Who was the first king of Zhou?"),
         Step(StepKind.RESULT, "", PASSAGES),
         Step(StepKind.GENERATION, " King Wu "),
         Step(StepKind.ANSWER, "King Wu"),
     )
     prompt_tokens = len(server.tokenizer.encode(asked.prompt))
-    usage = outcome.usage
+    usage = trajectory.usage
     assert (usage.prompt_tokens, usage.completion_tokens) == (prompt_tokens, 7)
     assert (usage.generator_calls, usage.searches) == (1, 1)
 
@@ -60,11 +61,11 @@ async def test_an_instruct_model_gets_the_same_words_in_its_chat_template(make, 
 @pytest.mark.asyncio
 async def test_zero_shot_asks_the_model_alone(make, server, index, question):
     server.replies = ["King Wen"]
-    outcome = await make("zero-shot").answer(question)
+    trajectory = await make("zero-shot").answer(question)
     assert [asked.prompt for asked in server.asked] == [
         "Answer the question based on your own knowledge. Only give me the answer and do not output any other words."
         "\n\nQuestion: Who was the first king of Zhou?\nAnswer:"
     ]
     assert index.queries == []
-    assert [step.kind for step in outcome.steps] == ["generation", "answer"]
-    assert (outcome.prediction, outcome.usage.searches) == ("King Wen", 0)
+    assert [step.kind for step in steps(trajectory)] == ["generation", "answer"]
+    assert (trajectory.answer, trajectory.usage.searches) == ("King Wen", 0)

@@ -10,6 +10,7 @@ import pytest
 from flashrag.config import Config
 from flashrag.dataset import Question
 from flashrag.document import Document, Hit
+from flashrag.episode import steps
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import METHODS, SequentialPipeline
 from flashrag.pipeline.trace import PromptTooLong
@@ -26,11 +27,11 @@ async def test_passages_that_leave_no_room_are_dropped_last_ones_first(make, ser
     whole_tokens = len(server.tokenizer.encode(whole.prompt))
     assert whole.prompt.count("Doc ") == 5
     limit = whole_tokens + 128 - 1  # one token short of the whole and its answer
-    outcome = await make("naive", generator_max_input_len=limit).answer(question)
+    trajectory = await make("naive", generator_max_input_len=limit).answer(question)
     fitted = server.asked[1]
     assert fitted.prompt.count("Doc ") == 4
     assert "T4" not in fitted.prompt
-    assert len(outcome.steps[1].passages) == 5  # what was found is still told
+    assert len(list(steps(trajectory))[1].passages) == 5  # what was found is still told
 
 
 @pytest.mark.asyncio
@@ -50,7 +51,7 @@ async def test_a_special_token_in_a_passage_is_text(make, server, index, questio
 @pytest.mark.asyncio
 async def test_a_chat_server_gets_messages(make, server, question):
     server.replies = ["King Wu"]
-    outcome = await make("zero-shot", framework="openai_chat", generation_params={"max_tokens": 50}).answer(question)
+    trajectory = await make("zero-shot", framework="openai_chat", generation_params={"max_tokens": 50}).answer(question)
     (body,) = server.chats
     assert body["messages"] == [
         {
@@ -61,7 +62,7 @@ async def test_a_chat_server_gets_messages(make, server, question):
         {"role": "user", "content": "Question: Who was the first king of Zhou?"},
     ]
     assert (body["max_tokens"], body["temperature"], "continue_final_message" in body) == (50, 0.0, False)
-    assert (outcome.prediction, outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == ("King Wu", 11, 7)
+    assert (trajectory.answer, trajectory.usage.prompt_tokens, trajectory.usage.completion_tokens) == ("King Wu", 11, 7)
 
 
 @pytest.mark.asyncio
@@ -147,12 +148,12 @@ async def test_sixty_four_questions_at_once_do_not_mix(make, server, index, meth
     metadata = {"supporting": ["King Wu of Zhou"]}
     questions = [Question(str(n), f"What is item {n}?", (str(n),), metadata) for n in range(64)]
     pipeline = make(method, generator_max_retries=3)  # a server may close an idle connection as it is used again
-    outcomes = await asyncio.gather(*(pipeline.answer(question) for question in questions))
-    assert [outcome.prediction for outcome in outcomes] == [question.id for question in questions]
-    for question, outcome in zip(questions, outcomes, strict=True):
-        mentioned = {n for step in outcome.steps for n in NUMBER.findall(step.text)}
+    trajectories = await asyncio.gather(*(pipeline.answer(question) for question in questions))
+    assert [trajectory.answer for trajectory in trajectories] == [question.id for question in questions]
+    for question, trajectory in zip(questions, trajectories, strict=True):
+        mentioned = {n for step in steps(trajectory) for n in NUMBER.findall(step.text)}
         assert mentioned <= {question.id}
-        assert outcome.usage.searches == sum(step.kind == "query" for step in outcome.steps)
+        assert trajectory.usage.searches == sum(step.kind == "query" for step in steps(trajectory))
 
 
 def test_parts_that_a_method_needs_must_be_given():

@@ -47,5 +47,5 @@ def test_a_call_is_answered_by_its_output():
     tool = python_tool(PythonSandbox())
     assert (tool.name, tool.tag) == ("python", PYTHON)
     result = asyncio.run(tool.call("print(6 * 7)"))
-    assert [(document.id, document.contents) for document in result.documents] == [("output", "42")]
-    assert result.scores == ()
+    assert [(document.id, document.contents) for document in result.passages] == [("output", "42")]
+    assert [passage.score for passage in result.passages] == [None]

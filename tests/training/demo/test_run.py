@@ -1,6 +1,6 @@
 """The demo's folder and report, without engines: what a second run does, and where the figures come from."""
 
-import gzip
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +8,16 @@ from pathlib import Path
 import pandas
 import pytest
 
+from flashrag.episode import Trajectory
 from flashrag.errors import UserError
+from flashrag.system.json_lines import append_line
 from flashrag.system.processes import tail
 from training.demo.folder import DemoFolder, DemoOptions, Stopwatch, open_folder
 from training.demo.report import read_curves, same_answers, token_exactness
 from training.demo.run import check_cpu_stack, main, parse_arguments, write_data
 from training.demo.world import make_world
 from training.trainer_process import trainer_environment
+from verl_search.rollout.trajectories import Retention, TrajectoryWriter
 
 OPTIONS = DemoOptions(seed=1, steps=20, irrelevant_search=False)
 
@@ -95,19 +98,17 @@ def test_curves_take_the_last_value_of_a_repeated_step(tmp_path: Path) -> None:
 
 def test_trainer_and_evaluation_are_compared_question_by_question(tmp_path: Path) -> None:
     folder = DemoFolder(tmp_path)
-    validation = folder.training / "trajectories" / "val"
-    validation.mkdir(parents=True)
-    (folder.training / "metrics").mkdir()
-    records = [{"question_id": f"q{i}", "answer": answer, "em": float(i == 0)} for i, answer in enumerate("ab")]
-    for step, kept in ((4, records), (0, [{"question_id": "q9", "answer": "z", "em": 0.0}])):
-        with gzip.open(validation / f"step_{step:06d}.1.jsonl.gz", "wt") as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)
-    items = [
-        {"id": "q0", "prediction": "a", "metrics": {"em": 1.0}},
-        {"id": "q1", "prediction": "c", "metrics": {"em": 0.0}},
-    ]
+    (folder.training / "metrics").mkdir(parents=True)
+    writer = TrajectoryWriter(folder.training / "trajectories", Retention(keep_every=1))
+
+    def answered(number: int, answer: str, em: float, step: int | None = None) -> Trajectory:
+        return Trajectory(f"q{number}", "?", ("a",), answer=answer, metrics={"em": em}, split="val", step=step)
+
+    for kept in (answered(0, "a", 1.0, step=4), answered(1, "b", 0.0, step=4), answered(9, "z", 0.0, step=0)):
+        asyncio.run(writer.write(kept))
     folder.evaluation("trained").mkdir(parents=True)
-    (folder.evaluation("trained") / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    for kept in (answered(0, "a", 1.0), answered(1, "c", 0.0)):
+        append_line(folder.evaluation("trained") / "items.jsonl", kept.to_json())
     assert same_answers(folder, 4) == {"questions": 2, "same_answer": 1, "same_em": 2}
     assert token_exactness(folder)["trajectories_checked"] == 3
 

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import gc
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +16,14 @@ from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
 from flashrag.client import RetrievalClient
 from flashrag.client.reply import Retryable
-from flashrag.document import Document, Hit
-from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, SearchRecord, Segment, Source
+from flashrag.document import Document, Hit, Passage
+from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, Segment, Source, ToolCall, Trajectory
 from flashrag.errors import ReSearchError, SearchError, ToolError
 from flashrag.tools import PythonSandbox
 from verl_search.rollout import agent_loop
 from verl_search.rollout.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.rollout.reward import episode_reward
-from verl_search.rollout.trajectory_files import read_trajectories
+from verl_search.rollout.trajectories import read_trajectories
 from verl_search.settings import compose_config
 from verl_search.trainer.stopping import StopTraining
 
@@ -36,8 +35,8 @@ EPISODE = Episode(
         Segment(Source.RESULT, " <result>\nd\n</result>", (20, 21, 22)),
         Segment(Source.MODEL, "done", (12,), (-0.3,)),
     ],
-    searches=[SearchRecord("q", ("d1",), 0.25)],
-    ended_by=EndReason.EOS,
+    calls=[ToolCall("q", (Passage("d1", "text", 0.5),), 0.25)],
+    end_reason=EndReason.EOS,
 )
 
 
@@ -79,7 +78,7 @@ def test_an_episode_without_a_token_is_one_token_without_loss() -> None:
     output = output_of(Episode((1, 2), [], [], EndReason.DEADLINE))
     assert (output.response_ids, output.response_mask, output.response_logprobs) == ([2], [0], [0.0])
     rollout = output.extra_fields["search_rollout"]
-    assert (rollout["sampled_tokens"], rollout["spliced_tokens"], rollout["ended_by"]) == (0.0, 0.0, "deadline")
+    assert (rollout["sampled_tokens"], rollout["spliced_tokens"], rollout["end_reason"]) == (0.0, 0.0, "deadline")
     assert output.extra_fields["response_fingerprint"] == fingerprint([2])
     assert output.extra_fields["trained_fingerprint"] == fingerprint([])
 
@@ -209,13 +208,10 @@ def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: 
     assert output.response_logprobs == [-0.5] * len(sampled) + [0.0] * len(spliced) + [-0.5] * len(answer)
     assert server.prompts[1] == output.prompt_ids + sampled + spliced
     assert output.reward_score == 1.0
-    (record,) = read_trajectories(tmp_path, "train", step=3)
-    assert (record["group_id"], record["session"], record["weights_steps"]) == ("u7", 1, [2, None])
-    assert (record["question_id"], record["answer"], record["searches"][0]["document_ids"]) == (
-        "dev_0",
-        "Wildford",
-        ["204"],
-    )
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.group_id, kept.session, kept.weights_steps) == ("u7", 1, (2, None))
+    assert (kept.question_id, kept.answer, kept.reward, kept.dialect) == ("dev_0", "Wildford", 1.0, "research")
+    assert [passage.id for passage in kept.calls[0].passages] == ["204"]
 
 
 def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_path: Path) -> None:
@@ -226,11 +222,11 @@ def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_pat
         return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 
     output = asyncio.run(run())
-    assert output.extra_fields["search_rollout"]["ended_by"] == "deadline"
+    assert output.extra_fields["search_rollout"]["end_reason"] == "deadline"
     # Step 3 samples with what step 2 has trained.
     assert (output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (2, 2)
-    (record,) = read_trajectories(tmp_path, "train", step=3)
-    assert (record["ended_by"], record["segments"]) == ("deadline", [])
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.end_reason, kept.segments) == ("deadline", ())
 
 
 @pytest.fixture
@@ -259,9 +255,9 @@ def test_a_violated_invariant_stops_the_run_and_leaves_the_trajectory_in_a_file(
     (reason,) = stop_reasons
     assert reason.startswith("a rollout failed: ReSearchError: an episode is not token-exact")
     assert str(file) in reason
-    written = json.loads(file.read_text(encoding="utf-8"))
-    assert written["question"] == ROW["raw_prompt"][0]["content"]
-    assert written["episode"]["segments"][1]["source"] == "result"
+    written = Trajectory.from_json(file.read_bytes())
+    assert written.question == ROW["raw_prompt"][0]["content"]
+    assert written.segments[1].source == "result"
     assert not list(tmp_path.glob("train/*"))
 
 
@@ -370,8 +366,8 @@ def test_code_is_run_and_its_output_is_a_result_like_any_other(tmp_path: Path) -
     assert output.reward_score == 1.0
     rollout = output.extra_fields["search_rollout"]
     assert (rollout["searches"], rollout["tool_calls"]) == (0.0, 1.0)
-    (record,) = read_trajectories(tmp_path, "train", step=3)
-    assert (record["searches"][0]["tool"], record["searches"][0]["query"]) == ("python", "print(6 * 7)")
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.calls[0].tool, kept.calls[0].query) == ("python", "print(6 * 7)")
 
 
 def test_each_turn_of_each_episode_has_a_seed_of_its_own(tmp_path: Path) -> None:
@@ -397,7 +393,7 @@ def test_a_sandbox_that_fails_is_a_failed_search(tmp_path: Path, monkeypatch: py
         raise ToolError("no namespaces are left")
 
     output = asyncio.run(run())
-    assert output.extra_fields["search_rollout"]["ended_by"] == "search_failed"
+    assert output.extra_fields["search_rollout"]["end_reason"] == "search_failed"
     assert set(output.response_mask) == {0}
 
 

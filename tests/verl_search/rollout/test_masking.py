@@ -4,7 +4,6 @@ The trajectory was written by a run of the demo (seed 1), the policy is the demo
 the clipped policy loss and the low-variance KL of the training config, with the mask that the agent loop hands over.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
 from verl.utils.config import omega_conf_to_dataclass
 
-from flashrag.episode import EndReason, Episode, Segment, Source
+from flashrag.episode import EndReason, Episode, Source, Trajectory
 from verl_search.rollout.agent_loop import agent_loop_output
 from verl_search.rollout.reward import episode_reward
 from verl_search.settings import compose_config
@@ -26,12 +25,8 @@ ADVANTAGE = 1.5
 
 @cache
 def real_trajectory() -> Episode:
-    record = json.loads(TRAJECTORY.read_text(encoding="utf-8"))
-    segments = [
-        Segment(Source(s["source"]), s["text"], tuple(s["token_ids"]), s["log_probs"] and tuple(s["log_probs"]))
-        for s in record["segments"]
-    ]
-    return Episode(tuple(record["prompt_ids"]), segments, ended_by=EndReason(record["ended_by"]))
+    kept = Trajectory.from_json(TRAJECTORY.read_bytes())
+    return Episode(kept.prompt_ids, list(kept.segments), list(kept.calls), EndReason(kept.end_reason))
 
 
 def gradient(targets: list[int]) -> torch.Tensor:

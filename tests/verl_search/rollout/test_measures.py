@@ -2,7 +2,7 @@
 
 import pytest
 
-from flashrag.episode import EndReason, Episode, SearchRecord, Segment, Source
+from flashrag.episode import EndReason, Episode, Segment, Source, ToolCall
 from verl_search.rollout.measures import (
     repeat_rate,
     rollout_measures,
@@ -27,7 +27,7 @@ def rollout(**changes: float | str | None) -> dict[str, float | str | None]:
         "search_s": 0.2,
         "generate_s": 1.0,
         "think_repeat_rate": 0.0,
-        "ended_by": "eos",
+        "end_reason": "eos",
         "group_id": "g",
         "reward": 0.1,
         "log_prob_sum": -6.0,
@@ -45,9 +45,9 @@ def test_measures_of_an_episode() -> None:
             Segment(Source.MODEL, r"<think> e </think> <answer> \boxed{ Gold } </answer>", (12,), (-0.3,)),
         ],
         [
-            SearchRecord("q", ("d1",), 0.25),
-            SearchRecord("q", ("d1",), 0.5),
-            SearchRecord("print(1)", ("output",), 0.1, tool="python"),
+            ToolCall("q", latency_s=0.25),
+            ToolCall("q", latency_s=0.5),
+            ToolCall("print(1)", latency_s=0.1, tool="python"),
         ],
         EndReason.EOS,
         generate_spans=[(10.0, 11.5), (12.0, 12.5)],
@@ -67,7 +67,7 @@ def test_measures_of_an_episode() -> None:
         "think_repeat_rate": pytest.approx(1 / 6),
     }
     assert training_measures(episode, episode_reward(episode, ["gold"])) == {
-        "ended_by": "eos",
+        "end_reason": "eos",
         "reward": 1.0,
         "log_prob_sum": pytest.approx(-0.1 - 0.2 - 0.3),
         "generate_spans": [(10.0, 11.5), (12.0, 12.5)],
@@ -97,14 +97,14 @@ def test_repeats_are_counted_from_the_second_occurrence() -> None:
 
 
 def test_metrics_of_a_step() -> None:
-    rollouts = [rollout(em=1.0, searches=2.0, search_s=0.4), rollout(searches=0.0, search_s=0.0, ended_by="length")]
+    rollouts = [rollout(em=1.0, searches=2.0, search_s=0.4), rollout(searches=0.0, search_s=0.0, end_reason="length")]
     metrics = rollout_metrics(rollouts)
     assert metrics["rollout/em"] == 0.5
     assert metrics["rollout/searches"] == 1.0
     assert metrics["rollout/search_latency_s"] == pytest.approx(0.4 / 2)  # per search, not per episode
     assert metrics["rollout/search_s"] == pytest.approx(0.2)
-    assert metrics["rollout/ended_by/eos"] == metrics["rollout/ended_by/length"] == 0.5
-    assert metrics["rollout/ended_by/search_limit"] == 0.0
+    assert metrics["rollout/end_reason/eos"] == metrics["rollout/end_reason/length"] == 0.5
+    assert metrics["rollout/end_reason/search_limit"] == 0.0
 
 
 def test_the_engines_are_busy_while_any_of_a_steps_episodes_decodes() -> None:

@@ -9,15 +9,15 @@ THINK = " <think> I know. </think>"
 ANSWER = r" <answer> The final answer is \[ \boxed{King Wu} \] </answer>"
 
 
-def episode(*texts: str, ended_by: EndReason = EndReason.EOS) -> Episode:
+def episode(*texts: str, end_reason: EndReason = EndReason.EOS) -> Episode:
     """Model and result segments in turn; the ids do not matter to the reward."""
     sources = (Source.MODEL, Source.RESULT)
     segments = [Segment(sources[i % 2], text, (1,)) for i, text in enumerate(texts)]
-    return Episode((0,), segments, ended_by=ended_by)
+    return Episode((0,), segments, end_reason=end_reason)
 
 
 @pytest.mark.parametrize(
-    ("sampled", "gold", "ended_by", "value"),
+    ("sampled", "gold", "end_reason", "value"),
     [
         (THINK + ANSWER, ["king wu"], EndReason.EOS, 1.0),
         (THINK + ANSWER, ["Wu of Zhou", "The King Wu"], EndReason.EOS, 1.0),
@@ -27,8 +27,8 @@ def episode(*texts: str, ended_by: EndReason = EndReason.EOS) -> Episode:
         (THINK + ANSWER, ["King Wu"], EndReason.SEARCH_FAILED, 0.0),
     ],
 )
-def test_exact_match_reward(sampled: str, gold: list[str], ended_by: EndReason, value: float) -> None:
-    assert episode_reward(episode(sampled, ended_by=ended_by), gold).value == value
+def test_exact_match_reward(sampled: str, gold: list[str], end_reason: EndReason, value: float) -> None:
+    assert episode_reward(episode(sampled, end_reason=end_reason), gold).value == value
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def outputs() -> list[AgentLoopOutput]:
         segments = [
             Segment(Source.RESULT if i % 2 else Source.MODEL, "", ids(length)) for i, length in enumerate(lengths)
         ]
-        ended_by = EndReason.SEARCH_FAILED if len(found) == 5 else EndReason.EOS
-        episode = Episode(prompt, segments, ended_by=ended_by)
+        end_reason = EndReason.SEARCH_FAILED if len(found) == 5 else EndReason.EOS
+        episode = Episode(prompt, segments, end_reason=end_reason)
         found.append(agent_loop_output(episode, Reward(reward, "", AnswerScore(0.0, 0.0, 0.0)), {}))
     return found
 

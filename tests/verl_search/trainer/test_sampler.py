@@ -30,7 +30,7 @@ def rollout(**changes: float | str) -> dict[str, float | str]:
         "search_s": 0.2,
         "generate_s": 1.0,
         "think_repeat_rate": 0.0,
-        "ended_by": "eos",
+        "end_reason": "eos",
         "reward": 0.1,
         "log_prob_sum": -6.0,
         "generate_spans": [(0.0, 1.0)],

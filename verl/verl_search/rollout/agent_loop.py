@@ -28,6 +28,7 @@ from flashrag.episode import (
     Limits,
     Tool,
     ToolResult,
+    Trajectory,
     prompt_token_ids,
     run_episode,
 )
@@ -40,8 +41,7 @@ from verl_search.rollout.measures import rollout_measures, training_measures
 from verl_search.rollout.outage import EpisodeClock, Outage
 from verl_search.rollout.reward import Reward, episode_reward
 from verl_search.rollout.sampling import ABORTED, search_sampling_params, seeded
-from verl_search.rollout.trajectories import TrajectoryRecord, as_json, write_violation
-from verl_search.rollout.trajectory_files import Retention, TrajectoryWriter
+from verl_search.rollout.trajectories import Retention, TrajectoryWriter, write_violation
 from verl_search.settings import SearchSettings
 from verl_search.trainer.stopping import StopTraining, request_stop
 
@@ -140,20 +140,17 @@ class SearchAgentLoop(AgentLoopBase):
             raise
 
     async def _run(self, sampling_params: dict[str, Any], priority: int, row: dict[str, Any]) -> AgentLoopOutput:
-        question = row["raw_prompt"][-1]["content"]
-        question_id = str(row["extra_info"].get("id", row["index"]))
         shared, settings = self.shared, self.shared.settings
-        seed = None
+        asked = _asked(row)
+        engine = _Engine(shared.engine_name, self.server_manager, sampling_params, shared.codec, priority)
         if settings.seed is not None:
-            seed = (settings.seed, row["split"], int(row["global_steps"]), question_id, int(row["session_id"]))
-        engine = _Engine(shared.engine_name, self.server_manager, sampling_params, shared.codec, priority, seed)
+            engine.seed = (settings.seed, row["split"], asked["step"], asked["question_id"], asked["session"])
+        clock = EpisodeClock()
         try:
-            clock = EpisodeClock()
-            search = partial(self._search, clock=clock)
             episode = await run_episode(
-                shared.prompt_ids(question),
+                shared.prompt_ids(asked["question"]),
                 engine.generate,
-                search,
+                partial(self._search, clock=clock),
                 shared.codec,
                 shared.limits,
                 tools=shared.tools,
@@ -161,26 +158,20 @@ class SearchAgentLoop(AgentLoopBase):
             )
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
-            path = write_violation(settings.trajectory_path(), question, violation)
+            path = write_violation(settings.trajectory_path(), violation, **asked)
             raise ReSearchError(f"an episode is not token-exact ({violation}); its trajectory: {path}") from violation
-        gold_answers = list(row["reward_model"]["ground_truth"])
-        reward = episode_reward(episode, gold_answers, settings.answer_metric, settings.reward_rule)
-        record = TrajectoryRecord(
-            question_id=question_id,
-            data_source=str(row["data_source"]),
-            question=question,
-            gold_answers=gold_answers,
-            step=int(row["global_steps"]),
-            split=row["split"],
-            group_id=str(row["uid"]),
-            session=int(row["session_id"]),
+        reward = episode_reward(episode, asked["gold_answers"], settings.answer_metric, settings.reward_rule)
+        trajectory = Trajectory.of_episode(
+            episode,
+            reward=reward.value,
+            reward_reason=reward.reason,
+            metrics=reward.answer._asdict(),
             weights_steps=(engine.extra_fields.get("min_global_steps"), engine.extra_fields.get("max_global_steps")),
-            episode=episode,
-            reward=reward,
+            **asked,
         )
-        await shared.writer.write(record.split, record.step, lambda: as_json(record))
+        await shared.writer.write(trajectory)
         # An episode that a deadline cut off before its first token has nothing from the engine.
-        weights_step = record.step - 1
+        weights_step = asked["step"] - 1
         unsampled = {"min_global_steps": weights_step, "max_global_steps": weights_step}
         extra_fields = {**unsampled, **engine.extra_fields}
         return agent_loop_output(episode, reward, extra_fields, mask_results=settings.mask_results)
@@ -188,6 +179,20 @@ class SearchAgentLoop(AgentLoopBase):
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
         found = await self.shared.outage.wait_out(lambda: self.client.search_scored(query), clock)
         return ToolResult.ranked(found)
+
+
+def _asked(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a trajectory that a dataset row determines."""
+    return {
+        "question_id": str(row["extra_info"].get("id", row["index"])),
+        "question": row["raw_prompt"][-1]["content"],
+        "gold_answers": tuple(row["reward_model"]["ground_truth"]),
+        "data_source": str(row["data_source"]),
+        "split": row["split"],
+        "step": int(row["global_steps"]),
+        "group_id": str(row["uid"]),
+        "session": int(row["session_id"]),
+    }
 
 
 class _Engine:
@@ -200,9 +205,9 @@ class _Engine:
         sampling_params: dict[str, Any],
         codec: EpisodeCodec,
         priority: int,
-        seed: tuple[object, ...] | None = None,
     ):
-        self.name, self.server_manager, self.seed = name, server_manager, seed
+        self.name, self.server_manager = name, server_manager
+        self.seed: tuple[object, ...] | None = None
         self.sampling_params = search_sampling_params(name, sampling_params, codec)
         self.priority = priority
         # One id for the whole episode keeps its turns on one server, where their prefix is cached.
@@ -248,7 +253,7 @@ def agent_loop_output(
     episode: Episode, reward: Reward, extra_fields: dict[str, Any], *, mask_results: bool = True
 ) -> AgentLoopOutput:
     """The episode as verl trains on it. After a failed search, which is not the model's mistake, it carries no loss."""
-    failed = episode.ended_by is EndReason.SEARCH_FAILED
+    failed = episode.end_reason is EndReason.SEARCH_FAILED
     loss_mask = episode.loss_mask if mask_results else [1] * len(episode.loss_mask)
     loss_mask = [0] * len(loss_mask) if failed else loss_mask
     trained_ids = [i for i, trains in zip(episode.response_ids, loss_mask, strict=True) if trains]

@@ -21,14 +21,14 @@ _WORD = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 
 def rollout_measures(episode: Episode, reward: Reward) -> dict[str, float]:
     """The numbers of one episode that upstream averages over a validation and `rollout_metrics` over a step."""
-    searches = [call for call in episode.searches if call.tool == "search"]
+    searches = [call for call in episode.calls if call.tool == "search"]
     return {
         "em": reward.answer.em,
         "f1": reward.answer.f1,
         "format_valid": float(episode.format_fault is None),
         "searches": float(len(searches)),
-        "tool_calls": float(len(episode.searches)),
-        "search_failed": float(episode.ended_by is EndReason.SEARCH_FAILED),
+        "tool_calls": float(len(episode.calls)),
+        "search_failed": float(episode.end_reason is EndReason.SEARCH_FAILED),
         "sampled_tokens": float(count_tokens(episode, Source.MODEL)),
         "spliced_tokens": float(count_tokens(episode, Source.RESULT)),
         "search_s": sum(search.latency_s for search in searches),
@@ -42,7 +42,7 @@ def training_measures(episode: Episode, reward: Reward) -> dict[str, Any]:
     log_probs = [segment.log_probs for segment in episode.segments if segment.source is Source.MODEL]
     log_prob_sum = None if None in log_probs else sum(sum(values) for values in log_probs if values)
     return {
-        "ended_by": episode.ended_by.value,
+        "end_reason": episode.end_reason.value,
         "reward": reward.value,
         "log_prob_sum": log_prob_sum,
         "generate_spans": episode.generate_spans,
@@ -102,9 +102,9 @@ def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if correct:
         tokens = sum(rollout["sampled_tokens"] for rollout in correct)
         metrics["rollout/correct_log_prob"] = sum(rollout["log_prob_sum"] for rollout in correct) / tokens
-    ended_by = Counter(rollout["ended_by"] for rollout in rollouts)
+    end_reasons = Counter(rollout["end_reason"] for rollout in rollouts)
     # Each reason every step: an alarm on one that stops occurring must see it at 0.
-    return metrics | {f"rollout/ended_by/{reason}": ended_by[reason] / len(rollouts) for reason in EndReason}
+    return metrics | {f"rollout/end_reason/{reason}": end_reasons[reason] / len(rollouts) for reason in EndReason}
 
 
 def united_s(spans: Iterable[tuple[float, float]]) -> float:

@@ -35,7 +35,7 @@ def episode_reward(
     scores = score_answer(episode.answer, gold_answers)
     fault = episode.format_fault
     if fault is not None and rule == "format_and_answer":
-        return Reward(0.0, f"format: {fault.value} (ended by {episode.ended_by.value})", scores)
+        return Reward(0.0, f"format: {fault.value} (end reason {episode.end_reason.value})", scores)
     correctness = scores.em if metric == "em" else scores.f1
     if correctness == 0.0:
         format_only = FORMAT_ONLY_REWARD if rule == "format_and_answer" else 0.0

@@ -1,95 +1,127 @@
-"""Trajectories as they are kept: every episode of every step as one JSON object; docs/trajectories.md names each field.
+"""The trajectories of a run on disk: JSON lines, appended by each worker process to files of its own, read by anyone.
 
-Does not cover: the files (trajectory_files.py).
+    <directory>/<train|val>/step_000010.<writer>.jsonl.gz
+    <directory>/violations/                                 episodes that were not token-exact: each stopped the run
+
+Each process writes files of its own, so nothing is locked. Whatever kills a run, every whole line can be read: by
+`read_trajectories` at any time, and by `pandas.read_json(path, lines=True)` once `cut_torn_tails` has run, which every
+start does. Does not cover: what a line holds (flashrag.episode.record), how a line is written (flashrag.system).
 """
 
-import json
+import asyncio
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-import numpy as np
-import orjson
+from flashrag.episode import Failure, InvariantViolation, Trajectory
+from flashrag.errors import ReSearchError, UserError
+from flashrag.system.json_lines import append_line, cut_torn_tail, read_lines
 
-from flashrag.episode import Episode, InvariantViolation, Source
-from verl_search.rollout.measures import count_tokens
-from verl_search.rollout.reward import Reward
+_FILE_NAME = re.compile(r"step_(\d{6,})\.[0-9a-f]+\.jsonl\.gz")
+# A kill tears at most the file that each worker was writing.
+_FILES_TO_MEND = 256
 
-SCHEMA_VERSION = 1
+
+class TrajectoryNotWritten(ReSearchError):
+    """The disk refused a trajectory."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrajectoryRecord:
-    """What is kept of one episode beside the episode itself.
+class Retention:
+    """Which steps stay on disk: each multiple of `keep_every`, and the newest `keep_last`."""
 
-    `group_id` is common to the episodes that one question was given in a step; `weights_steps` are the first and the
-    last step after which the weights that sampled it were taken, where the engine says so.
-    """
+    keep_every: int = 1
+    keep_last: int = 2
 
-    question_id: str
-    data_source: str
-    question: str
-    gold_answers: Sequence[str]
-    step: int
-    split: str
-    group_id: str
-    session: int
-    weights_steps: tuple[int | None, int | None]
-    episode: Episode
-    reward: Reward
+    def expired(self, steps: set[int], current: int) -> set[int]:
+        """The steps to delete while `current` is being written.
+
+        A later step is the remainder of a run that was killed and resumed before it; it stays until it is overtaken.
+        """
+        newest = sorted(step for step in steps | {current} if step <= current)[-self.keep_last :]
+        return {step for step in steps if step < current and step % self.keep_every and step not in newest}
 
 
-def as_json(record: TrajectoryRecord) -> bytes:
-    """One line of a trajectory file, without the line break."""
-    episode = record.episode
-    return orjson.dumps(
-        {
-            "version": SCHEMA_VERSION,
-            "written_at": time.time(),
-            "split": record.split,
-            "step": record.step,
-            "weights_steps": record.weights_steps,
-            "group_id": record.group_id,
-            "session": record.session,
-            "question_id": record.question_id,
-            "data_source": record.data_source,
-            "question": record.question,
-            "gold_answers": list(record.gold_answers),
-            "answer": episode.answer,
-            "reward": record.reward.value,
-            "reason": record.reward.reason,
-            "em": record.reward.answer.em,
-            "f1": record.reward.answer.f1,
-            "ended_by": episode.ended_by,
-            "format_fault": episode.format_fault and episode.format_fault.name.lower(),
-            "generate_s": episode.generate_s,
-            "generate_spans": episode.generate_spans,
-            "sampled_tokens": count_tokens(episode, Source.MODEL),
-            "spliced_tokens": count_tokens(episode, Source.RESULT),
-            "searches": episode.searches,
-            "segments": [
-                {
-                    "source": s.source,
-                    "text": s.text,
-                    "token_ids": s.token_ids,
-                    # The engine's numbers are float32: written as such they take half the digits and lose nothing.
-                    "log_probs": None if s.log_probs is None else np.asarray(s.log_probs, np.float32),
-                }
-                for s in episode.segments
-            ],
-            "prompt_ids": episode.prompt_ids,
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
+class TrajectoryWriter:
+    """Appends trajectories to this process's files from a thread of its own; the event loop only hands them over."""
+
+    def __init__(self, directory: Path, retention: Retention):
+        self.directory = directory
+        self.retention = retention
+        self._name = uuid4().hex[:12]
+        self._step_by_split: dict[str, int] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="trajectories")
+
+    async def write(self, trajectory: Trajectory) -> None:
+        """Write a trajectory, which has a split and a step; when this returns, no kill can lose it.
+
+        Raises `TrajectoryNotWritten`; the file then holds what it held before.
+        """
+        await asyncio.wrap_future(self._thread.submit(self._write, trajectory))
+
+    def _write(self, trajectory: Trajectory) -> None:
+        split, step = trajectory.split, trajectory.step
+        assert split is not None and step is not None, "the trainer knows the split and the step of its episodes"
+        path = self.directory / split / f"step_{step:06d}.{self._name}.jsonl.gz"
+        try:
+            if self._step_by_split.get(split) != step:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                delete_expired(path.parent, step, self.retention)
+                self._step_by_split[split] = step
+            append_line(path, trajectory.to_json())
+        except OSError as error:
+            raise TrajectoryNotWritten(
+                f"a trajectory cannot be written to {path} ({error}); make room there, or set search.trajectory_dir"
+            ) from error
 
 
-def write_violation(directory: Path, question: str, violation: InvariantViolation) -> Path:
+def write_violation(directory: Path, violation: InvariantViolation, **fields: Any) -> Path:
     """Write the trajectory of a violated invariant to a file of its own and return its path."""
-    episode = violation.episode
-    path = directory / "violations" / f"{os.getpid()}_{id(episode):x}.json"
+    path = directory / "violations" / f"{os.getpid()}_{id(violation.episode):x}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"violation": str(violation), "question": question, "episode": asdict(episode)}
-    path.write_text(json.dumps(content, ensure_ascii=False, default=str, indent=1), encoding="utf-8")
+    error = Failure(type(violation).__name__, str(violation))
+    path.write_bytes(Trajectory.of_episode(violation.episode, error=error, **fields).to_json())
     return path
+
+
+def delete_expired(folder: Path, current: int, retention: Retention) -> None:
+    """Delete the files of expired steps in one split's folder; several processes may do so at once."""
+    steps = {path: _step_of(path) for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name)}
+    expired = retention.expired(set(steps.values()), current)
+    for path, step in steps.items():
+        if step in expired and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def trajectory_files(directory: Path, split: str = "*", step: int | None = None) -> list[Path]:
+    """The files of a run: train before val, by step."""
+    found = [path for path in directory.glob(f"{split}/step_*.jsonl.gz") if _FILE_NAME.fullmatch(path.name)]
+    chosen = [path for path in found if step is None or _step_of(path) == step]
+    return sorted(chosen, key=lambda path: (path.parent.name, _step_of(path), path.name))
+
+
+def read_trajectories(directory: Path, split: str = "*", step: int | None = None) -> Iterator[Trajectory]:
+    """The trajectories of a run's files; raises `UserError` for a damaged file, which a torn last line is not."""
+    for path in trajectory_files(directory, split, step):
+        for line in read_lines(path):
+            try:
+                yield Trajectory.from_json(line)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
+
+
+def cut_torn_tails(directory: Path) -> list[Path]:
+    """Cut half-written lines off the newest files and return those; call while nothing writes there."""
+    newest = sorted(trajectory_files(directory), key=lambda path: path.stat().st_mtime)[-_FILES_TO_MEND:]
+    return [path for path in newest if path.is_file() and cut_torn_tail(path)]
+
+
+def _step_of(path: Path) -> int:
+    match = _FILE_NAME.fullmatch(path.name)
+    assert match is not None, f"{path} was chosen by its name"
+    return int(match[1])

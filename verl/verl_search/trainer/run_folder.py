@@ -3,7 +3,7 @@
     metrics/<start>.jsonl   verl's file logger: one line a step, one file for each start of the trainer
     ended.json              why the last start of the trainer failed or stopped, with its exit code
 
-Does not cover: the checkpoints (checkpoints.py, export.py), the trajectories (rollout/trajectory_files.py).
+Does not cover: the checkpoints (checkpoints.py, export.py), the trajectories (rollout/trajectories.py).
 """
 
 import json
