@@ -1,7 +1,7 @@
 """Waiting for the retrieval servers: a search that failed while no server is healthy is repeated after the outage.
 
 Each agent-loop worker has one `Outage`, around the client and outside of the episodes. While a server is healthy, a
-failed search ends its episode. While none is, the episodes that search wait, and their clocks stand still. Does not
+search that fails twice ends its episode. While none is, the episodes that search wait, and their clocks stand still. Does not
 cover: the client's own attempts (flashrag/client/client.py), which come first.
 """
 
@@ -59,13 +59,18 @@ class Outage:
 
         Raises its `SearchError` when a server is healthy, and `StopTraining` after `max_outage_s` without a success.
         """
+        seen_healthy = False
         while True:
             started = time.monotonic()
             try:
                 found = await search()
             except SearchError:
-                if not await self._held_up(clock, started):
+                if await self._held_up(clock, started):
+                    seen_healthy = False
+                elif seen_healthy:
                     raise
+                else:  # the server may have come back between the failure and the look: one more attempt tells
+                    seen_healthy = True
             else:
                 self._since = None
                 return found
