@@ -1,7 +1,12 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from scripts.bench.evaluation import TARGETS, figures, main
+from fastapi import FastAPI, Request
+
+from flashrag.episode import Generation
+from scripts.bench.evaluation import TARGETS, Bench, figures, main
 from scripts.bench.report import print_report
 
 
@@ -18,6 +23,43 @@ def test_the_figures_are_medians_and_the_rounds_ratios(capsys):
         "failed": 1,
     }
     assert "| ours_over_sequential | 10 (5–12.5) | >= 8 |" in table
+
+
+class FakeModel:
+    """Samples as many tokens as the prompt has."""
+
+    served_name = "m"
+
+    async def generate(self, token_ids: list[int], *_: object) -> Generation:
+        return Generation(list(token_ids), None)
+
+    async def aclose(self) -> None: ...
+
+
+def test_the_engine_alone_gets_the_requests_of_the_pipeline(serve: Any):
+    asked: list[dict[str, Any]] = []
+    app = FastAPI()
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> dict[str, str]:
+        asked.append(await request.json())
+        return {}
+
+    bench = Bench.__new__(Bench)  # without the servers of a real one
+    bench.url, bench.failed, bench.generator, bench.client = f"{serve(app)}/v1/completions", 0, FakeModel(), FakeModel()
+
+    async def answer(question: Any) -> None:
+        if question.id == "bad":
+            raise ValueError("no answer")
+        await bench.generator.generate([1] * question.length, 384)
+
+    bench.pipeline = SimpleNamespace(answer=answer)
+    questions = [SimpleNamespace(id=str(n), length=n) for n in (1, 2, 3)] + [SimpleNamespace(id="bad")]
+    per_s = bench.measure(questions, few=1, concurrency=2, rounds=2)
+    assert {way: len(rounds) for way, rounds in per_s.items()} == {"ours": 2, "limit": 2, "sequential": 2}
+    assert bench.failed == 3  # once in the pass that is recorded, then once in each round
+    lengths = [(len(body["prompt"]), body["max_tokens"], body["min_tokens"]) for body in asked]
+    assert sorted(lengths) == [(n, n, n) for n in (1, 1, 2, 2, 3, 3)]
 
 
 def test_a_folder_without_a_demo_is_refused(tmp_path: Path, capsys):
