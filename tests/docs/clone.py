@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from flashrag.system.local_server import free_port
 from tests.docs.pages import ROOT
@@ -101,18 +102,20 @@ class Finished:
 
 
 class Clone:
-    """A shell in a fresh clone; `ports` maps the printed ports to those that are used in their place."""
+    """A shell in a fresh clone; `ports` are free ones in place of the printed ones."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = dict.fromkeys(PORTS, "")
+        self.ports = {port: str(free_port()) for port in PORTS}
         copy_repository(folder)
         write_inputs(folder)
+        config = folder / "evaluation" / "eval_config.yaml"
+        config.write_text(self.here(config.read_text(encoding="utf-8")), encoding="utf-8")
 
     def here(self, text: str, ports: Mapping[str, str] | None = None) -> str:
-        """The text with the ports of this clone."""
-        known = {**self.ports, **(ports or {})}
-        return _PRINTED_PORT.sub(lambda match: match.group(1) + (known[match.group(2)] or match.group(2)), text)
+        """The text with this clone's ports, or with the given ones."""
+        own = {**self.ports, **(ports or {})}
+        return _PRINTED_PORT.sub(lambda match: match.group(1) + own[match.group(2)], text)
 
     def run(self, script: str, *, timeout_s: float = 300.0) -> Finished:
         """Run a script as a user would type it."""
@@ -129,16 +132,14 @@ class Clone:
         return Finished(script, done.returncode, done.stdout, done.stderr)
 
     @contextlib.contextmanager
-    def served(self, script: str, port: str, ready: str, *, timeout_s: float = 300.0) -> Iterator[str]:
-        """Run a server that prints `ready`, in place of the printed port on a free one; ended as by Ctrl-C.
-
-        Yields the port.
-        """
-        own = str(free_port())
-        log = self.folder / f"server-{own}.log"
+    def served(
+        self, script: str, ready: str, ports: Mapping[str, str] | None = None, *, timeout_s: float = 300.0
+    ) -> Iterator[None]:
+        """Run a server until the block ends, which begins when it has printed `ready`; ended as by Ctrl-C."""
+        log = self.folder / f"server-{uuid4().hex}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                ["bash", "-c", self.here(script, {port: own})],
+                ["bash", "-c", self.here(script, ports)],
                 cwd=self.folder,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -150,7 +151,7 @@ class Clone:
             )
         try:
             wait_for(process, log, ready, timeout_s)
-            yield own
+            yield
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(60) in (0, 130), log.read_text()[-3000:]
         finally:

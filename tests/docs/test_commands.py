@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from flashrag.system.local_server import free_port
 from tests.docs.clone import Clone, Finished
 from tests.docs.pages import ROOT, Command, all_printed, commands, printed
 from tests.docs.table import TABLE, Entry, entry_of, run_here, writer_of
@@ -47,15 +48,17 @@ class Session:
                 _skip_unless_free(8000)
             elif need in self.clone.ports:
                 if need not in self.kept:
-                    self.kept[need] = self.servers.enter_context(self.server(writer_of(need)))
-                    self.clone.ports[need] = self.kept[need]
+                    self.servers.enter_context(self.server(writer_of(need), self.clone.ports[need]))
+                    self.kept[need] = self.clone.ports[need]
             elif not (self.clone.folder / need).exists():
                 self.run(writer_of(need).text).check()
 
-    def server(self, command: Command) -> AbstractContextManager[str]:
+    def server(self, command: Command, port: str) -> AbstractContextManager[None]:
+        """The server of a command, on this port in place of the printed one."""
         entry = known(command)
         self.make(entry.needs)
-        return self.clone.served(entry.script(command), entry.serves, entry.prints, timeout_s=ENGINES_TIMEOUT_S)
+        ports = {entry.serves: port}
+        return self.clone.served(entry.script(command), entry.prints, ports, timeout_s=ENGINES_TIMEOUT_S)
 
 
 def _skip_unless_free(port: int) -> None:
@@ -134,7 +137,7 @@ def test_a_printed_server_is_ready_and_ends_by_ctrl_c(session: Session, command:
     if entry.serves in session.clone.ports and writer_of(entry.serves) is command:
         session.make((entry.serves,))  # kept for the others, and ended after them
     else:
-        with session.server(command):
+        with session.server(command, str(free_port())):
             pass
 
 
