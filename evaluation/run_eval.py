@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluation.command_line import CommandLine, load_settings, parse_command_line
-from evaluation.report.summary_table import format_table
+from evaluation.report.tables import format_table
 from evaluation.run.auto_serve import check_auto_serve, served
 from evaluation.run.folder import RunFolder
 from evaluation.scores.judge import Judge

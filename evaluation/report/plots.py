@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.report.page import Plot, Run
-from evaluation.report.trajectories import verdict
+from evaluation.report.page import Plot, Run, verdict
 from flashrag.episode import Trajectory
 
 MAX_SEARCHES = 8

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from evaluation.report.page import Run, render_page
+from evaluation.report.page import Decode, Run, render_page, verdict
 from evaluation.report.tables import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
-from evaluation.report.trajectories import Decode, verdict
 from evaluation.run.folder import ITEMS, read_items
 from flashrag.episode import Trajectory
 from flashrag.errors import UserError, exit_on_user_error

@@ -16,9 +16,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from evaluation.scores.judge_settings import KEY_VARIABLES, JudgeSettings
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from flashrag.client import check_search_url
 from flashrag.episode import Trajectory
-from flashrag.errors import GenerationError, ReSearchError
+from flashrag.errors import GenerationError, ReSearchError, UserError
 from flashrag.system.json_lines import KeyedLog, encode_object
 
 INSTRUCTIONS = (
@@ -28,7 +30,28 @@ INSTRUCTIONS = (
     "than the reference, names something else, or offers several candidates is incorrect. Do not use knowledge of "
     "your own about the question. Reply with one word: correct or incorrect."
 )
+KEY_VARIABLES = ("JUDGE_API_KEY", "OPENAI_API_KEY")
 _VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
+
+
+class JudgeSettings(BaseModel):
+    """`metric_setting.judge`; its key comes from the environment (JUDGE_API_KEY, else OPENAI_API_KEY)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field("https://api.openai.com/v1", description="base address of the chat completions route")
+    model: str = Field(min_length=1, description="name of the judging model")
+    concurrency: int = Field(16, ge=1, description="requests to the judge at a time")
+    timeout_s: float = Field(60.0, gt=0, description="of one request to the judge")
+    max_retries: int = Field(5, ge=0, description="of a request to the judge that failed")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        try:
+            return check_search_url(url, "url")
+        except UserError as error:
+            raise ValueError(str(error)) from error
 
 
 class JudgeError(ReSearchError):

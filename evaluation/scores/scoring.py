@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.scores.judge_settings import JudgeSettings
+from evaluation.scores.judge import JudgeSettings
 from evaluation.scores.significance import bootstrap_mean
 from flashrag import metrics as rules
 from flashrag.episode import Trajectory, Usage

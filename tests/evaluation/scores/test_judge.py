@@ -10,8 +10,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from evaluation.scores.judge import Judge, judge_messages, parse_verdict
-from evaluation.scores.judge_settings import JudgeSettings
+from evaluation.scores.judge import Judge, JudgeSettings, judge_messages, parse_verdict
 from flashrag.episode import Trajectory
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.report.summary_table import format_table
+from evaluation.report.tables import format_table
 from evaluation.scores.scoring import METRICS, MISSING, MetricSettings, Price, score_trajectory, summarize
 from flashrag.dataset import Question
 from flashrag.document import Passage

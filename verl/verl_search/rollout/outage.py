@@ -1,8 +1,8 @@
 """Waiting for the retrieval servers: a search that failed while no server is healthy is repeated after the outage.
 
 Each agent-loop worker has one `Outage`, around the client and outside of the episodes. While a server is healthy, a
-search that fails twice ends its episode. While none is, the episodes that search wait, and their clocks stand still. Does not
-cover: the client's own attempts (flashrag/client/client.py), which come first.
+search that fails twice ends its episode. While none is, the episodes that search wait, and their clocks stand still.
+Does not cover: the client's own attempts (flashrag/client/client.py), which come first.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from evaluation.report.trajectories import blocks, note, verdict
+from evaluation.report.page import blocks, note, verdict
 from flashrag.document import Passage
 from flashrag.episode import EndReason, Episode, Failure, Segment, Source, ToolCall, Trajectory
 
