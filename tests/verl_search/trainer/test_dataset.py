@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
-from training.qa_rows import qa_row, write_parquet
+from training.qa_rows import qa_row, write_parquet_files
 from verl_search.trainer.dataset import QuestionDataset
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
@@ -26,7 +26,7 @@ def make_dataset(folder: Path, tokenizer, *, split: str = "train", **changes: ob
             qa_row(question, ["gold"], data_source="toy", id=f"{name}{index}", index=index, split=name)
             for index, question in enumerate(QUESTIONS)
         ]
-        write_parquet(rows, folder / f"{name}.parquet")
+        write_parquet_files({folder / f"{name}.parquet": rows})
     config: DictConfig = OmegaConf.create(
         {
             "prompt_key": "question",
