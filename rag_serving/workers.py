@@ -149,6 +149,9 @@ class ProcessWorkers(Workers):
             except (EOFError, OSError):
                 await self._replace(process)
                 continue
+            except asyncio.CancelledError:
+                channel.writer.transport.abort()  # else the next request would read the reply to this one
+                raise
             finally:
                 idle.put_nowait(channel)
             if isinstance(reply, Exception):

@@ -142,6 +142,16 @@ async def test_a_large_answer_comes_over_whole(fragile):
     assert [hit.document.id for hit in hits] == [str(row) for row in range(3 * LARGE_REPLY_BYTES // 1000)]
 
 
+async def test_a_cancelled_search_leaves_no_reply_for_the_next(fragile):
+    """Its reply is large, so that it is still on its way; the next search must not read it as its own."""
+    searches = [asyncio.create_task(fragile.rank(["large"], 5000)) for _ in range(fragile.count)]
+    await asyncio.sleep(0.001)
+    for search in searches:
+        search.cancel()
+    await asyncio.gather(*searches, return_exceptions=True)
+    assert await asyncio.gather(*(fragile.rank(["a", "b"], 3) for _ in searches)) == [[[], []]] * fragile.count
+
+
 async def test_queries_that_kill_it_every_time_are_given_up(fragile):
     with pytest.raises(ProcessDied, match="3 times over the same 1 queries"):
         await fragile.rank(["die"], 1)
