@@ -202,7 +202,7 @@ class LoadedIndex:
 
         def caller(first: int) -> int:
             done, number = 0, first
-            while time.perf_counter() < started + MIN_MEASURED_S:
+            while not done or time.perf_counter() < started + MIN_MEASURED_S:
                 part = parts[number % len(parts)]
                 self._index.search(part, 5)
                 done, number = done + len(part), number + threads

@@ -1,5 +1,6 @@
 """The shipped training configs: they compose, verl accepts them, and the full run holds the published values."""
 
+import copy
 import importlib
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_starts(override: str, message: str, published: DictConfig) -> None:
-    config = published.copy()
+    config = copy.deepcopy(published)
     key, _, value = override.lstrip("+").partition("=")
     OmegaConf.update(config, key, yaml.safe_load(value), force_add=override.startswith("+"))
     with pytest.raises(UserError, match=message):

@@ -1,7 +1,9 @@
 """What the agent loop hands to verl: ids, mask, log-probabilities, versions; and what it asks the engine for."""
 
 import asyncio
+import copy
 import dataclasses
+import functools
 import gc
 import time
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
@@ -158,17 +161,16 @@ class ScriptedServerManager:
 PYTHON_TOOL = ("search.python_tool=true", "search.prompt_template_name=qa_python_template")
 
 
+@functools.cache
+def composed(*overrides: str) -> DictConfig:
+    given = ["search.url=http://127.0.0.1:1", f"actor_rollout_ref.model.path='{BASE_MODEL}'"]
+    return compose_config("demo", [*given, *overrides])
+
+
 def make_loop(folder: Path, *texts: str, overrides: Sequence[str] = ()) -> SearchAgentLoop:
     """A loop of the demo's config on a scripted engine; its searches find one document. Call within an event loop."""
-    config = compose_config(
-        "demo",
-        [
-            "search.url=http://127.0.0.1:1",
-            f"search.trajectory_dir='{folder}'",
-            f"actor_rollout_ref.model.path='{BASE_MODEL}'",
-            *overrides,
-        ],
-    )
+    config = copy.deepcopy(composed(*overrides))
+    config.search.trajectory_dir = str(folder)
     tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
     loop = SearchAgentLoop(
         trainer_config=DictConfigWrap(config),

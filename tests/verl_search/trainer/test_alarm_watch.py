@@ -1,5 +1,7 @@
 """What alarms do to a run: notices, metrics, a save that is due, the stop and the checkpoint that it names."""
 
+import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,14 @@ from verl_search.trainer.stopping import NOTICE, StopTraining
 
 
 def config(save_path: Path, *overrides: str) -> DictConfig:
-    return compose_config("demo", [f"trainer.default_local_dir='{save_path}'", *overrides])
+    made = copy.deepcopy(composed(*overrides))
+    made.trainer.default_local_dir = str(save_path)
+    return made
+
+
+@functools.cache
+def composed(*overrides: str) -> DictConfig:
+    return compose_config("demo", [*overrides])
 
 
 COLLAPSE = ("+alarms.collapse.window=2", "alarms.collapse.patience=1")
