@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_search.trainer.run_folder import GrowingFile, MetricFiles
+from flashrag.system.json_lines import GrowingFile
+from verl_search.trainer.run_folder import MetricFiles
 from verl_search.trainer.stopping import NOTICE
 
 HEADER = (

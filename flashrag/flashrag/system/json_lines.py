@@ -55,15 +55,6 @@ def read_lines(path: Path) -> Iterator[bytes]:
         yield line.content
 
 
-def read_objects(path: Path) -> Iterator[Any]:
-    """The objects of a file; raises `UserError` naming the line that is no JSON."""
-    for number, line in enumerate(_whole_lines(path), start=1):
-        try:
-            yield json.loads(line.content)
-        except ValueError as error:
-            raise UserError(f"{path} line {number} cannot be read ({error}); remove that line to go on") from error
-
-
 def cut_torn_tail(path: Path) -> bool:
     """Cut off what a kill left half-written at a file's end; gives whether there was any. Nothing may write there."""
     try:
@@ -117,6 +108,24 @@ def _gzip_lines(file: BinaryIO, path: Path) -> Iterator[_Line]:
             if line:
                 yield _Line(start, end, line)
         start = end
+
+
+class GrowingFile:
+    """A text file that another process appends to, read from where the last read ended."""
+
+    def __init__(self, path: Path, from_byte: int = 0):
+        self.path = path
+        self.read_bytes = from_byte
+
+    def new_lines(self) -> list[str]:
+        """The complete lines that were added since the last call; the file may not exist yet."""
+        if not self.path.is_file():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.read_bytes)
+            complete, line_break, _ = file.read().rpartition(b"\n")
+        self.read_bytes += len(complete) + len(line_break)
+        return complete.decode("utf-8", errors="replace").split("\n") if line_break else []
 
 
 class KeyedLog(Generic[T]):

@@ -13,27 +13,10 @@ from typing import Any, NamedTuple
 
 from flashrag.errors import ReSearchError
 from flashrag.system.files import staged
+from flashrag.system.json_lines import GrowingFile
 
 METRICS_FOLDER = "metrics"
 END_FILE = "ended.json"
-
-
-class GrowingFile:
-    """A text file that another process appends to, read from where the last read ended."""
-
-    def __init__(self, path: Path, from_byte: int = 0):
-        self.path = path
-        self.read_bytes = from_byte
-
-    def new_lines(self) -> list[str]:
-        """The complete lines that were added since the last call; the file may not exist yet."""
-        if not self.path.is_file():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self.read_bytes)
-            complete, line_break, _ = file.read().rpartition(b"\n")
-        self.read_bytes += len(complete) + len(line_break)
-        return complete.decode("utf-8", errors="replace").split("\n") if line_break else []
 
 
 class MetricFiles:
