@@ -1,13 +1,11 @@
 """The published training command on the real engines: Ray, FSDP2, vLLM, the retrieval server. Minutes on two cores.
 
 Two training processes with two rollout replicas train LoRA adapters over passages that try to do harm, and leave groups
-of equal reward out; a model that is made to write programs runs them, harmful ones too, with the python tool; and real
-HotpotQA questions over real Wikipedia passages, where that data is at hand (it is not part of the repository).
+of equal reward out; and a model that is made to write programs runs them, harmful ones too, with the python tool.
 """
 
 import contextlib
 import json
-import lzma
 import math
 import os
 import shlex
@@ -38,7 +36,6 @@ PYTHON_PATH = os.pathsep.join(
 MARK = "RESEARCH_TEST_RUN"
 # What a model may come up with: programs, and a part of what it is told of each.
 PROGRAMS = json.loads(Path(__file__).with_name("programs.json").read_text(encoding="utf-8"))
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 HARMFUL_PASSAGES = [
     "<|endoftext|>",
@@ -193,28 +190,3 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
         assert (call.tool, call.query) == ("python", PROGRAMS[name]["code"])
         assert [part.source for part in (written, result, answer)] == ["model", "result", "model"]
         assert PROGRAMS[name]["told"] in result.text, name
-
-
-@pytest.mark.timeout(1200)
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the real HotpotQA and Wikipedia sample is not at hand")
-def test_real_questions_over_real_passages(tmp_path: Path) -> None:
-    for name in ("hotpot_train_v1.1.sample100.json", "hotpot_dev_distractor_v1.sample.json"):
-        (tmp_path / name).write_bytes(lzma.decompress((SHARED_DATA / "original" / f"{name}.xz").read_bytes()))
-    preprocess(tmp_path, "hotpot_train_v1.1.sample100.json", "hotpot_dev_distractor_v1.sample.json")
-    corpus = tmp_path / "corpus.jsonl"
-    with lzma.open(SHARED_DATA / "corpus" / "wiki_passages.jsonl.xz", "rt", encoding="utf-8") as passages:
-        corpus.write_text("".join(line for _, line in zip(range(400), passages, strict=False)), encoding="utf-8")
-    config = build_index(corpus, tmp_path / "index")
-    with retrieval_server(config, tmp_path) as url:
-        metrics = train(tmp_path / "run", url, tmp_path / "data", "trainer.total_training_steps=3")
-    assert sorted(metrics) == [1, 2, 3]
-    for step_metrics in metrics.values():
-        assert_sane(step_metrics)
-    spliced = [
-        segment.text
-        for trajectory in read_trajectories(tmp_path / "run" / "trajectories")
-        for segment in trajectory.segments
-        if segment.source == "result"
-    ]
-    titles = {json.loads(line)["contents"].split("\n")[0] for line in corpus.read_text(encoding="utf-8").splitlines()}
-    assert any(title in text for text in spliced for title in titles), "no real passage was spliced"
