@@ -1,10 +1,11 @@
-"""A model whose every token is known, behind a real vLLM server and behind a small one that speaks the same route.
+"""A model whose every token is known: a checkpoint for a real vLLM server, and a small server of the same route.
 
 The model is a Qwen2 without attention or MLP output: the last token alone decides the next one, by the table below.
 It thinks, searches, reads nothing, and answers "Wu". Its tokenizer has a token in which the stop string ends early.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 import pytest
 from fastapi import FastAPI
 
-from flashrag.system.model_server import Engine, ModelServerOptions, model_server
 from training.demo.run import retrieval_server
 
 EOS = "<|endoftext|>"
@@ -33,10 +33,10 @@ PASSAGES = [
 
 
 class Servers(NamedTuple):
-    """Addresses of a model server and a retrieval server."""
+    """What a run is told of its two servers, and the name by which its model is served."""
 
-    model: str
-    retrieval: str
+    flags: dict[str, str]
+    served_model: str
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +106,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def small_servers(
-    served: Callable[..., AbstractContextManager[str]], successors: dict[int, int], tokenizer: Any
+    served: Callable[..., AbstractContextManager[str]],
+    successors: dict[int, int],
+    tokenizer: Any,
+    model_folder: Path,
 ) -> Iterator[Servers]:
     """The same model and the same passages, in this process."""
     app, stops = FastAPI(), {0, token_id_of(tokenizer, CLOSE_AND_BREAK)}
@@ -132,7 +135,8 @@ def small_servers(
         return [found, [1.0 / (1 + rank) for rank in range(len(found))]] if request.get("return_score") else found
 
     with served(app) as url:
-        yield Servers(url, url)
+        flags = {"sgl_remote_url": url, "remote_retriever_url": url, "generator_model": str(model_folder)}
+        yield Servers(flags, "zhou")
 
 
 def sample(prompt: Sequence[int], max_tokens: int, successors: dict[int, int], stops: set[int]) -> list[int]:
@@ -145,20 +149,28 @@ def sample(prompt: Sequence[int], max_tokens: int, successors: dict[int, int], s
 
 
 @pytest.fixture(scope="session")
-def real_servers(
-    model_folder: Path, successors: dict[int, int], corpus: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Servers]:
-    """vLLM's OpenAI server on the model's weights, and rag_serving on a BM25 index, as processes."""
-    save_weights(model_folder, successors)
-    logs = tmp_path_factory.mktemp("logs")
-    options = ModelServerOptions(
-        model_folder, Engine.VLLM, served_model_name="zhou", context_length=4096, log_path=logs / "vllm.log"
-    )
-    with retrieval_server(corpus, logs) as retrieval, model_server(options) as (model, _):
-        yield Servers(model, retrieval)
+def real_servers(sharded: Path, corpus: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """rag_serving on a BM25 index, as a process, and the checkpoint, which the run itself has vLLM serve."""
+    with retrieval_server(corpus, tmp_path_factory.mktemp("logs")) as retrieval:
+        flags = {"auto_serve": str(sharded.parent), "remote_retriever_url": retrieval}
+        yield Servers(flags, str(sharded / "exported"))
 
 
-def save_weights(folder: Path, successors: dict[int, int]) -> None:
+@pytest.fixture(scope="session")
+def sharded(model_folder: Path, successors: dict[int, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the model, of one rank, as verl writes it without `hf_model`."""
+    import torch
+
+    actor = tmp_path_factory.mktemp("run") / "global_step_5" / "actor"
+    shutil.copytree(model_folder, actor / "huggingface")
+    model = make_model(successors)
+    model.config.save_pretrained(actor / "huggingface")
+    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": 1}))
+    torch.save(model.state_dict(), actor / "model_world_size_1_rank_0.pt")
+    return actor
+
+
+def make_model(successors: dict[int, int]) -> Any:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -166,6 +178,7 @@ def save_weights(folder: Path, successors: dict[int, int]) -> None:
     config = Qwen2Config(
         vocab_size=len(successors), hidden_size=size, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8,
         num_key_value_heads=8, max_position_embeddings=4096, tie_word_embeddings=False, eos_token_id=0, bos_token_id=0,
+        architectures=["Qwen2ForCausalLM"],
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():
@@ -175,4 +188,4 @@ def save_weights(folder: Path, successors: dict[int, int]) -> None:
         model.lm_head.weight.zero_()
         for token_id, successor in successors.items():
             model.lm_head.weight[successor, token_id] = 1.0
-    model.save_pretrained(folder)
+    return model

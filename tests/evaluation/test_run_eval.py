@@ -28,16 +28,14 @@ def flags(**values: Any) -> list[str]:
 
 
 @pytest.fixture
-def options(data_dir: Path, model_folder: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any]:
+def options(data_dir: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any]:
     """Flags of a run that works; a test breaks one."""
     return {
         "data_dir": str(data_dir),
         "save_dir": str(tmp_path / "out"),
         "save_note": "run",
-        "sgl_remote_url": small_servers.model,
-        "remote_retriever_url": small_servers.retrieval,
-        "generator_model": str(model_folder),
         "generator_max_input_len": 4096,
+        **small_servers.flags,
     }
 
 
@@ -117,18 +115,20 @@ def test_bad_input_is_told_before_anything_heavy_is_imported():
     params=["small_servers", pytest.param("real_servers", marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def servers(request: pytest.FixtureRequest) -> Any:
-    """In this process, or vLLM and rag_serving as processes: the same figures are expected of both."""
+    """In this process; or rag_serving, and a checkpoint that the run merges and has vLLM serve: the same figures."""
     return request.getfixturevalue(request.param)
 
 
 def test_a_whole_run_gives_the_figures_worked_out_by_hand(
     servers: Any, options: dict[str, Any], tokenizer: Any, capsys: pytest.CaptureFixture[str]
 ):
-    addresses = {"sgl_remote_url": servers.model, "remote_retriever_url": servers.retrieval}
+    for key in ("sgl_remote_url", "remote_retriever_url", "generator_model"):
+        del options[key]
     metrics = "em,f1,acc,precision,recall,retrieval_recall,support_coverage,yes_no_acc"
     price = {"prompt_usd_per_million": 1.0, "completion_usd_per_million": 100.0}
     more = {"retrieval_topk": 1, "metrics": metrics, "metric_setting": {"price": price}}
-    assert main(flags(**{**options, **addresses}, **more)) == 0
+    command = flags(**options, **servers.flags, **more)
+    assert main(command) == 0
     folder = run_folder(options)
     assert {path.name for path in folder.iterdir()} == {
         *("config.yaml", "environment.json", "prompts", "items.jsonl", "summary.json"),
@@ -157,7 +157,9 @@ def test_a_whole_run_gives_the_figures_worked_out_by_hand(
     assert {key: summary[key] for key in ("method", "dataset", "split", "n", "n_failed", "n_missing")} == {
         "method": "research", "dataset": "kings", "split": "dev", "n": 3, "n_failed": 0, "n_missing": 0,
     }  # fmt: skip
-    assert (summary["served_model"], summary["end_reasons"], summary["format_rate"]) == ("zhou", {"eos": 3}, 1.0)
+    assert (summary["served_model"], summary["end_reasons"], summary["format_rate"]) == (
+        servers.served_model, {"eos": 3}, 1.0,
+    )  # fmt: skip
 
     first, *_ = read_items(folder)
     assert (first.question_id, first.answer, first.end_reason, first.format_valid) == ("a", "Wu", "eos", True)
@@ -179,7 +181,11 @@ def test_a_whole_run_gives_the_figures_worked_out_by_hand(
     assert summary["usage"]["searches"] == 1.0
     mean_prompt = sum(trajectory.usage.prompt_tokens for trajectory in read_items(folder)) / 3
     assert summary["usage"]["cost_usd"] == pytest.approx((mean_prompt * 1.0 + 12 * 100.0) / 1e6)
-    assert "1-hop" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1-hop" in printed
+    assert "written to" in printed
+    assert main(command) == 0  # nothing is left to ask: no model is served
+    assert "the run is complete" in capsys.readouterr().out
 
 
 def test_flashrags_files_say_the_same(options: dict[str, Any]):

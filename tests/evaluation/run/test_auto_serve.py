@@ -1,4 +1,4 @@
-"""From a checkpoint to a run: what is refused at once, which folder is served, and the whole way on the real engine."""
+"""From a checkpoint to a run: what is refused at once, and which folder is served. The whole way: test_run_eval.py."""
 
 import json
 import shutil
@@ -21,21 +21,6 @@ def arguments(data_dir: Path, save_dir: Path, *more: str) -> list[str]:
     return [*command, "--generator_max_input_len", "1024", "--max_response_tokens", "64", *more]
 
 
-@pytest.fixture
-def sharded(tmp_path: Path) -> Path:
-    """A checkpoint of one rank, as verl writes it without `hf_model`."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    actor = tmp_path / "run" / "global_step_5" / "actor"
-    shutil.copytree(BASE_MODEL, actor / "huggingface")
-    (actor / "huggingface" / "model.safetensors").unlink()
-    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": 1}))
-    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
-    torch.save(model.state_dict(), actor / "model_world_size_1_rank_0.pt")
-    return actor
-
-
 def test_the_keys_that_it_sets_are_not_given_too(data_dir, tmp_path):
     command_line = parse_command_line(
         arguments(data_dir, tmp_path, "--auto_serve", str(BASE_MODEL), "--sgl_remote_url", "http://127.0.0.1:80")
@@ -55,16 +40,3 @@ def test_a_model_folder_is_served_where_it_lies(tmp_path):
     shutil.copytree(BASE_MODEL, actor / "huggingface")
     (actor / "fsdp_config.json").write_text(json.dumps({"world_size": 8}))
     assert planned_model(tmp_path / "global_step_5") == actor / "huggingface"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)  # an export and the start of an engine
-def test_a_sharded_checkpoint_is_merged_once_served_and_evaluated(data_dir, tmp_path, sharded, capsys):
-    command = arguments(data_dir, tmp_path / "runs", "--auto_serve", str(sharded.parent))
-    assert main(command) == 0
-    summary = json.loads((tmp_path / "runs" / "kings_dev_zero-shot" / "summary.json").read_text())
-    assert (summary["n"], summary["n_failed"]) == (3, 0)
-    assert summary["served_model"] == str(sharded / "exported")
-    assert "written to" in capsys.readouterr().out
-    assert main(command) == 0  # nothing is left to ask: no model is served
-    assert "the run is complete" in capsys.readouterr().out
