@@ -5,24 +5,33 @@ json, one record a line, or parquet), and FlashRAG's jsonl (`golden_answers` ins
 question and answer are used: passages come from the retrieval server. Source of the format: https://hotpotqa.github.io
 """
 
-import argparse
 import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from flashrag.dataset import Question
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import CommandParser, flag
 from training.qa_rows import qa_row, write_parquet_files
 
-DATA_SOURCE = "hotpotqa"
 ALL = -1
-_ID_FIELDS = ("_id", "id")  # official file, hub's variant
+FIELDS = ("_id", "id", "question", "answer", "golden_answers")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    train_data_path: Path = flag("for example hotpot_train_v1.1.json")
+    dev_data_path: Path = flag("for example hotpot_dev_distractor_v1.json")
+    output_dir: Path = flag("folder of train.parquet and test.parquet")
+    dev_sample_size: int = flag("dev questions to validate on; -1 for all", 100)
+    seed: int = flag("of the dev sample", 0)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -57,14 +66,13 @@ def rows_of(records: Sequence[Any], *, split: str, path: Path) -> list[dict[str,
     for index, record in enumerate(records):
         number = index + 1
         try:
-            row = _row(record, index=index, split=split)
+            question = _question(record, default_id=f"{split}_{index}")
         except UserError as error:
             raise UserError(f"{path}: record {number}: {error}") from error
-        record_id = row["extra_info"]["id"]
-        if record_id in number_by_id:
-            raise UserError(f"{path}: record {number}: id {record_id!r} was record {number_by_id[record_id]}'s already")
-        number_by_id[record_id] = number
-        rows.append(row)
+        first = number_by_id.setdefault(question.id, number)
+        if first != number:
+            raise UserError(f"{path}: record {number}: id {question.id!r} was record {first}'s already")
+        rows.append(qa_row(question, data_source="hotpotqa", index=index, split=split))
     return rows
 
 
@@ -76,27 +84,33 @@ def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[st
     return [rows[index] for index in chosen]
 
 
-def _row(record: Any, *, index: int, split: str) -> dict[str, Any]:
+def _question(record: Any, *, default_id: str) -> Question:
     if not isinstance(record, dict):
         raise UserError(f"is a {type(record).__name__}, expected an object with question and answer")
     answer_field = "golden_answers" if "golden_answers" in record else "answer"
     for field in ("question", answer_field):
         if field not in record:
             raise UserError(f'field "{field}" is missing; found {sorted(record)}')
-    answer = record[answer_field]
+    answers = record[answer_field]
     if answer_field == "answer":
-        if not isinstance(answer, str) or not answer.strip():
-            raise UserError(f'field "answer" is {answer!r}, expected a text that is not blank')
-        answer = [answer]
-    id_field = next((field for field in _ID_FIELDS if field in record), None)
-    return qa_row(
-        record["question"],
-        answer,
-        data_source=DATA_SOURCE,
-        id=record[id_field] if id_field else f"{split}_{index}",
-        index=index,
-        split=split,
-    )
+        answers = [answers]
+    elif not isinstance(answers, list) or not answers:
+        raise UserError(f'field "golden_answers" is {answers!r}, expected a list with at least one text')
+    question = Question(record.get("_id", record.get("id", default_id)), record["question"], tuple(answers))
+    _check_text(question.id, "id")
+    _check_text(question.question, "question")
+    for answer in answers:
+        _check_text(answer, answer_field)
+    return question
+
+
+def _check_text(value: object, field: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f'field "{field}" is {value!r}, expected a text that is not blank')
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f'field "{field}" is {value!r}, which holds half a surrogate pair; repair the text') from error
 
 
 def _read_lines(path: Path) -> Iterator[Any]:
@@ -114,40 +128,29 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = {"question", "answer", "golden_answers", *_ID_FIELDS}
     try:
-        columns = [name for name in pq.read_schema(path).names if name in wanted]
+        columns = [name for name in pq.read_schema(path).names if name in FIELDS]
         return pq.read_table(path, columns=columns).to_pylist()
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a parquet file ({error}); download it again") from error
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = CommandParser(description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh")
-    parser.add_argument("--train_data_path", type=Path, required=True, help="for example hotpot_train_v1.1.json")
-    parser.add_argument("--dev_data_path", type=Path, required=True, help="for example hotpot_dev_distractor_v1.json")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of train.parquet and test.parquet")
-    parser.add_argument(
-        "--dev_sample_size", type=int, default=100, help="dev questions to validate on; -1 for all (default: 100)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the dev sample (default: 0)")
-    options = parser.parse_args(arguments)
-    if options.dev_sample_size < 1 and options.dev_sample_size != ALL:
-        parser.error(f"--dev_sample_size is {options.dev_sample_size}, expected 1 or more, or -1 for all")
-    return options
-
-
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parse(arguments)
+    parser = CommandParser(description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh")
+    parser.add_fields(Options)
+    options = parser.parse_into(Options, arguments)
+    if options.dev_sample_size < 1 and options.dev_sample_size != ALL:
+        parser.error(f"--dev_sample_size is {options.dev_sample_size}, expected 1 or more, or -1 for all")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise UserError(f"--output_dir {options.output_dir} is a file; give a folder")
     train = rows_of(read_records(options.train_data_path), split="train", path=options.train_data_path)
     dev = rows_of(read_records(options.dev_data_path), split="dev", path=options.dev_data_path)
     test = sample(dev, options.dev_sample_size, options.seed)
-    write_parquet_files({options.output_dir / "train.parquet": train, options.output_dir / "test.parquet": test})
-    print(f"{options.output_dir / 'train.parquet'}: {len(train)} questions")
-    print(f"{options.output_dir / 'test.parquet'}: {len(test)} of {len(dev)} dev questions")
+    train_path, test_path = options.output_dir / "train.parquet", options.output_dir / "test.parquet"
+    write_parquet_files({train_path: train, test_path: test})
+    print(f"{train_path}: {len(train)} questions")
+    print(f"{test_path}: {len(test)} of {len(dev)} dev questions")
     train_questions = {row["question"] for row in train}
     if shared := sum(row["question"] in train_questions for row in test):
         print(f"warning: {shared} of them are training questions too: validation will look too good", file=sys.stderr)

@@ -1,8 +1,7 @@
-"""Rows of the parquet files that training reads: built from a question and its golden answers, written whole.
+"""Rows of the parquet files that training reads, from questions with their gold answers, and the files themselves.
 
-Covers the columns that verl and our agent loop expect. Does not cover where the questions come from: HotpotQA's
-files are read by `data_preprocess_hpqa.py`, the demo's by its own recipe. The column layout is the one that verl
-documents for RL data (prompt, data_source, reward_model, extra_info), plus `question` (the published prompt_key).
+A row has the columns that verl documents for RL data (prompt, data_source, reward_model, extra_info), plus `question`
+(the published prompt_key) and the agent loop that answers it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,40 +9,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from flashrag.dataset import Question
 from flashrag.errors import UserError
 from flashrag.system.files import staged
 
-AGENT_NAME = "search_agent"  # the name under which verl_search registers its agent loop
-ABILITY = "question_answering"
 
-
-def qa_row(
-    question: str,
-    golden_answers: Sequence[str],
-    *,
-    data_source: str,
-    id: str,
-    index: int,
-    split: str,
-) -> dict[str, Any]:
-    """One training row; texts are kept verbatim, so that evaluation on the same question builds the same prompt.
-
-    Raises `UserError`, naming the field, when the question is blank or no usable golden answer is given.
-    """
-    _check_text(question, "question")
-    _check_text(id, "id")
-    if isinstance(golden_answers, str) or not golden_answers:
-        raise UserError(f'field "golden_answers" is {golden_answers!r}, expected a list with at least one text')
-    for answer in golden_answers:
-        _check_text(answer, "golden_answers")
+def qa_row(question: Question, *, data_source: str, index: int, split: str) -> dict[str, Any]:
+    """One training row; texts are kept verbatim, so that evaluation on the same question builds the same prompt."""
     return {
         "data_source": data_source,
-        "question": question,
-        "ability": ABILITY,
-        "reward_model": {"style": "rule", "ground_truth": list(golden_answers)},
-        "extra_info": {"id": id, "index": index, "split": split},
-        "prompt": [{"role": "user", "content": question}],
-        "agent_name": AGENT_NAME,
+        "question": question.question,
+        "ability": "question_answering",
+        "reward_model": {"style": "rule", "ground_truth": list(question.golden_answers)},
+        "extra_info": {"id": question.id, "index": index, "split": split},
+        "prompt": [{"role": "user", "content": question.question}],
+        "agent_name": "search_agent",  # the name under which verl_search registers its agent loop
     }
 
 
@@ -66,12 +46,3 @@ def write_parquet_files(rows_by_path: Mapping[Path, Sequence[Mapping[str, Any]]]
                 raise UserError(
                     f"cannot write {error.filename or path}: {error.strerror}; choose a writable folder"
                 ) from error
-
-
-def _check_text(value: object, field: str) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f'field "{field}" is {value!r}, expected a text that is not blank')
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f'field "{field}" is {value!r}, which holds half a surrogate pair; repair the text') from error

@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from flashrag.dataset import Question
 from flashrag.errors import UserError
 from training import data_preprocess_hpqa, qa_rows
 
@@ -215,7 +216,7 @@ def test_output_dir_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
-    row = qa_rows.qa_row("Who?", ["Ada"], data_source="demo", id="a", index=0, split="train")
+    row = qa_rows.qa_row(Question("a", "Who?", ("Ada",)), data_source="demo", index=0, split="train")
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with pytest.raises(UserError, match="cannot write"):

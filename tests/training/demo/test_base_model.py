@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,17 +12,19 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flashrag.prompts import render_prompt
-from training.demo.base_model import COMMITTED_DIR, MANIFEST_NAME, main, verify_product
+from training.demo.base_model import COMMITTED_DIR, MANIFEST_NAME, main, product_hashes
 from training.demo.base_names import ALL_NAMES
 from training.demo.base_training import (
     NOT_LEARNT,
-    Progress,
     Recipe,
+    batch_loss,
     encode_transcript,
+    make_batch,
+    make_model,
     pretrain,
+    single_token_names,
 )
-from training.demo.base_transcripts import Segment, Transcript, draw_transcripts
-from training.demo.tokenizer import single_token_names
+from training.demo.base_transcripts import Segment, Transcript, draw_transcript
 
 MAXIMUM_BYTES = 8 * 1024 * 1024
 
@@ -36,8 +39,13 @@ def model():
     return AutoModelForCausalLM.from_pretrained(COMMITTED_DIR).eval()
 
 
+def drawn(count, *, seed, perfect=True):
+    rng = random.Random(seed)
+    return [draw_transcript(rng, perfect) for _ in range(count)]
+
+
 def test_committed_files_have_the_hashes_of_the_manifest():
-    verify_product(COMMITTED_DIR)
+    assert product_hashes(COMMITTED_DIR) == json.loads((COMMITTED_DIR / MANIFEST_NAME).read_text())["sha256"]
     assert sum(path.stat().st_size for path in COMMITTED_DIR.iterdir()) <= MAXIMUM_BYTES
 
 
@@ -45,17 +53,6 @@ def test_manifest_names_the_recipe_as_it_stands():
     manifest = json.loads((COMMITTED_DIR / MANIFEST_NAME).read_text())
     assert manifest["recipe"] == {field: getattr(Recipe(), field) for field in Recipe.__dataclass_fields__}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= manifest["sha256"].keys()
-
-
-def test_changed_product_is_refused_by_name(tmp_path, capsys):
-    product = tmp_path / "product"
-    product.mkdir()
-    for path in COMMITTED_DIR.iterdir():
-        (product / path.name).write_bytes(path.read_bytes())
-    assert main(["--verify", str(product)]) == 0
-    (product / "config.json").write_text("{}")
-    assert main(["--verify", str(product)]) == 2
-    assert "config.json" in capsys.readouterr().err
 
 
 def test_product_is_a_tiny_float32_qwen2_with_tied_embeddings(model, tokenizer):
@@ -81,7 +78,7 @@ def test_every_name_is_one_token_after_a_space(tokenizer):
 
 def test_prompt_and_longest_response_are_short(tokenizer):
     assert len(tokenizer.encode(render_prompt("Which river flows through the city Oakdale?"))) <= 215
-    transcripts = draw_transcripts(random.Random(3), 300, perfect=True)
+    transcripts = drawn(300, seed=3)
     lengths = sorted(len(tokenizer.encode(transcript.response)) for transcript in transcripts)
     assert lengths[len(lengths) * 9 // 10] <= 200
 
@@ -116,8 +113,8 @@ def test_labels_cover_what_the_model_would_sample_and_nothing_else(tokenizer):
 
 def test_perfect_transcripts_do_every_hop_and_imperfect_ones_mostly_do_not():
     def two_hop_searches(perfect):
-        drawn = draw_transcripts(random.Random(7), 2000, perfect)
-        two_hop = [t for t in drawn if "where" in t.question or "leader of the band" in t.question[12:]]
+        transcripts = drawn(2000, seed=7, perfect=perfect)
+        two_hop = [t for t in transcripts if "where" in t.question or "leader of the band" in t.question[12:]]
         two_hop = [t for t in two_hop if not t.question.startswith("Who")]
         return Counter(min(2, t.response.count("<search>")) for t in two_hop)
 
@@ -134,8 +131,7 @@ def right_article_comes_first(transcript):
 
 def two_hop_after_first_result(count):
     """Two-hop transcripts, both searches successful, with the text up to the sentence quoted from the first result."""
-    drawn = draw_transcripts(random.Random(11), 6 * count, perfect=True)
-    fitting = [t for t in drawn if len(t.segments) == 5 and right_article_comes_first(t)]
+    fitting = [t for t in drawn(6 * count, seed=11) if len(t.segments) == 5 and right_article_comes_first(t)]
     for transcript in fitting[:count]:
         search, result, second = transcript.segments[:3]
         sentence = second.text[: second.text.index(" I need")]
@@ -180,15 +176,22 @@ def test_recipe_on_a_micro_setting_learns_and_is_deterministic():
         peak_lr=1e-2,
         tokenizer_transcripts=60,
     )
-    runs = []
-    for _ in range(2):
-        reports: list[Progress] = []
-        pretrain(recipe, reports.append)
-        runs.append([(report.phase, report.step, report.loss) for report in reports])
-    assert runs[0] == runs[1]
-    losses = [loss for phase, _, loss in runs[0] if phase == "copying"]
-    assert sum(losses[-5:]) / 5 < 0.8 * sum(losses[:5]) / 5
-    assert [step for phase, step, _ in runs[0] if phase == "habits"] == [1, 2, 3]
+    tokenizer, trained = pretrain(recipe)
+    _, again = pretrain(recipe)
+    for name, weights in trained.state_dict().items():
+        assert torch.equal(weights, again.state_dict()[name]), name
+    _, copying_alone = pretrain(replace(recipe, imperfect_steps=0))
+    losses = {}
+    for perfect in (True, False):
+        ids, labels = make_batch(tokenizer, drawn(16, seed=5, perfect=perfect), full_prompt=not perfect)
+        models = {"untrained": make_model(recipe, tokenizer), "copying": copying_alone, "habits": trained}
+        with torch.no_grad():
+            losses[perfect] = {
+                name: batch_loss(model, ids, labels, torch.ones(len(tokenizer))).item()
+                for name, model in models.items()
+            }
+    assert losses[True]["copying"] < 0.8 * losses[True]["untrained"]
+    assert losses[False]["habits"] < losses[False]["copying"]
 
 
 @pytest.mark.parametrize("arguments", [["--seed", "x"], []])

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -12,44 +11,42 @@ from flashrag.episode import Trajectory
 from flashrag.errors import UserError
 from flashrag.system.json_lines import append_line
 from flashrag.system.processes import tail
-from training.demo.folder import DemoFolder, DemoOptions, Stopwatch, open_folder
-from training.demo.report import read_curves, same_answers, token_exactness
-from training.demo.run import check_cpu_stack, main, parse_arguments, write_data
+from training.demo.folder import DemoRun, Stopwatch
+from training.demo.report import plot_curves, read_curves, same_answers, token_exactness
+from training.demo.run import check_cpu_stack, main, write_data
 from training.demo.world import make_world
 from training.trainer_process import trainer_environment
 from verl_search.rollout.trajectories import Retention, TrajectoryWriter
 
-OPTIONS = DemoOptions(seed=1, steps=20, irrelevant_search=False)
-
 
 def test_a_run_is_of_twenty_steps_unless_told_otherwise() -> None:
-    arguments = parse_arguments([])
-    assert (arguments.output_dir, arguments.seed, arguments.steps) == (Path("outputs/demo"), 1, 20)
+    run = DemoRun()
+    assert (run.output_dir, run.seed, run.steps, run.irrelevant_search) == (Path("outputs/demo"), 1, 20, False)
 
 
 def test_a_second_run_with_other_options_says_how_to_start_afresh(tmp_path: Path) -> None:
-    open_folder(tmp_path / "demo", OPTIONS)
-    open_folder(tmp_path / "demo", OPTIONS)
+    DemoRun(output_dir=tmp_path / "demo").open()
+    DemoRun(output_dir=tmp_path / "demo").open()
     with pytest.raises(UserError, match=r"'seed': 1.*'seed': 2.*--fresh"):
-        open_folder(tmp_path / "demo", replace(OPTIONS, seed=2))
+        DemoRun(output_dir=tmp_path / "demo", seed=2).open()
 
 
 def test_an_output_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(UserError, match=r"--output_dir .*taken cannot be written"):
-        open_folder(tmp_path / "taken", OPTIONS)
+        DemoRun(output_dir=tmp_path / "taken").open()
 
 
 def test_fresh_removes_a_demo_folder_and_nothing_else(tmp_path: Path) -> None:
     demo, other = tmp_path / "demo", tmp_path / "other"
-    open_folder(demo, OPTIONS)
+    DemoRun(output_dir=demo).open()
     (demo / "report.json").write_text("{}")
-    open_folder(demo, replace(OPTIONS, seed=5), fresh=True)
+    DemoRun(output_dir=demo, seed=5, fresh=True).open()
     assert not (demo / "report.json").exists()
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="is no demo folder"):
-        open_folder(other, OPTIONS, fresh=True)
+        DemoRun(output_dir=other, fresh=True).open()
     assert (other / "thesis.tex").exists()
 
 
@@ -71,14 +68,14 @@ def test_a_finished_stage_is_skipped_and_time_adds_up(tmp_path: Path, capsys: py
 
 
 def test_the_control_run_searches_no_article_about_anything_of_its_world(tmp_path: Path) -> None:
-    folder, options = DemoFolder(tmp_path), replace(OPTIONS, irrelevant_search=True)
-    write_data(folder, options)
-    searched = [json.loads(line)["contents"] for line in folder.corpus(options).read_text().splitlines()]
+    run = DemoRun(output_dir=tmp_path, irrelevant_search=True)
+    write_data(run)
+    searched = [json.loads(line)["contents"] for line in run.corpus.read_text().splitlines()]
     titles = {contents.partition("\n")[0].strip('"') for contents in searched}
     assert len(titles) > 100
     assert not titles & make_world(1).facts.keys()
-    rows = pandas.read_parquet(folder.world / "dev.parquet")
-    questions = [json.loads(line) for line in (folder.world / "dev.jsonl").read_text().splitlines()]
+    rows = pandas.read_parquet(run.world / "dev.parquet")
+    questions = [json.loads(line) for line in (run.world / "dev.jsonl").read_text().splitlines()]
     assert [*rows["question"]] == [question["question"] for question in questions]
     assert {*rows["data_source"]} == {"1hop", "2hop"}
 
@@ -94,23 +91,25 @@ def test_curves_take_the_last_value_of_a_repeated_step(tmp_path: Path) -> None:
     assert curves["validation EM, 2-hop"] == {0: 0.1}
     assert curves["searches"] == {1: 1.5}
     assert curves["sampled"] == {}
+    plot_curves(curves, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_trainer_and_evaluation_are_compared_question_by_question(tmp_path: Path) -> None:
-    folder = DemoFolder(tmp_path)
-    (folder.training / "metrics").mkdir(parents=True)
-    writer = TrajectoryWriter(folder.training / "trajectories", Retention(keep_every=1))
+    run = DemoRun(output_dir=tmp_path, steps=4)
+    (run.training / "metrics").mkdir(parents=True)
+    writer = TrajectoryWriter(run.training / "trajectories", Retention(keep_every=1))
 
     def answered(number: int, answer: str, em: float, step: int | None = None) -> Trajectory:
         return Trajectory(f"q{number}", "?", ("a",), answer=answer, metrics={"em": em}, split="val", step=step)
 
     for kept in (answered(0, "a", 1.0, step=4), answered(1, "b", 0.0, step=4), answered(9, "z", 0.0, step=0)):
         asyncio.run(writer.write(kept))
-    folder.evaluation("trained").mkdir(parents=True)
+    run.evaluation("trained").mkdir(parents=True)
     for kept in (answered(0, "a", 1.0), answered(1, "c", 0.0)):
-        append_line(folder.evaluation("trained") / "items.jsonl", kept.to_json())
-    assert same_answers(folder, 4) == {"questions": 2, "same_answer": 1, "same_em": 2}
-    assert token_exactness(folder)["trajectories_checked"] == 3
+        append_line(run.evaluation("trained") / "items.jsonl", kept.to_json())
+    assert same_answers(run) == {"questions": 2, "same_answer": 1, "same_em": 2}
+    assert token_exactness(run, read_curves(run.training / "metrics"))["trajectories_checked"] == 3
 
 
 def test_the_end_of_a_log_survives_odd_bytes(tmp_path: Path) -> None:

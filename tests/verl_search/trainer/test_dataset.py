@@ -6,6 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
 
+from flashrag.dataset import Question
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
 from training.qa_rows import qa_row, write_parquet_files
@@ -23,7 +24,7 @@ def tokenizer():
 def make_dataset(folder: Path, tokenizer, *, split: str = "train", **changes: object) -> QuestionDataset:
     for name in ("train", "dev"):
         rows = [
-            qa_row(question, ["gold"], data_source="toy", id=f"{name}{index}", index=index, split=name)
+            qa_row(Question(f"{name}{index}", question, ("gold",)), data_source="toy", index=index, split=name)
             for index, question in enumerate(QUESTIONS)
         ]
         write_parquet_files({folder / f"{name}.parquet": rows})
