@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--no-first-run"),  # root in a container, no display
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),  # no traffic of its own
-)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run"]  # root in a container, no display
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]  # no traffic of its own
 
 
 def find_chromium() -> str:
@@ -42,7 +40,7 @@ def open_browser() -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield browser
         browser.close()
 

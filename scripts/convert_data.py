@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -21,7 +21,14 @@ from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 
-Row = dict[str, Any]
+
+class Row(NamedTuple):
+    """A line of FlashRAG's jsonl; a record without an id gets one from its split and number."""
+
+    id: Any
+    question: Any
+    golden_answers: Any
+    metadata: dict[str, Any]
 
 
 @exit_on_user_error
@@ -48,27 +55,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert(dataset: str, records: Sequence[Any], split: str, source: object = "the file") -> list[Row]:
+def convert(dataset: str, records: Sequence[Any], split: str, source: object = "the file") -> list[dict[str, Any]]:
     """The rows of one split, in the file's order; raises `UserError` for the first bad record, by number from 1.
 
     MuSiQue's unanswerable twins are left out: they have the answer of a question that they do not allow to answer.
     """
     rows = []
     for index, record in enumerate(records):
+        place = f"{source}: record {index + 1}"
         try:
             row = CONVERTERS[dataset](record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{source}: record {index + 1} is no {dataset} record ({type(error).__name__}: {error})"
-            ) from error
+            raise UserError(f"{place} is no {dataset} record ({type(error).__name__}: {error})") from error
         if row is None:
             continue
-        row["id"] = str(row.get("id") or f"{split}_{index}")
-        row["golden_answers"] = list(parse_gold_answers(row["golden_answers"]))
-        if not row["golden_answers"] or not isinstance(row["question"], str):
-            raise UserError(f"{source}: record {index + 1} has no question with an answer; is it a file with labels?")
-        rows.append({key: row[key] for key in ("id", "question", "golden_answers", "metadata")})
+        answers = list(parse_gold_answers(row.golden_answers))
+        if not answers or not isinstance(row.question, str):
+            raise UserError(f"{place} has no question with an answer; is it a file with labels?")
+        rows.append({**row._asdict(), "id": str(row.id or f"{split}_{index}"), "golden_answers": answers})
     return rows
+
+
+def _kept(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: record[key] for key in keys if key in record}
 
 
 def _hotpotqa(record: Mapping[str, Any]) -> Row:
@@ -78,72 +87,44 @@ def _hotpotqa(record: Mapping[str, Any]) -> Row:
         facts = {"title": [fact[0] for fact in facts], "sent_id": [fact[1] for fact in facts]}
     if not isinstance(context, Mapping):
         context = {"title": [title for title, _ in context], "sentences": [sentences for _, sentences in context]}
-    kept = {key: record[key] for key in ("type", "level") if key in record}
-    return {
-        "id": record.get("_id") or record.get("id"),
-        "question": record["question"],
-        "golden_answers": record["answer"],
-        "metadata": {**kept, "supporting_facts": dict(facts), "context": dict(context)},
-    }
+    metadata = {**_kept(record, "type", "level"), "supporting_facts": dict(facts), "context": dict(context)}
+    return Row(record.get("_id") or record.get("id"), record["question"], record["answer"], metadata)
 
 
 def _musique(record: Mapping[str, Any]) -> Row | None:
     if not record.get("answerable", True):
         return None
-    return {
-        "id": record["id"],
-        "question": record["question"],
-        "golden_answers": [record["answer"], *record.get("answer_aliases", [])],
-        # An id begins with the number of hops: 2hop__…, 3hop1__…
-        "metadata": {"hops": int(record["id"].partition("hop")[0]), "paragraphs": record["paragraphs"]},
-    }
+    answers = [record["answer"], *record.get("answer_aliases", [])]
+    hops = int(record["id"].partition("hop")[0])  # an id begins with their number: 2hop__…, 3hop1__…
+    return Row(record["id"], record["question"], answers, {"hops": hops, "paragraphs": record["paragraphs"]})
 
 
 def _bamboogle(record: Mapping[str, Any]) -> Row:
     fields = {key.strip().lower(): value for key, value in record.items()}
-    return {
-        "id": fields.get("id"),
-        "question": fields["question"],
-        "golden_answers": fields["answer"],
-        "metadata": {},
-    }
+    return Row(fields.get("id"), fields["question"], fields["answer"], {})
 
 
 def _strategyqa(record: Mapping[str, Any]) -> Row:
     if not isinstance(record["answer"], bool):
         raise ValueError(f"answer is {record['answer']!r}, expected true or false")
-    kept = {key: record[key] for key in ("term", "facts", "decomposition") if key in record}
-    return {
-        "id": record.get("qid"),
-        "question": record["question"],
-        "golden_answers": record["answer"],
-        "metadata": kept,
-    }
+    metadata = _kept(record, "term", "facts", "decomposition")
+    return Row(record.get("qid"), record["question"], record["answer"], metadata)
 
 
 def _nq(record: Mapping[str, Any]) -> Row:
-    return {"question": record["question"], "golden_answers": record["answer"], "metadata": {}}
+    return Row(None, record["question"], record["answer"], {})
 
 
 def _triviaqa(record: Mapping[str, Any]) -> Row:
     answer = record["Answer"]
-    return {
-        "id": record["QuestionId"],
-        "question": record["Question"],
-        "golden_answers": [answer["Value"], *answer.get("Aliases", [])],
-        "metadata": {},
-    }
+    return Row(record["QuestionId"], record["Question"], [answer["Value"], *answer.get("Aliases", [])], {})
 
 
 def _popqa(record: Mapping[str, Any]) -> Row:
-    kept = {key: record[key] for key in ("subj", "prop", "obj") if key in record}
     titles = [record["s_wiki_title"]] if record.get("s_wiki_title") else []
-    return {
-        "id": record["id"],
-        "question": record["question"],
-        "golden_answers": json.loads(record["possible_answers"]),  # a JSON list inside the table's cell
-        "metadata": {**kept, "supporting_titles": titles},
-    }
+    answers = json.loads(record["possible_answers"])  # a JSON list inside the table's cell
+    metadata = {**_kept(record, "subj", "prop", "obj"), "supporting_titles": titles}
+    return Row(record["id"], record["question"], answers, metadata)
 
 
 CONVERTERS: Mapping[str, Callable[[Any], Row | None]] = {

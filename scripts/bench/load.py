@@ -5,19 +5,27 @@ Bodies are made before the clock starts; answers are read and not parsed. Does n
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import numpy as np
 import uvloop
+
+from flashrag.errors import ReSearchError
 
 UNANSWERED = 0  # in place of a status: refused, reset or out of time
 TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 8192
 
 Request = Callable[[int, bytes | None, float], Coroutine[Any, Any, None]]  # of a number, a body and its due time
+
+
+class Refused(ReSearchError):
+    """A server refused requests whose rate and latency were to be measured."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,13 @@ class Traffic:
 
     def count(self) -> dict[int, int]:
         """Requests by status."""
-        statuses, counts = np.unique(self.status, return_counts=True)
-        return dict(zip(statuses.tolist(), counts.tolist(), strict=True))
+        return dict(Counter(self.status.tolist()))
+
+    def all_accepted(self, url: str) -> Self:
+        """This traffic; raises `Refused` where the server of `url` answered anything but 200."""
+        if self.count() != {200: len(self.status)}:
+            raise Refused(f"{url} answered {self.count()} (status: requests); expected 200 alone")
+        return self
 
 
 class Load:
@@ -59,7 +72,7 @@ class Load:
 
             await asyncio.gather(*(client() for _ in range(clients)))
 
-        return uvloop.run(_measured(url, send, keep_every))
+        return uvloop.run(_measured(url, len(bodies), send, keep_every))
 
     def open_loop(self, url: str, bodies: Sequence[bytes | None], due_s: np.ndarray, keep_every: int = 0) -> Traffic:
         """Post bodies (get, where one is None) at their times, whether or not earlier ones are answered.
@@ -74,25 +87,21 @@ class Load:
                     await asyncio.sleep(due - time.perf_counter())
                     posts.create_task(request(number, body, due))
 
-        return uvloop.run(_measured(url, send, keep_every))
+        return uvloop.run(_measured(url, len(bodies), send, keep_every))
 
 
-async def _measured(url: str, send: Callable[[Request], Awaitable[None]], keep_every: int) -> Traffic:
-    latency_s: dict[int, float] = {}
-    status: dict[int, int] = {}
+async def _measured(url: str, requests: int, send: Callable[[Request], Awaitable[None]], keep_every: int) -> Traffic:
+    latency_ms, status = np.zeros(requests), np.full(requests, UNANSWERED)
     kept: dict[int, bytes] = {}
 
     async def request(number: int, body: bytes | None, due: float) -> None:
-        status[number] = UNANSWERED
-        try:
+        with suppress(aiohttp.ClientError, TimeoutError, OSError):
             async with session.request("GET" if body is None else "POST", url, data=body) as response:
                 content = await response.read()
             status[number] = response.status
             if keep_every and number % keep_every == 0 and response.status == 200:
                 kept[number] = content
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            pass
-        latency_s[number] = time.perf_counter() - due
+        latency_ms[number] = 1000 * (time.perf_counter() - due)
 
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
@@ -104,6 +113,4 @@ async def _measured(url: str, send: Callable[[Request], Awaitable[None]], keep_e
         started, cpu_started = time.perf_counter(), time.process_time()
         await send(request)
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-    numbers = sorted(latency_s)
-    latency_ms = 1000 * np.array([latency_s[number] for number in numbers])
-    return Traffic(seconds, cpu_s, latency_ms, np.array([status[number] for number in numbers]), kept)
+    return Traffic(seconds, cpu_s, latency_ms, status, kept)

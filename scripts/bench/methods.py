@@ -11,6 +11,7 @@ are not repeated, so the same command goes on where it was stopped.
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root
@@ -18,10 +19,10 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.pipeline import METHODS
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import flag, parse_options
 from flashrag.system.model_server import Engine, ModelServerOptions, model_server
-from scripts.bench.inputs import demo_server_config, trained_model
-from scripts.bench.servers import ROOT, our_server, write_config
+from scripts.bench.inputs import demo_config, trained_model
+from scripts.bench.servers import ROOT, our_server
 
 EVALUATION = ROOT / "evaluation"
 RUN_EVAL = [sys.executable, str(EVALUATION / "run_eval.py")]
@@ -30,6 +31,19 @@ MODEL_TOKENS = 2048  # all that the demo's model takes; the examples in some met
 # As the demo's model was trained, but with room for real passages: two of them for each search.
 LIMITS = {"retrieval_topk": 2, "max_result_tokens": 640, "max_response_tokens": 384, "max_searches": 4}
 METRICS = {"metrics": "em,f1,acc,retrieval_recall,support_coverage", "metric_setting.retrieval_recall_topk": 2}
+EVERY = f"methods to evaluate: {', '.join(METHODS)} (default: all)"
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """Evaluate every method over one set of questions, and write one report."""
+
+    demo_dir: Path = flag("folder that bash training/run.sh left", Path("outputs/demo"))
+    models: Sequence[str] = flag("demo's models to evaluate", ("trained",), choices=("base", "trained"))
+    methods: Sequence[str] = flag(EVERY, tuple(METHODS), choices=sorted(METHODS), metavar="METHOD")
+    questions: Path | None = flag("jsonl of others, with --serving_config (default: the demo's dev set)", None)
+    serving_config: Path | None = flag("yaml of the server, with --questions (default: the demo's corpus)", None)
+    out: Path = flag("folder of the runs and of the report", Path("outputs/methods"))
 
 
 def run_eval(method: str, keys: dict[str, object]) -> None:
@@ -44,31 +58,15 @@ def run_eval(method: str, keys: dict[str, object]) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python scripts/bench/methods.py",
-        description="Evaluate every method over one set of questions, and write one report.",
-    )
-    add = parser.add_argument
-    add("--demo_dir", type=Path, default=Path("outputs/demo"), help="folder that bash training/run.sh left")
-    every = f"methods to evaluate: {', '.join(METHODS)} (default: all)"
-    add("--models", nargs="+", choices=["base", "trained"], default=["trained"], help="the demo's models to evaluate")
-    add("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS), metavar="METHOD", help=every)
-    add("--questions", type=Path, help="jsonl of other questions, with --serving_config (default: the demo's dev set)")
-    add(
-        "--serving_config",
-        type=Path,
-        help="yaml of the retrieval server, with --questions (default: the demo's corpus)",
-    )
-    add("--out", type=Path, default=Path("outputs/methods"), help="folder of the runs and of the report")
-    options = parser.parse_args(argv)
+    options = parse_options(MethodsOptions, "python scripts/bench/methods.py", argv)
     if (options.questions is None) != (options.serving_config is None):
         raise UserError("--questions and --serving_config belong together: other questions need another corpus")
     models = {"base": BASE_MODEL, "trained": trained_model(options.demo_dir)}
     logs, folders = options.out / "logs", []
-    logs.mkdir(parents=True, exist_ok=True)
-    config = options.serving_config or write_config(logs, demo_server_config(options.demo_dir))
-    asked: dict[str, object] = {"dataset_name": "demo", "split": "dev", "data_dir": options.demo_dir / "data"}
+    config = options.serving_config or demo_config(options.demo_dir, logs)
+    asked = {"dataset_name": "demo", "split": "dev", "data_dir": options.demo_dir / "data"}
     asked = {"dataset_name": options.questions} if options.questions else asked
+    label = options.questions.stem if options.questions else "demo_dev"
     with our_server(config, 1, logs) as retrieval:
         for note in options.models:
             log_path = logs / f"model_server_{note}.log"
@@ -78,7 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 saved = {"generator_model": models[note], "save_dir": options.out, "save_note": note}
                 for method in options.methods:
                     run_eval(method, {**asked, **urls, **saved})
-                    label = options.questions.stem if options.questions else "demo_dev"
                     folders.append(str(options.out / f"{label}_{method}_{note}"))
     return subprocess.run([*RUN_EVAL, "report", *folders, "--out", str(options.out / "report")], check=False).returncode
 

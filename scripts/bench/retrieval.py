@@ -6,12 +6,15 @@ Prints a table, and one line of JSON last; docs/benchmarks.md explains each figu
 (index_types.py), retrieval quality (retrieval_quality.py).
 """
 
-import argparse
 import contextlib
+import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +25,20 @@ import numpy as np
 
 from flashrag.errors import exit_on_user_error
 from flashrag.retriever import check_assets
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import flag, parse_options
 from flashrag.system.processes import run_guarded
 from rag_serving.settings import read_settings
 from scripts.bench.answers import direct_truth, parse_rankings
-from scripts.bench.contest import TOP_N, Contest, Plan, best_batch
-from scripts.bench.inputs import QuestionSupply, add_index_flags, index_server_config, read_unique_questions
-from scripts.bench.load import Load
-from scripts.bench.report import median, print_report
-from scripts.bench.servers import Direct, blocking_server, in_own_process, our_server, write_config
+from scripts.bench.inputs import IndexOptions, question_supply, read_unique_questions
+from scripts.bench.load import Load, Traffic
+from scripts.bench.report import median, paired_rounds, print_report
+from scripts.bench.servers import Direct, Server, blocking_server, in_own_process, our_server
 
-QUICK = Plan(
-    rounds=2, batch_sizes=(8, 32), client_counts=(1, 8), throughput_clients=16, ladder_rounds=2, memory_rounds=1,
-    limit_queries=64, blocking_queries=64, single_queries=20, ladder_queries=40, overload_s=5.0,
-    throughput_queries=128, cached_queries=128, memory_queries=128,
-)  # fmt: skip
+TOP_N = 5
+KEEP_EVERY = 50  # one answer in 50 is compared with a direct search
+OVER_CAPACITY = 2.0
+PROBE_EVERY_S = 0.1
+SAMPLE_MEMORY_EVERY_S = 1.0
 TARGETS = {
     "server_over_limit": ">= 0.80", "server_over_blocking": ">= 5", "single_client_latency_ratio": "<= 1.15",
     "p99_lower_at_every_client_count": "True", "health_p99_ms": "< 50", "rss_4_over_1": "<= 1.15", "answers_wrong": "0",
@@ -44,34 +46,63 @@ TARGETS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured; the defaults are those of a full benchmark."""
+
+    rounds: int = 5
+    batch_sizes: tuple[int, ...] = (16, 32, 64, 128, 256)
+    limit_queries: int = 512  # per batch size and round
+    throughput_clients: int = 64
+    throughput_queries: int = 1536
+    blocking_queries: int = 256  # fewer, because the blocking server needs far longer for each
+    single_queries: int = 200
+    client_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    ladder_rounds: int = 3
+    ladder_queries: int = 200  # at least two for each client
+    cached_queries: int = 8192  # fill the server's cache, so that its memory under overload can be flat
+    overload_s: float = 60.0
+    memory_queries: int = 5000
+    memory_rounds: int = 2
+
+
+QUICK = Plan(
+    rounds=2, batch_sizes=(8, 32), client_counts=(1, 8), throughput_clients=16, ladder_rounds=2, memory_rounds=1,
+    limit_queries=64, blocking_queries=64, single_queries=20, ladder_queries=40, overload_s=5.0,
+    throughput_queries=128, cached_queries=128, memory_queries=128,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions(IndexOptions):
+    """Measure the retrieval server."""
+
+    seed: int = flag("seed of the questions' order and of the arrival times", 1)
+    quick: bool = flag("take a minute or two; the figures then mean nothing", False)
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="python scripts/bench/retrieval.py", description="Measure the retrieval server.")
-    add_index_flags(parser, "dense Flat index")
-    add = parser.add_argument_group("the measurement").add_argument
-    add("--seed", type=int, default=1, help="seed of the questions' order and of the arrival times")
-    add("--quick", action="store_true", help="take a minute or two; the figures then mean nothing")
-    options = parser.parse_args(argv)
+    options = parse_options(RetrievalOptions, "python scripts/bench/retrieval.py", argv)
     questions = read_unique_questions(options.questions, options.seed)
     with tempfile.TemporaryDirectory(prefix="retrieval-bench-") as folder:
-        config = write_config(Path(folder), index_server_config(options))
+        config = options.write_config(Path(folder))
         check_assets(read_settings(config))
         run_guarded(lambda: _measure(options, config, questions), "start it again")
     return 0
 
 
-def _measure(options: argparse.Namespace, config: Path, questions: Sequence[str]) -> None:
-    plan, folder = QUICK if options.quick else Plan(), config.parent
-    raw: dict[str, Any] = {}
+def _measure(options: RetrievalOptions, config: Path, questions: Sequence[str]) -> None:
+    plan, raw = QUICK if options.quick else Plan(), {}
     with in_own_process(Load) as load:
         with contextlib.ExitStack() as running:
-            direct = {"raw": in_own_process(Direct, config, our_encoder=False)}
-            direct["direct"] = in_own_process(Direct, config, our_encoder=True)
-            servers = {"ours": our_server(config, 1, folder), "original": blocking_server(config, folder)}
-            servers["blocking"] = blocking_server(config, folder, "--our_encoder")
-            limits = {name: running.enter_context(one) for name, one in direct.items()}
-            rivals = {name: running.enter_context(one) for name, one in servers.items()}
-            contest = Contest(plan, QuestionSupply(questions), load, limits, rivals)
+            start = running.enter_context
+            limits = {"raw": start(in_own_process(Direct, config, our_encoder=False))}
+            limits["direct"] = start(in_own_process(Direct, config, our_encoder=True))
+            servers = {"ours": start(our_server(config, 1, config.parent))}
+            servers["original"] = start(blocking_server(config, config.parent))
+            servers["blocking"] = start(blocking_server(config, config.parent, "--our_encoder"))
+            contest = Contest(plan, question_supply(questions), load, limits, servers)
             _say("warm-up")
             contest.warm_up()
             _say("throughput")
@@ -98,11 +129,146 @@ def _say(phase: str) -> None:
     print(f"{phase} …", file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True)
+class Contest:
+    """The contestants, the questions, and the answers that are kept for checking.
+
+    Each method returns its part of the line of JSON; lists have an entry for each round.
+    """
+
+    plan: Plan
+    supply: Iterator[str]
+    load: Load
+    limits: Mapping[str, Direct]  # raw: the libraries' own calls; direct: with our encoder, the harder limit
+    servers: Mapping[str, Server]  # ours; original: the blocking handler; blocking: with our encoder, the harder rival
+    kept: dict[str, bytes] = field(default_factory=dict)
+
+    def take(self, count: int) -> list[str]:
+        return list(itertools.islice(self.supply, count))
+
+    def rounds(self, count: int, queries: int) -> list[list[str]]:
+        return [self.take(queries) for _ in range(count)]
+
+    def post(self, name: str, clients: int, questions: Sequence[str]) -> Traffic:
+        url, keep_every = f"{self.servers[name].url}/search", KEEP_EVERY if name == "ours" else 0
+        traffic = self.load.closed_loop(url, search_bodies(questions), clients, keep_every).all_accepted(url)
+        self.kept.update((questions[number], answer) for number, answer in traffic.kept.items())
+        return traffic
+
+    def direct_ms(self, name: str, batch_size: int, questions: Sequence[str]) -> np.ndarray:
+        return self.limits[name].call_ms(questions, batch_size, TOP_N)
+
+    def warm_up(self) -> None:
+        """The first searches of a process pay for lazy set-up."""
+        for name in self.servers:
+            self.post(name, self.plan.throughput_clients, self.take(self.plan.blocking_queries))
+        for name in self.limits:
+            self.direct_ms(name, max(self.plan.batch_sizes), self.take(self.plan.limit_queries))
+
+    def throughput(self) -> dict[str, Any]:
+        """Queries per second; without a server by the size of a batch."""
+        plan = self.plan
+
+        def limit(name: str, size: int, questions: list[str]) -> float:
+            return 1000 * plan.limit_queries / self.direct_ms(name, size, questions[: plan.limit_queries]).sum()
+
+        def server(name: str, questions: list[str]) -> float:
+            asked = questions if name == "ours" else questions[: plan.blocking_queries]
+            return self.post(name, plan.throughput_clients, asked).accepted_per_s
+
+        ways: dict[Any, Any] = {(n, size): partial(limit, n, size) for size in plan.batch_sizes for n in self.limits}
+        ways |= {name: partial(server, name) for name in self.servers}
+        per_s = paired_rounds(self.rounds(plan.rounds, plan.throughput_queries), ways)
+        by_size = {name: {size: per_s.pop((name, size)) for size in plan.batch_sizes} for name in self.limits}
+        return {**by_size, **per_s}
+
+    def cost(self, batch_size: int) -> dict[str, float]:
+        """Milliseconds of processor time per query, which explain the distance to the limit."""
+        direct, server = self.limits["direct"], self.servers["ours"]
+        questions = self.take(self.plan.throughput_queries)
+        direct_s, server_s = direct.cpu_s(), server.cpu_s()
+        self.direct_ms("direct", batch_size, questions)
+        load_s = self.post("ours", self.plan.throughput_clients, questions).cpu_s
+        spent_s = {"direct_ms": direct.cpu_s() - direct_s, "server_ms": server.cpu_s() - server_s, "load_ms": load_s}
+        return {name: 1000 * seconds / len(questions) for name, seconds in spent_s.items()}
+
+    def single_client(self) -> dict[str, Any]:
+        """Median milliseconds; the floor is that of requests that are refused before any search."""
+        queries, url = self.plan.single_queries, f"{self.servers['ours'].url}/search"
+        medians_ms = paired_rounds(self.rounds(self.plan.rounds, queries), {
+            "raw_ms": lambda questions: median(self.direct_ms("raw", 1, questions)),
+            "direct_ms": lambda questions: median(self.direct_ms("direct", 1, questions)),
+            "ours_ms": lambda questions: median(self.post("ours", 1, questions).latency_ms),
+        })  # fmt: skip
+        floor = self.load.closed_loop(url, search_bodies([" "] * queries), 1)
+        return {**medians_ms, "http_floor_ms": median(floor.latency_ms)}
+
+    def rung(self, clients: int) -> dict[str, Any]:
+        """Our server and the harder rival under one number of clients."""
+        questions = self.rounds(self.plan.ladder_rounds, max(self.plan.ladder_queries, 2 * clients))
+        traffic = paired_rounds(questions, {name: partial(self.post, name, clients) for name in ("ours", "blocking")})
+        p99_ms = {f"{name}_p99_ms": [_p99(one.latency_ms) for one in rounds] for name, rounds in traffic.items()}
+        per_s = {f"{name}_per_s": [one.accepted_per_s for one in rounds] for name, rounds in traffic.items()}
+        return {"clients": clients, **p99_ms, **per_s}
+
+    def overload(self, config: Path, seed: int) -> dict[str, Any]:
+        """Our server when it is asked for twice its capacity."""
+        plan = self.plan
+        with our_server(config, 1, config.parent) as server, in_own_process(Load) as prober:
+            alone = replace(self, servers={"ours": server})
+            alone.post("ours", plan.throughput_clients, self.take(plan.cached_queries))
+            warm_up = self.take(plan.throughput_queries)
+            capacity = alone.post("ours", plan.throughput_clients, warm_up).accepted_per_s
+            offered = OVER_CAPACITY * capacity
+            questions = self.take(int(offered * plan.overload_s))
+            due_s = np.cumsum(np.random.default_rng(seed).exponential(1 / offered, len(questions)))
+            probes_s = np.arange(0, plan.overload_s, PROBE_EVERY_S)
+            memory_mib, url, bodies = [], f"{server.url}/search", search_bodies(questions)
+            with ThreadPoolExecutor(2) as threads:
+                flood = threads.submit(self.load.open_loop, url, bodies, due_s, KEEP_EVERY)
+                probes = threads.submit(prober.open_loop, f"{server.url}/health", [None] * len(probes_s), probes_s)
+                while not flood.done():
+                    memory_mib.append(server.memory_mib())
+                    wait([flood], SAMPLE_MEMORY_EVERY_S)
+        traffic, health = flood.result(), probes.result()
+        self.kept.update((questions[number], answer) for number, answer in traffic.kept.items())
+        return {
+            "capacity_per_s": capacity, "offered_per_s": offered, "status": traffic.count(),
+            "accepted_per_s": traffic.accepted_per_s, "accepted_p99_ms": _p99(traffic.accepted_ms),
+            "queue_limit": read_settings(config).max_queue_queries, "memory_mib": memory_mib,
+            "health_p99_ms": _p99(health.latency_ms), "health_failed": len(health.status) - len(health.accepted_ms),
+        }  # fmt: skip
+
+    def memory_mib(self, config: Path) -> dict[int, list[float]]:
+        """After the same load, by the number of retrievers."""
+
+        def measure(num_retriever: int, questions: list[str]) -> float:
+            with our_server(config, num_retriever, config.parent) as server:
+                replace(self, servers={"ours": server}).post("ours", self.plan.throughput_clients, questions)
+                return server.memory_mib()
+
+        rounds = self.rounds(self.plan.memory_rounds, self.plan.memory_queries)
+        return paired_rounds(rounds, {count: partial(measure, count) for count in (1, 4)})
+
+
+def search_bodies(questions: Sequence[str]) -> list[bytes]:
+    return [json.dumps({"query": query, "top_n": TOP_N, "return_score": True}).encode() for query in questions]
+
+
+def _p99(values: np.ndarray) -> float:
+    return float(np.percentile(values, 99))
+
+
+def best_batch(rates_by_batch: Mapping[int, Sequence[float]]) -> int:
+    """The batch size with the highest rate, which is the limit."""
+    return max(rates_by_batch, key=lambda size: median(rates_by_batch[size]))
+
+
 def figures(raw: dict[str, Any], answers_checked: int, answers_wrong: int) -> dict[str, Any]:
     """The figures of the line of JSON, ratios for each round, and what they are made of."""
     per_s, ms, overload = raw["throughput"], raw["single_client"], raw["overload"]
     limit, direct_limit = (per_s[name][best_batch(per_s[name])] for name in ("raw", "direct"))
-    full_queue_s = None if overload["queue_limit"] is None else overload["queue_limit"] / overload["capacity_per_s"]
+    full_queue_s = overload["queue_limit"] / overload["capacity_per_s"]
     _, middle_mib, last_mib = np.array_split(overload["memory_mib"], 3)  # in the first third the queue fills
     lower = [median(rung["ours_p99_ms"]) < median(rung["blocking_p99_ms"]) for rung in raw["ladder"]]
     return {
@@ -115,7 +281,7 @@ def figures(raw: dict[str, Any], answers_checked: int, answers_wrong: int) -> di
         "p99_lower_at_every_client_count": all(lower),
         "overload_5xx": sum(count for status, count in overload["status"].items() if status >= 500),
         "overload_p99_ms": overload["accepted_p99_ms"],
-        "overload_p99_bound_ms": None if full_queue_s is None else 2 * 1000 * full_queue_s,
+        "overload_p99_bound_ms": 2 * 1000 * full_queue_s,
         "overload_memory_growth": median(last_mib) / median(middle_mib),
         "health_p99_ms": overload["health_p99_ms"],
         "rss_4_over_1": np.divide(raw["memory_mib"][4], raw["memory_mib"][1]),

@@ -9,6 +9,7 @@ Does not cover: speed (retrieval.py, index_types.py).
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,20 @@ from evaluation.report.tables import markdown_table
 from flashrag.config import Config
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.retriever import Retriever, load_retriever, prepare_process
-from flashrag.system.arguments import CommandParser
+from flashrag.retriever import load_retriever, prepare_process
+from flashrag.system.arguments import flag, parse_options
 from scripts.bench.inputs import read_lines
 
 CUTS = (2, 5)
 QUERIES_PER_CALL = 256
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """Measure the recall of retrievers on questions with gold passages."""
+
+    config: Sequence[Path] = flag("yaml with FlashRAG's retrieval keys, one per retriever")
+    questions: Sequence[Path] = flag("jsonl with metadata.golden_doc_ids, one per data set")
 
 
 class GoldQuestion(NamedTuple):
@@ -36,16 +45,9 @@ class GoldQuestion(NamedTuple):
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python scripts/bench/retrieval_quality.py",
-        description="Measure the recall of retrievers on questions with gold passages.",
-    )
-    add = parser.add_argument
-    add("--config", type=Path, nargs="+", required=True, help="yaml with FlashRAG's retrieval keys, one per retriever")
-    add("--questions", type=Path, nargs="+", required=True, help="jsonl with metadata.golden_doc_ids, one per data set")
-    args = parser.parse_args(argv)
-    data_sets = {path.stem: read_questions(path) for path in args.questions}
-    recall = {path.stem: measure(path, data_sets) for path in args.config}
+    options = parse_options(QualityOptions, "python scripts/bench/retrieval_quality.py", argv)
+    data_sets = {path.stem: read_questions(path) for path in options.questions}
+    recall = {path.stem: measure(path, data_sets) for path in options.config}
     sizes = {name: len(questions) for name, questions in data_sets.items()}
     columns = [(retriever, f"recall@{cut}") for retriever in recall for cut in CUTS]
     rows = [[name, str(n), *(f"{recall[one][name][cut]:.3f}" for one, cut in columns)] for name, n in sizes.items()]
@@ -72,7 +74,8 @@ def measure(config: Path, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> di
     """The recall of one retriever, by data set and cut."""
     prepare_process()
     retriever, figures = load_retriever(Config(str(config))), {}
-    _check_gold(retriever, data_sets)
+    if isinstance(retriever.corpus, Corpus):  # a remote retriever's cannot be read from here
+        check_gold(retriever.corpus, data_sets)
     for name, questions in data_sets.items():
         found = []
         for start in tqdm(range(0, len(questions), QUERIES_PER_CALL), desc=f"{config.stem} {name}", leave=False):
@@ -83,27 +86,18 @@ def measure(config: Path, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> di
 
 
 def mean_recall(questions: Sequence[GoldQuestion], found: Sequence[Sequence[str]], cut: int) -> float:
-    """The mean over questions of the share of gold passages among the first `cut` ids.
-
-    >>> mean_recall([GoldQuestion("", frozenset("ab")), GoldQuestion("", frozenset("c"))], [["a", "x", "b"], ["c"]], 2)
-    0.75
-    """
+    """The mean over questions of the share of gold passages among the first `cut` ids."""
     shares = [len(one.gold & set(ids[:cut])) / len(one.gold) for one, ids in zip(questions, found, strict=True)]
     return sum(shares) / len(shares)
 
 
-def _check_gold(retriever: Retriever, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> None:
-    """A gold passage that the corpus does not hold would silently lower every figure."""
-    corpus = retriever.corpus
-    if not isinstance(corpus, Corpus):  # a remote retriever's corpus cannot be read from here
-        return
+def check_gold(corpus: Corpus, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> None:
+    """Raises UserError for a gold passage that the corpus does not hold: it would silently lower every figure."""
     ids = {corpus[row].id for row in range(len(corpus))}
     for name, questions in data_sets.items():
-        if absent := {identifier for question in questions for identifier in question.gold} - ids:
-            raise UserError(
-                f"--questions: {len(absent)} gold passages of {name} are not in the corpus ({min(absent)!r}, …); "
-                "give the corpus that the questions were made for"
-            )
+        if absent := set().union(*(question.gold for question in questions)) - ids:
+            problem = f"{len(absent)} gold passages of {name} are not in the corpus ({min(absent)!r}, …)"
+            raise UserError(f"--questions: {problem}; give the corpus that the questions were made for")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,12 @@
 
     python scripts/bench/rollout.py --demo_dir outputs/demo
 
-1,024 trajectories of 0 to 4 searches are written beforehand (transcripts.py), and one vLLM engine on a CPU, 64
-sequences at once, samples exactly these tokens (forced_tokens.py). In each round, each from an empty cache:
-    limit       each trajectory's turns one after the other, with results known beforehand: nothing waits
-    ours        SearchAgentLoop, all trajectories at once; searches take as long as was drawn (median 100 ms, p99 1 s)
-    server      the same with the real retrieval client and server, which share the machine
-    turn_sync   all sample, all search and wait for the slowest, all sample again, as a batch of chat turns does
-    sequential  some of them, one trajectory and one call at a time, as the pilot did
-Before that, the cost of our own Python: 256 trajectories at once, with the real server and an engine that takes no
-time. One JSON line comes last.
+1,024 trajectories of 0 to 4 searches are written beforehand, and one vLLM engine on a CPU, 64 sequences at once,
+samples exactly these tokens (transcripts.py). In each round every way (a method of `Rollouts`) brings them to their
+end, each from an empty cache. Before that, the cost of our own Python: 256 trajectories at once, with the real server
+and an engine that takes no time. One JSON line comes last.
 """
 
-import argparse
 import asyncio
 import contextlib
 import math
@@ -21,7 +15,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,12 +36,12 @@ from flashrag.document import Hit
 from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
 from flashrag.generator import check_model_folder, eos_token_ids
-from flashrag.system.arguments import CommandParser, in_range
+from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
-from scripts.bench.forced_tokens import ForcedTokens, forced
-from scripts.bench.inputs import add_demo_flags, demo_questions, demo_server, trained_model
+from scripts.bench.inputs import DemoOptions, demo_config, demo_corpus, demo_questions
 from scripts.bench.report import paired_rounds, print_report, ratios
-from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, Transcript, Turn, write_transcripts
+from scripts.bench.servers import our_server
+from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, ForcedTokens, Transcript, Turn, forced, write_transcripts
 from verl_search.rollout.agent_loop import SearchAgentLoop
 from verl_search.settings import compose_config
 
@@ -55,6 +50,16 @@ GROUP_SIZE = 8  # trajectories that share a prompt, as in training
 PYTHON_CONCURRENCY = 256
 TARGETS = {"ours_over_limit": ">= 0.85", "ours_over_sequential": ">= 10", "ours_over_turn_sync": ">= 1.4"}
 TARGETS |= {"python_ms_per_turn": "<= 1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions(DemoOptions):
+    """Measure how many tokens per second a step's rollouts sample."""
+
+    trajectories: int = flag("number of trajectories, eight per question", 1024, type=in_range(int, 1))
+    sequential: int = flag("number of them that are run one after the other too", 24, type=in_range(int, 1))
+    rounds: int = flag("number of rounds; figures are medians over them", 5, type=in_range(int, 1))
+    seed: int = flag("seed of lengths, latencies and words", 0)
 
 
 class Engine:
@@ -98,18 +103,20 @@ class NoEngine:
         return TokenOutput(token_ids=sampled_ids, log_probs=[-0.5] * len(sampled_ids), stop_reason="completed")
 
 
+@dataclass(frozen=True)
 class Rollouts:
     """The ways to bring transcripts to their end on one engine."""
 
-    def __init__(self, engine: Engine | NoEngine, config: Any, tokenizer: Any):
-        self.engine, self.config, self.tokenizer = engine, config, tokenizer
+    engine: Engine | NoEngine
+    config: Any
+    tokenizer: Any
 
     async def limit(self, transcripts: Sequence[Transcript]) -> None:
-        """The engine alone."""
+        """The engine alone: each trajectory's turns one after the other, with results known beforehand."""
         await asyncio.gather(*(self._follow(transcript, waits=False) for transcript in transcripts))
 
     async def sequential(self, transcripts: Sequence[Transcript]) -> None:
-        """One trajectory and one call at a time."""
+        """One trajectory and one call at a time, as the pilot did."""
         for transcript in transcripts:
             await self._follow(transcript, waits=True)
 
@@ -117,28 +124,26 @@ class Rollouts:
         ids = [*transcript.prompt_ids]
         for turn in transcript.turns:
             await self._sample(ids, turn)
-            ids += [*turn.sampled_ids, *turn.spliced_ids]
             if waits:
                 await asyncio.sleep(turn.wait_s)
 
     async def turn_sync(self, transcripts: Sequence[Transcript]) -> None:
-        """All sample their next turn, then all search, then all go on."""
+        """All sample their next turn, all search and wait for the slowest, all go on, as a batch of chat turns does."""
         ids = [[*transcript.prompt_ids] for transcript in transcripts]
         for number in range(MAX_SEARCHES + 1):
             turns = [(ids[i], t.turns[number]) for i, t in enumerate(transcripts) if number < len(t.turns)]
             await asyncio.gather(*(self._sample(so_far, turn) for so_far, turn in turns))
-            await asyncio.gather(*(asyncio.sleep(turn.wait_s) for _, turn in turns))
-            for so_far, turn in turns:
-                so_far += [*turn.sampled_ids, *turn.spliced_ids]
+            await asyncio.sleep(max((turn.wait_s for _, turn in turns), default=0.0))
 
     async def _sample(self, ids: list[int], turn: Turn) -> None:
-        sampled = await self.engine.sample(
-            [*ids], turn.sampled_ids, max_tokens=len(turn.sampled_ids), ignore_eos=True, logprobs=0
-        )
+        """Sample one turn after `ids`, which grow by it and its result."""
+        length = len(turn.sampled_ids)
+        sampled = await self.engine.sample([*ids], turn.sampled_ids, max_tokens=length, ignore_eos=True, logprobs=0)
         assert list(sampled.token_ids) == turn.sampled_ids, "the engine samples the tokens that it is given"
+        ids += [*turn.sampled_ids, *turn.spliced_ids]
 
     async def ours(self, transcripts: Sequence[Transcript], client: RetrievalClient | None = None) -> None:
-        """SearchAgentLoop, with a real client, or with the results and latencies that were drawn."""
+        """SearchAgentLoop, all at once, with a real client, or with the results and latencies that were drawn."""
 
         async def follow(number: int, transcript: Transcript) -> None:
             scripted = _Scripted(self.engine, transcript)
@@ -147,7 +152,13 @@ class Rollouts:
                 server_manager=scripted, client=client or scripted,
                 tokenizer=self.tokenizer, processor=None, dataset_cls=None,
             )  # fmt: skip
-            output = await loop.run({"temperature": 1.0, "logprobs": True}, **_row(number, transcript))
+            row = {  # of a dataset, as verl's agent-loop worker passes it on
+                "raw_prompt": [{"role": "user", "content": transcript.question}],
+                "reward_model": {"ground_truth": ["an answer that no transcript gives"]},
+                "extra_info": {"id": f"question_{number}"}, "data_source": "bench", "index": number, "uid": str(number),
+                "split": "train", "global_steps": 1, "session_id": 0,
+            }  # fmt: skip
+            output = await loop.run({"temperature": 1.0, "logprobs": True}, **row)
             assert output.response_ids == transcript.response_ids, "every way has the same tokens"
 
         await asyncio.gather(*(follow(number, transcript) for number, transcript in enumerate(transcripts)))
@@ -170,17 +181,6 @@ class _Scripted:
         return self._turn.hits
 
 
-def _row(number: int, transcript: Transcript) -> dict[str, Any]:
-    """A dataset row as verl's agent-loop worker passes it on."""
-    return {
-        "raw_prompt": [{"role": "user", "content": transcript.question}],
-        "reward_model": {"ground_truth": ["an answer that no transcript gives"]},
-        "extra_info": {"id": f"question_{number}"},
-        "data_source": "bench", "index": number, "uid": str(number),
-        "split": "train", "global_steps": 1, "session_id": 0,
-    }  # fmt: skip
-
-
 def rollout_config(url: str, model: Path, folder: Path) -> Any:
     """The demo's training config, with room for a whole transcript."""
     search = [f"search.url={url}", f"search.top_n={TOP_N}", f"search.trajectory_dir='{folder}'"]
@@ -188,15 +188,15 @@ def rollout_config(url: str, model: Path, folder: Path) -> Any:
     return compose_config("demo", [*search, lengths, path])
 
 
-def measure(model: Path, url: str, options: argparse.Namespace) -> tuple[dict[str, list[float]], list[float]]:
+def measure(options: RolloutOptions, url: str) -> tuple[dict[str, list[float]], list[float]]:
     """Sampled tokens per second of each way, and milliseconds of our own Python per turn, in each round."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    codec = EpisodeCodec(tokenizer, eos_token_ids(tokenizer, str(model)))
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    codec = EpisodeCodec(tokenizer, eos_token_ids(tokenizer, str(options.model)))
     groups = demo_questions(options.demo_dir, math.ceil(options.trajectories / GROUP_SIZE))
     questions = [group.question for group in groups for _ in range(GROUP_SIZE)][: options.trajectories]
-    passages = [contents for _, contents in read_lines(options.demo_dir / "data" / "demo" / "corpus.jsonl")]
+    passages = [contents for _, contents in read_lines(demo_corpus(options.demo_dir))]
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
-        config, client = rollout_config(url, model, Path(folder)), RetrievalClient(url, top_n=TOP_N)
+        config, client = rollout_config(url, options.model, Path(folder)), RetrievalClient(url, top_n=TOP_N)
         transcripts = runner.run(write_transcripts(questions, passages, codec, client, options.seed))
         some, few = transcripts[:PYTHON_CONCURRENCY], transcripts[: options.sequential]
         python = Rollouts(NoEngine(), config, tokenizer)
@@ -209,27 +209,24 @@ def measure(model: Path, url: str, options: argparse.Namespace) -> tuple[dict[st
         python_rounds_ms = [python_ms() for _ in range(1 + options.rounds)][1:]  # the first round warms up
 
         async def start() -> Engine:  # vLLM's tasks belong to the loop that runs when it is made
-            return Engine(model)
+            return Engine(options.model)
 
         with contextlib.closing(runner.run(start())) as engine:
-            rollouts = Rollouts(engine, config, tokenizer)
-            runner.run(rollouts.limit(some))
+            ways = Rollouts(engine, config, tokenizer)
+            runner.run(ways.limit(some))
 
-            def rate(way: Callable[..., Coroutine], *given: Any) -> Callable[[int], float]:
-                def measured(_: int) -> float:
-                    runner.run(engine.forget())
-                    started = time.perf_counter()
-                    runner.run(way(*given))
-                    return sum(transcript.sampled_tokens for transcript in given[0]) / (time.perf_counter() - started)
-
-                return measured
+            def rate(way: Coroutine, followed: Sequence[Transcript] = transcripts) -> float:
+                runner.run(engine.forget())
+                started = time.perf_counter()
+                runner.run(way)
+                return sum(transcript.sampled_tokens for transcript in followed) / (time.perf_counter() - started)
 
             rates = paired_rounds(tqdm(range(options.rounds), unit="round"), {
-                "limit": rate(rollouts.limit, transcripts),
-                "ours": rate(rollouts.ours, transcripts),
-                "server": rate(rollouts.ours, transcripts, client),
-                "turn_sync": rate(rollouts.turn_sync, transcripts),
-                "sequential": rate(rollouts.sequential, few),
+                "limit": lambda _: rate(ways.limit(transcripts)),
+                "ours": lambda _: rate(ways.ours(transcripts)),
+                "server": lambda _: rate(ways.ours(transcripts, client)),
+                "turn_sync": lambda _: rate(ways.turn_sync(transcripts)),
+                "sequential": lambda _: rate(ways.sequential(few), few),
             })  # fmt: skip
         runner.run(client.aclose())
     return rates, python_rounds_ms
@@ -243,21 +240,11 @@ def figures(rates: Mapping[str, Sequence[float]], python_ms: Sequence[float]) ->
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python scripts/bench/rollout.py",
-        description="Measure how many tokens per second a step's rollouts sample.",
-    )
-    add_demo_flags(parser)
-    add = parser.add_argument_group("the measurement").add_argument
-    add("--trajectories", type=in_range(int, 1), default=1024, help="number of trajectories, eight per question")
-    add("--sequential", type=in_range(int, 1), default=24, help="number of them that are run one after the other too")
-    add("--rounds", type=in_range(int, 1), default=5, help="number of rounds; figures are medians over them")
-    add("--seed", type=int, default=0, help="seed of lengths, latencies and words")
-    options = parser.parse_args(argv)
-    model = options.model_path or trained_model(options.demo_dir)
-    check_model_folder(model, "--model_path")
-    with demo_server(options.demo_dir) as retrieval:
-        rates, python_ms = measure(model, retrieval.url, options)
+    options = parse_options(RolloutOptions, "python scripts/bench/rollout.py", argv)
+    check_model_folder(options.model, "--model_path")
+    logs = options.demo_dir / "logs"
+    with our_server(demo_config(options.demo_dir, logs), 1, logs) as retrieval:
+        rates, python_ms = measure(options, retrieval.url)
     rounds = {f"{way}, sampled tokens/s": per_s for way, per_s in rates.items()}
     print_report(figures(rates, python_ms), TARGETS, rounds)
     return 0

@@ -1,8 +1,8 @@
 """The servers under test, each in processes of its own, and the same retriever without a server: the limit.
 
-`python -m scripts.bench.servers --config C --port P` serves as the first public code does: an async handler that
-searches on the event loop, one query at a time. It encodes with `SentenceTransformer.encode`, as that code's library
-does, or with `--our_encoder`, so that the handler alone differs from our server. For comparison only.
+`python -m scripts.bench.servers --config C --port P` is the rival: an async handler that searches on the event loop,
+one query at a time, as the first public code does. It encodes with `SentenceTransformer.encode`, as that code's library
+does, or with `--our_encoder`, so that the handler alone differs from our server.
 """
 
 import contextlib
@@ -12,24 +12,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.managers import BaseManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import httpx
 import numpy as np
 import psutil
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client.parser import text_string_to_metric_families
-from pydantic import BaseModel
 
 from flashrag.errors import exit_on_user_error
 from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import flag, parse_options
 from flashrag.system.local_server import LOOPBACK, free_port, serving
 from rag_serving.settings import read_settings
 
@@ -55,21 +52,13 @@ class Server:
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
 
-    def metric(self, name: str) -> float | None:
-        """The sum of a figure of /metrics over its labels; None where the server has no such figure."""
-        text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
-        families = text_string_to_metric_families(text)
-        values = [sample.value for family in families for sample in family.samples if sample.name == name]
-        return sum(values) if values else None
-
 
 def our_server(
     config: Path, num_retriever: int, folder: Path, port: int | None = None
 ) -> AbstractContextManager[Server]:
     """`rag_serving/serving.py`, healthy; its output goes into `folder`."""
-    script = str(ROOT / "rag_serving" / "serving.py")
-    flags = ["--config", str(config), "--num_retriever", str(num_retriever)]
-    return _running([script, *flags], port or free_port(), folder / "server.log")
+    command = [str(ROOT / "rag_serving" / "serving.py"), "--config", str(config), "--num_retriever", str(num_retriever)]
+    return _running(command, port or free_port(), folder / "server.log")
 
 
 def blocking_server(config: Path, folder: Path, *flags: str) -> AbstractContextManager[Server]:
@@ -86,9 +75,11 @@ def _running(arguments: Sequence[str], port: int, log_path: Path) -> Iterator[Se
         yield Server(url, process)
 
 
-def write_config(folder: Path, values: Mapping[str, object]) -> Path:
+def write_config(folder: Path, **keys: object) -> Path:
+    """A server's configuration in `folder`, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "serving.yaml"
-    path.write_text(json.dumps(values, default=str))  # JSON is YAML
+    path.write_text(json.dumps(keys, default=str))  # JSON is YAML
     return path
 
 
@@ -140,13 +131,8 @@ def measured_retriever(config: Path, *, our_encoder: bool) -> Retriever:
     return retriever
 
 
-class Search(BaseModel):
-    query: str
-    top_n: int = 10
-    return_score: bool = False
-
-
 def blocking_app(retriever: Retriever) -> FastAPI:
+    """Answers as our server does when it is asked for scores, which the benchmark always does."""
     app = FastAPI()
 
     @app.get("/health")
@@ -154,21 +140,25 @@ def blocking_app(retriever: Retriever) -> FastAPI:
         return {"status": "healthy"}
 
     @app.post("/search")
-    async def search(request: Search) -> list:
-        documents, scores = retriever.search(request.query, request.top_n, return_score=True)
-        found = [{"id": document.id, "contents": document.contents} for document in documents]
-        return [found, scores] if request.return_score else found
+    async def search(request: dict[str, Any]) -> list:
+        documents, scores = retriever.search(request["query"], request["top_n"], return_score=True)
+        return [[{"id": document.id, "contents": document.contents} for document in documents], scores]
 
     return app
 
 
+@dataclass(frozen=True)
+class BlockingOptions:
+    """Serve retrieval from a handler that blocks, to compare with."""
+
+    config: Path = flag("yaml file with our server's keys")
+    port: int = flag("port of the loopback to listen on")
+    our_encoder: bool = flag("encode as our server does", False)
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = CommandParser(description="Serve retrieval from a handler that blocks, to compare with.")
-    parser.add_argument("--config", type=Path, required=True, help="yaml file with our server's keys")
-    parser.add_argument("--port", type=int, required=True, help="port of the loopback to listen on")
-    parser.add_argument("--our_encoder", action="store_true", help="encode as our server does")
-    options = parser.parse_args(argv)
+    options = parse_options(BlockingOptions, "python -m scripts.bench.servers", argv)
     retriever = measured_retriever(options.config, our_encoder=options.our_encoder)
     retriever.search("warm-up")
     uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")

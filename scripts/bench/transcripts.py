@@ -1,15 +1,21 @@
 """Episodes that are known beforehand, to the token: sampled tokens, queries, results, and the time of each search.
 
-Lengths and latencies are drawn from a seed; the words come from the corpus, and mean nothing.
+Lengths and latencies are drawn from a seed; the words come from the corpus, and mean nothing. `ForcedTokens` makes vLLM
+sample them: its work is real, and ways of driving it can be compared on the same tokens.
 """
 
 import itertools
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
-import numpy as np
+import torch
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from flashrag.client import RetrievalClient
 from flashrag.document import Hit
@@ -25,6 +31,7 @@ MAX_THINK_TOKENS = 160
 MEDIAN_WAIT_S = 0.1
 P99_WAIT_S = 1.0
 WAIT_SIGMA = math.log(P99_WAIT_S / MEDIAN_WAIT_S) / NormalDist().inv_cdf(0.99)
+FORCED = "forced_ids"  # the argument of a request to vLLM
 
 
 @dataclass(frozen=True)
@@ -57,26 +64,20 @@ async def write_transcripts(
     questions: Sequence[str], passages: Sequence[str], codec: EpisodeCodec, client: RetrievalClient, seed: int
 ) -> list[Transcript]:
     """0 to `MAX_SEARCHES` searches for each question, with the retrieval server's results."""
-    random = np.random.default_rng(seed)
-
-    def passage() -> str:
-        return passages[int(random.integers(len(passages)))]
+    rng = random.Random(seed)
 
     def title() -> str:
-        return passage().partition("\n")[0]
-
-    def lognormal(median: float, sigma: float) -> float:
-        return float(random.lognormal(math.log(median), sigma))
+        return rng.choice(passages).partition("\n")[0]
 
     def thought_and(written: str) -> list[int]:
-        count = min(MAX_THINK_TOKENS, max(1, round(lognormal(MEDIAN_THINK_TOKENS, THINK_SIGMA))))
+        length = min(MAX_THINK_TOKENS, max(1, round(rng.lognormvariate(math.log(MEDIAN_THINK_TOKENS), THINK_SIGMA))))
         thought: list[int] = []
-        while len(thought) < count:
-            thought += codec.encode_text(passage())
-        return [*codec.encode_text(" <think> "), *thought[:count], *codec.encode_text(f" </think> {written}")]
+        while len(thought) < length:
+            thought += codec.encode_text(rng.choice(passages))
+        return [*codec.encode_text(" <think> "), *thought[:length], *codec.encode_text(f" </think> {written}")]
 
     def search(query: str, hits: Sequence[Hit]) -> Turn:
-        documents, wait_s = [hit.document for hit in hits], lognormal(MEDIAN_WAIT_S, WAIT_SIGMA)
+        documents, wait_s = [hit.document for hit in hits], rng.lognormvariate(math.log(MEDIAN_WAIT_S), WAIT_SIGMA)
         spliced = fit_result(documents, codec.encode_text, MAX_RESULT_TOKENS, codec.special_tokens)
         assert spliced is not None, "a result's tags fit into its budget"
         sampled_ids = thought_and(f"<search> {query} </search>")
@@ -88,8 +89,51 @@ async def write_transcripts(
 
     # A query is a passage's title and a number: never the same twice.
     numbers = itertools.count(1)
-    queries = [[f"{title()} {next(numbers)}" for _ in range(random.integers(MAX_SEARCHES + 1))] for _ in questions]
+    queries = [[f"{title()} {next(numbers)}" for _ in range(rng.randint(0, MAX_SEARCHES))] for _ in questions]
     found = iter(await client.batch_search([query for some in queries for query in some], TOP_N))
     turns = [[*(search(query, next(found)) for query in some), answer()] for some in queries]
     prompts = [prompt_token_ids(codec.tokenizer, question) for question in questions]
     return list(map(Transcript, questions, prompts, turns))
+
+
+def forced(token_ids: Sequence[int]) -> dict[str, Any]:
+    """`SamplingParams.extra_args` of a request that samples these tokens."""
+    return {FORCED: list(token_ids)}
+
+
+class ForcedTokens(LogitsProcessor):
+    """Leaves each request that is `forced` no choice; vLLM loads it by its name in the process that computes."""
+
+    def __init__(self, *_: Any):
+        self.rows: dict[int, _Row] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        process_dict_updates(self.rows, batch_update, _row)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.rows:
+            indices = torch.tensor(list(self.rows))
+            logits[indices] = float("-inf")
+            logits[indices, torch.tensor([row.next_id for row in self.rows.values()])] = 0.0
+        return logits
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A request in the batch: the tokens to sample, and those sampled so far (a list that vLLM appends to)."""
+
+    forced_ids: list[int]
+    sampled_ids: list[int]
+
+    @property
+    def next_id(self) -> int:
+        # The engine may compute one token after the last, before it learns that the request has ended: any will do.
+        return self.forced_ids[min(len(self.sampled_ids), len(self.forced_ids) - 1)]
+
+
+def _row(params: SamplingParams, _: list[int] | None, sampled_ids: list[int]) -> _Row | None:
+    forced_ids = (params.extra_args or {}).get(FORCED)
+    return _Row(forced_ids, sampled_ids) if forced_ids else None

@@ -12,7 +12,8 @@ A command declares its flags once, in named groups, as the fields of a dataclass
     parser.add_fields(ServeOptions)
     options = parser.parse_into(ServeOptions, argv)
 
-or, where the flags are only known when it runs, with argparse's `add_argument_group` and `add_argument`.
+(`parse_options` does these three steps for a command without an epilog), or, where the flags are only known when it
+runs, with argparse's `add_argument_group` and `add_argument`.
 
 The parser does the rest:
 - `--help` appends `(default: 60.0)`, unless the help says "default" itself. Say it where the default is None: a reader
@@ -116,11 +117,19 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help shows the arguments")
 
 
+def parse_options(options: type[Options], prog: str, args: Sequence[str] | None = None) -> Options:
+    """The arguments of a command that has the dataclass's flags and no others; its docstring describes the command."""
+    parser = CommandParser(prog=prog, description=options.__doc__)
+    parser.add_fields(options)
+    return parser.parse_into(options, args)
+
+
 def flag(help: str, default: Any = dataclasses.MISSING, *, group: str | None = None, **keywords: Any) -> Any:
     """A field of a dataclass of options that is a flag of the same name.
 
     `keywords` are those of `add_argument`, and `aliases`: other names that the flag had or has elsewhere.
-    The field's type gives the flag's: `bool` is a switch, `Literal` and `Enum` are choices, `X | None` is `X`.
+    The field's type gives the flag's: `bool` is a switch, `Literal` and `Enum` are choices, `X | None` is `X`, and
+    `Sequence[X]` is one `X` or more (a list, where one is given).
     """
     return dataclasses.field(default=default, metadata={"flag": (group, {"help": help, **keywords})})
 
@@ -135,6 +144,8 @@ def _keywords(kind: Any) -> dict[str, Any]:
         kind = next(option for option in get_args(kind) if option is not type(None))
     if get_origin(kind) is Literal:
         return {"choices": list(get_args(kind))}
+    if get_origin(kind) is Sequence:
+        return {"nargs": "+", **_keywords(*get_args(kind))}
     if kind is bool:
         return {"action": "store_true"}
     if isinstance(kind, type) and issubclass(kind, Enum):

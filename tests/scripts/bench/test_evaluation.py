@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from fastapi import FastAPI, Request
 
-from flashrag.episode import Generation
+from flashrag.dataset import Question
+from flashrag.episode import Generation, Trajectory
+from flashrag.pipeline import BasicPipeline, PipelineSettings
 from scripts.bench.evaluation import TARGETS, Bench, figures, main
 from scripts.bench.report import print_report
 
@@ -48,13 +49,17 @@ def test_the_engine_alone_gets_the_requests_of_the_pipeline(serve: Any):
     bench = Bench.__new__(Bench)  # without the servers of a real one
     bench.url, bench.failed, bench.generator, bench.client = f"{serve(app)}/v1/completions", 0, FakeModel(), FakeModel()
 
-    async def answer(question: Any) -> None:
-        if question.id == "bad":
-            raise ValueError("no answer")
-        await bench.generator.generate([1] * question.length, 384)
+    class Asking(BasicPipeline):
+        needs_retriever = needs_generator = False
 
-    bench.pipeline = SimpleNamespace(answer=answer)
-    questions = [SimpleNamespace(id=str(n), length=n) for n in (1, 2, 3)] + [SimpleNamespace(id="bad")]
+        async def answer(self, question: Question) -> Trajectory:
+            if question.id == "bad":
+                raise ValueError("no answer")
+            await bench.generator.generate([1] * int(question.id), 384)
+            return Trajectory(question.id, question.question, question.golden_answers)
+
+    bench.pipeline = lambda concurrency: Asking(PipelineSettings(concurrency=concurrency))
+    questions = [Question(name, "?", ("x",)) for name in ("1", "2", "3", "bad")]
     per_s = bench.measure(questions, few=1, concurrency=2, rounds=2)
     assert {way: len(rounds) for way, rounds in per_s.items()} == {"ours": 2, "limit": 2, "sequential": 2}
     assert bench.failed == 3  # once in the pass that is recorded, then once in each round

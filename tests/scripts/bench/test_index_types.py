@@ -83,7 +83,7 @@ def test_what_is_searched_is_counted(tmp_path, monkeypatch):
     index = faiss.IndexFlatIP(16)
     index.add(VECTORS)
     faiss.write_index(index, str(tmp_path / "index"))
-    loaded = LoadedIndex(str(tmp_path / "index"))
+    loaded = LoadedIndex(tmp_path / "index")
     searched: list[int] = []
     real = loaded._index
 

@@ -1,5 +1,6 @@
 """The inputs of benchmarks: different questions, each given once, and the model that was written last."""
 
+import itertools
 import json
 import lzma
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flashrag.errors import UserError
-from scripts.bench.inputs import QuestionSupply, demo_questions, read_unique_questions, trained_model
+from scripts.bench.inputs import demo_questions, question_supply, read_unique_questions, trained_model
 
 
 def lines(*questions: str) -> str:
@@ -25,9 +26,7 @@ def test_files_are_merged_and_repetitions_dropped(tmp_path):
 
 
 def test_no_question_is_handed_out_twice():
-    supply = QuestionSupply(["a", "b"])
-    assert supply.take(1) == ["a"]
-    assert supply.take(4) == ["b", "[2] a", "[2] b", "[3] a"]
+    assert list(itertools.islice(question_supply(["a", "b"]), 5)) == ["a", "b", "[2] a", "[2] b", "[3] a"]
 
 
 @pytest.mark.parametrize("text", ["no json\n", "[]\n", '{"query": "x"}\n'])

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from scripts.bench.contest import best_batch
-from scripts.bench.retrieval import figures, main
+from scripts.bench.retrieval import best_batch, figures, main
 
 pytestmark = pytest.mark.timeout(600)
 

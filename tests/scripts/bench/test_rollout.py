@@ -17,14 +17,13 @@ from transformers import AutoTokenizer
 from flashrag.document import Document, Hit
 from flashrag.episode import EpisodeCodec
 from scripts.bench.report import print_report
-from scripts.bench.transcripts import Transcript, write_transcripts
 
 with warnings.catch_warnings(action="ignore"):  # verl and vLLM warn while they are imported
     from vllm.sampling_params import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from scripts.bench.forced_tokens import ForcedTokens, forced
     from scripts.bench.rollout import TARGETS, Engine, NoEngine, Rollouts, figures, main, rollout_config
+    from scripts.bench.transcripts import ForcedTokens, Transcript, forced, write_transcripts
 
 REPOSITORY = Path(__file__).parents[3]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"

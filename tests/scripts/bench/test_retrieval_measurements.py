@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from scripts.bench import contest
-from scripts.bench.contest import Contest, Plan, Refused, best_batch
-from scripts.bench.inputs import QuestionSupply
-from scripts.bench.load import Load
+from scripts.bench import retrieval
+from scripts.bench.inputs import question_supply
+from scripts.bench.load import Load, Refused
+from scripts.bench.retrieval import Contest, Plan, best_batch
 from scripts.bench.servers import Server
 
 PLAN = Plan(
@@ -27,7 +27,7 @@ class FakeDirect:
     """Takes 8 ms for a batch of any size."""
 
     def call_ms(self, questions: list[str], batch_size: int, top_n: int) -> np.ndarray:
-        assert top_n == contest.TOP_N
+        assert top_n == retrieval.TOP_N
         return np.full(-(-len(questions) // batch_size), 8.0)
 
     def cpu_s(self) -> float:
@@ -52,13 +52,13 @@ def server(serve: Any) -> Server:
 
 @pytest.fixture
 def measured(server: Server, monkeypatch: pytest.MonkeyPatch) -> Contest:
-    monkeypatch.setattr(contest, "our_server", lambda *_: contextlib.nullcontext(server))
-    monkeypatch.setattr(contest, "in_own_process", lambda make: contextlib.nullcontext(make()))
-    monkeypatch.setattr(Server, "metric", lambda *_: 100.0)
-    monkeypatch.setattr(contest, "SAMPLE_MEMORY_EVERY_S", 0.2)
+    monkeypatch.setattr(retrieval, "our_server", lambda *_: contextlib.nullcontext(server))
+    monkeypatch.setattr(retrieval, "in_own_process", lambda make: contextlib.nullcontext(make()))
+    monkeypatch.setattr(retrieval, "read_settings", lambda _: SimpleNamespace(max_queue_queries=100))
+    monkeypatch.setattr(retrieval, "SAMPLE_MEMORY_EVERY_S", 0.2)
     limits = {"raw": FakeDirect(), "direct": FakeDirect()}
     servers = dict.fromkeys(("ours", "original", "blocking"), server)
-    return Contest(PLAN, QuestionSupply([f"question {n}" for n in range(50)]), Load(), limits, servers)  # type: ignore
+    return Contest(PLAN, question_supply([f"question {n}" for n in range(50)]), Load(), limits, servers)  # type: ignore
 
 
 def test_closed_loops_have_a_figure_for_each_round(measured: Contest):
