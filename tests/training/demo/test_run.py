@@ -12,7 +12,7 @@ from flashrag.errors import UserError
 from flashrag.system.json_lines import append_line
 from flashrag.system.processes import tail
 from training.demo.folder import DemoRun, Stopwatch
-from training.demo.report import plot_curves, read_curves, same_answers, token_exactness
+from training.demo.report import plot_curves, read_curves, same_answers, show_report, token_exactness, write_report
 from training.demo.run import check_cpu_stack, main, write_data
 from training.demo.world import make_world
 from training.trainer_process import trainer_environment
@@ -110,6 +110,33 @@ def test_trainer_and_evaluation_are_compared_question_by_question(tmp_path: Path
         append_line(run.evaluation("trained") / "items.jsonl", kept.to_json())
     assert same_answers(run) == {"questions": 2, "same_answer": 1, "same_em": 2}
     assert token_exactness(run, read_curves(run.training / "metrics"))["trajectories_checked"] == 3
+
+
+def test_the_report_holds_each_kind_of_question_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = DemoRun(output_dir=tmp_path)
+    run.open()
+    (run.training / "trajectories").mkdir(parents=True)
+    em = {("base", "1"): 0.5, ("base", "2"): 0.125, ("trained", "1"): 0.75, ("trained", "2"): 1.0}
+    for name, searches in (("base", 1.0), ("trained", 2.0)):
+        by_hops = {
+            hops: {"n": 8, "metrics": {"em": {"mean": em[name, hops]}}, "usage": {"searches": searches}}
+            for hops in ("1", "2")
+        }
+        run.evaluation(name).mkdir(parents=True)
+        (run.evaluation(name) / "summary.json").write_text(json.dumps({"by_hops": by_hops}))
+    for hops, gold in ((1, "Oslo"), (2, "Rome")):
+        kept = Trajectory(f"q{hops}", "Where?", (gold,), answer=gold, metrics={"em": 1.0}, metadata={"hops": hops})
+        append_line(run.evaluation("trained") / "items.jsonl", kept.to_json())
+    write_report(run, {"world": 1.0, "train": 61.0})
+    report = json.loads(run.report.read_text())
+    assert (report["em_base"], report["em_trained"], report["searches_trained"]) == (0.125, 1.0, 2.0)
+    assert (report["em_base_1hop"], report["em_trained_1hop"], report["n_questions_1hop"]) == (0.5, 0.75, 8)
+    show_report(run)
+    printed = capsys.readouterr().out
+    assert "0.125" in printed and "62 (world 1, train 61)" in printed
+    assert "gold: Rome" in printed and "gold: Oslo" not in printed  # a 2-hop question is shown
 
 
 def test_the_end_of_a_log_survives_odd_bytes(tmp_path: Path) -> None:
