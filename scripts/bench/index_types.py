@@ -46,6 +46,7 @@ REAL_TYPES = {  # with the search parameters to try beside the builder's own
     "IVF783,PQ48np": [{}],
 }
 GROWTH_TYPES = (FaissType.FLAT, FaissType.SQ8, FaissType.IVF_PQ)
+GROWTH_COLUMNS = ("count", "faiss_type", "measured", "memory_gb", "build_s", "qps_1_thread", "qps_2_threads")
 WIKIPEDIA_2018 = 21_015_324  # passages of a hundred words: DPR's corpus, which FlashRAG's wiki18 is
 SIZES = (10_000, 100_000, 1_000_000)
 SEED = 20181220
@@ -106,9 +107,8 @@ def measure_growth(sizes: Sequence[int], num_queries: int, folder: Path) -> list
         queries = write_clustered(path, size, num_queries, DIMENSION, SEED)
         for faiss_type in GROWTH_TYPES:
             (row,) = build_and_measure(path, queries, None, faiss_type, [{}])
-            measured = {"measured": True, "memory_gb": row["memory_mb"] / 1e3}
-            speeds = {name: row[name] for name in ("build_s", "qps_1_thread", "qps_2_threads")}
-            rows.append({"count": size, "faiss_type": faiss_type, **measured, **speeds})
+            row |= {"count": size, "measured": True, "memory_gb": row["memory_mb"] / 1e3}
+            rows.append({name: row[name] for name in GROWTH_COLUMNS})
         path.unlink()
     return [*rows, *extrapolate(rows)]
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import lzma
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any, TypeVar
 
 from flashrag.dataset import Question, read_questions
 from flashrag.errors import UserError
+from flashrag.retriever import check_assets
 from flashrag.system.arguments import flag
+from flashrag.system.processes import run_guarded
+from rag_serving.settings import read_settings
 from scripts.bench.servers import write_config
 
 Parsed = TypeVar("Parsed")
@@ -31,6 +35,13 @@ class IndexOptions:
     )
     retrieval_method: str = flag("method that the index was built for", "minilm", metavar="NAME", group=SERVED)
     questions: Sequence[Path] = flag('jsonl or jsonl.xz, {"question": …} a line', group=SERVED)
+
+    def run(self, work: Callable[[Path], None], **limits: object) -> None:
+        """Do work that starts servers, given a checked configuration in a temporary folder, and end what it started."""
+        with tempfile.TemporaryDirectory(prefix="retrieval-") as folder:
+            config = self.write_config(Path(folder), **limits)
+            check_assets(read_settings(config))
+            run_guarded(lambda: work(config), "start it again")
 
     def write_config(self, folder: Path, **limits: object) -> Path:
         """The configuration of the server, in `folder`."""

@@ -1,9 +1,5 @@
 """Every method over one set of questions, on the same servers, as one report: the tables of docs/benchmarks.md.
 
-    python scripts/bench/methods.py --demo_dir outputs/demo                        the demo's dev set
-    python scripts/bench/methods.py --demo_dir outputs/demo --models base trained --methods research naive …
-    python scripts/bench/methods.py --demo_dir outputs/demo --questions Q.jsonl --serving_config S.yaml
-
 Starts the servers, runs evaluation/run_eval.py once for each model and method, then its report. Runs that are complete
 are not repeated, so the same command goes on where it was stopped.
 """

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -24,17 +23,14 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 import numpy as np
 
 from flashrag.errors import exit_on_user_error
-from flashrag.retriever import check_assets
 from flashrag.system.arguments import flag, parse_options
-from flashrag.system.processes import run_guarded
 from rag_serving.settings import read_settings
 from scripts.bench.answers import direct_truth, parse_rankings
 from scripts.bench.inputs import IndexOptions, question_supply, read_unique_questions
 from scripts.bench.load import Load, Traffic
 from scripts.bench.report import median, paired_rounds, print_report
-from scripts.bench.servers import Direct, Server, blocking_server, in_own_process, our_server
+from scripts.bench.servers import TOP_N, Direct, Server, blocking_server, in_own_process, our_server
 
-TOP_N = 5
 KEEP_EVERY = 50  # one answer in 50 is compared with a direct search
 OVER_CAPACITY = 2.0
 PROBE_EVERY_S = 0.1
@@ -85,10 +81,7 @@ class RetrievalOptions(IndexOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(RetrievalOptions, "python scripts/bench/retrieval.py", argv)
     questions = read_unique_questions(options.questions, options.seed)
-    with tempfile.TemporaryDirectory(prefix="retrieval-bench-") as folder:
-        config = options.write_config(Path(folder))
-        check_assets(read_settings(config))
-        run_guarded(lambda: _measure(options, config, questions), "start it again")
+    options.run(lambda config: _measure(options, config, questions))
     return 0
 
 
@@ -155,22 +148,19 @@ class Contest:
         self.kept.update((questions[number], answer) for number, answer in traffic.kept.items())
         return traffic
 
-    def direct_ms(self, name: str, batch_size: int, questions: Sequence[str]) -> np.ndarray:
-        return self.limits[name].call_ms(questions, batch_size, TOP_N)
-
     def warm_up(self) -> None:
         """The first searches of a process pay for lazy set-up."""
         for name in self.servers:
             self.post(name, self.plan.throughput_clients, self.take(self.plan.blocking_queries))
         for name in self.limits:
-            self.direct_ms(name, max(self.plan.batch_sizes), self.take(self.plan.limit_queries))
+            self.limits[name].call_ms(max(self.plan.batch_sizes), self.take(self.plan.limit_queries))
 
     def throughput(self) -> dict[str, Any]:
         """Queries per second; without a server by the size of a batch."""
         plan = self.plan
 
         def limit(name: str, size: int, questions: list[str]) -> float:
-            return 1000 * plan.limit_queries / self.direct_ms(name, size, questions[: plan.limit_queries]).sum()
+            return 1000 * plan.limit_queries / self.limits[name].call_ms(size, questions[: plan.limit_queries]).sum()
 
         def server(name: str, questions: list[str]) -> float:
             asked = questions if name == "ours" else questions[: plan.blocking_queries]
@@ -187,7 +177,7 @@ class Contest:
         direct, server = self.limits["direct"], self.servers["ours"]
         questions = self.take(self.plan.throughput_queries)
         direct_s, server_s = direct.cpu_s(), server.cpu_s()
-        self.direct_ms("direct", batch_size, questions)
+        self.limits["direct"].call_ms(batch_size, questions)
         load_s = self.post("ours", self.plan.throughput_clients, questions).cpu_s
         spent_s = {"direct_ms": direct.cpu_s() - direct_s, "server_ms": server.cpu_s() - server_s, "load_ms": load_s}
         return {name: 1000 * seconds / len(questions) for name, seconds in spent_s.items()}
@@ -196,8 +186,8 @@ class Contest:
         """Median milliseconds; the floor is that of requests that are refused before any search."""
         queries, url = self.plan.single_queries, f"{self.servers['ours'].url}/search"
         medians_ms = paired_rounds(self.rounds(self.plan.rounds, queries), {
-            "raw_ms": lambda questions: median(self.direct_ms("raw", 1, questions)),
-            "direct_ms": lambda questions: median(self.direct_ms("direct", 1, questions)),
+            "raw_ms": lambda questions: median(self.limits["raw"].call_ms(1, questions)),
+            "direct_ms": lambda questions: median(self.limits["direct"].call_ms(1, questions)),
             "ours_ms": lambda questions: median(self.post("ours", 1, questions).latency_ms),
         })  # fmt: skip
         floor = self.load.closed_loop(url, search_bodies([" "] * queries), 1)

@@ -41,7 +41,7 @@ from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTO
 from scripts.bench.inputs import DemoOptions, demo_config, demo_corpus, demo_questions
 from scripts.bench.report import paired_rounds, print_report, ratios
 from scripts.bench.servers import our_server
-from scripts.bench.transcripts import MAX_SEARCHES, TOP_N, ForcedTokens, Transcript, Turn, forced, write_transcripts
+from scripts.bench.transcripts import FORCED, MAX_SEARCHES, TOP_N, ForcedTokens, Transcript, Turn, write_transcripts
 from verl_search.rollout.agent_loop import SearchAgentLoop
 from verl_search.settings import compose_config
 
@@ -81,7 +81,7 @@ class Engine:
 
     async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> TokenOutput:
         """Sample `sampled_ids` after `prompt_ids`; `params` are vLLM's."""
-        sampling = self._params(extra_args=forced(sampled_ids), **params)
+        sampling = self._params(extra_args={FORCED: sampled_ids}, **params)
         outputs = [o async for o in self._llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex)]
         (done,) = outputs[-1].outputs
         log_probs = [by_id[token].logprob for token, by_id in zip(done.token_ids, done.logprobs, strict=True)]

@@ -31,6 +31,7 @@ from flashrag.system.local_server import LOOPBACK, free_port, serving
 from rag_serving.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
+TOP_N = 5  # passages that each query asks for
 MIB = 1 << 20
 Kind = TypeVar("Kind")
 
@@ -104,12 +105,12 @@ class Direct:
     def __init__(self, config: Path, *, our_encoder: bool) -> None:
         self._retriever = measured_retriever(config, our_encoder=our_encoder)
 
-    def call_ms(self, questions: Sequence[str], batch_size: int, top_n: int) -> np.ndarray:
+    def call_ms(self, batch_size: int, questions: Sequence[str]) -> np.ndarray:
         """The time of each call when `questions` are ranked `batch_size` at a time."""
         times = []
         for start in range(0, len(questions), batch_size):
             started = time.perf_counter()
-            self._retriever.rank(questions[start : start + batch_size], top_n)
+            self._retriever.rank(questions[start : start + batch_size], TOP_N)
             times.append(1000 * (time.perf_counter() - started))
         return np.array(times)
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from vllm.sampling_params import SamplingParams
@@ -31,7 +31,7 @@ MAX_THINK_TOKENS = 160
 MEDIAN_WAIT_S = 0.1
 P99_WAIT_S = 1.0
 WAIT_SIGMA = math.log(P99_WAIT_S / MEDIAN_WAIT_S) / NormalDist().inv_cdf(0.99)
-FORCED = "forced_ids"  # the argument of a request to vLLM
+FORCED = "forced_ids"  # the key in `SamplingParams.extra_args` of the tokens that a request samples
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,15 @@ async def write_transcripts(
     return list(map(Transcript, questions, prompts, turns))
 
 
-def forced(token_ids: Sequence[int]) -> dict[str, Any]:
-    """`SamplingParams.extra_args` of a request that samples these tokens."""
-    return {FORCED: list(token_ids)}
+class _Row(NamedTuple):
+    """A request in the batch: the tokens to sample, and those sampled so far (a list that vLLM appends to)."""
+
+    forced_ids: list[int]
+    sampled_ids: list[int]
 
 
 class ForcedTokens(LogitsProcessor):
-    """Leaves each request that is `forced` no choice; vLLM loads it by its name in the process that computes."""
+    """Leaves a request with `FORCED` tokens no choice; vLLM loads it by its name in the process that computes."""
 
     def __init__(self, *_: Any):
         self.rows: dict[int, _Row] = {}
@@ -111,29 +113,17 @@ class ForcedTokens(LogitsProcessor):
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        process_dict_updates(self.rows, batch_update, _row)
+        def row(params: SamplingParams, _: list[int] | None, sampled_ids: list[int]) -> _Row | None:
+            forced_ids = (params.extra_args or {}).get(FORCED)
+            return _Row(forced_ids, sampled_ids) if forced_ids else None
+
+        process_dict_updates(self.rows, batch_update, row)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         if self.rows:
+            # The engine may compute one token after the last, before it learns that the request has ended: any will do.
+            next_ids = [ids[min(len(sampled_ids), len(ids) - 1)] for ids, sampled_ids in self.rows.values()]
             indices = torch.tensor(list(self.rows))
             logits[indices] = float("-inf")
-            logits[indices, torch.tensor([row.next_id for row in self.rows.values()])] = 0.0
+            logits[indices, torch.tensor(next_ids)] = 0.0
         return logits
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A request in the batch: the tokens to sample, and those sampled so far (a list that vLLM appends to)."""
-
-    forced_ids: list[int]
-    sampled_ids: list[int]
-
-    @property
-    def next_id(self) -> int:
-        # The engine may compute one token after the last, before it learns that the request has ended: any will do.
-        return self.forced_ids[min(len(self.sampled_ids), len(self.forced_ids) - 1)]
-
-
-def _row(params: SamplingParams, _: list[int] | None, sampled_ids: list[int]) -> _Row | None:
-    forced_ids = (params.extra_args or {}).get(FORCED)
-    return _Row(forced_ids, sampled_ids) if forced_ids else None

@@ -12,7 +12,6 @@ import json
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,11 +31,8 @@ from tqdm import tqdm
 
 from flashrag.client import RetrievalClient
 from flashrag.errors import ReSearchError, SearchError, exit_on_user_error
-from flashrag.retriever import check_assets
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.local_server import LOOPBACK, free_port
-from flashrag.system.processes import run_guarded
-from rag_serving.settings import read_settings
 from scripts.bench.answers import Ranking, Truth, direct_truth
 from scripts.bench.inputs import IndexOptions, read_unique_questions
 from scripts.bench.servers import Server, our_server
@@ -107,10 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(SoakOptions, "python scripts/soak/retrieval.py", argv)
     questions = read_unique_questions(options.questions, options.seed)[:POOL_QUESTIONS]
     pool = Pool(questions, long_queries(questions[:LONG_QUESTIONS]))
-    with tempfile.TemporaryDirectory(prefix="retrieval-soak-") as folder:
-        config = options.write_config(Path(folder), **LIMITS)
-        check_assets(read_settings(config))
-        run_guarded(lambda: _soak(options, config, pool), "start it again")
+    options.run(lambda config: _soak(options, config, pool), **LIMITS)
     return 0
 
 

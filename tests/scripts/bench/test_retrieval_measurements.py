@@ -26,8 +26,7 @@ PLAN = Plan(
 class FakeDirect:
     """Takes 8 ms for a batch of any size."""
 
-    def call_ms(self, questions: list[str], batch_size: int, top_n: int) -> np.ndarray:
-        assert top_n == retrieval.TOP_N
+    def call_ms(self, batch_size: int, questions: list[str]) -> np.ndarray:
         return np.full(-(-len(questions) // batch_size), 8.0)
 
     def cpu_s(self) -> float:

@@ -23,7 +23,7 @@ with warnings.catch_warnings(action="ignore"):  # verl and vLLM warn while they 
     from vllm.v1.sample.logits_processor import BatchUpdate
 
     from scripts.bench.rollout import TARGETS, Engine, NoEngine, Rollouts, figures, main, rollout_config
-    from scripts.bench.transcripts import ForcedTokens, Transcript, forced, write_transcripts
+    from scripts.bench.transcripts import FORCED, ForcedTokens, Transcript, write_transcripts
 
 REPOSITORY = Path(__file__).parents[3]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
@@ -68,7 +68,7 @@ def test_transcripts_are_episodes_that_end_by_themselves(transcripts: list[Trans
 
 def test_a_row_samples_the_next_token_that_it_is_told_to():
     processor, sampled = ForcedTokens(), [5]
-    told = SamplingParams(extra_args=forced([5, 2, 7]))
+    told = SamplingParams(extra_args={FORCED: [5, 2, 7]})
     processor.update_state(
         BatchUpdate(2, removed=[], added=[(1, told, None, sampled), (0, SamplingParams(), None, [])], moved=[])
     )
