@@ -80,8 +80,7 @@ def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[st
     """`size` rows in file order, the same for the same seed; every row for `ALL` or when there are fewer."""
     if size == ALL or size >= len(rows):
         return list(rows)
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), size))
-    return [rows[index] for index in chosen]
+    return sorted(random.Random(seed).sample(rows, size), key=lambda row: row["extra_info"]["index"])
 
 
 def _question(record: Any, *, default_id: str) -> Question:

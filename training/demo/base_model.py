@@ -20,7 +20,6 @@ from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import library_versions
 
 MANIFEST_NAME = "MANIFEST.json"
-COMMITTED_DIR = Path(__file__).parent / "base_model"
 
 
 def product_hashes(product_dir: Path) -> dict[str, str]:

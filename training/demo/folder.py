@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flashrag.errors import UserError
 from flashrag.system.arguments import flag
+from training.demo.world import DEMO_SEED
 
 DATASET = "demo"
 
@@ -18,7 +19,7 @@ class DemoRun:
     """The options of the command, and the paths that follow from them."""
 
     output_dir: Path = flag("where every stage's product goes", Path("outputs/demo"))
-    seed: int = flag("of the world, the data order and the rollouts", 1)
+    seed: int = flag("of the world, the data order and the rollouts", DEMO_SEED)
     steps: int = flag("GRPO steps", 20)
     fresh: bool = flag("remove the output folder first", False)
     irrelevant_search: bool = flag(

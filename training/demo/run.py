@@ -61,7 +61,7 @@ def write_data(run: DemoRun) -> None:
 
 
 def run_command(run: DemoRun, name: str, *arguments: object) -> None:
-    """Run one of our Python commands to its end; its output goes to a log, whose end shows when it fails."""
+    """Run one of our Python commands to its end. Its output goes to a log, which the error quotes when it fails."""
     log_path = run.logs / f"{name}.log"
     with log_path.open("ab") as log:
         command = [sys.executable, *map(str, arguments)]

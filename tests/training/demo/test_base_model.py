@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flashrag.prompts import render_prompt
-from training.demo.base_model import COMMITTED_DIR, MANIFEST_NAME, main, product_hashes
+from training.demo.base_model import MANIFEST_NAME, main, product_hashes
 from training.demo.base_names import ALL_NAMES
 from training.demo.base_training import (
     NOT_LEARNT,
@@ -25,18 +25,19 @@ from training.demo.base_training import (
     single_token_names,
 )
 from training.demo.base_transcripts import Segment, Transcript, draw_transcript
+from training.demo.run import BASE_MODEL
 
 MAXIMUM_BYTES = 8 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(COMMITTED_DIR)
+    return AutoTokenizer.from_pretrained(BASE_MODEL)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return AutoModelForCausalLM.from_pretrained(COMMITTED_DIR).eval()
+    return AutoModelForCausalLM.from_pretrained(BASE_MODEL).eval()
 
 
 def drawn(count, *, seed, perfect=True):
@@ -45,12 +46,12 @@ def drawn(count, *, seed, perfect=True):
 
 
 def test_committed_files_have_the_hashes_of_the_manifest():
-    assert product_hashes(COMMITTED_DIR) == json.loads((COMMITTED_DIR / MANIFEST_NAME).read_text())["sha256"]
-    assert sum(path.stat().st_size for path in COMMITTED_DIR.iterdir()) <= MAXIMUM_BYTES
+    assert product_hashes(BASE_MODEL) == json.loads((BASE_MODEL / MANIFEST_NAME).read_text())["sha256"]
+    assert sum(path.stat().st_size for path in BASE_MODEL.iterdir()) <= MAXIMUM_BYTES
 
 
 def test_manifest_names_the_recipe_as_it_stands():
-    manifest = json.loads((COMMITTED_DIR / MANIFEST_NAME).read_text())
+    manifest = json.loads((BASE_MODEL / MANIFEST_NAME).read_text())
     assert manifest["recipe"] == {field: getattr(Recipe(), field) for field in Recipe.__dataclass_fields__}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= manifest["sha256"].keys()
 

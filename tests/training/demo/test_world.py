@@ -107,7 +107,7 @@ def test_no_question_is_ambiguous():
 
 
 def test_written_records_have_flashrag_fields(tmp_path):
-    write_world(make_world(), tmp_path / "world")
+    write_world(make_world(DEMO_SEED), tmp_path / "world")
     read = {
         name: [json.loads(line) for line in (tmp_path / "world" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("corpus", "train", "dev")
