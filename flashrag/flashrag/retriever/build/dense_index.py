@@ -62,8 +62,9 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
         embeddings = parts.embeddings()
         _install(options, manifest, embeddings, plan or _plan(options, embeddings.dimension, len(corpus)))
         if options.save_embedding:
-            with staged(options.saved_embeddings) as new:
-                parts.path.rename(new)
+            # A kill between the two leaves the new vectors where the next build resumes from.
+            shutil.rmtree(options.saved_embeddings, ignore_errors=True)
+            parts.path.rename(options.saved_embeddings)
         else:
             shutil.rmtree(parts.path)
 
