@@ -3,6 +3,7 @@
 The answers are compared with the printed ones by their shape: the same nesting and keys; texts and numbers may differ.
 """
 
+import asyncio
 import json
 import re
 import subprocess
@@ -76,7 +77,7 @@ def assert_same_shape(answer: Any, shown: Any) -> None:
 
 @pytest.mark.parametrize("block", [each for each in blocks() if each.language == "python"], ids=str)
 def test_a_printed_program_runs(port: str, block: Any, tmp_path: Path) -> None:
-    write_trajectory(tmp_path / "outputs" / "run" / "trajectories" / "train" / "step_000010.3f9a1c2e77b0.jsonl.gz")
+    write_demo(tmp_path / "outputs" / "demo")
     program = PORT.sub(port, block.text)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
@@ -84,11 +85,16 @@ def test_a_printed_program_runs(port: str, block: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def write_trajectory(path: Path) -> None:
-    """A file of one line, as a rollout worker leaves it; a program reads it without looking into it."""
-    import gzip
+def write_demo(folder: Path) -> None:
+    """The trajectories that programs read of the demo's output folder, one of the trainer and one of the evaluation."""
+    from flashrag.episode import RESEARCH, Episode, Segment, Source, Trajectory
+    from flashrag.system.json_lines import append_line
+    from verl_search.rollout.trajectories import Retention, TrajectoryWriter
 
-    from verl_search.rollout.trajectory_files import append_member
-
-    path.parent.mkdir(parents=True)
-    append_member(path, gzip.compress(json.dumps({"question_id": "0012", "step": 10}).encode() + b"\n"))
+    episode = Episode((1,), [Segment(Source.MODEL, "<think> t </think>", (5,))], dialect=RESEARCH)
+    asked = {"question_id": "0012", "question": "Who?", "gold_answers": ("Wu",)}
+    trajectory = Trajectory.of_episode(episode, split="val", step=10, **asked)
+    asyncio.run(TrajectoryWriter(folder / "training" / "trajectories", Retention()).write(trajectory))
+    items = folder / "evaluation" / "demo_dev_research_trained" / "items.jsonl"
+    items.parent.mkdir(parents=True)
+    append_line(items, trajectory.to_json())

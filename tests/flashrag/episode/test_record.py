@@ -53,17 +53,19 @@ TRAINED = Trajectory.of_episode(
     weights_steps=(2, 2),
     group_id="u7",
     session=1,
+    written_at=1.5e9,
 )
 
 
 def test_a_line_holds_every_field() -> None:
     line = json.loads(TRAINED.to_json())
-    assert time.time() - line.pop("written_at") < 60
+    assert time.time() - Trajectory(**ASKED).written_at < 60
     first, result, _ = line.pop("segments")
     assert (first["source"], first["token_ids"], first["call"]) == ("model", [10, 11, 12], None)
     assert result == {"source": "result", "text": RESULT, "token_ids": [20, 21], "log_probs": None, "call": 0}
     assert line == {
         "version": 2,
+        "written_at": 1.5e9,
         "question_id": "id1",
         "question": "Who?",
         "gold_answers": ["King Wu"],
