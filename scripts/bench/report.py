@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +11,6 @@ from evaluation.report.tables import markdown_table
 Work = TypeVar("Work")
 Way = TypeVar("Way", bound=Hashable)
 Result = TypeVar("Result")
-NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def paired_rounds(rounds: Iterable[Work], ways: Mapping[Way, Callable[[Work], Result]]) -> dict[Way, list[Result]]:
@@ -36,7 +34,7 @@ def ratios(rounds: Mapping[str, Sequence[float]], *pairs: tuple[str, str]) -> di
     return {f"{way}_over_{other}": np.divide(rounds[way], rounds[other]) for way, other in pairs}
 
 
-def print_report(figures: Mapping[str, Any], targets: Mapping[str, str], rounds: Mapping[str, Any] = NONE) -> None:
+def print_report(figures: Mapping[str, Any], targets: Mapping[str, str], **rounds: Sequence[float]) -> None:
     """A table of the figures and of the rounds behind them, then the figures as JSON: of a list, the median."""
     rows = [(name, shown(value), targets.get(name, "")) for name, value in _flat({**figures, **rounds})]
     print(markdown_table(("figure", "median (lowest–highest round)", "target"), rows))

@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with our_server(demo_config(options.demo_dir, logs), 1, logs) as retrieval:
         rates, python_ms = measure(options, retrieval.url)
     rounds = {f"{way}, sampled tokens/s": per_s for way, per_s in rates.items()}
-    print_report(figures(rates, python_ms), TARGETS, rounds)
+    print_report(figures(rates, python_ms), TARGETS, **rounds)
     return 0
 
 

@@ -75,14 +75,13 @@ async def _slow_body(case: Case) -> AsyncIterator[bytes]:
 
 def violation(case: Case, outcome: Outcome, truth: Truth, server_deadline_s: float) -> str | None:
     """What is wrong with an outcome, None where nothing is."""
-    if case.manner in (Manner.LEFT, Manner.CUT):
-        return None if outcome.status is None else _answer_problem(case, outcome, truth)
-    if outcome.timed_out:
+    leaves = case.manner in (Manner.LEFT, Manner.CUT)
+    if outcome.timed_out and not leaves:
         return "stuck: neither answered nor closed"
-    if case.manner is Manner.STALLED:
-        return None if outcome.status is None or outcome.status in BODY_TOO_SLOW else f"status {outcome.status}"
     if outcome.status is None:
-        return "the connection ended without an answer"
+        return None if leaves or case.manner is Manner.STALLED else "the connection ended without an answer"
+    if case.manner is Manner.STALLED:
+        return None if outcome.status in BODY_TOO_SLOW else f"status {outcome.status}"
     deadline_s = case.deadline_s or server_deadline_s
     if outcome.status == LATE and outcome.seconds < deadline_s - TIMER_S:
         return f"504 after {outcome.seconds:.4f} s, before its deadline of {deadline_s:.4f} s"

@@ -110,7 +110,7 @@ def _refused(kind: str, bodies: Mapping[str, Sequence[Any]], *statuses: int) -> 
 
 @dataclass(frozen=True)
 class _Answered:
-    """Makes the requests that a server answers unless it is busy or late, or the client is in the way."""
+    """Makes the requests that a server answers, unless it is busy or late, or the client leaves."""
 
     pool: Pool
     rng: Random

@@ -1,11 +1,13 @@
 """What a command says to a mistaken argument."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from flashrag.errors import UserError
-from flashrag.system.arguments import CommandParser, in_range
+from flashrag.system.arguments import CommandParser, flag, in_range, parse_options
 
 
 @pytest.fixture
@@ -71,3 +73,26 @@ server:
   --quiet         print nothing
 """
     )
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Merge files."""
+
+    files: Sequence[Path] = flag("files to merge")
+    sizes: Sequence[int] = flag("their sizes", (1, 2))
+    limit: int | None = flag("how many (default: all)", None)
+    dry: bool = flag("write nothing", False)
+
+
+def test_the_fields_of_a_dataclass_are_the_flags_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_options(MergeOptions, "merge", ["--files", "a", "b"]) == MergeOptions([Path("a"), Path("b")])
+    given = ["--files", "a", "--sizes", "3", "--limit", "4", "--dry"]
+    assert parse_options(MergeOptions, "merge", given) == MergeOptions([Path("a")], [3], 4, True)
+    with pytest.raises(UserError, match="--files"):
+        parse_options(MergeOptions, "merge", [])
+    with pytest.raises(SystemExit):
+        parse_options(MergeOptions, "merge", ["--help"])
+    text = capsys.readouterr().out
+    assert "Merge files." in text
+    assert "--sizes N [N ...]     their sizes (default: 1 2)" in text

@@ -17,7 +17,7 @@ def test_every_way_does_each_round_s_work_and_the_order_is_reversed():
 
 def test_the_last_line_holds_medians_and_the_table_their_spread(capsys):
     figures = {"ratio": np.divide([160, 90, 175], [200, 100, 250]), "failed": 0, "raw": {"ours": [1.0, 2.0]}}
-    print_report(figures, {"ratio": ">= 0.80"}, {"limit": [3, 5, 4]})
+    print_report(figures, {"ratio": ">= 0.80"}, limit=[3, 5, 4])
     *table, last = capsys.readouterr().out.splitlines()
     assert json.loads(last) == {"ratio": 0.8, "failed": 0, "raw": {"ours": [1.0, 2.0]}}
     assert table[2:] == [
