@@ -228,7 +228,7 @@ def query_work(faiss_type: str, count: int) -> list[float]:
     """What a query is compared with: of IVF-PQ the cells, and the vectors in those that are probed; else all vectors.
 
     >>> query_work("IVF-PQ", 1_000_000)  # 4 * sqrt(count) cells, of which 2 * sqrt(cells) are probed
-    [4000.0, 31622.776601683792]
+    [4000.0, 31622.776601683796]
     """
     cells = 4 * math.sqrt(count)
     return [cells, 2 * count / math.sqrt(cells)] if faiss_type == FaissType.IVF_PQ else [count]
