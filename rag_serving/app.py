@@ -27,13 +27,13 @@ from rag_serving.settings import ServerSettings
 from rag_serving.workers import Workers
 
 STATIC = Path(__file__).with_name("static")
-# The page runs no inline script and asks no other origin: a passage that holds HTML stays text, whatever the page does.
+# The page runs no inline script and asks no other origin, so HTML in a passage can never run.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asked for again, so that a new version is seen at once
+    "Cache-Control": "no-cache",  # browsers ask again, and so see a new version at once
 }
 
 
@@ -83,7 +83,7 @@ def add_page(app: FastAPI) -> None:
 
 async def _answer_422(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # it is registered for this type alone
-    # Without the input: it may be megabytes, or hold half a surrogate pair, which no JSON answer can carry.
+    # Without the input: it may be megabytes, or hold a lone surrogate, which no JSON answer can carry.
     problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
     return JSONResponse({"detail": problems}, status_code=422)
 
@@ -99,6 +99,6 @@ async def _answer_503(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_500(_: Request, error: Exception) -> JSONResponse:
-    # Starlette raises what is no SearchFailed again after this answer, so that the server logs it with its traceback.
+    # After this answer Starlette raises any other error than SearchFailed again: the server logs it with its traceback.
     reason = str(error) if isinstance(error, SearchFailed) else f"the request failed: {type(error).__name__}"
     return JSONResponse({"detail": reason}, status_code=500)

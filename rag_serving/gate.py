@@ -64,7 +64,7 @@ class Gate:
                 self._service.metrics.refused.labels(Refusal(self._service.status.value)).inc()
             return _refusal(503, f"the server is {self._service.status}", {"Retry-After": str(RETRY_AFTER_S)})
         limit = self._service.settings.max_body_bytes
-        with suppress(ValueError):  # no length, or no number: the bytes are counted as they come
+        with suppress(ValueError):  # without a valid length the bytes are counted as they arrive
             if int(headers.get("content-length", "")) > limit:
                 return _refusal(413, _too_large(limit))
         return None
@@ -131,7 +131,7 @@ class _Visit:
 
 
 def _asked_timeout_s(headers: Headers) -> float | None:
-    """The header's seconds, infinite where there is no header; None where it holds no number."""
+    """The header's seconds, infinite where there is no header; None where it is not a number."""
     with suppress(ValueError):
         asked_s = float(headers.get(TIMEOUT_HEADER, "inf"))
         return None if math.isnan(asked_s) else asked_s

@@ -26,7 +26,7 @@ QUERIES_BUCKETS = tuple(2**power for power in range(11))
 
 
 class Refusal(StrEnum):
-    """Why a sound request got no answer."""
+    """The reasons why a valid request got no answer."""
 
     QUEUE_FULL = "queue_full"
     DEADLINE = "deadline"
@@ -47,7 +47,7 @@ class Metrics:
         self.cache_misses = self._counter("rag_cache_misses", "Queries that had to be searched")
         self.joined_queries = self._counter("rag_joined_queries", "Queries that joined the search of an identical one")
         self.refused = self._counter("rag_refused", "Requests refused or given up", "reason")
-        for reason in Refusal:  # from the start, so that a rate over time begins at zero
+        for reason in Refusal:  # created at the start, so that a rate over time begins at zero
             self.refused.labels(reason)
 
     def gauge(self, name: str, text: str, read: Callable[[], int]) -> None:
@@ -74,7 +74,7 @@ class CountRequests:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500  # stays where the app raises before it answers
+        status = 500  # stays if the app raises before it answers
 
         async def watch(message: Message) -> None:
             nonlocal status

@@ -30,7 +30,7 @@ class Job:
     query: str
     num: int
     positions: dict[Ask, list[int]] = field(default_factory=dict)
-    lane: "Lane | None" = None  # None once it is searched, or no longer wanted
+    lane: "Lane | None" = None  # None once it is searched or nobody waits for it
 
     @property
     def key(self) -> Hashable:
@@ -72,7 +72,7 @@ class QueryQueue:
         self._waiting += len(jobs)
 
     def remove(self, job: Job) -> None:
-        """Remove a waiting job that nobody wants any more."""
+        """Remove a waiting job when no request needs it any more."""
         assert job.lane is not None, "only a waiting job can be removed"
         del job.lane.jobs[job]
         self._leave(job, job.lane)
@@ -81,7 +81,7 @@ class QueryQueue:
         """The next batch: at most `limit` jobs, all for the same number of documents; empty when nothing waits.
 
         Numbers are not mixed: in some indexes the best ten of twenty are not the best ten. The request that was
-        served longest ago decides on the number.
+        served longest ago determines the number.
         """
         batch: list[Job] = []
         first = next(iter(self._lanes), None)

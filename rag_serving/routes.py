@@ -1,4 +1,4 @@
-"""The routes: what a request may hold under one server's limits, and how it is answered.
+"""The routes: the requests that one server's limits allow, and their answers.
 
 /search and /batch_search are FlashRAG's and ReSearch's; /retrieve is the dialect of Search-R1's, verl's and slime's
 clients, and takes `query` (SkyRL) and `top_k` (rLLM) too; /queries is R1-Searcher's. The request models are made here,
@@ -34,12 +34,12 @@ TOKEN = Depends(HTTPBearer(auto_error=False, description=f"only where the server
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": wire.ErrorOut, "description": text}
     for status, text in {
-        400: "A blank query, or a body that is no JSON text",
+        400: "A blank query, or a body that is not JSON",
         401: "The token is missing or wrong",
         413: "The body is too large",
-        429: "The queue is full; Retry-After says for how long",
+        429: "The queue is full; Retry-After says when to try again",
         500: "The search failed",
-        503: "Loading, draining, or part of the index is down; Retry-After says for how long",
+        503: "Loading, draining, or part of the index is down; Retry-After says when to try again",
         504: f"Not answered within the server's time, or within the seconds of the header {TIMEOUT_HEADER}",
     }.items()
 }
@@ -160,7 +160,7 @@ def _add_queries(router: APIRouter, service: Service) -> None:
 
 
 async def _rank(service: Service, route: str, field: str, queries: Sequence[str], num: int) -> list[Ranked]:
-    """The best `num` hits of each query; a refusal where a query is blank or the answer would be too large."""
+    """The best `num` hits of each query; a refusal if a query is blank or the answer would be too large."""
     for position, query in enumerate(queries):
         if not query.strip():
             raise HTTPException(400, f"{EMPTY_QUERY}: {field}[{position}]")
@@ -175,7 +175,7 @@ async def _rank(service: Service, route: str, field: str, queries: Sequence[str]
 
 
 async def _written(build: Callable[[], Any], ranked: Sequence[Ranked]) -> Response:
-    """The answer as JSON. A large one is written in a thread, so that the others need not wait for it."""
+    """The answer as JSON. A large one is written in a thread, so that other requests need not wait."""
     if sum(map(len, ranked)) <= DOCUMENTS_WRITTEN_AT_ONCE:
         return wire.Json(build())
     return await asyncio.to_thread(lambda: wire.Json(build()))

@@ -21,13 +21,13 @@ from rag_serving.workers import Workers
 log = logging.getLogger(__name__)
 
 DOCUMENTS_PER_CACHED_QUERY = 10
-RETRY_AFTER_S = 1  # what a refused caller is told where nothing better is known, and at least
+RETRY_AFTER_S = 1  # least wait of a refused caller, and the default without an estimate
 LONGEST_RETRY_AFTER_S = 60
 RATE_SMOOTHING = 0.2
 
 
 class QueueFull(ReSearchError):
-    """More queries wait than the server takes; `retry_after_s` estimates when there is room."""
+    """The queue is full; `retry_after_s` estimates when there is room."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class SearchUnavailable(ReSearchError):
 
 
 class Searcher:
-    """Raises `QueueFull`, `SearchFailed` or `SearchUnavailable` where a request gets no answer."""
+    """Raises `QueueFull`, `SearchFailed` or `SearchUnavailable` when a request gets no answer."""
 
     def __init__(self, settings: ServerSettings, workers: Workers, metrics: Metrics) -> None:
         self.available = workers.count  # searches that could start now
@@ -74,7 +74,7 @@ class Searcher:
     async def rank(self, queries: Sequence[str], num: int) -> list[Ranked]:
         """The best `num` hits of each query, in the order of the queries.
 
-        When a caller is cancelled, its queries leave the queue, unless others wait for the same.
+        When a caller is cancelled, its queries leave the queue, unless other requests wait for them.
         """
         ask = Ask([()] * len(queries), self._loop.create_future())
         self._admit(ask, queries, num)
@@ -86,7 +86,7 @@ class Searcher:
         return ask.answers
 
     def _admit(self, ask: Ask, queries: Sequence[str], num: int) -> None:
-        """Answer from the cache, join searches under way, queue the rest: all of it, or nothing."""
+        """Answer from the cache, join searches under way, and queue the rest. Raises `QueueFull` before any change."""
         fresh: dict[object, Job] = {}
         joined = []
         hits = 0
@@ -123,7 +123,7 @@ class Searcher:
         )
 
     def _dispatch(self) -> None:
-        """Start as many searches as may run. Just after a batch, clients are about to come back: wait for them."""
+        """Start all searches that may run. Just after a batch, wait for its clients, which are about to come back."""
         size = self._settings.search_batch_size
         while self.available and (waiting := len(self._queue)):
             if waiting < min(self._expected, size) and self._loop.time() < self._linger_until:
@@ -140,7 +140,7 @@ class Searcher:
         try:
             ranked = await self._workers.rank([job.query for job in batch], batch[0].num)
             answers = [tuple(hits) for _, hits in zip(batch, ranked, strict=True)]
-        except Exception as error:  # whatever it is, it is the answer of these requests alone
+        except Exception as error:  # any error is the answer of these requests alone
             log.exception("a search of %d queries failed", len(batch))
             asks = self._fail(batch, error)
         else:
@@ -151,7 +151,7 @@ class Searcher:
         self._dispatch()
 
     def _answer(self, batch: Sequence[Job], answers: Sequence[Ranked]) -> list[Ask]:
-        """Give every request its part; the requests that got one."""
+        """Give every request its part; returns the requests that got one."""
         asks = self._end(batch)
         for job, ranked in zip(batch, answers, strict=True):
             self._keep(job, ranked)
@@ -172,15 +172,15 @@ class Searcher:
         return asks
 
     def _end(self, batch: Sequence[Job]) -> list[Ask]:
-        """Nobody joins these searches any more; the requests that wait for them, each once."""
+        """Close these searches to further requests; returns the requests that wait for them, each once."""
         for job in batch:
             del self._jobs[job.key]
         return list(dict.fromkeys(ask for job in batch for ask in job.positions))
 
     def _linger(self, asks: Sequence[Ask]) -> None:
-        """Let the next batch wait for the clients that were just answered, if they are more than wait already.
+        """Let the next batch wait for the clients that were just answered, if they outnumber the waiting ones.
 
-        Fewer are not waited for: a core that idles costs more than they would save.
+        For fewer clients, an idle core would cost more than the larger batch saves.
         """
         waiting, answered = len(self._queue), sum(ask.done.done() for ask in asks)
         self._expected = waiting + answered if waiting < answered else 0
@@ -198,7 +198,7 @@ class Searcher:
             self._cache[job.key] = ranked
 
     def _leave(self, ask: Ask) -> None:
-        """Take the request out of the searches that it waits for, and those out of the queue that nobody else wants."""
+        """Take the request out of its searches, and remove queued searches that no other request needs."""
         for job in ask.jobs:
             job.positions.pop(ask, None)
             if not job.positions and job.lane is not None:

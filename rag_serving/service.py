@@ -1,6 +1,6 @@
 """The state of one server: loading, healthy, draining or failed; and the searcher, once the retriever is loaded.
 
-The port answers while the retriever is loaded.
+The port answers while the retriever is being loaded.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 
 class Service:
-    """Use it as an async context manager; then `loaded` is the task that loads, and gives the facts or its error."""
+    """An async context manager. Inside it, `loaded` is the loading task, whose result is the facts or an error."""
 
     def __init__(self, settings: ServerSettings, workers: Workers, metrics: Metrics) -> None:
         self.settings = settings
@@ -32,7 +32,7 @@ class Service:
 
     @property
     def facts(self) -> Facts:
-        """The retriever, described; only where it is loaded."""
+        """The description of the retriever; call only once it is loaded."""
         return self.loaded.result()
 
     async def __aenter__(self) -> Self:
@@ -54,7 +54,7 @@ class Service:
     async def _load(self) -> Facts:
         try:
             facts = await self.workers.start()
-            await self.workers.rank(["warm-up"], 1)  # the first search pays for lazy set-up; let it be ours
+            await self.workers.rank(["warm-up"], 1)  # the first search pays for lazy set-up; no client should
         except Exception:
             self.status = Status.FAILED
             raise

@@ -43,18 +43,16 @@ class ServeOptions:
     config: Path = flag(
         "YAML file that names index, corpus and encoder, and limits requests "
         "(default: rag_serving/serving_config.yaml)",
-        Path(__file__).with_name("serving_config.yaml"), group="what is searched",
+        Path(__file__).with_name("serving_config.yaml"), group="search",
     )  # fmt: skip
     num_retriever: int = flag(
         "searches that may run at once, from 1 to 256, each in a thread; they share one copy of the index",
-        1, group="what is searched", type=in_range(int, 1, 256),
+        1, group="search", type=in_range(int, 1, 256),
     )  # fmt: skip
-    host: str = flag(
-        "to listen on; 0.0.0.0 for other machines", "127.0.0.1", group="where it listens", metavar="ADDRESS"
-    )
+    host: str = flag("to listen on; 0.0.0.0 for other machines", "127.0.0.1", group="address", metavar="ADDRESS")
     port: int = flag(
         "to listen on, TCP; 0 takes a free one, which the line `ready: …` names",
-        8000, group="where it listens", type=in_range(int, 0, 65535), metavar="PORT",
+        8000, group="address", type=in_range(int, 0, 65535), metavar="PORT",
     )  # fmt: skip
 
 
@@ -143,7 +141,7 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:
-        raise UserError(f"--host {host!r} is no address of this machine ({error}); 127.0.0.1 is the default") from error
+        raise UserError(f"--host {host!r} is not an address of this machine ({error}); try 127.0.0.1") from error
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago is free
     try:
@@ -153,7 +151,7 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         listener.close()
         raise UserError(
             f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); "
-            "stop what uses it, or give another --port"
+            "stop the program that uses it, or give another --port"
         ) from error
     return listener
 

@@ -20,13 +20,13 @@ class ServerSettings(RetrieverSettings):
 
     search_batch_size: int = Field(64, ge=1, description="queries searched together")
     max_wait_ms: float = Field(
-        5.0, ge=0, le=1000, description="under load, how long a search waits for clients to come back"
+        5.0, ge=0, le=1000, description="under load, the longest wait of a search for returning clients"
     )
     max_queue_queries: int = Field(4096, ge=1, description="queries that may wait, over all requests")
-    cache_queries: int = Field(4096, ge=0, description="results kept, of ten documents each; 0: none")
+    cache_queries: int = Field(4096, ge=0, description="results kept, of ten documents each; 0 for none")
     request_timeout_s: float = Field(30.0, gt=0, allow_inf_nan=False, description="a request's longest time to answer")
     drain_timeout_s: float = Field(
-        10.0, ge=0, allow_inf_nan=False, description="after SIGTERM, for the requests in hand"
+        10.0, ge=0, allow_inf_nan=False, description="time after SIGTERM to finish the requests in hand"
     )
     log_queries: bool = Field(False, description="write each request's queries to stderr")
 
@@ -46,5 +46,5 @@ class ServerSettings(RetrieverSettings):
 
 
 def read_settings(path: Path) -> ServerSettings:
-    """The settings in a YAML file; raises UserError naming the key, the value and what was expected."""
+    """The settings in a YAML file; raises UserError naming the key, the value and the expected values."""
     return validated(ServerSettings, read_yaml_mapping(path), str(path))

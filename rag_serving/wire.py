@@ -1,4 +1,4 @@
-"""What the server's answers look like: their models for the OpenAPI document, and how they are written.
+"""The server's answers: their models for the OpenAPI document, and their JSON text.
 
 Pure: no I/O, no retriever. Does not cover: requests (routes.py).
 """
@@ -76,7 +76,7 @@ def search_json(hits: Sequence[Hit], return_score: bool) -> list[Any]:
 
 
 def batch_search_json(ranked: Sequence[Sequence[Hit]], return_score: bool) -> list[Any]:
-    """`[[doc, …], …]`, or `[[[doc, …], …], [[score, …], …]]`: two lists of one entry a query, however many queries."""
+    """`[[doc, …], …]`, or `[[[doc, …], …], [[score, …], …]]`: two lists with one entry per query."""
     documents = [[document_json(hit.document) for hit in hits] for hits in ranked]
     return [documents, [[hit.score for hit in hits] for hits in ranked]] if return_score else documents
 

@@ -1,11 +1,11 @@
-"""Where batches are searched: in a process of its own, as the server's command does, or in threads of this process.
+"""The workers that search batches: a separate process (for the server's command) or threads of this process.
 
-torch takes and releases the interpreter's lock with every operation. When searches ran in threads of the server, they
-and the writing of answers slowed each other down by a third on two cores. So they run in a process of their own. The
-event loop writes queries to it and reads hits from it, over one socket for each search that may run at once. A process
-that dies is started again and asked again: a search changes nothing.
+torch takes and releases the interpreter's lock with every operation. In threads of the server, searches and the writing
+of answers slow each other down by a third on two cores. So searches run in a separate process. The event loop writes
+queries to it and reads hits from it, over one socket for each search that may run at once. A process that dies is
+started again and its searches are repeated, which is safe because a search changes nothing.
 Threads serve a retriever that must live in this process, as on a Ray cluster.
-Does not cover: which queries make a batch (searcher.py).
+Does not cover: the choice of a batch's queries (searcher.py).
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from flashrag.retriever import Retriever
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # for a batch that kills the process every time
+ATTEMPTS = 3  # at a batch that kills the process every time
 LENGTH_BYTES = 8  # before each reply
 LARGE_REPLY_BYTES = 1 << 20  # about 5 ms to unpickle: more would keep the event loop from answering others
 T = TypeVar("T")
 
 
 class ProcessDied(ReSearchError):
-    """The process ended while it loaded, again and again over the same queries, or because it was closed."""
+    """The process ended while it loaded, died repeatedly over the same queries, or was closed."""
 
 
 class Facts(NamedTuple):
@@ -60,15 +60,15 @@ class Workers(ABC):
 
     @abstractmethod
     async def start(self) -> Facts:
-        """Load the retriever. Raises what stops it from loading."""
+        """Load the retriever. Raises the loader's error."""
 
     @abstractmethod
     async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
-        """The retriever's `rank`. Raises what that raises, and `ProcessDied`."""
+        """The retriever's `rank`. Raises its errors, and `ProcessDied`."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of the retriever; searches that still run are of no use."""
+        """Release the retriever; the results of searches that still run are dropped."""
 
 
 class ThreadWorkers(Workers):
@@ -105,7 +105,7 @@ class ProcessWorkers(Workers):
         self._load = load
         self._process: SpawnProcess | None = None
         self._channels: list[_Channel] = []
-        self._idle: asyncio.Queue[_Channel] = asyncio.Queue()  # those on which nothing is asked
+        self._idle: asyncio.Queue[_Channel] = asyncio.Queue()  # channels without a request
         self._replacing = asyncio.Lock()
         self._closed = False
 
@@ -120,8 +120,8 @@ class ProcessWorkers(Workers):
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_serve, args=(self._load, theirs), name="retriever", daemon=True)
         self._process.start()
-        atexit.register(self._process.kill)  # before multiprocessing's own end, which would wait for it
-        for end in theirs:  # only the process holds its ends: when it dies, ours say so
+        atexit.register(self._process.kill)  # before multiprocessing's own handler, which would wait for it
+        for end in theirs:  # only the process holds these ends, so that its death closes ours
             end.close()
         streams = [await asyncio.open_unix_connection(sock=ours, limit=LARGE_REPLY_BYTES) for ours, _ in pairs]
         self._channels, self._idle = [_Channel(*stream) for stream in streams], asyncio.Queue()
@@ -173,11 +173,11 @@ class ProcessWorkers(Workers):
                 await self.start()
 
     async def _end(self) -> None:
-        """End the process, whatever it searches or hangs in; whoever waits for a reply reads the end of it."""
+        """End the process, even if it hangs; pending reads of replies then end with an error."""
         if self._process is None:
             return
         self._process.kill()
-        await asyncio.to_thread(self._process.join)  # giving back an index of many gigabytes takes its time
+        await asyncio.to_thread(self._process.join)  # freeing an index of many gigabytes takes time
         atexit.unregister(self._process.kill)
         for channel in self._channels:
             channel.writer.transport.abort()
@@ -202,7 +202,7 @@ class _Channel(NamedTuple):
 
 
 def _serve(load: Callable[[], Retriever], ends: Sequence[socket.socket]) -> None:
-    """The process: load, say so, then one thread for each socket until the server closes one."""
+    """The process: load, report it, then serve each socket in a thread until the server closes one."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which drains first
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_server, daemon=True).start()
@@ -219,7 +219,7 @@ def _serve(load: Callable[[], Retriever], ends: Sequence[socket.socket]) -> None
 
 
 def _end_with_the_server() -> None:
-    """However the server ends, nothing of it is left, not even a process that still loads."""
+    """End this process with the server, however the server ends, even while this process loads."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a child"
     parent.join()
@@ -239,11 +239,11 @@ def _answer(retriever: Retriever, file: BufferedRWPair) -> None:
             _reply(file, reply)
         except (EOFError, OSError):
             with_the_server = False
-    os._exit(0)  # the server is gone, or wants no more; searches that still run are of no use
+    os._exit(0)  # the server is gone or has closed a socket; nobody needs the searches that still run
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as the server will see it: what it says, where it cannot be pickled itself."""
+    """The error as the server will see it; one that cannot be pickled becomes its text."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:

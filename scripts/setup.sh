@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv at the repository root, with everything that serving, training, evaluation and the tests need.
-# Done already: says so within a second or two. Interrupted: run it again.
+# A finished set-up is recognised within two seconds. After an interruption, run it again.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -13,10 +13,10 @@ network_timeout_s=15
 usage() {
     cat <<'TEXT'
 usage: scripts/setup.sh [--device cpu|gpu] [--python PATH]
-  --device   which stack to install; default: RESEARCH_DEVICE, else what .venv was made for, else gpu when nvidia-smi
+  --device   which stack to install; default: RESEARCH_DEVICE, else that of .venv, else gpu when nvidia-smi
              lists one
   --python   the Python 3.11 or 3.12 to use; default: the first of python3.11, python3.12, python3, python that works
-environment: RESEARCH_MIN_DISK_GB (free space asked for: 5 for cpu, 30 for gpu). Package indexes are pip's: pip config
+environment: RESEARCH_MIN_DISK_GB (required free space: 5 for cpu, 30 for gpu). Package indexes are pip's: pip config
 list, PIP_* variables.
 TEXT
 }
@@ -58,7 +58,7 @@ detect_device() {
     fi
 }
 
-# "3.11" for a Python that runs, is 3.11 or 3.12 and can make environments; else empty. Shims that only fail exist.
+# "3.11" for a Python that runs, is 3.11 or 3.12 and can make environments; else empty. Some shims only fail.
 usable_version() {
     "$1" -I -c 'import sys, ensurepip, venv
 version = sys.version_info[:2]
@@ -87,7 +87,7 @@ choose_python() {
     fail "no usable Python 3.11 or 3.12; found: ${listing:2}. Install one with its venv module, or name it: --python PATH"
 }
 
-# Everything that a finished .venv depends on, the folder included: scripts in it and editable installs hold its path.
+# Everything that a finished .venv depends on; the folder too, because its scripts and editable installs hold the path.
 fingerprint() {
     {
         printf '%s\n' "$device" "$root" "$uv_version"
@@ -126,13 +126,13 @@ make_venv() {
     local options=()
     if [[ -e $venv ]]; then
         if [[ -z $(usable_version "$venv/bin/python") ]] || ! "$venv/bin/python" -I -m pip --version &>/dev/null; then
-            say ".venv does not work: making it anew"
+            say ".venv does not work: making a new one"
             options=(--clear)
         elif [[ -s $marker && (! -s $stamp || $(cat "$marker") != "$device") ]]; then
-            say ".venv is incomplete or for another device: making it anew"
+            say ".venv is incomplete or for another device: making a new one"
             options=(--clear)
         elif [[ -n $python && $(usable_version "$python") != "$(usable_version "$venv/bin/python")" ]]; then
-            say ".venv has another Python: making it anew"
+            say ".venv has another Python: making a new one"
             options=(--clear)
         fi
     fi
@@ -155,7 +155,7 @@ get_uv() {
 
 uv_install() { "$uv" pip install --python "$venv/bin/python" "$@"; }
 
-# Sets torch_options: where the CPU build of torch comes from, tried before anything large is fetched.
+# Sets torch_options, the source of the CPU build of torch; tried before anything large is fetched.
 find_torch() {
     local pin
     pin=$(grep -oE '^torch==[^ ]+' "$requirements")
@@ -186,7 +186,7 @@ explain_failure() {
     (($(free_gb "$root") > 0)) || fail "the disk of $root is full; free some space and run this again"
     uv_install -q --dry-run --reinstall --no-deps six 2>/dev/null ||
         fail "the package index cannot be reached any more; check the network and run this again"
-    fail "the installation failed (see above); when it is not clear why, delete .venv and run this again"
+    fail "the installation failed (see above); if the cause is not clear, delete .venv and run this again"
 }
 
 verify() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that a Chromium is there for the tests of the web pages. One that is found is left as it is.
-# RESEARCH_CHROMIUM names one in another place. Where nothing can be installed, says what to do and exits with 1.
+# Installs a Chromium for the tests of the web pages, unless there is one. RESEARCH_CHROMIUM names one in another place.
+# If nothing can be installed, prints the remedy and exits with 1.
 set -euo pipefail
 
 say() { echo "browser: $*"; }
@@ -13,7 +13,7 @@ fail() {
 find_browser() {
     if [[ -n ${RESEARCH_CHROMIUM:-} ]]; then
         command -v "$RESEARCH_CHROMIUM" ||
-            fail "RESEARCH_CHROMIUM=$RESEARCH_CHROMIUM is no program; name a Chromium, or unset it"
+            fail "RESEARCH_CHROMIUM=$RESEARCH_CHROMIUM is not a program; name a Chromium, or unset it"
     else
         command -v chromium || command -v chromium-browser || command -v google-chrome
     fi
@@ -31,7 +31,7 @@ main() {
         fail "there is no Chromium; run 'sudo apt-get install --no-install-recommends chromium', or $remedy"
     say "installing chromium"
     export DEBIAN_FRONTEND=noninteractive
-    # An old package list may be enough where the new one cannot be had.
+    # An old package list may be enough if the new one cannot be fetched.
     apt-get update -qq || say "the package list could not be brought up to date"
     apt-get install -y -qq --no-install-recommends chromium >/dev/null ||
         fail "apt-get could not install chromium (see above); $remedy"

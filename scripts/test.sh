@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests, after setting up when needed: the quick ones, or with --all the slow end-to-end runs after them.
-# The quick tests run in a process for each core, at most four; the slow ones in one process, as the engines that they
-# start use every core. Other arguments go to pytest: with `-n 0` the quick tests run in one process too.
+# Sets up if needed, then runs the quick tests; with --all the slow end-to-end runs follow. The quick tests run in one
+# process per core, at most four; the slow ones in a single process, because their engines use every core. Other
+# arguments go to pytest: with `-n 0` the quick tests run in one process too.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -24,7 +24,7 @@ status=0
 [[ -n $slow ]] || exit "$status"
 slow_status=0
 .venv/bin/python -m pytest -m "slow and not gpu" ${arguments[@]+"${arguments[@]}"} || slow_status=$?
-# Either lane may fail the whole. With 5 pytest says that the arguments chose no test: then the other lane decides.
+# A failure of either lane fails the whole. pytest's 5 means that no test was selected: then the other lane decides.
 ((status != 5)) || status=$slow_status
 ((status != 0 || slow_status == 5)) || status=$slow_status
 exit "$status"

@@ -31,7 +31,7 @@ class Options:
     dev_data_path: Path = flag("for example hotpot_dev_distractor_v1.json")
     output_dir: Path = flag("folder of train.parquet and test.parquet")
     dev_sample_size: int = flag("dev questions to validate on; -1 for all", 100)
-    seed: int = flag("of the dev sample", 0)
+    seed: int = flag("seed of the dev sample", 0)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def rows_of(records: Sequence[Any], *, split: str, path: Path) -> list[dict[str, Any]]:
-    """Training rows, one a record and in its order. Raises `UserError` for the first bad record, by number from 1."""
+    """Training rows, one per record, in order. Raises `UserError` for the first bad record, by number from 1."""
     rows: list[dict[str, Any]] = []
     number_by_id: dict[str, int] = {}
     for index, record in enumerate(records):
@@ -109,7 +109,7 @@ def _check_text(value: object, field: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f'field "{field}" is {value!r}, which holds half a surrogate pair; repair the text') from error
+        raise UserError(f'field "{field}" is {value!r}, which holds a lone surrogate; repair the text') from error
 
 
 def _read_lines(path: Path) -> Iterator[Any]:

@@ -1,6 +1,6 @@
-"""The published training command line, translated to verl's configuration: what `training/run.sh` runs.
+"""The published training command line, translated to verl's configuration. `training/run.sh` runs this.
 
-The wandb key never is an argument here: run.sh moves it into the environment.
+The wandb key is never an argument here: run.sh moves it into the environment.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from verl_search.settings import CONFIG_DIR, compose_config
 
 
 class Flag(NamedTuple):
-    """A published flag: the key of the config that it sets, what it means, and the kind or unit of its value."""
+    """A published flag: the key of the config that it sets, its meaning, and the kind or unit of its value."""
 
     key: str
     meaning: str
@@ -27,9 +27,9 @@ class Flag(NamedTuple):
 
 DESCRIPTION = """Train a model to search.
 
-A flag that is not given keeps the value of the config, and the defaults below are those of the published one
+A flag that is not given keeps the value of the config. The defaults below are those of the published config
 (verl/verl_search/config/research.yaml). The config cpu, for a machine without a GPU, trains with one process."""
-EPILOG = """Any other setting of verl's or of ours can follow as key=value, for example search.top_n=3.
+EPILOG = """Any other setting, of verl or of ReSearch, can follow as key=value, for example search.top_n=3.
 
 Without any argument the embedded demo runs; its own options: bash training/run.sh --demo --help"""
 CONFIG_NAMES = ("research", "cpu")
@@ -48,7 +48,7 @@ FLAGS_BY_GROUP: dict[str, dict[str, Flag]] = {
         "max_prompt_length": Flag("data.max_prompt_length", "longer prompts are left out", "TOKENS"),
     },
     "rollouts and reward": {
-        "max_response_length": Flag("data.max_response_length", "of a response with its search results", "TOKENS"),
+        "max_response_length": Flag("data.max_response_length", "longest response, with its search results", "TOKENS"),
         "rollout_n": Flag("actor_rollout_ref.rollout.n", "responses for each question: the size of a group"),
         "reward_manager": Flag("search.answer_metric", "how an answer is scored: exact match (qa) or F1 (qa_f1)"),
     },
@@ -87,8 +87,8 @@ def make_parser() -> CommandParser:
             text = f"{flag.meaning} (default: {default})"
             group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
     rest = parser.add_argument_group("configuration and keys")
-    rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research where a GPU answers, else cpu")
-    rest.add_argument("--wandb_api_key", metavar="KEY", help="default: what WANDB_API_KEY holds; offline without a key")
+    rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research if there is a GPU, else cpu")
+    rest.add_argument("--wandb_api_key", metavar="KEY", help="default: that in WANDB_API_KEY; offline without a key")
     return parser
 
 
@@ -111,7 +111,7 @@ def _boolean(text: str) -> bool:
 
 
 def hydra_overrides(flags: argparse.Namespace) -> list[str]:
-    """The overrides that the given flags mean."""
+    """The overrides for the given flags."""
     given = {flag.key: getattr(flags, name) for name, flag in FLAGS.items() if getattr(flags, name) is not None}
     if flags.reward_manager is not None:
         given[FLAGS["reward_manager"].key] = REWARD_MANAGERS[flags.reward_manager]
@@ -120,7 +120,7 @@ def hydra_overrides(flags: argparse.Namespace) -> list[str]:
 
 
 def _quoted(value: object) -> str:
-    """A value as Hydra's grammar wants it: paths and addresses may hold characters that it would read."""
+    """A value quoted for Hydra's grammar, because paths and addresses may hold characters with a meaning in it."""
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{escaped}'"
@@ -128,7 +128,7 @@ def _quoted(value: object) -> str:
 
 
 def detect_config_name() -> str:
-    """research where a GPU answers, cpu elsewhere."""
+    """research if there is a GPU, else cpu."""
     return "research" if count_gpus() else "cpu"
 
 

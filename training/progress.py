@@ -34,7 +34,7 @@ def step_line(step: int, total_steps: int | None, metrics: Mapping[str, Any]) ->
 
 
 def idle_s(metrics: Mapping[str, Any]) -> float:
-    """Seconds of the rollout phase in which no engine had work: every episode was searching, or had not begun."""
+    """Seconds of the rollout phase in which no engine had work: each episode was searching or had not begun."""
     return max(0.0, metrics["timing_s/gen"] - metrics["rollout/engine_busy_s"])
 
 
@@ -74,7 +74,7 @@ class NoticePrinter(GrowingFile):
     """Prints the notices for the user that the trainer's processes have logged since it last looked."""
 
     def __init__(self, log_path: Path):
-        # An earlier run has printed what stands in the log already.
+        # An earlier run has printed the notices that are in the log already.
         super().__init__(log_path, from_byte=log_path.stat().st_size if log_path.is_file() else 0)
 
     def print_news(self) -> None:

@@ -33,7 +33,7 @@ def write_parquet_files(rows_by_path: Mapping[Path, Sequence[Mapping[str, Any]]]
     Creates missing folders. An earlier file of the same name is replaced. Raises `UserError` when a file would have
     no rows (a table without rows has no columns either) or its folder cannot be written.
     """
-    import pyarrow as pa  # here, not above: a command's bad input is reported before the slow import
+    import pyarrow as pa  # here, so that a command reports bad input before the slow import
     import pyarrow.parquet as pq
 
     with ExitStack() as files:

@@ -7,7 +7,7 @@
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# A key must not show in the process list of what is started from here: it moves into the environment.
+# The key moves into the environment, so that it does not show in the process list.
 arguments=()
 while (($#)); do
     case "$1" in
@@ -22,12 +22,12 @@ while (($#)); do
     shift
 done
 
-# What to type again after a stop (verl_search/trainer/stopping.py).
+# The command to repeat after a stop (verl_search/trainer/stopping.py).
 printf -v RESEARCH_COMMAND ' %q' bash "$0" "${arguments[@]}"
 export RESEARCH_COMMAND="${RESEARCH_COMMAND# }"
 
 bash "$root/scripts/setup.sh"
-# The folders training/ and evaluation/ are read from the repository, wherever the command is given.
+# The folders training/ and evaluation/ are imported from the repository, whatever the working directory.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if ((${#arguments[@]} == 0)); then
     exec "$root/.venv/bin/python" -m training.demo.run

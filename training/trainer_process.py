@@ -25,13 +25,13 @@ CPU_CONFIGS = ("cpu", "demo")
 
 
 def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
-    """The platform of a CPU config, where verl's loggers write, and wandb offline unless a key is at hand."""
+    """The platform of a CPU config, the paths of verl's loggers, and wandb's offline mode unless there is a key."""
     metrics_dir = save_path / METRICS_FOLDER
     try:
         metrics_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"save_path={save_path} cannot be written ({error}); give another one") from error
-    # verl's file logger truncates what it opens, so every start writes to a file of its own.
+    # verl's file logger truncates the file that it opens, so every start writes to a file of its own.
     environment = {
         "VERL_FILE_LOGGER_PATH": str(metrics_dir / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"),
         "TENSORBOARD_DIR": str(save_path / "tensorboard"),
@@ -43,7 +43,7 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
         # Several engines share the cores; OpenMP barriers collapse when each takes them all.
         environment["OMP_NUM_THREADS"] = "1"
     if config_name in CPU_CONFIGS:
-        # verl would take a GPU that the machine has, whatever torch was built for.
+        # verl would take a GPU of the machine even if torch was built for the CPU.
         environment["VERL_PLATFORM"] = "cpu"
     if not os.environ.get("WANDB_API_KEY"):
         environment["WANDB_MODE"] = "offline"
@@ -53,7 +53,7 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
 def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, total_steps: int | None = None) -> None:
     """Train to the end, printing one line a step and the trainer's notices.
 
-    Raises `UserError`, `StopTraining` (it ended on purpose) or `TrainingFailed` when it does not get there.
+    Raises `UserError`, `StopTraining` (it ended on purpose) or `TrainingFailed` otherwise.
     """
     environment = trainer_environment(config_name, save_path)
     forget_end(save_path)
@@ -78,7 +78,7 @@ def _follow(process: subprocess.Popen, *printers: ProgressPrinter | NoticePrinte
 
 
 def raise_end(save_path: Path, log_path: Path, log_start: int, returncode: int) -> NoReturn:
-    """Raise why a trainer ended: from its own note, or from the end of its part of the log if it left none."""
+    """Raise an error with the reason why a trainer ended: its own note, or else the end of its part of the log."""
     end = read_end(save_path)
     if end is not None and end.exit_code == EXIT_USER_ERROR:
         raise UserError(end.reason)

@@ -2,7 +2,7 @@
 
 Every replica is the whole application of app.py in a process of its own. Where `index_path` is a folder that
 flashrag.retriever.index_shards wrote, each shard is a deployment of its own and the replicas hold only the encoder and
-the corpus. A dead or broken process is replaced by Ray; docs/cluster.md says what its clients see meanwhile.
+the corpus. Ray replaces a dead or broken process; docs/cluster.md describes the effect on clients meanwhile.
 Does not cover: bm25 in shards (replicas only), scaling by load.
 """
 
@@ -41,8 +41,8 @@ from rag_serving.workers import ThreadWorkers
 HEALTH_CHECK_PERIOD_S = 10
 METRICS_TIMEOUT_S = 5
 PAUSE_S = 0.1  # before a lost call is made again; a call to a shard without a live process waits by itself
-SHARDS_SHARE_OF_TIME = 0.8  # so that a request learns that a shard is down (503) before its own time is up (504)
-REQUESTS_BESIDE_THE_QUEUE = 256  # cached, being searched, refused: more than the queue holds may be in hand
+SHARDS_SHARE_OF_TIME = 0.8  # a shard that is down is reported (503) before the request's own time is up (504)
+REQUESTS_BESIDE_THE_QUEUE = 256  # cached, being searched or refused
 
 
 class ClusterOptions(BaseModel):
@@ -50,7 +50,7 @@ class ClusterOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    config: Path = Field(description="the server's YAML file; its relative paths start where this is read")
+    config: Path = Field(description="the server's YAML file; its relative paths start at the working directory")
     num_replicas: int = Field(1, ge=1, le=1024, description="copies of the application, each on its own processor")
     num_retriever: int = Field(1, ge=1, le=256, description="searches that may run at once in each of them")
     num_cpus: float = Field(1, ge=0, description="cores that Ray reserves for each; the encoder's threads follow it")
@@ -60,7 +60,7 @@ class ClusterOptions(BaseModel):
 
 
 def app(options: ClusterOptions) -> Application:
-    """The application, for Ray Serve to place; raises UserError where its files do not fit together."""
+    """The application, for Ray Serve to place; raises UserError if its files do not fit together."""
     settings = _with_absolute_paths(read_settings(options.config))
     has_token = bool(os.environ.get(TOKEN_VARIABLE))
     sharded = is_sharded(settings)
@@ -72,7 +72,7 @@ def app(options: ClusterOptions) -> Application:
     replica = Replica.options(  # pyrefly: ignore
         num_replicas=options.num_replicas,
         ray_actor_options=actor,
-        # The application refuses what is too much, with its own answers; Ray's limit only bounds the memory.
+        # The application refuses excess requests with its own answers; Ray's limit only bounds the memory.
         max_ongoing_requests=settings.max_queue_queries + REQUESTS_BESIDE_THE_QUEUE,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=2 * settings.request_timeout_s,
@@ -90,7 +90,7 @@ def _shards(settings: ServerSettings, options: ClusterOptions) -> list[Applicati
             num_replicas=options.shard_replicas,
             ray_actor_options={
                 "num_cpus": options.shard_cpus,
-                "memory": card.file_bytes,  # Ray places a shard only where this much is left
+                "memory": card.file_bytes,  # Ray places a shard only on a node with this much left
                 "runtime_env": _process_variables(),
             },
             max_ongoing_requests=options.num_replicas * options.num_retriever + 1,
@@ -172,7 +172,7 @@ class Replica:
         return dict(answer for answer in answers if not isinstance(answer, BaseException))
 
     async def check_health(self) -> None:
-        """Raise unless searches come to an end; after three times Ray puts another process in this one's place."""
+        """Raise unless searches end; after three failures Ray replaces this process."""
         service = self._app.state.service
         if service.status is Status.FAILED:
             raise RuntimeError("the retriever did not load")
@@ -184,7 +184,7 @@ class Replica:
                 await service.searcher.rank([f"health check {next(self._probes)}"], 1)
         except SearchUnavailable:
             pass  # a shard is down: not this process's fault
-        except (QueueFull, TimeoutError) as error:  # busy, as long as others' searches end
+        except (QueueFull, TimeoutError) as error:  # busy is fine, as long as other searches end
             if batches == self._batches_seen:
                 raise RuntimeError("no search has ended since the last check") from error
         self._batches_seen = batches
@@ -195,11 +195,11 @@ class ShardDown(SearchError):
 
 
 class ShardCalls:
-    """Asks all shards of an index: every one answers, or there is no answer, which would look like a full one.
+    """Asks all shards of an index. Without one of them there is no answer, because a partial one would look complete.
 
-    A call that is lost with its process is made again, on another copy of the shard or on the one that Ray starts in
-    its place, until the time is up. `handles` are in the order of the shards. Safe to call from several threads at
-    once, never from an event loop.
+    A call that is lost with its process is repeated until the time is up, on another copy of the shard or on its
+    replacement. `handles` are in the order of the shards. Safe to call from several threads at once, never from an
+    event loop.
     """
 
     def __init__(self, handles: Sequence[DeploymentHandle], timeout_s: float) -> None:
@@ -240,7 +240,7 @@ class ShardCalls:
 
 
 class StripPrefix:
-    """Lets the application see its own paths under any route prefix: its gate goes by them."""
+    """Lets the application see its own paths under any route prefix, because its gate compares them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -253,9 +253,9 @@ class StripPrefix:
 
 
 def _with_absolute_paths(settings: ServerSettings) -> ServerSettings:
-    """Processes on other nodes start in other folders."""
+    """The settings with absolute paths, because processes on other nodes start in other folders."""
     keys = ("index_path", "corpus_path", "retrieval_model_path", "rerank_model_path")
     paths = {key: Path(value) for key in keys if (value := getattr(settings, key)) is not None}
-    # What is no path here is the name of a package that carries a model, or is refused by its name.
+    # A value that is not a path here names a package that carries a model, or is refused later.
     changes = {key: type(getattr(settings, key))(path.absolute()) for key, path in paths.items() if path.exists()}
     return settings.model_copy(update=changes)

@@ -1,8 +1,8 @@
-"""An index in slices: what one shard answers, and how the answers of all are merged into those of the whole index.
+"""An index in slices: the answer of one shard, and the merge of all answers into those of the whole index.
 
-Equal scores are ordered by row, on a shard and in the merge, so the outcome does not depend on where the slices end.
-Needs no encoder, no torch and no Ray. Does not cover: where shards run and how they are asked (deployments.py), how
-they are made (flashrag.retriever.index_shards).
+Equal scores are ordered by row, on a shard and in the merge, so the outcome does not depend on the slices.
+Needs no encoder, no torch and no Ray. Does not cover: deployment and calls of shards (deployments.py), splitting an
+index (flashrag.retriever.index_shards).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from flashrag.retriever import read_index, set_search_depth
 from flashrag.retriever.index_shards import ShardCard
 
 NO_ROW = -1  # faiss's padding
-TIE_ROWS = 16  # asked for beyond what is wanted, to see how far a tie at the end reaches
+TIE_ROWS = 16  # requested in addition, to see the end of a tie
 
 
 class RankedRows(NamedTuple):
@@ -48,8 +48,7 @@ def merge(parts: Sequence[RankedRows], num: int) -> RankedRows:
 def search(index: faiss.Index, vectors: np.ndarray, num: int) -> RankedRows:
     """The best `num` rows of each vector. Of equal scores at the end of a list it takes the lowest rows.
 
-    faiss keeps any of them: which ones depends on what else the index holds. So it is asked for more, until the tie
-    ends.
+    faiss keeps any of them, depending on the other vectors of the index. So this asks for more rows until the tie ends.
     """
     num = min(num, index.ntotal)
     asked = min(num + TIE_ROWS, index.ntotal)
@@ -86,7 +85,7 @@ class Shard:
 
 
 class ShardedIndex:
-    """All the slices, searched as one faiss index is. `ask` has vectors ranked by every shard, or raises."""
+    """All the slices, searched like one faiss index. `ask` returns every shard's ranking of the vectors, or raises."""
 
     def __init__(self, ntotal: int, dimension: int, ask: Callable[[np.ndarray, int], Sequence[RankedRows]]) -> None:
         self.ntotal = ntotal

@@ -15,7 +15,7 @@ export function parseMetrics(text) {
   return samples;
 }
 
-/** What one sample of /metrics says; a figure that the server does not give is null. */
+/** The figures of one sample of /metrics; a figure that the server does not give is null. */
 export function readSample(text, seconds) {
   const samples = parseMetrics(text);
   const sum = (name, keep = () => true) => {
@@ -41,7 +41,7 @@ export function readSample(text, seconds) {
   };
 }
 
-/** What happened between two samples: {qps, p50, p99, cacheShare}; null for what cannot be known. */
+/** The figures between two samples: {qps, p50, p99, cacheShare}; a figure that cannot be known is null. */
 export function figuresBetween(older, newer) {
   const seconds = newer.seconds - older.seconds;
   const delta = (key) => (newer[key] === null ? null : newer[key] - (older[key] ?? 0));

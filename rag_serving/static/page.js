@@ -47,7 +47,7 @@ async function search() {
     if (answer.ok && payload) show(payload, (performance.now() - started) / 1000);
     else refuse(answer, payload);
   } catch (error) {
-    if (mine !== running) return; // replaced: its successor has the word
+    if (mine !== running) return; // a newer search has replaced this one
     finish();
     say(error.name === "AbortError" ? "Cancelled." : "The server cannot be reached. Is it running?", "error");
   }

@@ -1,4 +1,4 @@
-// The server's state and load, asked for every two seconds while somebody looks.
+// The server's state and load, fetched every two seconds while the page is visible.
 
 import { figuresBetween, formatSeconds, readSample } from "./metrics.js";
 import { authorization } from "./token.js";

@@ -58,7 +58,7 @@ def options(data_dir: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any
         ({"prompt_template_name": "qa"}, "choose one of: qa_python_template, qa_template"),
         ({"save_note": "../elsewhere"}, "save_note: '../elsewhere' was given"),
         ({"remote_retriever_url": "http://127.0.0.1:1"}, "at remote_retriever_url=http://127.0.0.1:1"),
-        ({"remote_retriever_url": "nothing"}, "remote_retriever_url='nothing' is no http address"),
+        ({"remote_retriever_url": "nothing"}, "remote_retriever_url='nothing' is not an http address"),
         ({"sgl_remote_url": "http://127.0.0.1:1"}, "no model server answers at sgl_remote_url=http://127.0.0.1:1"),
         ({"generator_model": "/nowhere"}, "generator_model=/nowhere does not exist"),
         ({"generator_model": str(ROOT)}, "holds no tokenizer"),

@@ -81,7 +81,7 @@ def test_a_port_in_use_is_refused_before_anything_loads(site, refused):
         port = taken.getsockname()[1]
         assert refused("--config", str(dense), "--port", str(port)) == (
             f"error: --port {port}: cannot listen on 127.0.0.1:{port} (Address already in use); "
-            "stop what uses it, or give another --port"
+            "stop the program that uses it, or give another --port"
         )
 
 

@@ -150,4 +150,4 @@ def test_unreachable_index_is_reported_soon_and_the_next_run_repairs(checkout: P
     assert "set-up: error: the package index cannot be reached, or lacks uv" in first.stderr.splitlines()[-1]
     assert not (checkout / ".venv" / "research-stamp").exists()
     second = setup(checkout, variables)
-    assert ".venv is incomplete or for another device: making it anew" in second.stdout
+    assert ".venv is incomplete or for another device: making a new one" in second.stdout

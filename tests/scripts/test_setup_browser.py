@@ -50,7 +50,7 @@ def test_a_named_one_counts_and_a_wrong_name_is_an_error(machine: Path, tmp_path
     assert run(machine, RESEARCH_CHROMIUM=str(browser)).returncode == 0
     add(machine, "chromium")
     wrong = run(machine, RESEARCH_CHROMIUM="/nowhere/chromium")
-    assert wrong.returncode == 1 and "RESEARCH_CHROMIUM=/nowhere/chromium is no program" in wrong.stderr
+    assert wrong.returncode == 1 and "RESEARCH_CHROMIUM=/nowhere/chromium is not a program" in wrong.stderr
 
 
 def test_root_installs_what_is_missing(machine: Path):

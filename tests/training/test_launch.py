@@ -30,7 +30,7 @@ def test_every_published_flag_is_taken() -> None:
 def test_help_says_what_each_flag_means_and_its_published_default() -> None:
     text = " ".join(make_parser().format_help().split())
     for line in (
-        "--max_response_length TOKENS of a response with its search results (default: 8192)",
+        "--max_response_length TOKENS longest response, with its search results (default: 8192)",
         "--rollout_n N responses for each question: the size of a group (default: 5)",
         "--reward_manager {qa,qa_f1} how an answer is scored: exact match (qa) or F1 (qa_f1) (default: qa)",
         "--apply_chat BOOL use the model's chat template (instruct models) (default: False)",

@@ -137,7 +137,7 @@ def test_a_missing_file_is_named(published: DictConfig) -> None:
 def test_a_file_that_holds_no_training_rows_is_named(tmp_path) -> None:
     text, columns = tmp_path / "text.parquet", tmp_path / "columns.parquet"
     text.write_text("no parquet")
-    with pytest.raises(UserError, match=r"data.train_files=.*text.parquet is no parquet file"):
+    with pytest.raises(UserError, match=r"data.train_files=.*text.parquet is not a parquet file"):
         check_input(compose_config("research", [*INPUT, f"data.train_files={text}"]))
     pandas.DataFrame({"question": ["Who?"], "data_source": ["toy"]}).to_parquet(columns)
     with pytest.raises(UserError, match=r"lacks the columns \['extra_info', 'reward_model'\]"):
@@ -153,12 +153,12 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("search.url=ftp://x", "no http address"),
+        ("search.url=ftp://x", "not an http address"),
         ("search.top_n=0", "search.top_n=0 must be greater than 0"),
         ("search.prompt_template_name=other", "choose one of: qa_python_template, qa_template"),
         ("search.trajectory_keep_every=0", r"trajectory_keep_every=0 must be at least 1 \(1 keeps every step\)"),
         ("search.trajectory_keep_last=1", "trajectory_keep_last=1 at least 2"),
-        ("search.python_tool=true", "qa_python_template is the template that tells the model of that tool"),
+        ("search.python_tool=true", "use qa_python_template, which describes the tool to the model"),
         ("search.prompt_template_name=qa_python_template", "search.python_tool=False does not go with"),
         ("search.answer_metric=bleu", "is not one of"),
         ("+search.topn=3", r"unknown keys \['topn'\]"),

@@ -1,7 +1,7 @@
 """Train with search: `python -m verl_search.main_ppo [--config-name research|cpu|demo] key=value …`.
 
-Upstream's PPO entry with our config group, agent loop, dataset and sampler. Everything that can be wrong with the
-input is found here, before Ray or an engine starts. The published command line is `training/run.sh`.
+Upstream's PPO entry with our config group, agent loop, dataset and sampler. This module checks all of the input before
+Ray or an engine starts. The published command line is `training/run.sh`.
 """
 
 import sys
@@ -70,7 +70,7 @@ def check_variant(config: DictConfig, settings: SearchSettings) -> None:
 
 
 def check_questions(given: str, path: Path, prompt_key: str) -> None:
-    """Raise `UserError` when a file is no parquet file of training rows."""
+    """Raise `UserError` unless the files are parquet files of training rows."""
     import pyarrow
     from pyarrow import parquet
 
@@ -80,13 +80,13 @@ def check_questions(given: str, path: Path, prompt_key: str) -> None:
     try:
         columns = set(parquet.read_schema(path).names)
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{given} is no parquet file; {remedy}") from error
+        raise UserError(f"{given} is not a parquet file; {remedy}") from error
     if lacking := {prompt_key, *ROW_COLUMNS} - columns:
         raise UserError(f"{given} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}")
 
 
 def check_platform(config: DictConfig) -> None:
-    """Raise `UserError` when the config is made for another kind of machine than this one."""
+    """Raise `UserError` when the config is for another kind of machine."""
     from verl.plugin.platform.platform_manager import get_platform
 
     found = get_platform().device_name
@@ -129,20 +129,20 @@ def train(config: DictConfig) -> None:
 
 
 def complete(config: DictConfig) -> None:
-    """Fill in what our configs leave to be derived: lengths in tokens, Ray's CPUs, where the agent loop is named."""
+    """Fill in the derived values of our configs: lengths in tokens, Ray's CPUs, the path of agent_loop.yaml."""
     sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
     rollout.max_model_len = rollout.max_model_len or sequence_tokens
     if config.trainer.device == "cpu":
-        # A request for more than Ray was started with waits for ever. These are reservations, not threads.
+        # A request for more CPUs than Ray has waits for ever. These are reservations, not threads.
         ray_init = config.ray_kwargs.ray_init
         ray_init.num_cpus = ray_init.num_cpus or RAY_CPUS_PER_PROCESS * (config.trainer.n_gpus_per_node + 1)
     rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(AGENT_LOOP_CONFIG)
 
 
 def validate(config: DictConfig) -> None:
-    """Upstream's own validation of the completed config; raises `UserError` with its words."""
+    """Upstream's own validation of the completed config; raises `UserError` with its message."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
@@ -153,7 +153,7 @@ def validate(config: DictConfig) -> None:
 
 
 def run(config: DictConfig) -> int:
-    """Train; the exit code. An error is printed, and noted in the run's folder for the program that started this."""
+    """Train; returns the exit code. Prints an error, and notes it in the run's folder for the starting program."""
     try:
         train(config)
     except ReSearchError as error:

@@ -1,13 +1,13 @@
 """The `verl.plugins` entry point: upstream imports this module in every process (driver, Ray workers, vLLM workers).
 
-It stays light: the platform and what a CPU build needs before verl's own modules are imported. The agent loop, the
-dataset, the sampler and the CPU engine are named in the config and imported where they are used. Upstream swallows a
-failing plugin import, hence `upstream.check_plugin_loaded`, which `main_ppo` calls before anything starts.
+It stays light: the platform, and the patches that a CPU build needs before verl's own modules are imported. The agent
+loop, the dataset, the sampler and the CPU engine are named in the config and imported where they are used. Upstream
+hides a failed import of a plugin, so `main_ppo` calls `upstream.check_plugin_loaded` before anything starts.
 """
 
 
 def register() -> None:
-    """Register the CPU platform and, where it is in use, apply the patches that upstream needs there."""
+    """Register the CPU platform and, if it is in use, apply its patches of upstream."""
     from verl.plugin.platform.platform_manager import PlatformRegistry, get_platform
 
     from verl_search.platform.cpu import PlatformCPU

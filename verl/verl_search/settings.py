@@ -1,4 +1,4 @@
-"""The training config: where Hydra finds it, and its `search` group as one frozen object, checked once at the start.
+"""The training config: its place for Hydra, and its `search` group as one frozen object, checked at the start.
 
 Our configs (config/) name upstream's in their defaults lists, and upstream's are found without importing verl.
 """
@@ -28,7 +28,7 @@ DURATIONS = ("timeout_s", "max_outage_s", "search_timeout_s", "episode_timeout_s
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """What a search rollout needs beside verl's own config; see config/research.yaml for each key's meaning."""
+    """The settings of a search rollout beside verl's own config; config/research.yaml explains each key."""
 
     url: str
     top_n: int
@@ -57,7 +57,7 @@ class SearchSettings:
         if self.python_tool != (self.prompt_template_name == PYTHON_TEMPLATE):
             raise UserError(
                 f"search.python_tool={self.python_tool} does not go with search.prompt_template_name="
-                f"{self.prompt_template_name}: {PYTHON_TEMPLATE} is the template that tells the model of that tool"
+                f"{self.prompt_template_name}: use {PYTHON_TEMPLATE}, which describes the tool to the model"
             )
         for key in ("top_n", "max_attempts", "max_searches", "max_result_tokens", *DURATIONS):
             value = getattr(self, key)
@@ -98,7 +98,7 @@ class SearchSettings:
         )
 
     def dialect(self) -> Dialect:
-        """What the model may call."""
+        """The tools that the model may call."""
         return RESEARCH.with_calls(PYTHON) if self.python_tool else RESEARCH
 
     def trajectory_path(self) -> Path:

@@ -1,9 +1,9 @@
 """The client of the retrieval server.
 
 client.py     pooled requests, bounded in time and attempts, one typed error at the end
-balancing.py  several servers: their addresses, the token they take, which one to ask next
-reply.py      what a server's reply means
-health.py     is a server there: asked once, before anything expensive starts
+balancing.py  several servers: their addresses, their token, and the choice of the next one to ask
+reply.py      the meaning of a server's reply
+health.py     checks once, before anything expensive starts, that a server answers
 """
 
 from flashrag.client.balancing import PROBE_TIMEOUT_S, check_address, check_addresses

@@ -1,8 +1,8 @@
-"""The retrieval servers that a client may ask: their addresses, the token they take, and which one to ask next.
+"""The retrieval servers that a client may ask: their addresses, their token, and the choice of the next one.
 
-Balancing: the server with the fewest requests in flight, the one asked longest ago among equals. A server that fails is
-set aside for a while that doubles with each failure in a row; then one request at a time may try it again. Pure but for
-the clock. Does not cover: requests and retries (client.py).
+The next server is the one with the fewest requests in flight; among equals, the one asked longest ago. A server that
+fails is set aside for a while that doubles with each failure in a row; then one request at a time may try it again.
+Does no I/O, but reads the clock. Does not cover: requests and retries (client.py).
 """
 
 import asyncio
@@ -26,18 +26,18 @@ _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
 def check_address(url: str, key: str) -> str:
-    """One address without a trailing slash; raises `UserError` naming `key` when it is no http(s) address."""
+    """One address without a trailing slash; raises `UserError` naming `key` when it is not an http(s) address."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise UserError(f"{key}={url!r} is no address ({error}); expected e.g. http://127.0.0.1:8000") from error
+        raise UserError(f"{key}={url!r} is not an address ({error}); expected e.g. http://127.0.0.1:8000") from error
     if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.raw_host):
-        raise UserError(f"{key}={url!r} is no http address; expected e.g. http://127.0.0.1:8000")
+        raise UserError(f"{key}={url!r} is not an http address; expected e.g. http://127.0.0.1:8000")
     return url.rstrip("/")
 
 
 def check_addresses(urls: str | Sequence[str], key: str) -> tuple[str, ...]:
-    """The addresses in a comma-separated string or a sequence, each once; raises `UserError` unless each is one."""
+    """The addresses in a comma-separated string or a sequence, without duplicates; raises `UserError` for a bad one."""
     given = urls.split(",") if isinstance(urls, str) else urls
     if not given:
         raise UserError(f"{key} names no server; expected e.g. http://127.0.0.1:8000, or several with commas between")
@@ -45,7 +45,7 @@ def check_addresses(urls: str | Sequence[str], key: str) -> tuple[str, ...]:
 
 
 def authorization(token: str | None = None) -> dict[str, str]:
-    """The header that carries the token, by default the environment's; none without one. No error shows it."""
+    """The header with the token, by default the environment's; empty without a token. No error shows the token."""
     token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
     if token and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise UserError(f"the token ({TOKEN_VARIABLE}) holds a space, a line break or a character that is not ASCII")
@@ -69,12 +69,12 @@ class Server:
         self.failures, self.aside_until = 0, 0.0
 
     def busy(self, retry_after_s: float) -> None:
-        """It lives, but others should be preferred for now."""
+        """The server is alive, but the others are preferred for now."""
         self.answered()
         self.aside_until = time.monotonic() + retry_after_s
 
     def failed(self, asked_at: float, retry_after_s: float) -> None:
-        """Set it aside, unless the request is older than the last failure: what failed together counts once."""
+        """Set the server aside. Requests older than its last failure change nothing: a shared failure counts once."""
         if asked_at < self.failed_at:
             return
         self.failures += 1
@@ -91,7 +91,7 @@ class Servers:
         self._turns = count(1)
 
     def choose(self, tried: Collection[Server], last_resort: bool) -> Server | None:
-        """The next server to ask. With `last_resort` one that is set aside too, the soonest due first."""
+        """The next server to ask. `last_resort` allows servers that are set aside; the first one due is chosen."""
         now = time.monotonic()
         untried = [server for server in self.all if server not in tried]
         ready = [server for server in untried if server.aside_until <= now]
@@ -102,6 +102,6 @@ class Servers:
         else:
             return None
         chosen.turn = next(self._turns)
-        if chosen.failures:  # others do not follow until this request knows more
+        if chosen.failures:  # this request probes it; the others wait for the outcome
             chosen.aside_until = max(chosen.aside_until, now + PROBE_TIMEOUT_S)
         return chosen

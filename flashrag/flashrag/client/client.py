@@ -1,9 +1,9 @@
 """The client of the retrieval server: pooled, bounded in time and attempts, one typed error at the end.
 
-Several servers are balanced, and an attempt asks each of them at most once before it counts as failed: while one
-answers, no search fails. Transport errors, 429 and 5xx are tried again with jittered back-off, never sooner than the
-server's Retry-After; any other answer is final at once. A search that gets no answer raises `SearchError`; it never
-gives None or an empty list instead. balancing.py chooses the next server, reply.py says what a reply must look like.
+Requests are spread over several servers. An attempt asks each server at most once before it counts as failed, so no
+search fails while one server answers. Transport errors, 429 and 5xx are tried again with jittered back-off, never
+sooner than the server's Retry-After; any other answer is final at once. A search that gets no answer raises
+`SearchError`; it never returns None or an empty list. balancing.py chooses the next server, reply.py checks a reply.
 """
 
 import asyncio
@@ -40,19 +40,19 @@ from flashrag.document import Document, Hit
 from flashrag.errors import SearchError
 
 CONNECT_TIMEOUT_S = 5.0
-BATCH_QUERIES = 64  # in one request: well under a server's limits, and room in its queue is found sooner
-BATCH_REQUESTS = 8  # of one batch_search, in flight
+BATCH_QUERIES = 64  # per request: well under a server's limits, and small enough to find room in its queue
+BATCH_REQUESTS = 8  # in flight for one batch_search
 T = TypeVar("T")
-parsed_url = lru_cache(maxsize=256)(httpx.URL)  # parsing an address anew takes a tenth of a request
+parsed_url = lru_cache(maxsize=256)(httpx.URL)  # parsing an address takes a tenth of a request's time
 _BACK_OFF = wait_random_exponential(multiplier=0.25, max=10.0)
 
 
 class RetrievalClient:
     """Searches one or several retrieval servers; safe for any number of coroutines, in any number of event loops.
 
-    `url` is an address, several with commas between, or a sequence. A request may take `timeout_s`, a search with all
-    its attempts `deadline_s`; `max_connections` holds for each server. `token` is the servers' bearer token, by default
-    the environment variable RESEARCH_SERVER_TOKEN. Raises `UserError` for an address or a token that cannot be used.
+    `url` is an address, several separated by commas, or a sequence. `timeout_s` limits a request, `deadline_s` a search
+    with all its attempts, `max_connections` the connections to each server. `token` is the servers' bearer token, by
+    default the environment variable RESEARCH_SERVER_TOKEN. Raises `UserError` for an unusable address or token.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class RetrievalClient:
         return await self._ask("/search", body, lambda payload: parse_scored(payload, num))
 
     async def batch_search(self, queries: Sequence[str], top_n: int | None = None) -> list[list[Hit]]:
-        """`search_scored` of each query, in their order: all, or `SearchError`.
+        """`search_scored` of each query, in the order of the queries. Raises `SearchError` when any of them fails.
 
-        Sent in parts of `BATCH_QUERIES`, each with a deadline of its own.
+        The queries are sent in parts of `BATCH_QUERIES`, each with its own deadline.
         """
         num = self.top_n if top_n is None else top_n
         queries, room = list(queries), asyncio.Semaphore(BATCH_REQUESTS)
@@ -109,7 +109,7 @@ class RetrievalClient:
         return [hits for task in parts for hits in task.result()]
 
     async def _ask(self, route: str, body: dict[str, Any], parse: Callable[[Any], T]) -> T:
-        """The parsed answer to a request; it is tried again until it has one, or its attempts or its time are spent."""
+        """The parsed answer to a request, which is repeated until it succeeds or its attempts or its time run out."""
         deadline = time.monotonic() + self._deadline_s
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(Retryable),
@@ -117,7 +117,7 @@ class RetrievalClient:
             stop=stop_after_attempt(self._max_attempts) | stop_before_delay(self._deadline_s),
             retry_error_callback=_raise_last,
         )
-        # In ASCII even half a surrogate pair can be sent; the server refuses it.
+        # ASCII escapes can carry even a lone surrogate, which the server then refuses.
         server, content = await attempts(self._ask_each, route, json.dumps(body).encode("ascii"), deadline)
         try:
             return parse(json.loads(content))
@@ -131,7 +131,7 @@ class RetrievalClient:
         # A server that is set aside is asked when all others failed, not when one of them is merely busy.
         while server := servers.choose(errors, last_resort=not any(error.busy for error in errors.values())):
             left_s = deadline - time.monotonic()
-            # A server that hangs leaves time to ask the others.
+            # A server that hangs must leave time to ask the others.
             timeout_s = max(0.001, min(self._timeout_s, left_s / (len(servers.all) - len(errors))))
             try:
                 return server, await self._ask_one(server, route, body, timeout_s)
@@ -175,7 +175,7 @@ class RetrievalClient:
         return self._servers_of[loop]
 
     def _server(self, url: str) -> Server:
-        # A request waits for a slot, never for the pool, so that the time left that it states stays true.
+        # A request waits for a slot, never for the pool, so that the remaining time that it states stays true.
         # On aiohttp a request costs the same at any number of connections; httpx's own pool looks at each of them.
         connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
         timeout = httpx.Timeout(connect=connect_s, read=self._timeout_s, write=self._timeout_s, pool=connect_s)
@@ -197,11 +197,11 @@ class RetrievalClient:
 
 
 def _failure(error: Exception, timeout_s: float) -> str:
-    # In httpx's terms a lost connection is a time-out too: aiohttp's own error says which.
+    # httpx reports a lost connection as a time-out too; aiohttp's own error tells them apart.
     cause = error.__cause__ if isinstance(error, httpx.TimeoutException) else error
     if isinstance(cause, TimeoutError):
         return f"did not answer within {timeout_s:.3g} s"
-    return " ".join(f"cannot be reached: {type(cause).__name__} {cause}".split())  # some have no text, some many lines
+    return " ".join(f"cannot be reached: {type(cause).__name__} {cause}".split())  # text may be absent or long
 
 
 def _wait_s(state: RetryCallState) -> float:

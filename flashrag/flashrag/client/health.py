@@ -18,14 +18,14 @@ _log = logging.getLogger(__name__)
 
 
 def check_search_url(url: str | Sequence[str], key: str = "search_url") -> str:
-    """The address, or several with commas between, without trailing slashes; raises `UserError` naming `key`."""
+    """The address, or several separated by commas, without trailing slashes; raises `UserError` naming `key`."""
     return ",".join(check_addresses(url, key))
 
 
 def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str = "search_url") -> httpx.Response:
-    """The /health of the first healthy retrieval server among `url`; `UserError`, naming `key`, where there is none.
+    """The /health reply of the first healthy server in `url`; raises `UserError` naming `key` when none is healthy.
 
-    A healthy server also takes our token. A warning names each server that is not, with its problem.
+    A healthy server also accepts our token. A warning names each unhealthy server and its problem.
     """
     urls = check_addresses(url, key)
     with ThreadPoolExecutor(len(urls)) as pool:
@@ -40,7 +40,7 @@ def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str =
 
 
 def _health_or_problem(url: str, timeout_s: float, given: str) -> httpx.Response | str:
-    """The server's /health, or what keeps the server from being used."""
+    """The server's /health reply, or the reason why the server cannot be used."""
     try:
         health = httpx.get(f"{url}/health", timeout=timeout_s)
         # /health is open to everyone; /metrics asks for the token, as the search routes do.

@@ -1,7 +1,7 @@
 """A retrieval server's replies: the status, and the JSON.
 
-JSON of another shape raises `ValueError`, which says what was expected. It is never repaired: with one entry too many
-or too few, documents would be paired with another query, or with other scores.
+JSON of another shape raises `ValueError`, which names the expected shape. It is never repaired: one entry too many or
+too few would pair documents with the wrong query or the wrong scores.
 """
 
 import math
@@ -19,7 +19,7 @@ RETRY_AFTER_CAP_S = 30.0
 
 
 class Retryable(SearchError):
-    """A failure that may pass with another attempt, or on another server; `busy` where the server itself is alive."""
+    """A failure that may pass with another attempt, or on another server; `busy` means that the server is alive."""
 
     def __init__(self, message: str, *, retry_after_s: float = 0.0, busy: bool = False):
         super().__init__(message)
@@ -28,7 +28,7 @@ class Retryable(SearchError):
 
 
 def check_alive(response: httpx.Response) -> None:
-    """Raise `Retryable` for 429 and 5xx; any other status comes from a server that does its work."""
+    """Raise `Retryable` for 429 and 5xx; any other status comes from a working server."""
     status = response.status_code
     busy = status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.GATEWAY_TIMEOUT)
     if busy or response.is_server_error:
@@ -52,7 +52,7 @@ def _told(response: httpx.Response) -> str:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """The seconds of Retry-After, capped; 0 where it is absent, or a date, which would need two clocks that agree."""
+    """Retry-After in seconds, capped; 0 if it is absent or a date, which would need synchronised clocks."""
     text = response.headers.get("Retry-After", "").strip()
     return min(float(text), RETRY_AFTER_CAP_S) if re.fullmatch(r"[0-9]{1,9}", text) else 0.0
 
@@ -96,7 +96,7 @@ def _hits(documents: Any, scores: Any, top_n: int) -> list[Hit]:
 
 def _number(score: Any) -> float:
     if isinstance(score, int | float) and not isinstance(score, bool):
-        with suppress(OverflowError):  # JSON has integers beyond every float
+        with suppress(OverflowError):  # JSON allows integers that no float can hold
             if math.isfinite(score):
                 return float(score)
     raise ValueError("expected finite numbers as scores")

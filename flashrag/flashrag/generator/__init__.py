@@ -1,9 +1,9 @@
 """Text generators: `generate(token_ids, max_tokens) -> Generation` for an episode, `complete` and `chat` for text.
 
     settings.py           the keys of a generator, checked at the start
-    server.py             the model server: what it serves, and the generator that asks it
-    model_folder.py       the model's folder: what it must hold, its tokenizer, the tokens that end a sequence
-    completion.py         one request: the server's reply, and when it is asked again
+    server.py             the model server: the models it serves, and the generator that uses it
+    model_folder.py       the model's folder: its required files, its tokenizer, the tokens that end a sequence
+    completion.py         one request: the server's reply, and when to try again
     openai_completion.py  the generator on any OpenAI-compatible server (SGLang, vLLM, …)
 
 Importing this package is light.

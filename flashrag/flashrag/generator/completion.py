@@ -1,4 +1,4 @@
-"""One request for text: the reply of a model server, and which requests are tried again. Light: openai on call."""
+"""One request for text: the reply of a model server, and which requests are tried again. Imports openai on call."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from flashrag.errors import GenerationError
 
 Reply = TypeVar("Reply")
 
-MAX_ASKED_WAIT_S = 60.0  # of a server's Retry-After
+MAX_ASKED_WAIT_S = 60.0  # the longest Retry-After that is obeyed
 _jitter = wait_random_exponential(multiplier=0.25, max=10.0)
 
 
@@ -33,7 +33,7 @@ class Completion:
 
 
 def first_choice(payload: Any) -> dict[str, Any]:
-    """The first choice of a reply. Raises `ValueError` where there is none, or none with text, ids or a message."""
+    """The first choice of a reply. Raises `ValueError` unless it has text, ids or a message."""
     choices = payload.get("choices") if isinstance(payload, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or all(choice.get(name) is None for name in ("text", "token_ids", "message")):
@@ -42,7 +42,7 @@ def first_choice(payload: Any) -> dict[str, Any]:
 
 
 def read_completion(payload: Any) -> Completion:
-    """The first choice of a reply of the completion or of the chat route. Raises `ValueError` where there is none."""
+    """The first choice of a reply of the completion or of the chat route. Raises `ValueError` when there is none."""
     choice = first_choice(payload)
     text = choice.get("text")
     if text is None:

@@ -1,4 +1,4 @@
-"""The folder of a language model: what it must hold, its tokenizer, and the tokens that end a sequence. No torch here.
+"""The folder of a language model: its required files, its tokenizer, the tokens that end a sequence. No torch here.
 
 `key` is the flag or config key that an error names. Does not cover: encoders (retriever/encoder_folder.py).
 """
@@ -58,7 +58,7 @@ def load_tokenizer(path: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # a damaged file makes the loader raise whatever it stumbles over
+    except Exception as error:  # a damaged file can make the loader raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{KEY}={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})") from error
 

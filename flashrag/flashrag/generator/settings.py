@@ -28,12 +28,12 @@ class SamplingSettings(BaseModel):
 
     temperature: float = Field(0.0, ge=0.0, le=10.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="sample from the likeliest tokens of this mass")
-    top_k: int = Field(-1, ge=-1, description="sample from that many tokens; -1: from all")
+    top_k: int = Field(-1, ge=-1, description="sample from the k likeliest tokens; -1: from all")
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="least probability, as a share of the likeliest token's")
     repetition_penalty: float = Field(1.0, gt=0.0, description="1 is none")
-    seed: int | None = Field(None, description="of the server's sampling; null: the server's own")
+    seed: int | None = Field(None, description="seed of the server's sampling; null: the server's choice")
     do_sample: bool | None = Field(None, description="FlashRAG's switch: false is temperature 0")
-    max_tokens: int | None = Field(None, ge=1, description="most tokens of one request; null: what the budget leaves")
+    max_tokens: int | None = Field(None, ge=1, description="token limit of one request; null: the rest of the budget")
 
     @model_validator(mode="after")
     def _check_do_sample(self) -> "SamplingSettings":
@@ -54,8 +54,8 @@ class GeneratorSettings(BaseModel):
     generator_model: str = Field(min_length=1, description="the model's folder or hub name; its tokenizer is read")
     generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
     generation_params: SamplingSettings = Field(SamplingSettings(), description="how tokens are sampled")
-    generator_timeout_s: float = Field(600.0, gt=0, description="of one request to the model server")
-    generator_max_retries: int = Field(3, ge=0, description="of a request to the model server that failed")
+    generator_timeout_s: float = Field(600.0, gt=0, description="time limit of one request to the model server")
+    generator_max_retries: int = Field(3, ge=0, description="retries of a failed request to the model server")
 
     @field_validator("sgl_remote_url")
     @classmethod

@@ -1,8 +1,8 @@
 """The prompts of every method.
 
-template.py   what a prompt is made of, and how a base and an instruct model are given it
-research.py   the published project's own, by name
-baselines.py  those of the methods that it is compared with
+template.py   the parts of a prompt, and its form for base and instruct models
+research.py   the published project's prompts, by name
+baselines.py  the prompts of the methods that ReSearch is compared with
 """
 
 from flashrag.prompts.baselines import (

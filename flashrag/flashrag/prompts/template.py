@@ -45,7 +45,7 @@ class Prompt:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The conversation of an instruct model, without what the model has written."""
+        """The conversation of an instruct model, without the text that the model has written."""
         parts = {"system": self._fill(self.template.system), "user": self._fill(self.template.user)}
         return [{"role": role, "content": content} for role, content in parts.items() if content]
 

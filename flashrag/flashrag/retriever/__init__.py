@@ -11,7 +11,7 @@
     index_shards.py   the command that splits an index, and its shards
 
 Light to import: torch, faiss and bm25s are loaded only once the files have been found and checked.
-Does not cover: asking a retrieval server from an event loop (the client of the light core does).
+Does not cover: asking a retrieval server from an event loop (flashrag.client).
 """
 
 from flashrag.document import Hit

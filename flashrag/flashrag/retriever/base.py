@@ -46,7 +46,7 @@ class Retriever(ABC):
         return hits
 
     def close(self) -> None:  # noqa: B027  (most retrievers hold nothing)
-        """Close whatever the retriever holds outside this process, such as connections."""
+        """Release resources outside this process, such as connections."""
 
     @overload
     def search(self, query: str, num: int | None = None, return_score: Literal[False] = False) -> list[Document]: ...
@@ -80,7 +80,7 @@ class Retriever(ABC):
         num = self.topk if num is None else num
         if num < 1:
             raise ValueError(f"num is {num}; ask for at least one document")
-        if isinstance(queries, str):  # as in FlashRAG; iterating over its letters would be worse
+        if isinstance(queries, str):  # as in FlashRAG; otherwise each letter would be a query
             queries = [queries]
         ranked = self.rank(queries, num) if queries else []
         documents = [[hit.document for hit in hits] for hits in ranked]

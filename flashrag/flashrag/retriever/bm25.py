@@ -1,6 +1,6 @@
 """BM25 retrieval over bm25s. Importing this module loads numpy, bm25s and the stemmer; no torch.
 
-Tokenizer: lower case; words of two letters or more (Unicode `\\b\\w\\w+\\b`); bm25s's English stop words out; then
+Tokenizer: lower case; words of two letters or more (Unicode `\\b\\w\\w+\\b`); no English stop words (bm25s's); then
 Snowball's English stemmer. Scores: Lucene's variant of BM25, with the k1 and b of the index (the builder's defaults are
 Anserini's for passages). A passage that shares no word with the query is never returned, so a list may be shorter
 than asked for.
@@ -88,11 +88,11 @@ def best_rows(scores: np.ndarray, num: int) -> list[int]:
 
 
 def read_index(path: Path, card: IndexCard) -> bm25s.BM25:
-    """The memory-mapped index in the folder `path`; raises UserError where it is damaged or tokenized otherwise."""
+    """The memory-mapped index in the folder `path`; raises UserError if it is damaged or has another tokenizer."""
     built_with = (card.bm25 or {}).get("tokenizer")
     if built_with != TOKENIZER_CARD:
         raise UserError(f"index_path: {path} was built with another tokenizer ({built_with}); build the index again")
     try:
         return bm25s.BM25.load(path, mmap=True, load_corpus=False, allow_pickle=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"index_path: {path} is no readable bm25 index ({error}); build the index again") from error
+        raise UserError(f"index_path: {path} is not a readable bm25 index ({error}); build the index again") from error

@@ -18,12 +18,12 @@ from flashrag.errors import UserError
 from flashrag.retriever.encoder_folder import has_pooler, own_pooling
 from flashrag.retriever.model_runner import ModelRunner
 
-# What transformers raises for a folder that is damaged, incomplete or of a kind it does not know.
+# The errors that transformers raises for a folder that is damaged, incomplete or of an unknown kind.
 LOAD_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 class Encoder:
-    """The encoder in `folder`; `max_length` is in tokens and capped by what the model can take."""
+    """The encoder in `folder`; `max_length` is in tokens and capped at the model's own limit."""
 
     def __init__(
         self, folder: Path, pooling: str, max_length: int, use_fp16: bool, key: str, trust_remote_code: bool = False

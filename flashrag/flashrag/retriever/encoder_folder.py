@@ -66,7 +66,7 @@ def resolve_model_folder(value: str, key: str) -> Path:
             "and give its folder"
         )
     if not (folder / "config.json").is_file():
-        raise UserError(f"{key}: {folder} holds no config.json, so it is no model folder; give the encoder's folder")
+        raise UserError(f"{key}: {folder} holds no config.json, so it is not a model folder; give the encoder's folder")
     if not weight_files(folder):
         raise UserError(f"{key}: {folder} holds no weights (*.safetensors or *.bin); download the encoder again")
     return folder
@@ -77,7 +77,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def model_sha256(folder: Path) -> str:
-    """Fingerprint of the encoder: its configuration and its weights, wherever the folder stands."""
+    """Fingerprint of the encoder: its configuration and its weights, not the folder's path."""
     digest = hashlib.sha256()
     for path in [folder / "config.json", *weight_files(folder)]:
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
@@ -109,7 +109,7 @@ def has_pooler(folder: Path) -> bool:
 
 
 def _weight_names(path: Path) -> list[str]:
-    if path.suffix != ".safetensors":  # a torch archive: its names stand uncompressed in the file
+    if path.suffix != ".safetensors":  # a torch archive, which holds its names uncompressed
         return ["pooler"] if b"pooler.dense.weight" in path.read_bytes() else []
     with path.open("rb") as file:  # safetensors: the header's length, then the header as JSON
         length = int.from_bytes(file.read(8), "little")

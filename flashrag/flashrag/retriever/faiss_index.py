@@ -1,8 +1,8 @@
 """A faiss index and its file: read, written, set up for searching, spread over GPUs. faiss is loaded on call.
 
-faiss reads its own binary format and runs nothing that a file holds. With `mmap` an index stays on the disk and is
+faiss reads its own binary format and runs no code from a file. With `mmap` an index stays on the disk and is
 paged in as searches touch it: Flat, HNSW, IVF and scalar-quantized ones alike (IO_FLAG_MMAP_IFC, faiss 1.11 and later).
-A mapped file that was cut inside a header of a few bytes can end the process; a card's `index_bytes` finds that before.
+A mapped file that was cut inside a header of a few bytes can end the process; a card's `index_bytes` shows that.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def read_index(path: Path, mmap: bool = False, key: str = "index_path") -> "faiss.Index":
-    """The index at `path`, for inner products; raises UserError that names `key` where it is none."""
+    """The index at `path`, for inner products; raises UserError naming `key` if the file is not one."""
     import faiss
 
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     except RuntimeError as error:
         problem = str(error).rpartition(": ")[2].strip()
-        raise UserError(f"{key}: {path} is no whole faiss index ({problem}); build the index again") from error
+        raise UserError(f"{key}: {path} is not a whole faiss index ({problem}); build the index again") from error
     except MemoryError as error:
         raise UserError(
             f"{key}: {path} ({path.stat().st_size} bytes) does not fit into memory, or is damaged; "
@@ -47,7 +47,7 @@ def write_index(index: "faiss.Index", path: Path) -> None:
 
 
 def set_search_depth(index: "faiss.Index", nprobe: int | None, ef_search: int | None) -> None:
-    """Set how much of an IVF or HNSW index a search looks at; None leaves it as the file says."""
+    """Set how much of an IVF or HNSW index a search looks at; None keeps the file's setting."""
     import faiss
 
     for key, name, value in (("faiss_nprobe", "nprobe", nprobe), ("faiss_ef_search", "efSearch", ef_search)):
@@ -72,7 +72,7 @@ def on_gpus(index: "faiss.Index") -> "faiss.Index":
 
 
 def check_gpus(given: str) -> None:
-    """Raise UserError, quoting what was `given`, unless the installed faiss sees a GPU."""
+    """Raise UserError, quoting `given`, unless the installed faiss sees a GPU."""
     import faiss
 
     if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:

@@ -42,8 +42,8 @@ class HybridRetriever(Retriever):
 def fuse(lists: Sequence[Sequence[Hit]], k: int = RRF_K) -> list[Hit]:
     """Every document of the lists once, by the sum of its reciprocal ranks.
 
-    Documents are the same where id and contents are. Among equal sums the one of the best single rank comes first, then
-    the one of the earlier list.
+    Two documents are the same if id and contents are equal. Among equal sums, the document with the best single rank
+    comes first, then the one from the earlier list.
 
     >>> a, b = Document("a", ""), Document("b", "")
     >>> [(hit.document.id, round(hit.score, 4)) for hit in fuse([[Hit(a, 9.0), Hit(b, 8.0)], [Hit(b, 0.1)]])]
@@ -53,7 +53,7 @@ def fuse(lists: Sequence[Sequence[Hit]], k: int = RRF_K) -> list[Hit]:
     for number, hits in enumerate(lists):
         for rank, hit in enumerate(hits, start=1):
             ranks.setdefault(hit.document, []).append((rank, number))
-    # fsum: a sum that does not depend on the order of the lists, so that equal sums are equal.
+    # fsum does not depend on the order of the lists, so equal sums compare as equal.
     scores = {document: fsum(1 / (k + rank) for rank, _ in places) for document, places in ranks.items()}
     order = sorted(ranks, key=lambda document: (-scores[document], min(ranks[document])))
     return [Hit(document, scores[document]) for document in order]

@@ -1,7 +1,7 @@
 """Build an index: `python -m flashrag.retriever.index_builder --retrieval_method e5 --model_path … --corpus_path … …`
 
 Writes `<method>_<faiss_type>.index` with its card (dense) or the folder `bm25`, and the memory-mapped corpus beside it.
-Files appear whole or not at all: an error or Ctrl-C leaves what stood there before.
+Files appear whole or not at all: an error or Ctrl-C leaves earlier ones in place.
 Does not cover: building on several machines.
 """
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build(options: BuildOptions) -> int:
-    """Build what the options ask for; gives the number of passages."""
+    """Build the index that the options describe; returns the number of passages."""
     folder = resolve_model_folder(options.model_path, "--model_path") if options.model_path is not None else None
     options.save_dir.mkdir(parents=True, exist_ok=True)
     corpus = open_corpus(options.corpus_path, options.save_dir)
@@ -54,14 +54,14 @@ def build(options: BuildOptions) -> int:
 def _kept(options: BuildOptions) -> str:
     if options.is_bm25 or not any(options.partial_embeddings.glob("*.npy")):
         return ""
-    return f"; finished parts are kept in {options.partial_embeddings}: the same command goes on from there"
+    return f"; finished parts are kept in {options.partial_embeddings}: the same command resumes from there"
 
 
 def build_bm25(options: BuildOptions, corpus: Corpus) -> None:
     """Count the words of every passage and write the folder that bm25s makes, with its card, at `options.target`.
 
     Passages are read in a stream, but bm25s counts in memory: the word numbers of the whole corpus, then the score
-    matrix (figures in docs/indexes.md). Nothing is resumed: a build that was interrupted begins again.
+    matrix (figures in docs/indexes.md). An interrupted build starts again from the beginning.
     """
     import bm25s
     from tqdm import tqdm

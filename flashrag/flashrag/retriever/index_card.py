@@ -1,8 +1,8 @@
 """The card beside an index: how it was built, so that it is never searched with another encoder or corpus.
 
 A dense index `e5_Flat.index` has `e5_Flat.index.json`, a bm25 folder holds `index_card.json`. A faiss index without a
-card (one downloaded, one that FlashRAG built) is still served: dimension and count are checked against encoder and
-corpus, the rest cannot be.
+card (downloaded, or built by FlashRAG) is still served: dimension and count are checked against encoder and corpus, the
+rest cannot be checked.
 """
 
 import json
@@ -30,7 +30,7 @@ class JsonRecord:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """The record of these values; keys that it does not know are those of another version, and left out."""
+        """The record of these values; unknown keys come from another version and are left out."""
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
@@ -71,7 +71,7 @@ def find_index(index_path: Path, retrieval_method: str) -> None:
         if not index_path.is_dir():
             raise UserError(f"index_path: {index_path} is a file, but a bm25 index is a folder; {build}")
         if not card_path(index_path, retrieval_method).is_file():
-            raise UserError(f"index_path: {index_path} holds no {BM25_CARD_NAME}, so it is no bm25 index; {build}")
+            raise UserError(f"index_path: {index_path} holds no {BM25_CARD_NAME}, so it is not a bm25 index; {build}")
     elif not index_path.is_file():
         raise UserError(f"index_path: {index_path} is a folder, but a dense index is a file (*.index); {build}")
 
@@ -101,7 +101,7 @@ def check_card(
     pooling: str | None = None,
     query_instruction: str | None = None,
 ) -> None:
-    """Raise UserError where an index was not built by this method, from this corpus, with this encoder.
+    """Raise UserError unless the index was built by this method, from this corpus, with this encoder.
 
     `pooling` and `query_instruction` are the configuration's; None leaves them to the card.
     """

@@ -178,7 +178,7 @@ def read_shards(folder: Path) -> Shards:
 
 
 def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int, file: Path) -> int:
-    """Write the rows from `start` up to `stop` of the mapped `source` as an index; gives its `row_offset`."""
+    """Write the rows from `start` up to `stop` of the mapped `source` as an index; returns its `row_offset`."""
     import faiss
 
     shard = _mapped(index_path)  # the same quantizers and settings; its vectors are replaced, and never read
@@ -204,7 +204,7 @@ def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int,
 
 
 def _mapped(path: Path) -> "faiss.Index":
-    """The memory-mapped index at `path`; raises UserError where it is none, or of a type that has no exact split."""
+    """The memory-mapped index at `path`; raises UserError if it is not an index of a type with an exact split."""
     index = read_index(path, mmap=True, key="--index_path")
     kind = type(_innermost(index)).__name__
     if kind not in CODE_TYPES | LIST_TYPES:

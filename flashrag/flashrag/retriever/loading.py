@@ -23,7 +23,7 @@ from flashrag.retriever.hybrid import HybridRetriever
 from flashrag.retriever.index_card import IndexCard, check_card, find_index, read_card
 from flashrag.retriever.settings import Kind, RetrieverSettings
 
-# What torch, faiss and the tokenizers read from the environment when they are first imported.
+# Variables that torch, faiss and the tokenizers read when they are first imported.
 PROCESS_VARIABLES = {
     "OMP_WAIT_POLICY": "PASSIVE",  # an OpenMP thread with nothing to do leaves its core to others
     "TOKENIZERS_PARALLELISM": "false",  # its own threads fight with ours and with faiss's
@@ -49,9 +49,9 @@ class Assets:
 def prepare_process(searches: int | None = None) -> None:
     """Set this process's environment for searching or building, before torch or faiss is imported.
 
-    `searches` is how many searches may run at once; then they divide the cores among their faiss threads. One of
-    several is not counted: it hands over answers or waits for queries. All of them share the encoder's forward passes,
-    which may take every core. A variable that is set already keeps its value.
+    `searches` is the number of searches that may run at once. Their faiss threads divide the cores; one of several
+    is not counted, because it hands over answers or waits for queries. All searches share the encoder's forward
+    passes, which may take every core. A variable that is set already keeps its value.
     """
     if searches is not None:
         cores = len(os.sched_getaffinity(0))
@@ -82,7 +82,7 @@ def check_assets(settings: RetrieverSettings, *, shards: bool = False) -> Assets
 
 
 def _check(settings: RetrieverSettings, corpora: dict[Path, Corpus]) -> Assets:
-    """`corpora` are open already: retrievers over one file share it."""
+    """`corpora` holds the corpora that are open already, so that retrievers over one file share it."""
     rerank_folder = _rerank_folder(settings)
     match settings.kind:
         case Kind.HYBRID:
@@ -136,7 +136,7 @@ def _check_files(
 
 
 def load_retriever_from(assets: Assets, index: Any = None) -> Retriever:
-    """Load what `check_assets` found; this imports torch, faiss or bm25s.
+    """Load the retriever from the files that `check_assets` found; this imports torch, faiss or bm25s.
 
     `index` is searched in place of the file at `index_path`: shards on other machines, for example.
     """

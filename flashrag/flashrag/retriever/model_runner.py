@@ -1,13 +1,13 @@
 """Runs a sentence-transformers model from any number of threads at once. Importing this module loads torch.
 
-On GPUs there is one copy a device, and callers take turns on them. On the CPU a batch is cut into small forward passes
+On GPUs there is one copy per device, and callers take turns. On the CPU a batch is cut into small forward passes
 of one core each, which run side by side, at most one for each core whatever the number of models and of callers: a
 small model gains little from several cores inside one pass, and OpenMP threads that wait for one another while other
 threads want the cores make it ten times slower. Padding costs computing time, so inputs of similar length share a pass;
 all passes cost about the same, so that the cores finish together.
 Only one thread tokenizes at a time: a fast tokenizer keeps truncation and padding as state, and raises "Already
 borrowed" when two threads set it. Tokenizing takes a hundredth of the time of the forward passes.
-Does not cover: what the model is (encoder.py, reranker.py).
+Does not cover: the models (encoder.py, reranker.py).
 """
 
 import bisect
@@ -50,7 +50,7 @@ class ModelRunner:
                 self._models[gpu].half()
 
     def run(self, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
-        """float32, a row per input in their order. The other inputs change a row by rounding at most."""
+        """float32, one row per input, in the order of the inputs. Other inputs change a row by rounding at most."""
         with self._tokenizing:
             features = self.model.preprocess(inputs)
         lengths = features["attention_mask"].sum(dim=1).tolist()
@@ -69,7 +69,7 @@ class ModelRunner:
 
     @contextmanager
     def _turn(self) -> Iterator[str]:
-        """A device: a GPU to oneself, or the CPU together with everyone."""
+        """A device: a GPU that no other caller uses meanwhile, or the CPU, which all callers share."""
         if not self._on_gpus:
             yield CPU
             return
@@ -88,7 +88,7 @@ def cpu_threads() -> int:
 
 @functools.cache
 def cpu_pool() -> ThreadPoolExecutor:
-    """The threads that run forward passes on the CPU, one pool for the process. Elsewhere torch keeps its threads."""
+    """The threads that run forward passes on the CPU, one pool for the process. Other threads keep torch's setting."""
     return ThreadPoolExecutor(cpu_threads(), "forward", initializer=torch.set_num_threads, initargs=(1,))
 
 
@@ -112,8 +112,8 @@ def cpu_passes(lengths: Sequence[int], size: int) -> list[list[int]]:
 def by_length(lengths: Sequence[int], count: int, size: int) -> list[list[int]]:
     """The positions of `lengths`, longest first, in `count` batches, or in more where a batch would exceed `size`.
 
-    The batches cost as nearly the same as possible. A batch costs its number of inputs times the longest: the others
-    are padded.
+    The costs of the batches are as equal as possible. A batch costs its number of inputs times the longest length,
+    because the others are padded.
 
     >>> by_length([30, 10, 20, 10, 10], count=2, size=8)
     [[0, 2], [1, 3, 4]]
@@ -136,7 +136,7 @@ def by_length(lengths: Sequence[int], count: int, size: int) -> list[list[int]]:
 
 
 def rows_of(features: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The features of some inputs, without the columns in which all of them are padding, on whichever side.
+    """The features of some inputs, without the columns on either side in which all of them are padding.
 
     >>> tokens = torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0], [1, 2, 3, 4]])
     >>> rows_of({"input_ids": tokens, "attention_mask": tokens > 0}, [0, 1])["input_ids"].tolist()

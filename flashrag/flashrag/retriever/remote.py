@@ -1,6 +1,6 @@
 """A retriever on another server: the retrieval client behind the interface of a local retriever.
 
-The client lives in an event loop of its own thread, so that any thread may search, one with a running loop included.
+The client lives in an event loop of its own thread, so that any thread may search, even one with a running event loop.
 The client waits, retries, balances and fails over. A search without an answer raises `SearchError`.
 """
 
@@ -33,7 +33,7 @@ class RemoteRetriever(Retriever):
         return asyncio.run_coroutine_threadsafe(search, self._loop).result()
 
     def close(self) -> None:
-        """Close the connections; searching is over. Closing again does nothing."""
+        """Close the connections; no search is possible afterwards. Closing again does nothing."""
         if self._loop.is_closed():
             return
         atexit.unregister(self.close)
@@ -44,7 +44,7 @@ class RemoteRetriever(Retriever):
 
 
 def check_remote(url: str | Sequence[str]) -> tuple[tuple[str, ...], PassageCount]:
-    """The addresses, and how many passages the first healthy server has; raises `UserError` where none is healthy."""
+    """The addresses, and how many passages the first healthy server has; raises `UserError` if none is healthy."""
     urls = check_addresses(url, KEY)
     health = check_server(urls, key=KEY)
     try:

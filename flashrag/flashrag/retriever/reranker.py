@@ -22,7 +22,7 @@ from flashrag.retriever.model_runner import ModelRunner
 class RerankedRetriever(Retriever):
     """Ranks the first `candidates` documents of `retriever` with the cross-encoder.
 
-    If a caller asks for more documents than that, as many candidates are scored.
+    If a caller asks for more documents, it scores that number of candidates.
     """
 
     def __init__(self, retriever: Retriever, scorer: "PairScorer", candidates: int, topk: int) -> None:

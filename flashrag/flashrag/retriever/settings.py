@@ -52,7 +52,7 @@ class MultiRetrieverSetting(BaseModel):
 
 
 class RetrieverSettings(BaseModel):
-    """All that a retriever is loaded from. Relative paths start at the working directory, as in FlashRAG."""
+    """The settings of a retriever. Relative paths start at the working directory, as in FlashRAG."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -65,7 +65,7 @@ class RetrieverSettings(BaseModel):
     index_path: Path | None = Field(None, description="the index file (dense) or folder (bm25) of index_builder")
     corpus_path: Path | None = Field(None, description="jsonl, one passage a line")
     remote_retriever_url: str | tuple[str, ...] | None = Field(
-        None, description="the server that retrieval_method remote asks; several are balanced and failed over"
+        None, description="the server that retrieval_method remote asks, or several that share the queries"
     )
     retrieval_topk: int = Field(
         5,
@@ -81,17 +81,17 @@ class RetrieverSettings(BaseModel):
     instruction: str | None = Field(None, description="text put before each query; null: as the index was built")
     trust_remote_code: bool = Field(False, description="run Python code that comes in a model folder")
     faiss_gpu: bool = Field(False, description="search on the GPUs (float16, spread over them); needs faiss-gpu")
-    faiss_mmap: bool = Field(False, description="leave a dense index on the disk and page in what a search touches")
+    faiss_mmap: bool = Field(False, description="leave a dense index on the disk; a search pages parts in")
     faiss_nprobe: int | None = Field(None, ge=1, description="cells searched, IVF only; null: as the index says")
     faiss_ef_search: int | None = Field(None, ge=1, description="search depth, HNSW only; null: as the index says")
     gpu_id: str | int | None = Field(None, description="CUDA_VISIBLE_DEVICES for this process")
 
-    use_multi_retriever: bool = Field(False, description="search with several retrievers and fuse what they find")
+    use_multi_retriever: bool = Field(False, description="search with several retrievers and fuse their results")
     multi_retriever_setting: MultiRetrieverSetting | None = Field(None, description="which retrievers, and how")
 
     use_reranker: bool = Field(False, description="score the candidates again with a cross-encoder")
     rerank_model_path: str | None = Field(None, description="the cross-encoder's folder")
-    rerank_model_name: str | None = Field(None, description="FlashRAG's; the folder decides what the model is")
+    rerank_model_name: str | None = Field(None, description="FlashRAG's, without effect: the folder decides")
     rerank_topk: int = Field(5, ge=1, description="documents kept where the caller names no number")
     rerank_max_length: int = Field(512, ge=8, description="tokens of query and passage together; the rest is cut off")
     rerank_batch_size: int = Field(256, ge=1, description="pairs scored at once on a GPU; a CPU takes fewer")
@@ -161,7 +161,7 @@ def _kind_problem(settings: RetrieverSettings) -> str | None:
 
 
 def _file_problem(settings: RetrieverSettings) -> str | None:
-    """A file or address that is missing or has no use, if there is one."""
+    """The problem of a missing or unused file or address, if there is one."""
     method = settings.retrieval_method
     match settings.kind:
         case Kind.HYBRID:
@@ -189,7 +189,7 @@ def _file_problem(settings: RetrieverSettings) -> str | None:
 
 
 def _index_problem(settings: RetrieverSettings) -> str | None:
-    """A setting for a faiss index that has no such index or contradicts another, if there is one."""
+    """The problem of a faiss setting that has no faiss index or contradicts another, if there is one."""
     if settings.kind is not Kind.DENSE:
         for key in ("faiss_gpu", "faiss_mmap", "faiss_nprobe", "faiss_ef_search"):
             if value := getattr(settings, key):

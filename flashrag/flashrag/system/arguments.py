@@ -1,4 +1,4 @@
-"""The command lines of this project: one parser, so that every command explains itself and complains alike.
+"""The command lines of this project: one parser, so that all commands have the same help and error messages.
 
 A command declares its flags once, in named groups, as the fields of a dataclass:
 
@@ -12,16 +12,16 @@ A command declares its flags once, in named groups, as the fields of a dataclass
     parser.add_fields(ServeOptions)
     options = parser.parse_into(ServeOptions, argv)
 
-(`parse_options` does these three steps for a command without an epilog), or, where the flags are only known when it
-runs, with argparse's `add_argument_group` and `add_argument`.
+`parse_options` does these three steps for a command without an epilog. A command whose flags are known only at run time
+declares them with argparse's `add_argument_group` and `add_argument`.
 
 The parser does the rest:
-- `--help` appends `(default: 60.0)`, unless the help says "default" itself. Say it where the default is None: a reader
-  wants to know what happens then.
+- `--help` appends `(default: 60.0)`, unless the help says "default" itself. Where the default is None, the help should
+  say what happens then.
 - A placeholder follows from the type: N, NUMBER, PATH or TEXT. Give `metavar` the unit where there is one (SECONDS,
   TOKENS, BYTES, GB), or a narrower kind of text (URL, NAME, KEY).
 - A parser with many flags prints only the required ones in its usage line.
-- An argument that is wrong raises `UserError`, with the nearest flag where one is near. Abbreviations are refused: a
+- A wrong argument raises `UserError`, which suggests a similar flag if there is one. Abbreviations are refused: a
   new flag must not change the meaning of an old command.
 """
 
@@ -38,7 +38,7 @@ from flashrag.errors import UserError, did_you_mean
 Number = TypeVar("Number", int, float)
 Options = TypeVar("Options")
 METAVARS = {"int": "N", "float": "NUMBER", "Path": "PATH"}
-FLAGS_IN_USAGE = 6  # a usage line with more than these is not read
+FLAGS_IN_USAGE = 6  # nobody reads a usage line with more
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -71,7 +71,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a command; the module's text says what it adds to argparse's."""
+    """The parser of a command; the module's docstring lists its additions to argparse's."""
 
     def __init__(self, prog: str | None = None, description: str | None = None, epilog: str | None = None) -> None:
         super().__init__(
@@ -109,7 +109,7 @@ class CommandParser(argparse.ArgumentParser):
         return known
 
     def nearest_flag(self, argument: str) -> str:
-        """`; did you mean --flag?` where a flag of this parser is near, else where to find them."""
+        """`; did you mean --flag?` if a flag of this parser is similar, else a pointer to --help."""
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         return did_you_mean(argument.partition("=")[0], flags) or "; --help shows the arguments"
 
@@ -139,7 +139,7 @@ def _flag_fields(options: Any) -> list[dataclasses.Field]:
 
 
 def _keywords(kind: Any) -> dict[str, Any]:
-    """What `add_argument` needs for a value of this type."""
+    """The keywords of `add_argument` for a value of this type."""
     if type(None) in get_args(kind):
         kind = next(option for option in get_args(kind) if option is not type(None))
     if get_origin(kind) is Literal:

@@ -1,7 +1,7 @@
 """Writing a file or a folder so that it is either wholly there or not there at all.
 
-The unfinished work stands in a hidden folder beside the target, locked by its writer. A writer that was killed leaves
-that folder behind, unlocked: the next one for the same target removes it, and puts back what had been moved there.
+The unfinished work is in a hidden folder beside the target, locked by its writer. A writer that was killed leaves that
+folder behind, unlocked. The next writer of the same target removes it, and puts back an earlier target from inside it.
 """
 
 import fcntl
@@ -58,7 +58,7 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def recover(target: Path) -> None:
-    """Undo what a killed writer of `target` left: its unfinished work goes, a folder that it moved away comes back."""
+    """Clean up after a killed writer of `target`: put back a folder that it moved away, remove its unfinished work."""
     for holder in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         with suppress(OSError), locked(holder) as held:
             if held:

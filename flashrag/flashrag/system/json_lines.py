@@ -1,7 +1,7 @@
 """JSON lines that survive a kill: written a line at a time, read without the line that a kill tore.
 
 Each line goes to the system in one write, so that a killed process loses the line that it was writing and no other. A
-file named `*.gz` holds a gzip member a line, which any gzip reader can read. A torn last line is left out when a file
+file named `*.gz` holds one gzip member per line; any gzip reader can read it. A torn last line is left out when a file
 is read, and cut off before a file is continued; damage elsewhere is an error.
 Does not cover: two writers of one file at once (a run's folder is locked; workers write files of their own).
 """
@@ -20,7 +20,7 @@ from flashrag.system.files import staged
 T = TypeVar("T")
 _GZIP_WBITS = 31
 _READ_BYTES = 1 << 16
-# Level 6 takes six times as long for a tenth less: most of a trajectory is token ids and log-probabilities.
+# Level 6 takes six times as long and saves another tenth: most of a trajectory is token ids and log-probabilities.
 _GZIP_LEVEL = 1
 
 
@@ -32,7 +32,7 @@ def encode_object(content: Any) -> bytes:
 def append_line(path: Path, line: bytes) -> int:
     """Append one line in one write, and return how many bytes that took.
 
-    Raises `OSError` when the disk does not take all of it; the file then holds what it held before.
+    Raises `OSError` when the disk does not take all of it; the file is then unchanged.
     """
     written = line + b"\n"
     if path.suffix == ".gz":
@@ -56,7 +56,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def cut_torn_tail(path: Path) -> bool:
-    """Cut off what a kill left half-written at a file's end; gives whether there was any. Nothing may write there."""
+    """Cut off a half-written line at a file's end; returns whether there was one. Nothing else may write the file."""
     try:
         whole = max((line.end for line in _whole_lines(path)), default=0)
     except UserError:
@@ -133,7 +133,7 @@ class KeyedLog(Generic[T]):
 
     Only positions are held in memory, never the records. A file that is not there is an empty log; nothing is created
     or changed before the first `append`. Reading and writing may be mixed. `decode` raises `UserError` or `ValueError`
-    for a line that is no record.
+    for a line that is not a record.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class KeyedLog(Generic[T]):
         return name in self._places
 
     def append(self, record: T) -> None:
-        """Write a record behind everything whole; it takes the place of an earlier one with the same key."""
+        """Append a record after the last whole line; it replaces an earlier one with the same key."""
         if self.path.exists() and self.path.stat().st_size > self._end:
             os.truncate(self.path, self._end)
         length = append_line(self.path, self._encode(record))
@@ -182,7 +182,7 @@ class KeyedLog(Generic[T]):
                 yield self._decode(file.read(length))
 
     def rewrite(self, records: Iterable[T]) -> None:
-        """Put these records in the place of everything in the file, or change nothing where that fails."""
+        """Replace everything in the file by these records; a failure changes nothing."""
         with staged(self.path) as unfinished, unfinished.open("wb") as file:
             file.writelines(self._encode(record) + b"\n" for record in records)
         self._places.clear()

@@ -1,4 +1,4 @@
-"""What this machine has: GPUs, libraries, a revision of the source. Asked without torch, which costs many seconds."""
+"""GPUs, library versions and git revision of this machine. Found without torch, whose import takes many seconds."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ def count_gpus() -> int:
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """The versions of those of the distributions that are installed."""
+    """The versions of the given distributions; those that are not installed are left out."""
     found = {}
     for name in names:
         try:
@@ -28,7 +28,7 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def describe_environment(repository: Path, packages: Iterable[str]) -> dict[str, Any]:
-    """Facts for whoever repeats a run: versions, revision, machine. Nothing secret, no environment variables.
+    """Facts for repeating a run: versions, revision, machine. Nothing secret, no environment variables.
 
     `git` is None outside a checkout or without git; `dirty` says whether tracked files differ from the revision.
     """

@@ -28,10 +28,10 @@ MODEL, SERVER = "model", "server"  # the groups of --help
 COMMAND_PORT = 8010
 PUBLISHED_CONTEXT_TOKENS = 8192
 PUBLISHED_TENSOR_PARALLEL = 2
-# A 7B model on a GPU is up after two to three minutes; importing torch and vLLM alone takes one on two busy cores.
+# A 7B model on a GPU is up after two to three minutes; importing torch and vLLM takes one of them on two busy cores.
 START_TIMEOUT_S = 900.0
 # By default vLLM on a CPU starts a worker process; it and the engine wait for each other by spinning, which keeps two
-# cores busy. One process computes the same. In training: verl_search/config/cpu.yaml.
+# cores busy. A single process gives the same results. In training: verl_search/config/cpu.yaml.
 ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # Prefixes are cached by whole blocks. With vLLM's default on a CPU, 128 tokens, the next turn of a question computes 64
 # of its tokens again on average. 32 is the smallest block that vLLM's attention for CPUs prefers.
@@ -50,12 +50,12 @@ class Engine(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelServerOptions:
-    """Which model is served, where, and by which engine. `None` lets the machine decide."""
+    """The model to serve, the address and the engine. A `None` is filled in to suit the machine."""
 
     model_path: Path = flag("Hugging Face folder; scripts/export_checkpoint.sh makes one of a checkpoint", group=MODEL)
-    engine: Engine | None = flag("default: sglang where it and a GPU are, else vllm", None, group=MODEL)
+    engine: Engine | None = flag("default: sglang if it is installed and there is a GPU, else vllm", None, group=MODEL)
     served_model_name: str | None = flag(
-        "what clients ask for (default: the model's path)", None, metavar="NAME", group=MODEL
+        "the name that clients ask for (default: the model's path)", None, metavar="NAME", group=MODEL
     )
     host: str = flag("address to listen on; 0.0.0.0 for other machines", LOOPBACK, metavar="ADDRESS", group=SERVER)
     port: int = flag("port to listen on; 0 takes a free one", 0, type=in_range(int, 0, 65535), group=SERVER)
@@ -75,7 +75,7 @@ class ModelServerOptions:
 def model_server(options: ModelServerOptions) -> Iterator[tuple[str, subprocess.Popen]]:
     """Serve a model for the length of the block; yields the server's URL and process.
 
-    Raises `UserError` for a model or engine that is not there, `ServerFailed` when the server does not come up.
+    Raises `UserError` for a missing model or engine, `ServerFailed` when the server does not come up.
     """
     check_model_folder(options.model_path, "model_path")
     engine = options.engine or default_engine()
@@ -89,7 +89,7 @@ def model_server(options: ModelServerOptions) -> Iterator[tuple[str, subprocess.
 
 
 def default_engine() -> Engine:
-    """SGLang, as published, where a GPU and its environment are; else vLLM. Raises `UserError` without both."""
+    """SGLang, as published, if its environment and a GPU are present, else vLLM. Raises `UserError` without either."""
     if count_gpus() and _sglang_python() is not None:
         return Engine.SGLANG
     if importlib.util.find_spec("vllm") is None:
@@ -101,7 +101,7 @@ def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
     """The published command; since sglang 0.5 its `--tp` and `--disable-overlap` have the longer names used here."""
     python = _sglang_python()
     if python is None:
-        raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} is not there; {SGLANG_REMEDY}")
+        raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} does not exist; {SGLANG_REMEDY}")
     command = [python, "-m", "sglang.launch_server"]
     command += ["--served-model-name", served_name(options), "--model-path", str(options.model_path)]
     command += ["--tp-size", str(tensor_parallel(options))]
@@ -130,7 +130,7 @@ def vllm_is_for_cpus() -> bool:
 
 
 def vllm_environment() -> dict[str, str]:
-    """No usage statistics are sent. On a CPU: 1 GiB of keys and values, and one thread that the system places."""
+    """Send no usage statistics. On a CPU: 1 GiB for keys and values, and one thread, not pinned to a core."""
     private = {"VLLM_NO_USAGE_STATS": "1"}
     if not vllm_is_for_cpus():
         return private

@@ -1,4 +1,4 @@
-"""Child processes that never outlive this one: engines, servers, and whatever these start themselves.
+"""Child processes that never outlive this one: engines, servers, and the processes that these start.
 
 Ray and vLLM start processes of their own, which a signal to the first one does not reach. So this process adopts
 orphans (Linux child subreaper) and ends every descendant before it exits. If it cannot (SIGKILL, or no memory left),
@@ -41,7 +41,7 @@ def guarded_processes() -> Iterator[None]:
 
 
 def run_guarded(work: Callable[[], None], resume_hint: str) -> None:
-    """Do work that starts processes, and end what is left of them; a `KeyboardInterrupt` then carries the hint."""
+    """Do work that starts processes, and end those that are left; a `KeyboardInterrupt` then carries the hint."""
     try:
         with guarded_processes():
             work()

@@ -1,6 +1,6 @@
 """The tools that a model can call in an episode beside search.
 
-python.py   the python tool: code, answered by what it prints
+python.py   the python tool: runs code and returns its output
 sandbox.py  runs the code of a model within limits
 confine.py  the inside of the sandbox: a program of its own
 """

@@ -4,8 +4,8 @@ Run as `python -I -S -c SOURCE SETTINGS` with the code on its standard input; it
 library. It needs only Linux, neither root nor another package: a user namespace of its own, and in it new namespaces of
 mounts, processes, network and System V IPC. The root is an empty file system of bounded size, with the interpreter's
 folders mounted into it read-only; there is no /proc, no /sys, no /home, no network device. Resource limits bound
-memory, processes, files and processor time. A filter of system calls refuses the ways round these limits: memory that
-no process holds, namespaces in namespaces, sockets outside the network namespace. The code runs as the first process of
+memory, processes, files and processor time. A filter of system calls refuses ways round these limits: memory that
+belongs to no process, nested namespaces, sockets outside the network namespace. The code runs as the first process of
 its namespace: when it ends, every process that it started ends. It ends with this program, and this program ends with
 the one that started it.
 
@@ -88,10 +88,10 @@ def make_read_only(target: str) -> None:
 
 
 def enter_namespaces() -> None:
-    """Leave the host's namespaces. The new namespace of processes holds from this process's next child on."""
+    """Leave the host's namespaces. The new namespace of processes begins with this process's next child."""
     ready, done = os.pipe()
     writer = os.fork()
-    if writer == 0:  # stays outside: only there may a process map more than one id
+    if writer == 0:  # stays outside, because only there a process may map more than one id
         os.close(done)
         os._exit(0 if os.read(ready, 1) and write_id_maps(os.getppid()) else SETUP_FAILED)
     os.close(ready)
@@ -116,7 +116,7 @@ def write_id_maps(pid: int) -> bool:
 
 
 def build_root(folders: list[str], files: list[str], disk_bytes: int) -> None:
-    """An empty root, with what the interpreter needs of the host in it, read-only."""
+    """An empty root that holds the host's paths that the interpreter needs, read-only."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     # Mounted over /tmp and made the root at once; the host's /tmp can then be seen again, below /host.
     mount("root", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
@@ -219,12 +219,12 @@ def wait_for(pid: int) -> int:
 def start(settings: dict[str, Any]) -> int:
     """The code's success (0) or failure (1); raises `SetupError` when it was not run."""
     if os.uname().machine not in MACHINES:
-        raise SetupError(f"{os.uname().machine}: system calls are known for {' and '.join(MACHINES)} alone")
+        raise SetupError(f"{os.uname().machine}: system calls are known only for {' and '.join(MACHINES)}")
     die_with_parent()
     if os.getppid() != settings["parent_pid"]:
         raise SetupError("the process that started the sandbox is gone")
     enter_namespaces()
-    (alive, held), (fault, report) = os.pipe(), os.pipe()  # all closed by becoming the interpreter
+    (alive, held), (fault, report) = os.pipe(), os.pipe()  # all are closed when the interpreter starts
     first = os.fork()
     if first == 0:
         os.close(held)

@@ -1,4 +1,4 @@
-"""The python tool: code, answered by what it prints. Off unless a run asks for it.
+"""The python tool: runs code and returns its output. Off unless a run asks for it.
 
 A model's own mistakes (an exception, a run that does not end, too much output) are results like any other; only a
 sandbox that does not run is a failure.

@@ -20,10 +20,10 @@ from flashrag.errors import ToolError, UserError
 from flashrag.tools import confine
 
 MIB = 1 << 20
-# The interpreter needs these of the host beside its own folder; those that do not exist are left out.
+# The interpreter needs these paths of the host beside its own folder; those that do not exist are left out.
 FOLDERS = ("/usr", "/bin", "/lib", "/lib64")
 FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom")
-# Read once: whether a confined program starts must not depend on who may read this file.
+# Passed as source, because the code's user may not be allowed to read this file.
 CONFINE_SOURCE = Path(confine.__file__).read_text(encoding="utf-8")
 
 
@@ -49,7 +49,7 @@ class Ended(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the code printed, standard output and error together, and how it ended."""
+    """The code's output, standard output and error together, and how it ended."""
 
     output: str
     ended: Ended
@@ -85,7 +85,7 @@ class PythonSandbox:
                 f"the python tool cannot confine code on this machine: {error}. It needs Linux 5.12 or newer with user "
                 "namespaces: sysctl user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns=0 "
                 "where there is such a key, and in a container a seccomp profile that allows unshare and mount. "
-                "Code is never run without: leave the python tool off here"
+                "Code is never run without this: leave the python tool off here"
             ) from error
         if run != Run("42\n", Ended.SUCCEEDED):
             raise UserError(f"the python tool does not work on this machine: `print(6 * 7)` {run.ended}: {run.output}")
@@ -138,7 +138,7 @@ def check_sandbox() -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill what still runs, and wait until it is gone: then nothing holds the other end of its output."""
+    """Kill the program if it still runs, and wait for its end: then nothing holds the other end of its output."""
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     assert process.stdout is not None, "a pipe"

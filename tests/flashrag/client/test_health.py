@@ -89,14 +89,14 @@ def test_what_is_no_address_is_refused(url: str):
 
 
 def test_the_key_in_the_message_can_be_the_callers():
-    with pytest.raises(UserError, match="remote_retriever_url='x' is no http address"):
+    with pytest.raises(UserError, match="remote_retriever_url='x' is not an http address"):
         check_search_url("x", "remote_retriever_url")
 
 
 def test_several_addresses_are_all_checked_and_each_kept_once():
     assert check_search_url("http://a:1/ , https://b/x/,http://a:1") == "http://a:1,https://b/x"
     assert check_search_url(["http://a:1/", "http://[::1]:2"]) == "http://a:1,http://[::1]:2"
-    with pytest.raises(UserError, match="search_url='nonsense' is no http address"):
+    with pytest.raises(UserError, match="search_url='nonsense' is not an http address"):
         check_search_url(["http://a:1", "nonsense"])
     with pytest.raises(UserError, match="search_url names no server"):
         check_search_url([])

@@ -135,7 +135,7 @@ def test_a_damaged_index_is_refused_and_never_unpickled(tmp_path, name, shape):
         "index_path": str(tmp_path / "bm25"),
         "corpus_path": str(tmp_path / "corpus.jsonl"),
     }
-    with pytest.raises(UserError, match="is no readable bm25 index"):
+    with pytest.raises(UserError, match="is not a readable bm25 index"):
         get_retriever(Config(config_dict=values))
     assert not marker.exists()
 

@@ -167,7 +167,7 @@ def test_an_index_of_distances_is_refused(folder, tmp_path):
 
 def test_what_is_no_index_is_refused_and_never_unpickled(folder, tmp_path):
     (tmp_path / "pickle.index").write_bytes(b"\x80\x04\x95\x20\x00\x00\x00")
-    with pytest.raises(UserError, match=r"index_path: .*pickle\.index is no whole faiss index"):
+    with pytest.raises(UserError, match=r"index_path: .*pickle\.index is not a whole faiss index"):
         get_retriever(settings(folder, index_path=str(tmp_path / "pickle.index")))
 
 

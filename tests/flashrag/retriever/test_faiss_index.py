@@ -143,7 +143,7 @@ def test_two_threads_search_one_index(files, vectors):
 def test_what_is_no_index_is_refused(tmp_path, content):
     path = tmp_path / "x.index"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"index_path: .*x\.index is no whole faiss index"):
+    with pytest.raises(UserError, match=r"index_path: .*x\.index is not a whole faiss index"):
         read_index(path)
 
 

@@ -149,7 +149,7 @@ def test_an_interrupted_build_leaves_what_stood_there(corpus, tmp_path, monkeypa
     kept = [] if step == "the first batch" else ["emb_minilm.partial"]
     said = capsys.readouterr().err
     assert "interrupted: no index was written" in said
-    assert ("the same command goes on from there" in said) == bool(kept)
+    assert ("the same command resumes from there" in said) == bool(kept)
     assert {path: path.read_bytes() for path in out.glob("*.index*")} == before
     assert names(out) == ["corpus_cache", *kept, "minilm_Flat.index", "minilm_Flat.index.json"]
     assert build(command) == 0

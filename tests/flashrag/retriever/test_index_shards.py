@@ -97,7 +97,7 @@ def test_bad_input_is_one_readable_line(tmp_path, capsys):
     for path, num_shards, message in [
         (tmp_path / "none.index", 2, "nothing at"),
         (tmp_path / "bm25", 2, "a bm25 index is not split"),
-        (tmp_path / "text.index", 2, "is no whole faiss index"),
+        (tmp_path / "text.index", 2, "is not a whole faiss index"),
         (flat, 1202, "--num_shards 1202: the index holds 1201 vectors; give 1 to 1201"),
         (write(empty, "Flat", rows=0), 1, "--num_shards 1: the index holds 0 vectors"),
     ]:

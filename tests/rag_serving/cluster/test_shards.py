@@ -112,5 +112,5 @@ def test_a_shard_file_of_another_slice_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"0000_of_0002.index holds 6 vectors, but its card says 5"):
         Shard(tmp_path / "e5.2shards", small)
     (tmp_path / "e5.2shards" / small.file).write_bytes(b"no index")
-    with pytest.raises(UserError, match="is no whole faiss index"):
+    with pytest.raises(UserError, match="is not a whole faiss index"):
         Shard(tmp_path / "e5.2shards", small)

@@ -85,7 +85,7 @@ def test_searches_wait_for_the_server_and_go_on(unused_tcp_port: int, capsys: py
     assert all(line.startswith(NOTICE) for line in lines)
     assert "no retrieval server answers" in lines[0]
     assert "20 searches wait" in lines[1]
-    assert "is healthy again: 20 searches go on" in lines[-1]
+    assert "is healthy again: 20 searches continue" in lines[-1]
     assert len(lines) < 10  # one watch for all of them, and it backs off
 
 

@@ -103,7 +103,7 @@ def test_an_alarm_says_what_happened() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"r": 3}, r"alarms\.r=3 is no rule; give metric, action and one condition, or null"),
+        ({"r": 3}, r"alarms\.r=3 is not a rule; give metric, action and one condition, or null"),
         ({"r": {"action": "warn", "above": 1}}, r"alarms\.r\.metric: Field required"),
         ({"r": {"metric": "m", "action": "warn"}}, r"alarms\.r: .*exactly one of above, below,.* given: none"),
         ({"r": {"metric": "m", "action": "warn", "above": 1, "below": 0}}, r"given: above, below"),

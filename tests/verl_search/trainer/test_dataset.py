@@ -68,5 +68,5 @@ def test_nothing_that_fits_is_an_error(tmp_path: Path, tokenizer) -> None:
 
 
 def test_a_wrong_prompt_key_names_the_columns(tmp_path: Path, tokenizer) -> None:
-    with pytest.raises(UserError, match=r"prompt_key='query' is no column .*'question'"):
+    with pytest.raises(UserError, match=r"prompt_key='query' is not a column .*'question'"):
         make_dataset(tmp_path, tokenizer, prompt_key="query")

@@ -61,7 +61,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / "out")]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_an_existing_target_is_left_alone(tmp_path, capsys):

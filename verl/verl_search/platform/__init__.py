@@ -1,1 +1,1 @@
-"""Where verl, vLLM and torch are touched: the contract with upstream, and the CPU platform."""
+"""The contact with verl, vLLM and torch: the contract with upstream, and the CPU platform."""

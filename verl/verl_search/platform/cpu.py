@@ -1,6 +1,6 @@
 """A verl platform for machines without an accelerator: torch on CPU, gloo, weights through shared memory.
 
-Registered last, so verl's own detection finds it only where no accelerator answers. Ray slots stand in for devices:
+Registered last, so verl's own detection finds it only without an accelerator. Ray slots stand in for devices:
 `ray.init(num_gpus=N)` gives N of them. Does not cover: the patches that upstream needs on a CPU (upstream.py).
 """
 
@@ -14,7 +14,7 @@ import psutil
 import torch
 from verl.plugin.platform.platform_base import PlatformBase
 
-# Two cores serve everything in the embedded default, so the engine's KV cache is small unless told otherwise.
+# Two cores serve everything in the embedded default, so the engine's KV cache is small by default.
 DEFAULT_KV_CACHE_GIB = "1"
 
 
@@ -120,7 +120,7 @@ class PlatformCPU(PlatformBase):
     def rollout_env_vars(self) -> dict[str, str]:
         return {
             "VLLM_TARGET_DEVICE": "cpu",
-            # By itself each engine pins its threads to the first cores: two replicas would share one core.
+            # By default each engine pins its threads to the first cores: two replicas would share one core.
             "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", DEFAULT_KV_CACHE_GIB),
         }

@@ -8,7 +8,7 @@ from verl_search.platform.upstream import offload_without_pinning
 
 @EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
-    """Upstream's engine as it is; FSDP1 cannot run on CPU, so only the fsdp2 backend is offered."""
+    """Upstream's engine unchanged; FSDP1 cannot run on CPU, so only the fsdp2 backend is offered."""
 
 
 offload_without_pinning()

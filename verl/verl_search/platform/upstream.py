@@ -1,9 +1,9 @@
 """The contract with upstream: every name of verl, TransferQueue, vLLM and torch.distributed that this package uses.
 
-Other modules import these names and override these methods too, but only names that stand in the lists below, each with
-its purpose; tests/verl_search/platform/test_upstream.py reads our source and finds any other. `check_contract` reports
-a name that has moved before anything starts. Only this module changes upstream: its patches serve machines without an
-accelerator (verl 0.9.1, vLLM 0.28.0, torch 2.13.0), and each says what breaks without it.
+Other modules import and override only names in the lists below, each with its purpose;
+tests/verl_search/platform/test_upstream.py reads our source and finds any other. `check_contract` reports a name that
+has moved before anything starts. Only this module changes upstream: its patches serve machines without an accelerator
+(verl 0.9.1, vLLM 0.28.0, torch 2.13.0), and each names the failure that it prevents.
 """
 
 import functools
@@ -36,7 +36,7 @@ class UpstreamMoved(ReSearchError):
 
 
 class RequiredName(NamedTuple):
-    """A name in an upstream module, and what this project does with it."""
+    """A name in an upstream module, and its purpose in this project."""
 
     module: str
     name: str
@@ -146,7 +146,7 @@ REQUIRED_CPU_NAMES = _listed(_CPU_NAMES)
 
 
 def find(required: RequiredName) -> Any:
-    """The object behind a name, None for an attribute of instances; raises `UpstreamMoved` where it is gone."""
+    """The object behind a name, None for an attribute of instances; raises `UpstreamMoved` if it is gone."""
     try:
         found: Any = importlib.import_module(required.module)
         for attribute in required.name.split("."):
@@ -175,8 +175,8 @@ def check_contract(names: tuple[RequiredName, ...] = REQUIRED_NAMES) -> None:
 
 
 def check_plugin_loaded() -> None:
-    """Raise `PluginNotLoaded` unless importing verl loaded this project's plugin; verl hides why it did not."""
-    import verl  # noqa: F401  # importing verl is what loads its plugins
+    """Raise `PluginNotLoaded` unless importing verl loads our plugin; verl hides the reason of a failure."""
+    import verl  # noqa: F401  # importing verl loads its plugins
 
     if PLUGIN_MODULE in sys.modules:
         return
@@ -188,7 +188,7 @@ def check_plugin_loaded() -> None:
         raise PluginNotLoaded(f"verl could not load the plugin {PLUGIN_NAME!r}: {error!r}") from error
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
     raise PluginNotLoaded(
-        f"verl did not load the plugin {PLUGIN_NAME!r}, which by itself is in order; "
+        f"verl did not load the plugin {PLUGIN_NAME!r}, which imports without an error; "
         f"VERL_USE_EXTERNAL_PLUGINS={policy!r} must be unset or name it"
     )
 

@@ -54,7 +54,7 @@ class SearchClient(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SharedState:
-    """What the episodes of one worker process share."""
+    """The objects that the episodes of one worker process share."""
 
     settings: SearchSettings
     engine_name: str
@@ -67,7 +67,7 @@ class SharedState:
 
     @classmethod
     def from_config(cls, config: Any, tokenizer: Any) -> "SharedState":
-        """The parts that verl's composed training config describes."""
+        """The objects for verl's composed training config."""
         settings, model = SearchSettings.from_config(config.search), config.actor_rollout_ref.model.path
         rollout = config.actor_rollout_ref.rollout
         if settings.python_tool:
@@ -121,7 +121,7 @@ class SearchAgentLoop(AgentLoopBase):
     """One trajectory: prompt, then model and result segments in turn, on the rollout servers."""
 
     def __init__(self, *args: Any, client: SearchClient | None = None, **kwargs: Any):
-        """`client` asks the retrieval server; None takes the one that this process's episodes share."""
+        """`client` asks the retrieval server; None means the client that this process's episodes share."""
         # For a known model family upstream's builder of chat turns requires that family's chat tokens. An episode has
         # no chat turns, and the tokenizer of a base model may lack such tokens. None selects upstream's plain builder.
         super().__init__(*args, **{**kwargs, "hf_model_type": None})
@@ -131,7 +131,7 @@ class SearchAgentLoop(AgentLoopBase):
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
         """Run one episode for a dataset row; `row` carries the columns of `QuestionDataset` and verl's bookkeeping.
 
-        Any exception stops the run: else the group would be trained on as if it were complete.
+        Any exception stops the run; otherwise the incomplete group would be trained on.
         """
         try:
             return await self._run(sampling_params, int(priority), row)
@@ -170,7 +170,7 @@ class SearchAgentLoop(AgentLoopBase):
             **asked,
         )
         await shared.writer.write(trajectory)
-        # An episode that a deadline cut off before its first token has nothing from the engine.
+        # The engine returned nothing if a deadline cut the episode off before its first token.
         weights_step = asked["step"] - 1
         unsampled = {"min_global_steps": weights_step, "max_global_steps": weights_step}
         extra_fields = {**unsampled, **engine.extra_fields}
@@ -234,7 +234,7 @@ class _Engine:
 
 
 def what_failed(error: Exception) -> str:
-    """Why a rollout failed, in one line. An error that Ray delivers comes from a rollout replica or from its death."""
+    """The reason of a failed rollout, in one line. Ray's errors come from a rollout replica or its death."""
     if isinstance(error, StopTraining):
         return str(error)
     who = "a rollout replica" if isinstance(error, RayError) else "a rollout"
@@ -243,7 +243,7 @@ def what_failed(error: Exception) -> str:
 
 
 def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:
-    """Raise `InvariantViolation` unless the episode's loss tokens are exactly what the engine sampled."""
+    """Raise `InvariantViolation` unless the episode's loss tokens are exactly the tokens that the engine sampled."""
     trained = [i for i, trains in zip(episode.response_ids, episode.loss_mask, strict=True) if trains]
     if trained != list(sampled_ids):
         raise InvariantViolation(f"{len(sampled_ids)} sampled ids differ from the {len(trained)} to train on", episode)
@@ -258,7 +258,7 @@ def agent_loop_output(
     loss_mask = [0] * len(loss_mask) if failed else loss_mask
     trained_ids = [i for i, trains in zip(episode.response_ids, loss_mask, strict=True) if trains]
     response_ids, log_probs = episode.response_ids, episode.log_probs
-    if not response_ids:  # cut off before its first token: upstream's batches have no place for an empty response
+    if not response_ids:  # cut off before its first token: upstream's batches cannot hold an empty response
         response_ids, loss_mask, log_probs = [episode.prompt_ids[-1]], [0], [0.0]
     rollout = rollout_measures(episode, reward)
     return AgentLoopOutput(

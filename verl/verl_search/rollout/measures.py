@@ -14,7 +14,7 @@ from verl_search.rollout.reward import Reward
 
 NGRAM_WORDS = 4
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
-# Thai and Lao, Burmese, Khmer, Chinese and Japanese put no spaces between words: there each character counts as one.
+# Thai, Lao, Burmese, Khmer, Chinese and Japanese have no spaces between words: each character counts as a word.
 _SPACELESS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 
@@ -55,7 +55,7 @@ def count_tokens(episode: Episode, source: Source) -> int:
 
 
 def think_words(sampled_texts: Sequence[str]) -> list[str]:
-    """The words of all think blocks that the model wrote; a block that is never closed counts to its segment's end."""
+    """The words of all think blocks that the model wrote; an unclosed block ends with its segment."""
     return [word for text in sampled_texts for block in _THINK.findall(text) for word in _WORD.findall(block)]
 
 
@@ -103,12 +103,12 @@ def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         tokens = sum(rollout["sampled_tokens"] for rollout in correct)
         metrics["rollout/correct_log_prob"] = sum(rollout["log_prob_sum"] for rollout in correct) / tokens
     end_reasons = Counter(rollout["end_reason"] for rollout in rollouts)
-    # Each reason every step: an alarm on one that stops occurring must see it at 0.
+    # Every step has every reason: an alarm must see 0 for a reason that stops occurring.
     return metrics | {f"rollout/end_reason/{reason}": end_reasons[reason] / len(rollouts) for reason in EndReason}
 
 
 def united_s(spans: Iterable[tuple[float, float]]) -> float:
-    """How long at least one of the spans lasted: seconds in which the engines had something to do.
+    """The total length of the spans, overlaps counted once: the seconds in which the engines had work.
 
     >>> united_s([(0.0, 2.0), (1.0, 3.0), (10.0, 11.0)])
     4.0
@@ -123,7 +123,7 @@ def united_s(spans: Iterable[tuple[float, float]]) -> float:
 def zero_variance_share(rollouts: Sequence[Mapping[str, Any]]) -> float:
     """The share of groups whose rewards are all equal: GRPO learns nothing from them.
 
-    Episodes with a failed search are left out, as in the advantages. An empty group counts as one of equal rewards.
+    Episodes with a failed search are left out, as in the advantages. An empty group counts as a group of equal rewards.
     """
     rewards_by_group: dict[str, list[float]] = defaultdict(list)
     for rollout in rollouts:

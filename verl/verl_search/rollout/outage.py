@@ -1,7 +1,7 @@
 """Waiting for the retrieval servers: a search that failed while no server is healthy is repeated after the outage.
 
 Each agent-loop worker has one `Outage`, around the client and outside of the episodes. While a server is healthy, a
-search that fails twice ends its episode. While none is, the episodes that search wait, and their clocks stand still.
+search that fails twice ends its episode. While none is, the episodes that search wait, and their clocks are stopped.
 Does not cover: the client's own attempts (flashrag/client/client.py), which come first.
 """
 
@@ -33,11 +33,11 @@ class EpisodeClock:
         return now - self._lost_s
 
     def stop(self, since: float) -> None:
-        """Stand still at `since`, a past value of `time.monotonic()`."""
+        """Stop the clock at `since`, a past value of `time.monotonic()`."""
         self._stopped_at = since
 
     def go_on(self, *, lost: bool) -> None:
-        """Run again: from where the clock stood if the time was `lost`, else as if it had never stopped."""
+        """Restart the clock: from its stopped value if the time was `lost`, else as if it had never stopped."""
         assert self._stopped_at is not None, "called only after stop"
         self._lost_s += time.monotonic() - self._stopped_at if lost else 0.0
         self._stopped_at = None
@@ -50,7 +50,7 @@ class Outage:
         self.url = url
         self.max_outage_s = max_outage_s
         self._waiting = 0
-        # Kept until a search succeeds: a server that dies of every search has not recovered.
+        # Kept until a search succeeds: a server that every search kills has not recovered.
         self._since: float | None = None
         self._watch: asyncio.Task[bool] | None = None
 
@@ -69,14 +69,14 @@ class Outage:
                     seen_healthy = False
                 elif seen_healthy:
                     raise
-                else:  # the server may have come back between the failure and the look: one more attempt tells
+                else:  # the server may have recovered after the failure: try once more
                     seen_healthy = True
             else:
                 self._since = None
                 return found
 
     async def _held_up(self, clock: EpisodeClock, since: float) -> bool:
-        """Wait until a server is healthy; False if there was no outage. All searches share one watch."""
+        """Wait until a server is healthy; returns False if there was no outage. All searches share one watch."""
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watch_health())
         waited = False
@@ -90,7 +90,7 @@ class Outage:
         return waited
 
     async def _watch_health(self) -> bool:
-        """Check until a server is healthy; False if the first check found one."""
+        """Check until a server is healthy; returns False if the first check found one."""
         left_s = self.max_outage_s - (0.0 if self._since is None else time.monotonic() - self._since)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UserError),
@@ -106,7 +106,7 @@ class Outage:
             raise StopTraining(reason) from problem
         if retrying.statistics["attempt_number"] == 1:
             return False
-        print_notice(f"{self.url} is healthy again: {self._waiting} searches go on")
+        print_notice(f"{self.url} is healthy again: {self._waiting} searches continue")
         return True
 
     async def _check_health(self) -> None:
@@ -118,5 +118,5 @@ class Outage:
         out_s = time.monotonic() - self._since
         print_notice(
             f"{state.outcome.exception()}; {self._waiting} searches wait, for {out_s:.0f} s so far and at most "
-            f"{self.max_outage_s:g} s; next look in {state.next_action.sleep:.1f} s"
+            f"{self.max_outage_s:g} s; next check in {state.next_action.sleep:.1f} s"
         )

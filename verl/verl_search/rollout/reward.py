@@ -1,9 +1,9 @@
-"""The reward of one episode: format and answer, judged on what the model sampled, with its reason.
+"""The reward of one episode, with its reason: format and answer, judged on the tokens that the model sampled.
 
-Format invalid or not ended by itself: 0. Format valid, answer wrong: 0.1. Format valid, answer right: 1. "Right" is the
-chosen metric of `flashrag.metrics`: exact match (the pilot's) or F1 (the paper's, arXiv 2503.19470), whose value is the
-reward of a valid answer that is partly right. The rule "answer" rewards the answer alone, whatever the format (that of
-Search-R1, arXiv 2503.09516).
+Format invalid, or the episode did not end by itself: 0. Format valid, answer wrong: 0.1. Format valid, answer right: 1.
+The answer is judged by a metric of `flashrag.metrics`: exact match (the pilot's) or F1 (the paper's, arXiv 2503.19470),
+whose value is the reward of a valid answer that is partly right. The rule "answer" ignores the format and rewards the
+answer alone, as in Search-R1 (arXiv 2503.09516).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ FORMAT_ONLY_REWARD = 0.1
 
 
 class Reward(NamedTuple):
-    """The reward in [0, 1], why it is that, and the answer's scores, which do not depend on the format."""
+    """The reward in [0, 1], its reason, and the answer's scores, which do not depend on the format."""
 
     value: float
     reason: str

@@ -20,14 +20,14 @@ ABORTED = ("aborted", "abort")
 def search_sampling_params(engine: str, params: Mapping[str, Any], codec: EpisodeCodec) -> dict[str, Any]:
     """verl's sampling parameters with the additions that a search episode needs on this engine.
 
-    The episode's stops and end-of-sequence ids are given explicitly, so the engine's own config cannot differ.
+    The episode's stops and end-of-sequence ids are explicit, so that the engine's own config does not matter.
     """
     stops = {"stop": [*codec.dialect.stops], "stop_token_ids": sorted(codec.eos_token_ids)}
     return {**params, **stops, **_own_params(engine)}
 
 
 def seeded(engine: str, *names: object) -> dict[str, int]:
-    """The seed parameter of the engine: equal names sample equal tokens, whatever else is being sampled.
+    """The seed parameter of the engine: equal names sample equal tokens, whatever else is in the batch.
 
     Equal up to rounding: other requests in a batch change the last bits of a probability. SGLang uses the seed only
     when it is started with `enable_deterministic_inference`.

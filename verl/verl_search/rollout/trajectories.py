@@ -3,9 +3,9 @@
     <directory>/<train|val>/step_000010.<writer>.jsonl.gz
     <directory>/violations/                                 episodes that were not token-exact: each stopped the run
 
-Each process writes files of its own, so nothing is locked. Whatever kills a run, every whole line can be read: by
-`read_trajectories` at any time, and by `pandas.read_json(path, lines=True)` once `cut_torn_tails` has run, which every
-start does. Does not cover: what a line holds (flashrag.episode.record), how a line is written (flashrag.system).
+Each process writes files of its own, so nothing is locked. After a kill every whole line can be read: by
+`read_trajectories` at any time, and by `pandas.read_json(path, lines=True)` after `cut_torn_tails`, which every start
+calls. Does not cover: the content of a line (flashrag.episode.record), the writing of lines (flashrag.system).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _FILES_TO_MEND = 256
 
 
 class TrajectoryNotWritten(ReSearchError):
-    """The disk refused a trajectory."""
+    """A trajectory could not be written to the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class TrajectoryWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trajectories")
 
     async def write(self, trajectory: Trajectory) -> None:
-        """Write a trajectory, which has a split and a step; when this returns, no kill can lose it.
+        """Write a trajectory, which must have a split and a step; after the return no kill can lose it.
 
-        Raises `TrajectoryNotWritten`; the file then holds what it held before.
+        Raises `TrajectoryNotWritten`; the file is then unchanged.
         """
         await asyncio.wrap_future(self._thread.submit(self._write, trajectory))
 
@@ -106,7 +106,7 @@ def trajectory_files(directory: Path, split: str = "*", step: int | None = None)
 
 
 def read_trajectories(directory: Path, split: str = "*", step: int | None = None) -> Iterator[Trajectory]:
-    """The trajectories of a run's files; raises `UserError` for a damaged file, which a torn last line is not."""
+    """The trajectories of a run's files; raises `UserError` for a damaged file. A torn last line is left out."""
     for path in trajectory_files(directory, split, step):
         for line in read_lines(path):
             try:
@@ -116,7 +116,7 @@ def read_trajectories(directory: Path, split: str = "*", step: int | None = None
 
 
 def cut_torn_tails(directory: Path) -> list[Path]:
-    """Cut half-written lines off the newest files and return those; call while nothing writes there."""
+    """Cut half-written lines off the newest files, and return these files. Nothing else may write them meanwhile."""
     newest = sorted(trajectory_files(directory), key=lambda path: path.stat().st_mtime)[-_FILES_TO_MEND:]
     return [path for path in newest if path.is_file() and cut_torn_tail(path)]
 

@@ -1,1 +1,1 @@
-"""The trainer around upstream's loop: what is trained on, advantages, alarms, stopping, checkpoints."""
+"""The trainer around upstream's loop: training data, advantages, alarms, stopping, checkpoints."""

@@ -1,9 +1,9 @@
 """GRPO's advantage; a trajectory whose search failed is left out of its group.
 
-Such a trajectory carries no loss (agent_loop.py), so it is recognised by its empty mask. Its reward says nothing about
-the policy: in the group's mean and deviation it would make the others look better than they are. The formula itself is
-upstream's (arXiv 2402.03300; with `algorithm.norm_adv_by_std_in_grpo=false` that of Dr.GRPO, arXiv 2503.20783). Named
-in config/research.yaml, registered by importing this module.
+Such a trajectory carries no loss (agent_loop.py), so it is recognised by its empty mask. Its reward does not depend on
+the policy: in the group's mean and deviation it would make the others look better than they are. The formula is
+upstream's (arXiv 2402.03300; with `algorithm.norm_adv_by_std_in_grpo=false` that of Dr.GRPO, arXiv 2503.20783).
+config/research.yaml names the estimator; importing this module registers it.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ def search_grpo_advantage(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advantages and returns (the same), shape (trajectories, tokens); `index` names each trajectory's group.
 
-    0 for a trajectory without a trained token, and for one alone in its group: there is nothing to compare it with.
+    0 for a trajectory without a trained token, and for one alone in its group, which has no other to compare with.
     """
     counts = response_mask.any(dim=-1)
     groups = index[counts.numpy()]

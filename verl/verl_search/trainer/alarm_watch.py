@@ -1,6 +1,6 @@
-"""What a run's alarms lead to: the trainer reports each step here, and asks when to save and whether to stop.
+"""The effects of a run's alarms: the trainer reports each step here, and asks when to save and whether to stop.
 
-Does not cover: the rules and when they are breached (alarms.py), how the best checkpoint is kept (checkpoints.py).
+Does not cover: the rules and their breaches (alarms.py), the storage of the best checkpoint (checkpoints.py).
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ STEPS_TO_COME = 10
 
 
 class RunCollapsed(StopTraining):
-    """An alarm ended the run. What the weights have become is not worth a checkpoint."""
+    """An alarm ended the run. Its current weights are not worth a checkpoint."""
 
     saves_checkpoint = False
 
 
 def configured_rules(config: DictConfig) -> dict[str, Rule]:
-    """The rules of the config with those of `alarm_file` laid over them; raises `UserError`."""
+    """The rules of the config, overridden by those of `alarm_file`; raises `UserError`."""
     rules = OmegaConf.to_container(config.alarms, resolve=True)
     assert isinstance(rules, dict), "alarms is a group of the config"
     if config.alarm_file is not None:
@@ -64,7 +64,7 @@ class AlarmWatch:
     def remember(self, last_step: int) -> None:
         """Take in the steps up to `last_step` that earlier processes of the run logged, without any notice.
 
-        A step that was trained more than once counts as it was the last time.
+        For a step that was trained more than once, the last time counts.
         """
         logged: dict[int, dict[str, Any]] = {}
         for step, metrics in read_metrics(self.save_path / METRICS_FOLDER):

@@ -1,8 +1,8 @@
-"""Alarms: rules over the metrics of each step that notice a run going wrong, and say what to do about it.
+"""Alarms: rules over the metrics of each step that detect a run going wrong and choose an action.
 
 A rule watches one metric. It breaches where the value crosses a threshold, fixed or relative to the median of the
 metric's own history; after `patience` such steps in a row it raises an alarm, once until the metric has recovered.
-Pure: what an action does is alarm_watch.py's part. The rules: config/alarms.yaml; docs/alarms.md explains them.
+Pure: alarm_watch.py carries out the actions. The rules: config/alarms.yaml; docs/alarms.md explains them.
 """
 
 import math
@@ -32,7 +32,7 @@ CONDITIONS = (*FIXED, *RELATIVE)
 
 
 class Action(StrEnum):
-    """What an alarm does: tell, tell and save a checkpoint, tell and end the run."""
+    """The action of an alarm: warn, warn and save a checkpoint, or warn and end the run."""
 
     WARN = "warn"
     SAVE = "save"
@@ -72,7 +72,7 @@ class Rule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A rule that has been breached for as long as its patience; `str` is what the user reads."""
+    """A rule that has been breached for as long as its patience; `str` gives the message for the user."""
 
     name: str
     rule: Rule
@@ -91,18 +91,18 @@ class Alarm:
 
 
 def parse_rules(given: Mapping[str, Any]) -> dict[str, Rule]:
-    """The rules by name; a rule that is null is switched off. Raises `UserError` naming the rule and what is wrong."""
+    """The rules by name; a rule that is null is switched off. Raises `UserError` naming the rule and its fault."""
     rules = {}
     for name, fields in given.items():
         if fields is None:
             continue
         if not isinstance(fields, Mapping):
-            raise UserError(f"alarms.{name}={fields!r} is no rule; give metric, action and one condition, or null")
+            raise UserError(f"alarms.{name}={fields!r} is not a rule; give metric, action and one condition, or null")
         try:
             rules[name] = Rule.model_validate(dict(fields))
         except ValidationError as error:
             problems = "; ".join(_problem(name, details) for details in error.errors())
-            raise UserError(f"{problems} (docs/alarms.md says what a rule holds)") from error
+            raise UserError(f"{problems} (docs/alarms.md explains the fields of a rule)") from error
     return rules
 
 
@@ -113,18 +113,18 @@ def _problem(name: str, details: Any) -> str:
 
 
 class _Watch:
-    """One rule and what it has seen."""
+    """One rule and the history of its metric."""
 
     def __init__(self, name: str, rule: Rule):
         self.name = name
         self.rule = rule
-        # Values of breaching steps stay out, or a collapse would become what the next step is compared with.
+        # Values of breaching steps stay out, or the next step would be compared with a collapse.
         self.history: deque[float] = deque(maxlen=rule.window)
         self.breaches = 0
         self.base: float | None = None
 
     def see(self, step: int, value: float) -> Alarm | None:
-        """Take a step's value in; the alarm if it completes the rule's patience."""
+        """Add a step's value; returns the alarm if the step completes the rule's patience."""
         relative = self.rule.condition in RELATIVE
         self.base = median(self.history) if relative and len(self.history) == self.rule.window else None
         if not self._is_breach(value):
@@ -150,7 +150,7 @@ class Alarms:
         self._watches = [_Watch(name, rule) for name, rule in rules.items()]
 
     def see(self, step: int, metrics: Mapping[str, Any]) -> tuple[list[Alarm], dict[str, float]]:
-        """The alarms that this step raises, and the alarms' own metrics of it.
+        """The alarms that this step raises, and the step's alarm metrics.
 
         A metric that the step lacks changes nothing for its rule. `alarm/<rule>` is 1 while the rule has been breached
         for its patience, else 0; `alarm/<rule>/change`, of relative rules, is the distance from the history's median.

@@ -1,6 +1,6 @@
 """The best checkpoint of a run, kept beside the rotating ones: `<save_path>/best_checkpoint/global_step_N`.
 
-It consists of hard links: it takes no time to make, and no room until verl removes the checkpoint that it links to.
+It consists of hard links, which take no time, and no room until verl removes the checkpoint that they link to.
 Does not cover: checkpoints that verl writes in the background, and those of machines that share no disk.
 """
 
@@ -19,7 +19,7 @@ SCORE_FILE = "score.json"
 
 @dataclass(frozen=True, slots=True)
 class BestCheckpoint:
-    """Which step's checkpoint is the best one, by which metric's value."""
+    """The step of the best checkpoint, and the metric and value that make it the best."""
 
     step: int
     metric: str

@@ -1,7 +1,7 @@
 """The question dataset: verl's parquet dataset, keyed by question, with prompts measured as the rollout builds them.
 
-The agent loop turns a question into prompt ids (`flashrag.episode.prompt_ids`); the dataset only has to hand the
-question over and to leave out, by count and never by truncation, what does not fit the prompt budget.
+The agent loop turns a question into prompt ids (`flashrag.episode.prompt_ids`). The dataset only passes it on.
+It leaves out and counts questions whose prompt exceeds the budget, and never truncates a prompt.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ class QuestionDataset(RLHFDataset):
         """Leave out questions whose prompt exceeds `max_prompt_length` tokens, and say how many."""
         if self.prompt_key not in dataframe.column_names:
             raise UserError(
-                f"prompt_key={self.prompt_key!r} is no column of {self.data_files}; "
+                f"prompt_key={self.prompt_key!r} is not a column of {self.data_files}; "
                 f"its columns are {dataframe.column_names}"
             )
         if not self.filter_overlong_prompts:
@@ -44,7 +44,7 @@ class QuestionDataset(RLHFDataset):
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         row = super().__getitem__(item)
-        # The agent loop files training and validation apart, and upstream does not say which split a row is from.
+        # The agent loop stores training and validation apart, and upstream does not name the split of a row.
         row["split"] = "val" if list(self.original_data_files) == _as_list(self.config.val_files) else "train"
         return row
 

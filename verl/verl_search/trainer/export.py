@@ -24,7 +24,7 @@ EXPECTED = "expected a folder global_step_N of a training run, its actor folder,
 
 
 class ExportFailed(ReSearchError):
-    """The merged model cannot be loaded or does not compute; the message says what is wrong with it."""
+    """The merged model cannot be loaded or does not compute; the message names the fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 def _actor_folder(path: Path) -> Path:
     if not path.is_dir():
-        raise UserError(f"{path} is no folder; {EXPECTED}")
+        raise UserError(f"{path} is not a folder; {EXPECTED}")
     if (path / LATEST).is_file():
         path = path / f"global_step_{(path / LATEST).read_text(encoding='utf-8').strip()}"
     for folder in (path, path / "actor"):
@@ -80,7 +80,7 @@ def _world_size(actor: Path) -> int:
 
 
 def export(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
-    """Write the model to `target`, which exists only when it loads and computes; returns what `check_model` says."""
+    """Write the model to `target`, which exists only when it loads and computes; returns `check_model`'s facts."""
     with staged(target) as folder:
         if checkpoint.is_merged:
             shutil.copytree(checkpoint.huggingface, folder)

@@ -1,4 +1,4 @@
-"""What the trainer leaves in the folder of a run for other programs: the logged metrics, and why it ended.
+"""The trainer's files for other programs in the folder of a run: the logged metrics, and the reason why it ended.
 
     metrics/<start>.jsonl   verl's file logger: one line a step, one file for each start of the trainer
     ended.json              why the last start of the trainer failed or stopped, with its exit code
@@ -20,7 +20,7 @@ END_FILE = "ended.json"
 
 
 class MetricFiles:
-    """The metrics of a run and of its resumptions, in the order of writing; each call reads only what is new."""
+    """The metrics of a run and of its resumptions, in the order of writing; each call reads only the new ones."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -38,26 +38,26 @@ class MetricFiles:
 
 
 def read_metrics(directory: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each logged step of a run with its metrics; a step that was trained twice comes twice."""
+    """Each logged step of a run with its metrics; a step that was trained twice is given twice."""
     return MetricFiles(directory).news()
 
 
 class End(NamedTuple):
-    """Why a trainer ended before its last step, for the user, and the exit code that says the same to programs."""
+    """The reason why a trainer ended before its last step, and its exit code."""
 
     reason: str
     exit_code: int
 
 
 def write_end(folder: Path, error: ReSearchError) -> None:
-    """Note why the trainer ends, whole or not at all; a folder that does not exist is left alone."""
+    """Write the reason of the trainer's end, completely or not at all; does nothing if the folder does not exist."""
     if folder.is_dir():
         with staged(folder / END_FILE) as unfinished:
             unfinished.write_text(json.dumps(End(str(error), error.exit_code)._asdict()), encoding="utf-8")
 
 
 def read_end(folder: Path) -> End | None:
-    """What `write_end` noted, None where there is no note: the trainer was killed, or has not ended."""
+    """The note of `write_end`; None without one, because the trainer was killed or has not ended."""
     path = folder / END_FILE
     return End(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 

@@ -22,7 +22,7 @@ TRAINED_FIELDS = ["responses", "loss_mask", "response_mask", "extra_fields"]
 
 
 class SearchReplayBuffer(ReplayBuffer):
-    """`ReplayBuffer` that polls often, verifies token identity and reports how the rollouts searched."""
+    """`ReplayBuffer` that polls often, verifies token identity and reports the rollouts' search metrics."""
 
     def __init__(self, *, sampler_kwargs: Mapping[str, Any], refill_fn: Callable[[int], Any], **kwargs: Any):
         filter_groups, batch_size = sampler_kwargs["filter_groups"], sampler_kwargs["train_batch_size"]
@@ -34,7 +34,7 @@ class SearchReplayBuffer(ReplayBuffer):
             refill_fn=self._refill,
             filter_groups_metric=filter_groups["metric"] if filter_groups["enable"] else None,
             train_batch_size=batch_size,
-            gen_batch_size=1,  # upstream's own value wherever it refills
+            gen_batch_size=1,  # upstream's own value when it refills
         )
         self.max_failed_share = float(sampler_kwargs["max_failed_share"])
         self._submit = refill_fn
@@ -73,7 +73,7 @@ class SearchReplayBuffer(ReplayBuffer):
             batch.keys, data["responses"], data["loss_mask"], data["response_mask"], extra_fields, strict=True
         ):
             check_trained_tensors(key, responses.tolist(), loss_mask.tolist(), response_mask.tolist(), extra)
-        # A key is "{uid}_{session_id}_{index}", and a group is what one uid was sampled for.
+        # A key is "{uid}_{session_id}_{index}"; the rollouts of one uid are a group.
         rollouts = [
             {**extra["search_rollout"], "group_id": key.rsplit("_", 2)[0]}
             for key, extra in zip(batch.keys, extra_fields, strict=True)
@@ -99,7 +99,7 @@ def check_trained_tensors(
         and fingerprint(trained) == extra["trained_fingerprint"]
     )
     if not exact:
-        raise StopTraining(f"trajectory {key}: the ids or the loss mask to train on are not those that were sampled")
+        raise StopTraining(f"trajectory {key}: the ids or the loss mask to train on differ from the sampled ones")
 
 
 def check_failed_share(rollouts: Sequence[Mapping[str, Any]], max_failed_share: float, global_steps: int) -> None:

@@ -20,7 +20,7 @@ COMMAND_VARIABLE = "RESEARCH_COMMAND"
 
 
 class StopTraining(ReSearchError):
-    """The run must not go on; the message says why and what to do about it.
+    """The run must stop; the message gives the reason and the remedy.
 
     `saves_checkpoint` is false where the steps since the last checkpoint are lost or not worth keeping.
     """
@@ -30,7 +30,7 @@ class StopTraining(ReSearchError):
 
 
 class TrainingFailed(ReSearchError):
-    """Training ended with an error that the input did not cause: something was raised, or a process died."""
+    """Training ended with an error that the input did not cause: an exception, or the death of a process."""
 
 
 def print_notice(message: str) -> None:
@@ -53,5 +53,5 @@ def check_stop_requests(partitions: Mapping[str, Mapping[str, Mapping[str, Any]]
 
 
 def resume_command() -> str:
-    """The command that started this run: the one that run.sh noted, else this process's own."""
+    """The command that started this run: the one from run.sh, else this process's own."""
     return os.environ.get(COMMAND_VARIABLE) or shlex.join(sys.orig_argv)

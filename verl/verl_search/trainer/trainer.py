@@ -34,7 +34,7 @@ class SearchTrainer(PPOTrainerSync):
         try:
             super().fit(agent_loop_manager)
         except (StopTraining, RayActorError) as error:
-            # Upstream may meet a dead actor before our watch asks the next time.
+            # Upstream may meet a dead actor before the next check of our watch.
             stop = error if isinstance(error, StopTraining) else a_process_died(error)
             if not stop.saves_checkpoint:
                 raise
@@ -82,7 +82,7 @@ class SearchTrainer(PPOTrainerSync):
     def _save_trained_steps(self) -> str:
         """Save a checkpoint of the trained steps unless there is one; returns a sentence for the user."""
         if self._trained_steps == 0:
-            return "No step was trained yet: there is nothing to save"
+            return "No step has been trained yet, so there is nothing to save"
         if self._saved_steps < self._trained_steps:
             if self._data_before_step is not None:
                 self.train_dataloader.load_state_dict(self._data_before_step)

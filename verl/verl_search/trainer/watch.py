@@ -1,8 +1,8 @@
 """Notices dead processes for which upstream would wait for ever.
 
-The episodes of a dead agent-loop worker never arrive, and a dead rollout replica never takes the new weights. Does not
-cover: what upstream notices itself, which is a dead engine by its failing requests and a dead training process by its
-failing calls.
+The episodes of a dead agent-loop worker never arrive, and a dead rollout replica never takes the new weights.
+Does not cover: deaths that upstream notices itself (a dead engine by its failing requests, a dead training process by
+its failing calls).
 """
 
 import time
@@ -19,8 +19,8 @@ from verl_search.trainer.stopping import StopTraining
 
 INTERVAL_S = 10.0
 HEALTH_TIMEOUT_S = 10.0
-# The route that tells whether an engine lives. SGLang's /health generates a token (http_server.py), which a sleeping
-# engine has no memory for; as its server ends together with its engine, any other route will do.
+# The route that shows whether an engine lives. SGLang's /health generates a token (http_server.py), for which a
+# sleeping engine has no memory; its server ends together with its engine, so any other route serves.
 HEALTH_ROUTES = {"vllm": "/health", "sglang": "/get_model_info"}
 
 
@@ -74,7 +74,7 @@ class ReplicaDiedTakingWeights(StopTraining):
 
 
 def hand_over_weights(work: Callable[[], None], look: Callable[[], list[str]], interval_s: float = INTERVAL_S) -> None:
-    """Do `work`, which may wait for a rollout replica for ever, and call `look` for dead replicas at intervals.
+    """Do `work`, which may wait for a rollout replica for ever, and check for dead replicas with `look` at intervals.
 
     Raises `ReplicaDiedTakingWeights` when one has died, and leaves the work waiting.
     """

@@ -1,6 +1,6 @@
 """Build a dense index: encode the corpus part by part, then index the parts.
 
-The parts stand in `emb_<method>.partial` beside the index until it is written: a run that was killed goes on at the
+The parts are in `emb_<method>.partial` beside the index until it is written, so a run that was killed resumes at the
 first missing part. `--save_embedding` keeps them as `emb_<method>`.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
 FLOAT32_BYTES = 4
-MIN_COSINE = 0.99  # between given and own vectors of a passage: room for half precision
+MIN_COSINE = 0.99  # of a given vector and our own for the same passage; allows for half precision
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transformers")
 
 
@@ -136,7 +136,7 @@ def _vectors(
 
 
 def _check_space(options: BuildOptions, plan: IndexPlan, todo: int, count: int) -> None:
-    """Raise UserError now where the disk would be full after hours of encoding."""
+    """Raise UserError now if the disk would be full after hours of encoding."""
     item_bytes = 2 if options.embedding_dtype == "float16" else FLOAT32_BYTES
     needed = todo * plan.dimension * item_bytes
     if plan.factory == FaissType.FLAT:
@@ -158,7 +158,7 @@ def _given_embeddings(options: BuildOptions, manifest: Manifest, corpus: Corpus,
     if path.is_dir():
         found = read_manifest(path)
         if found is None:
-            raise UserError(f"--embedding_path: {path} holds no manifest.json, so it is no folder of --save_embedding")
+            raise UserError(f"--embedding_path: {path} holds no manifest.json, so it is not a folder of --save_embedding")
         refuse_other_vectors(
             path, found, manifest, "or leave --embedding_path out", ("dtype", "part_size", "use_fp16")
         )
@@ -177,8 +177,8 @@ def _check_vectors(path: Path, embeddings: Embeddings, corpus: Corpus, encoder: 
     for row, given, own in zip(rows, embeddings.rows(rows), own_vectors, strict=True):
         if not (abs(float(given @ given) - 1) < 1 - MIN_COSINE and float(given @ own) > MIN_COSINE):
             raise UserError(
-                f"--embedding_path: vector {row} of {path} (length {float(given @ given) ** 0.5:.3f}) is not what the "
-                f"encoder gives for passage {row}: their product is {float(given @ own):.3f}, expected 1; give unit "
+                f"--embedding_path: vector {row} of {path} (length {float(given @ given) ** 0.5:.3f}) differs from the "
+                f"encoder's for passage {row}: their product is {float(given @ own):.3f}, expected 1; give unit "
                 "vectors of this corpus, encoder, pooling and instruction"
             )
 

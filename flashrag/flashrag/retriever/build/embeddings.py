@@ -1,7 +1,7 @@
-"""The vectors of a corpus on disk: a folder of numbered .npy parts with a manifest that says what they are vectors of.
+"""The vectors of a corpus on disk: a folder of numbered .npy parts with a manifest that names their source.
 
-A part appears whole or not at all, so an encoding run that was killed goes on at the first missing one. Reading is by
-blocks from memory-mapped files, and never holds more than a block.
+A part appears whole or not at all, so an encoding run that was killed resumes at the first missing one. Vectors are
+read in blocks from memory-mapped files; no more than one block is in memory.
 Does not cover: making the vectors (encoder.py), indexing them (dense_index.py).
 """
 
@@ -42,7 +42,7 @@ class Embeddings:
                 yield np.ascontiguousarray(array[start : start + rows], dtype=np.float32)
 
     def rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """float32 vectors of the given rows, which ascend."""
+        """float32 vectors of the given rows, which must ascend."""
         wanted = np.asarray(numbers)
         found, first = [], 0
         for part in self._parts:
@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return Manifest.read(path)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); remove the folder {folder}, to encode anew") from error
+        raise UserError(f"{path} cannot be read ({error!r}); remove the folder {folder} to encode again") from error
 
 
 def refuse_other_vectors(
@@ -132,7 +132,7 @@ class PartFolder:
         header = {"descr": dtype.str, "fortran_order": False, "shape": (len(self.rows(number)), dimension)}
         with staged(self._file(number)) as new, new.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for block in blocks:  # plain writes: a full disk is an error, where a memory map would be a SIGBUS
+            for block in blocks:  # plain writes: a full disk raises an error; with a memory map it would be a SIGBUS
                 file.write(np.ascontiguousarray(block, dtype=dtype).data)
 
     def embeddings(self) -> Embeddings:
@@ -140,7 +140,7 @@ class PartFolder:
         if missing:
             raise UserError(
                 f"{self.path} holds {len(self) - len(missing)} of {len(self)} parts; "
-                "finish it first: the command that began it goes on at the first missing part"
+                "finish it first: the command that began it resumes at the first missing part"
             )
         return Embeddings([partial(_open_part, self._file(number)) for number in range(len(self))])
 
@@ -157,9 +157,9 @@ class PartFolder:
 
 @contextmanager
 def open_parts(folder: Path, manifest: Manifest) -> Iterator[PartFolder]:
-    """The parts in `folder` for as long as the block lasts, begun there or taken up where a former run ended.
+    """The parts in `folder`, new or from an interrupted run; the folder is locked until the block ends.
 
-    Raises UserError where the folder holds other vectors, or another process works in it.
+    Raises UserError if the folder holds other vectors or another process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -169,7 +169,7 @@ def open_parts(folder: Path, manifest: Manifest) -> Iterator[PartFolder]:
                 with staged(folder / MANIFEST_NAME) as new:
                     manifest.write(new)
             else:
-                refuse_other_vectors(folder, found, manifest, f"or remove {folder}, to encode anew")
+                refuse_other_vectors(folder, found, manifest, f"or remove {folder} to encode again")
             try:
                 yield PartFolder(folder, manifest)
             finally:
@@ -189,7 +189,7 @@ def read_embeddings(path: Path, count: int, dimension: int) -> Embeddings:
         try:
             array = _open_part(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"--embedding_path: {path} is no readable .npy file ({error})") from error
+            raise UserError(f"--embedding_path: {path} is not a readable .npy file ({error})") from error
         if array.shape != (count, dimension) or array.dtype not in (np.float32, np.float16):
             raise UserError(
                 f"--embedding_path: {path} holds {array.dtype} of shape {array.shape}, expected float32 or float16 of "

@@ -21,9 +21,9 @@ FLAT_COUNT_OFFSET = 8  # after the four letters of the type and the dimension as
 
 
 def build_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gpus: bool = False) -> dict[str, Any]:
-    """Write the index of all the vectors to `path`; gives its parameters for the card.
+    """Write the index of all the vectors to `path`; returns its parameters for the card.
 
-    Raises OSError where the disk is full, UserError where the vectors are too few to train on.
+    Raises OSError if the disk is full, UserError if the vectors are too few to train on.
     """
     index = new_index(plan)
     values = parameters(index, plan)
@@ -43,7 +43,7 @@ def build_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gp
 
 
 def _write_flat(path: Path, embeddings: Embeddings) -> None:
-    """What faiss writes for an IndexFlat of these vectors, byte for byte."""
+    """Write the same bytes as faiss for an IndexFlat of these vectors."""
     import faiss
     import numpy as np
 
@@ -53,7 +53,7 @@ def _write_flat(path: Path, embeddings: Embeddings) -> None:
     header = bytearray(faiss.serialize_index(one)[: -4 * dimension])
     numbers = ((FLAT_COUNT_OFFSET, 1, count), (len(header) - 8, dimension, count * dimension))
     for offset, written, wanted in numbers:
-        assert struct.unpack_from("<q", header, offset)[0] == written, "faiss lays IndexFlat out in another way now"
+        assert struct.unpack_from("<q", header, offset)[0] == written, "faiss has changed the layout of IndexFlat"
         struct.pack_into("<q", header, offset, wanted)
     with path.open("wb") as file:
         file.write(header)

@@ -1,4 +1,4 @@
-"""Which faiss index a `--faiss_type` means, and how it is set up for a corpus of a given size.
+"""The faiss index that a `--faiss_type` names, and its set-up for a corpus of a given size.
 
 Names: Flat, HNSW, IVF-Flat, IVF-PQ and SQ8, sized by the rules below, or any text that faiss's index_factory reads
 (`IVF4096,PQ64`, `HNSW64`, …). All measure inner products. The search parameters (nprobe, efSearch) are written into
@@ -28,9 +28,9 @@ class FaissType(StrEnum):
 HNSW_NEIGHBOURS = 32
 HNSW_EF_CONSTRUCTION = 100
 HNSW_EF_SEARCH = 128
-PQ_DIMENSIONS_PER_CODE = 4  # that one byte encodes
+PQ_DIMENSIONS_PER_CODE = 4  # encoded in one byte
 PQ_CENTROIDS = 256
-MIN_TRAINING_PER_CENTROID = 39  # faiss warns below
+MIN_TRAINING_PER_CENTROID = 39  # faiss warns below this
 TRAINING_PER_CENTROID = 64  # of cells and of codes; faiss takes up to 256, in four times the time
 MIN_TRAINING_SAMPLE = 65_536
 
@@ -62,10 +62,10 @@ def plan_index(faiss_type: str, dimension: int, count: int) -> IndexPlan:
             if count < (least := PQ_CENTROIDS * MIN_TRAINING_PER_CENTROID):
                 raise UserError(
                     f"--faiss_type {faiss_type} was given for {count} passages; it needs at least {least} to be "
-                    "trained on: use Flat, which is exact and quick for so few"
+                    "trained on: use Flat, which is exact and quick for few passages"
                 )
             cells, note = _cells(count)
-            # np: without the polysemous codes that nothing here reads, and that take most of the training time.
+            # np leaves out the polysemous codes: nothing here reads them, and they take most of the training time.
             return IndexPlan(faiss_type, f"IVF{cells},PQ{_codes(dimension)}np", dimension, note)
     plan = IndexPlan(faiss_type, faiss_type, dimension)
     cells = _number_of_cells(new_index(plan))
@@ -94,7 +94,7 @@ def _cells(count: int) -> tuple[int, str | None]:
 
 
 def _codes(dimension: int) -> int:
-    """The number of one-byte codes of a PQ vector: the most that divide the dimension into equal parts.
+    """The number of one-byte codes of a PQ vector: the largest allowed divisor of the dimension.
 
     >>> _codes(384), _codes(768), _codes(1022)
     (96, 192, 146)
@@ -130,7 +130,7 @@ def training_size(index: "faiss.Index") -> int:
 
 
 def parameters(index: "faiss.Index", plan: IndexPlan) -> dict[str, Any]:
-    """What an index was built with and is searched with, for its card."""
+    """The parameters that an index was built with and is searched with, for its card."""
     import faiss
 
     values: dict[str, Any] = {"factory": plan.factory}

@@ -63,29 +63,29 @@ class BuildOptions:
 
     @property
     def target(self) -> Path:
-        """Where the index goes."""
+        """The path of the index."""
         return self.save_dir / (BM25 if self.is_bm25 else f"{self.retrieval_method}_{self.faiss_type}.index")
 
     @property
     def saved_embeddings(self) -> Path:
-        """Where `--save_embedding` leaves the vectors."""
+        """The folder in which `--save_embedding` keeps the vectors."""
         return self.save_dir / f"emb_{self.retrieval_method}"
 
     @property
     def partial_embeddings(self) -> Path:
-        """Where the vectors stand while an index is built."""
+        """The folder of the vectors while an index is built."""
         return self.save_dir / f"emb_{self.retrieval_method}.partial"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
     parser = CommandParser(
         prog="python -m flashrag.retriever.index_builder",
-        description="Build a dense (faiss) or a bm25 index over a jsonl corpus. A dense build that was interrupted "
-        "goes on where it ended when the same command is given again.",
+        description="Build a dense (faiss) or a bm25 index over a jsonl corpus. To resume an interrupted dense build, "
+        "give the same command again.",
     )
     parser.add_fields(BuildOptions)
     ignored = parser.add_argument_group("accepted for FlashRAG's commands, without effect").add_argument
-    ignored("--bm25_backend", choices=["bm25s"], default="bm25s", help="there is no other")
+    ignored("--bm25_backend", choices=["bm25s"], default="bm25s", help="the only backend")
     ignored("--index_modal", choices=["text", "all"], default="all", help="passages are text")
     ignored("--sentence_transformer", "--use_sentence_transformer", action="store_true", help="always used")
     return parser.parse_into(BuildOptions, argv)

@@ -81,8 +81,8 @@ def vectors(saved):
 
 def test_a_vector_file_is_held_against_the_encoder(corpus, vectors, saved, tmp_path, capsys):
     wrong = {
-        "swapped": (vectors[::-1], "vector 0 of .* is not what the encoder gives for passage 0"),
-        "too long": (vectors * 2, r"\(length 2\.000\) is not what the encoder gives"),
+        "swapped": (vectors[::-1], "vector 0 of .* differs from the encoder.s for passage 0"),
+        "too long": (vectors * 2, r"\(length 2\.000\) differs from the encoder.s"),
         "too few": (vectors[:9], r"holds float32 of shape \(9, 384\), expected .*\(10, 384\): 10 passages"),
         "another encoder's": (vectors[:, :300], r"shape \(10, 300\), expected .* 384 dimensions of the encoder"),
     }
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_while_encoding_keeps_the_finished_parts(corpus, sa
     error = capsys.readouterr().err.splitlines()[-1]
     assert "the index cannot be written there" in error
     assert "File too large" in error
-    assert "emb_minilm.partial: the same command goes on from there" in error
+    assert "emb_minilm.partial: the same command resumes from there" in error
     assert (out / "minilm_Flat.index").read_bytes() == before
     assert names(out) == ["corpus_cache", "emb_minilm.partial", "minilm_Flat.index", "minilm_Flat.index.json"]
     assert main(flags(corpus, out)) == 0
@@ -217,7 +217,7 @@ def test_a_really_full_disk_is_one_clear_error_with_nothing_half_written(tmp_pat
     error = done.stderr.splitlines()[-1]
     assert error.startswith(f"error: --save_dir {disk}: the index cannot be written there")
     assert "No space left on device" in error
-    assert "the same command goes on from there" in error
+    assert "the same command resumes from there" in error
     left = sorted(line for line in done.stdout.splitlines() if not line.startswith("corpus_cache"))
     assert left == [f"emb_minilm.partial/{name}" for name in ("00000.npy", "00001.npy", "manifest.json")]
 
