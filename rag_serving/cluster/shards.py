@@ -21,7 +21,7 @@ TIE_ROWS = 16  # requested in addition, to see the end of a tie
 
 
 class RankedRows(NamedTuple):
-    """Per query its best rows: `scores` (N, K) float32 and `rows` (N, K) int64, best first, -1 where there is none."""
+    """Per query its best rows: `scores` (N, K) float32 and `rows` (N, K) int64, best first, -1 for missing rows."""
 
     scores: np.ndarray
     rows: np.ndarray

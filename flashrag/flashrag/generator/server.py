@@ -41,7 +41,7 @@ def load_generator(settings: GeneratorSettings) -> OpenAICompletionGenerator:
 def find_served_model(settings: GeneratorSettings, api_key: str) -> str:
     """The name under which the server at `sgl_remote_url` offers `generator_model`.
 
-    A server with a single model is asked for that one, whatever its name: published set-ups name it freely. Raises
+    A server with a single model serves that one under any name, because published set-ups name it freely. Raises
     `UserError` when no server answers, when several models are served under other names, or when the server's context
     is shorter than `generator_max_input_len`.
     """

@@ -19,7 +19,7 @@ INSTRUCTIONS = (
     r"In the last part of the answer, the final exact answer is enclosed within \boxed{} with latex format."
 )
 
-# The same with the python tool (flashrag/tools/python.py): the words are ours, there is no published prompt for it.
+# The same with the python tool (flashrag/tools/python.py). The words are ours: no prompt with it is published.
 INSTRUCTIONS_WITH_PYTHON = (
     "The user asks a question, and the assistant solves it. "
     "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "

@@ -127,7 +127,7 @@ def instructions(retrieval_method: str) -> Instructions:
 
 
 def spaced(instruction: str) -> str:
-    """An instruction as FlashRAG puts it before a text: one space after it, none where there is no instruction.
+    """An instruction as FlashRAG puts it before a text: one space after it; "" without an instruction.
 
     >>> spaced("query:"), spaced("")
     ('query: ', '')

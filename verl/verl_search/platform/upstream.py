@@ -103,7 +103,7 @@ _NAMES = {
     },
     "verl.trainer.ppo.v1.trainer_base": {"TRAINER_REGISTRY": "where our trainer takes the place of upstream's"},
     "verl.trainer.main_ppo": {
-        "TaskRunnerV1.__ray_metadata__.modified_class": "runs the trainer in an actor of ours",
+        "TaskRunnerV1.__ray_metadata__.modified_class": "runs the trainer in our own actor",
         "run_ppo": "runs upstream's trainer",
     },
     "verl.trainer.ppo.core_algos": {
