@@ -1,6 +1,6 @@
 """run_eval.py's flags: one for each key of the configuration, `--generation_params.temperature 0` for a nested one.
 
-A flag's text is read as the YAML value that it would be in the file, and lies over the file's.
+A flag's text is parsed as YAML, like a value in the file, and overrides the file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ from flashrag.system.arguments import CommandParser
 
 _EVALUATION, _LOCAL_RETRIEVER = "evaluation", "local retriever (use_remote_retriever: false)"
 _GROUPS = ("data set", "method", "generator", _EVALUATION, _LOCAL_RETRIEVER)  # of --help, in this order
-_NAMES = ("dataset_name", "split", "save_note", "method_name")  # texts, also where they look like numbers
+_NAMES = ("dataset_name", "split", "save_note", "method_name")  # text, even if they look like numbers
 
 
 class CommandLine(NamedTuple):
-    """The flags: where the configuration is, what lies over it (by dotted key), and what is no key of it.
+    """The flags: the configuration file, its overridden values (by dotted key), and the flags that are not its keys.
 
-    `resume`: ask again what failed. `auto_serve`: the checkpoint to export and serve.
+    `resume`: ask failed questions again. `auto_serve`: the checkpoint to export and serve.
     """
 
     config_path: Path
@@ -60,18 +60,18 @@ def _unknown_argument(argument: str, parser: CommandParser) -> str:
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="evaluation/run_eval.py",
-        description="Evaluate a served model on a question set, with search. The same command again continues the run.",
+        description="Evaluate a served model on a question set, with search. To continue a run, repeat its command.",
         epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B. Each takes --help.",
     )
     run = parser.add_argument_group("run").add_argument
-    run("--config_path", required=True, metavar="YAML", help="the configuration, whose keys the other flags override")
+    run("--config_path", required=True, metavar="YAML", help="the configuration file; other flags override its keys")
     run(
         "--resume", nargs="?", const="true", metavar="BOOL",
-        help="also ask again the questions that failed (default: false)",
+        help="also ask the failed questions again (default: false)",
     )  # fmt: skip
     run(
         "--auto_serve", metavar="CHECKPOINT",
-        help="export and serve this training checkpoint for the run (default: ask the server of the configuration)",
+        help="export and serve this training checkpoint for the run (default: use the server of the configuration)",
     )  # fmt: skip
     groups: dict[str, Any] = {}
     for name, field in sorted(_flags().items(), key=lambda item: (_GROUPS.index(_group(item[0])), item[0])):
@@ -84,7 +84,7 @@ def _parser() -> CommandParser:
 
 
 def _group(name: str) -> str:
-    """The heading of `--help` that a key stands under."""
+    """The heading of a key in `--help`."""
     key = name.partition(".")[0]
     owners = {"data set": DatasetSettings, "generator": GeneratorSettings, "method": PipelineSettings}
     if key in RETRIEVER_KEYS:
@@ -93,7 +93,7 @@ def _group(name: str) -> str:
 
 
 def _shown_default(field: FieldInfo) -> str:
-    """A key's value where neither the file nor a flag sets it, written as in the file."""
+    """The default of a key, written as in the file."""
     value = field.default
     if field.is_required():
         return "none, it must be set"
@@ -115,7 +115,7 @@ def _placeholder(name: str, field: FieldInfo) -> str:
 
 
 def _flags() -> dict[str, FieldInfo]:
-    """Every key that may be given, nested ones with dots between."""
+    """Every key of the configuration; dots separate the parts of a nested key."""
     top = {name: field for name, field in EvalSettings.model_fields.items() if name != "retriever"}
     return {
         **{name: RetrieverSettings.model_fields[name] for name in RETRIEVER_KEYS},
@@ -134,20 +134,20 @@ def _nested_fields(fields: Mapping[str, FieldInfo], prefix: str) -> Iterator[tup
 
 
 def _parse_value(text: str) -> Any:
-    """A flag's text as the YAML value it would be in the file: `false`, `5`, `[em, f1]`, `{temperature: 1.0}`."""
+    """A flag's text parsed as YAML: `false`, `5`, `[em, f1]`, `{temperature: 1.0}`."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    # Dates and the like stay the text they were written as.
+    # Values of other types, e.g. dates, stay text.
     return value if isinstance(value, str | int | float | bool | list | dict) or value is None else text
 
 
 def load_settings(command_line: CommandLine) -> EvalSettings:
-    """The checked settings of one run; raises `UserError` naming the key, its value and what was expected."""
+    """The checked settings of one run; raises a `UserError` that names the key, its value and the expected one."""
     source = str(command_line.config_path)
     values = read_yaml_mapping(command_line.config_path)
-    # A whole mapping first, its single keys over it, whatever the order of the flags.
+    # Set a whole mapping before its single keys, in whatever order the flags were given.
     for key, value in sorted(command_line.overrides.items(), key=lambda item: item[0].count(".")):
         _override(values, key.split("."), value)
     for key in values:

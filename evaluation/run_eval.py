@@ -1,9 +1,9 @@
 """Evaluate a served model with search: `python evaluation/run_eval.py --config_path … --method_name research …`.
 
-Checks the input, asks the questions, keeps every answer as it arrives in a folder of the run's own, and scores them.
-The same command again continues the run; `--resume` asks the failed questions again, too; `--auto_serve CHECKPOINT`
-exports and serves the model itself. Other commands: `run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
-Exit codes: 0 done, 1 not one question could be answered or no model served, 2 unusable input, 130 interrupted.
+Checks the input, asks the questions, saves each answer at once in the folder of the run, and scores the answers.
+To continue a run, repeat its command; `--resume` asks the failed questions again, too. `--auto_serve CHECKPOINT`
+exports and serves the model first. Other commands: `run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
+Exit codes: 0 done, 1 no question could be answered or no model served, 2 unusable input, 130 interrupted.
 """
 
 import asyncio
@@ -54,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return evaluate(parse_command_line(arguments))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command again continues the run") from None
+        raise KeyboardInterrupt("repeat the command to continue the run") from None
 
 
 def evaluate(command_line: CommandLine) -> int:
-    """One run, begun or continued; the exit code."""
+    """Start or continue one run; returns the exit code."""
     settings = check_auto_serve(command_line) if command_line.auto_serve else load_settings(command_line)
     folder = RunFolder(settings, load_questions(settings, settings.split))
     pending = folder.pending(retry_failed=command_line.resume)
@@ -66,7 +66,7 @@ def evaluate(command_line: CommandLine) -> int:
         return show_complete_run(folder)
     if command_line.auto_serve:
         if METHODS[settings.method_name].needs_retriever:
-            check_retrieval(settings)  # before the minutes that it takes to serve a model
+            check_retrieval(settings)  # checked first, because serving a model takes minutes
         with served(command_line, settings) as settings_served:
             folder = RunFolder(settings_served, folder.questions)
             interrupted = ask(folder, pending)
@@ -78,7 +78,7 @@ def evaluate(command_line: CommandLine) -> int:
 
 
 def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
-    """Put the pending questions to the model; gives whether it was interrupted."""
+    """Ask the model the pending questions; returns whether it was interrupted."""
     settings = folder.settings
     method = METHODS[settings.method_name]
     assets = check_retrieval(settings) if method.needs_retriever else None
@@ -89,7 +89,7 @@ def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
     with folder.working():
         folder.start_session(describe_environment(REPOSITORY, PACKAGES), generator.served_name if generator else None)
         done = len(folder.questions) - len(pending)
-        already = f", {done} of them answered before" if done else ""
+        already = f", {done} of them already answered" if done else ""
         print(f"{len(folder.questions)} questions of {settings.dataset_label}{already} -> {folder.path}", flush=True)
         try:
             asyncio.run(answer_with_progress(folder, pipeline, pending, (generator, retriever)))
@@ -101,7 +101,7 @@ def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
 
 
 def check_retrieval(settings: EvalSettings) -> Assets | None:
-    """The files of the local retriever, None where a server searches; `UserError` unless they, or it, are there."""
+    """The files of the local retriever, None if a server searches. Raises `UserError` if either is missing."""
     if not settings.use_remote_retriever:
         return check_assets(RetrieverSettings(**settings.retriever, retrieval_topk=settings.retrieval_topk))
     assert settings.remote_retriever_url is not None, "checked by EvalSettings"
@@ -125,10 +125,10 @@ def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalCl
 async def answer_with_progress(
     folder: RunFolder, pipeline: BasicPipeline, pending: Sequence[Question], connections: Sequence[Any]
 ) -> None:
-    """Answer the questions, with a bar that shows exact match so far and time left; closes the connections."""
+    """Answer the questions, show exact match so far and time left in a bar, and close the connections."""
     from tqdm import tqdm
 
-    # A SIGTERM cancels, as Ctrl-C does: the answers that were kept stay.
+    # SIGTERM cancels like Ctrl-C; saved answers are kept.
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
@@ -149,7 +149,7 @@ async def answer_with_progress(
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
             for connection in connections:
-                if hasattr(connection, "aclose"):  # a local retriever has nothing to close
+                if hasattr(connection, "aclose"):  # a local retriever has no connection to close
                     await connection.aclose()
 
 
@@ -158,7 +158,7 @@ def is_right(trajectory: Trajectory) -> float:
 
 
 def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
-    """Have the answers judged where that is asked for, and write the figures."""
+    """Ask the judge if the settings name one, and write the scores."""
     settings = folder.settings
     judge = None
     extra: dict[str, int] = {}
@@ -176,13 +176,13 @@ def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
 
 
 def unjudged(folder: RunFolder, judge: Judge) -> list[Trajectory]:
-    """The answers that the judge has not seen, without the passages, which it never sees and which are long."""
+    """The answers that the judge has not judged, without their long passages, which the judge does not need."""
     unseen = (t for t in folder.trajectories() if judge.known_verdict(t) is None)
     return [replace(trajectory, segments=(), calls=()) for trajectory in unseen]
 
 
 def judge_answers(folder: RunFolder, judge: Judge) -> None:
-    """Ask the judge about every answer that it has not seen; what it would not judge is told."""
+    """Ask the judge about every answer that it has not judged; warn about answers without a verdict."""
     from tqdm import tqdm
 
     unseen = unjudged(folder, judge)
@@ -194,7 +194,7 @@ def judge_answers(folder: RunFolder, judge: Judge) -> None:
         first = next(iter(failures.values()))
         print(
             f"warning: {len(failures)} answers were not judged and count as wrong; the first: {first}. "
-            "The same command again asks for them",
+            "Repeat the command to ask for them again",
             file=sys.stderr,
         )
 
@@ -209,7 +209,7 @@ def show_complete_run(folder: RunFolder) -> int:
 def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
     print(format_table(summary))
     if summary["token_ids"] == "re-tokenised":
-        print("note: the model server returns text only; its responses were encoded again with the local tokenizer")
+        print("note: the model server returns text only, so its responses were encoded again with the local tokenizer")
     print(f"written to {folder.path}")
     if summary["n_failed"]:
         first = next(trajectory for trajectory in folder.trajectories() if trajectory.failed)
@@ -220,7 +220,7 @@ def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
         )
     if interrupted:
         print(
-            f"interrupted: {summary['n_missing']} questions are left; the same command again continues the run",
+            f"interrupted: {summary['n_missing']} questions are left; repeat the command to continue the run",
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED

@@ -1,7 +1,6 @@
 """The settings of an evaluation: the keys of eval_config.yaml, each checked alone and against the others.
 
-Covers what is asked for, not whether it is there: servers and files are checked by run_eval.py. How a file and flags
-come together is command_line.py's part.
+Does not cover: checking that servers and files exist (run_eval.py), reading a file and flags (command_line.py).
 """
 
 from pathlib import Path
@@ -19,8 +18,8 @@ from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.retriever import RetrieverSettings
 
 METHOD_NAMES = tuple(METHODS)
-# What may differ between a run and its continuation: where things are and how fast they are asked, never what is
-# asked. Scores are worked out again from what is saved; that the questions are the same is checked by their hash.
+# Keys that may differ between a run and its continuation: they set addresses, speed, and scores, which are always
+# computed again from the saved answers. A hash checks that the questions in `data_dir` are the same.
 MAY_CHANGE = frozenset(
     {
         *("data_dir", "save_dir", "remote_retriever_url", "sgl_remote_url", "concurrency"),
@@ -31,29 +30,29 @@ MAY_CHANGE = frozenset(
 
 
 class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
-    """Everything that eval_config.yaml and the flags can say."""
+    """Every key of eval_config.yaml and the flags."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method_name: str = Field(description=f"one of {', '.join(METHOD_NAMES)}")
-    split: str | None = Field(None, min_length=1, description="unused where dataset_name is a file")
-    save_dir: Path = Field(description="folder of all runs; each run has a folder of its own in it")
-    save_note: str | None = Field(None, pattern=r"^[\w.-]+$", description="ends the name of the run's folder")
+    split: str | None = Field(None, min_length=1, description="not used if dataset_name is a file")
+    save_dir: Path = Field(description="folder of all runs; each run gets its own subfolder")
+    save_note: str | None = Field(None, pattern=r"^[\w.-]+$", description="suffix of the name of the run's folder")
     save_metric_score: bool = Field(True, description="write metric_score.txt")
     save_intermediate_data: bool = Field(True, description="write intermediate_data.json, as FlashRAG does")
-    use_remote_retriever: bool = Field(True, description="false: search in this process, by the local retriever's keys")
+    use_remote_retriever: bool = Field(True, description="false: search in this process, with a local retriever")
     remote_retriever_url: str | None = Field(None, description="the retrieval server; several, separated by commas")
-    retriever_timeout_s: float = Field(30.0, gt=0, description="of one request to the retrieval server")
-    retriever_deadline_s: float = Field(120.0, gt=0, description="of one search with all its attempts")
-    retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, put together")
+    retriever_timeout_s: float = Field(30.0, gt=0, description="limit of one request to the retrieval server")
+    retriever_deadline_s: float = Field(120.0, gt=0, description="limit of one search with all its attempts")
+    retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, in one mapping")
     metrics: tuple[str, ...] = Field(("em", "f1", "acc"), description=", ".join(METRICS))
-    metric_setting: MetricSettings = Field(MetricSettings(), description="what a metric needs beside the answers")
+    metric_setting: MetricSettings = Field(MetricSettings(), description="settings of single metrics")
 
     @field_validator("method_name")
     @classmethod
     def _check_method(cls, name: str) -> str:
         if name not in METHOD_NAMES:
-            raise ValueError(f"no method here has this name{_nearest(name, METHOD_NAMES)}")
+            raise ValueError(f"no method has this name{_nearest(name, METHOD_NAMES)}")
         return name
 
     @field_validator("dataset_name")
@@ -68,7 +67,7 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
     def _check_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in METRICS:
-                raise ValueError(f"{name!r} is no metric here{_nearest(name, METRICS)}")
+                raise ValueError(f"{name!r} is not a metric{_nearest(name, METRICS)}")
         if not names:
             raise ValueError(f"choose at least one of {', '.join(METRICS)}")
         return tuple(dict.fromkeys(names))
@@ -78,7 +77,7 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
         if self.split is None and not is_dataset_file(self.dataset_name):
             raise ValueError("split is not set; give it a value, e.g. dev")
         if self.random_sample and self.test_sample_num is None:
-            raise ValueError("random_sample is true, but test_sample_num is not set; say how many questions to draw")
+            raise ValueError("random_sample is true, but test_sample_num is not set; give the number of questions")
         return self
 
     @model_validator(mode="after")
@@ -98,10 +97,10 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
         if self.retriever:
             raise ValueError(
                 f"{min(self.retriever)} is a local retriever's key, but use_remote_retriever is true; "
-                "drop one, or set use_remote_retriever: false"
+                "remove the key, or set use_remote_retriever: false"
             )
         if self.remote_retriever_url is None:
-            raise ValueError("use_remote_retriever is true, but remote_retriever_url is not set; give its address")
+            raise ValueError("use_remote_retriever is true, but remote_retriever_url is not set; give an address")
         try:
             check_search_url(self.remote_retriever_url, "remote_retriever_url")
         except UserError as error:
@@ -110,22 +109,22 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
 
     @property
     def dataset_title(self) -> str:
-        """The name of the data set, or that of a file without its folder and ending."""
+        """The name of the data set; for a file, its name without folder and ending."""
         return Path(self.dataset_name).stem if is_dataset_file(self.dataset_name) else self.dataset_name
 
     @property
     def dataset_label(self) -> str:
-        """`hotpotqa_dev`; a file has no split."""
+        """Data set and split, e.g. `hotpotqa_dev`; a file has no split."""
         return self.dataset_title if is_dataset_file(self.dataset_name) else f"{self.dataset_name}_{self.split}"
 
     @property
     def run_folder(self) -> Path:
-        """The same for the same command: that is how a run is found again."""
+        """The folder of the run. The same command gives the same folder, so that a run can be continued."""
         note = f"_{self.save_note}" if self.save_note else ""
         return self.save_dir / f"{self.dataset_label}_{self.method_name}{note}"
 
     def as_config(self) -> dict[str, Any]:
-        """All keys with their values, in the shape that a configuration file has."""
+        """All keys with their values, in the format of a configuration file."""
         return {**self.model_dump(mode="json", exclude={"retriever"}), **self.retriever}
 
 

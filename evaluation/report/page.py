@@ -1,7 +1,7 @@
 """One self-contained HTML page: tables, plots, and a browser of every trajectory. No network, no server, no build.
 
-The trajectories travel inside the page, compressed in chunks that the browser unpacks when they are looked at, so ten
-thousand of them stay quick. The page's own code is static/report.{html,css,js}.
+The page contains the trajectories, compressed in chunks that the browser unpacks on demand, so that a page with ten
+thousand of them stays fast. The page's own code is static/report.{html,css,js}.
 """
 
 import base64
@@ -25,7 +25,7 @@ CHUNK_TRAJECTORIES = 200
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run as the page shows it; with `decode` (ids to text) it shows the tokens of its episodes one by one."""
+    """One run on the page. With `decode` (ids to text), the page shows each token of its episodes."""
 
     name: str
     trajectories: Sequence[Trajectory]
@@ -39,7 +39,7 @@ class Plot:
 
 
 def render_page(title: str, table_html: str, notes: Sequence[str], plots: Sequence[Plot], runs: Sequence[Run]) -> str:
-    """The page's HTML. `table_html` and the plots' SVG are trusted; every other text is escaped or travels as data."""
+    """The page's HTML. `table_html` and the plots' SVG are trusted; every other text is escaped or encoded as data."""
     pairs = [(index, trajectory) for index, run in enumerate(runs) for trajectory in run.trajectories]
     index = {
         "runs": [run.name for run in runs],
@@ -68,16 +68,16 @@ def _row(run: int, trajectory: Trajectory) -> list[object]:
 
 
 def _script(name: str, content: object) -> str:
-    """Data that no browser runs: base64 holds nothing that could end the element."""
+    """A script element that holds data. The data is base64, so that it cannot close the element."""
     packed = gzip.compress(json.dumps(content, ensure_ascii=False).encode("utf-8", errors="replace"), mtime=0)
     return f'<script type="text/plain" id="{name}">{base64.b64encode(packed).decode("ascii")}</script>'
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of a trajectory. `sampled` says who wrote it (None where the method keeps no tokens).
+    """One part of a trajectory. `sampled` tells whether the model wrote it (None if the method keeps no tokens).
 
-    `tokens` pairs the text of each token with its log-probability, where a tokenizer was given.
+    `tokens` holds the text and log-probability of each token; it is empty without a tokenizer.
     """
 
     kind: str
@@ -89,7 +89,7 @@ class Block:
 
 
 def verdict(trajectory: Trajectory) -> str:
-    """right, wrong or failed."""
+    """The verdict on a trajectory: "right", "wrong" or "failed"."""
     if trajectory.failed:
         return "failed"
     return "right" if exact_match(trajectory.answer, trajectory.gold_answers) else "wrong"
@@ -103,7 +103,7 @@ def note(trajectory: Trajectory) -> str:
 
 
 def blocks(trajectory: Trajectory, decode: Decode | None = None) -> list[Block]:
-    """The blocks of a trajectory. An episode's are its segments, token by token with `decode` (ids to text)."""
+    """The blocks of a trajectory: an episode's segments (with tokens if `decode` is given), or else its steps."""
     if trajectory.dialect is not None:
         return [_segment_block(segment, trajectory, decode) for segment in trajectory.segments]
     return list(_step_blocks(trajectory))

@@ -1,4 +1,4 @@
-"""The plots of a report: EM against searches and against tokens, and how long the responses are. matplotlib's SVG."""
+"""The plots of a report, as SVG: EM against searches and against tokens, and the lengths of the responses."""
 
 import io
 from collections import defaultdict
@@ -30,7 +30,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
 
 
 def _svg(runs: Sequence[Run], draw: Callable[[Figure, Sequence[Run]], None]) -> str:
-    # A fixed salt gives the same ids for the same data, so that equal reports are equal files.
+    # A fixed salt gives the same ids for the same data, so that reports on the same runs are identical files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "font.size": 9}):
         figure = Figure(figsize=SIZE_INCH, layout="constrained")
         draw(figure, runs)
@@ -41,7 +41,7 @@ def _svg(runs: Sequence[Run], draw: Callable[[Figure, Sequence[Run]], None]) -> 
 
 
 def _em_by_searches(figure: Figure, runs: Sequence[Run]) -> None:
-    axes = figure.add_subplot(xlabel=f"searches ({MAX_SEARCHES}: that many or more)", ylabel="EM", ylim=(-0.03, 1.03))
+    axes = figure.add_subplot(xlabel=f"searches, {MAX_SEARCHES} or more grouped", ylabel="EM", ylim=(-0.03, 1.03))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for run in runs:
         groups: dict[float, list[Trajectory]] = defaultdict(list)

@@ -1,7 +1,7 @@
 """`run_eval.py report RUN… [--out DIR]`: one HTML page and a Markdown table over evaluation and training runs.
 
-A RUN is the folder of an evaluation (items.jsonl), or of a training run (its trajectories/), whose rollouts are shown
-with what was sampled, what was spliced, and the loss mask. Nothing in a run's folder is changed.
+A RUN is the folder of an evaluation (items.jsonl) or of a training run (trajectories/). For a training run, the page
+shows sampled and spliced text and the loss mask of each rollout. The folder of a run is only read.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--title", default="ReSearch report", help="heading of the page")
     parser.add_argument(
         "--tokenizer", metavar="PATH",
-        help="model folder: shows a training run's tokens one by one, with log-probs (default: shows text)",
+        help="model folder; the page then shows each token of a training run with its log-prob (default: text only)",
     )  # fmt: skip
     return parser.parse_args(argv)
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write(out: Path, title: str, evaluations: Sequence[EvaluatedRun], shown: Sequence[Run]) -> None:
-    """Write report.html and report.md into `out`, each whole or not at all, and print the table."""
+    """Write report.html and report.md into `out`, each atomically, and print the tables."""
     from evaluation.report.plots import plots  # matplotlib takes a second
 
     tables = [build(evaluations) for build in (overview_table, figures_table, comparison_table)] if evaluations else []
@@ -77,12 +77,12 @@ def _notes(shown: Sequence[Run]) -> list[str]:
     failed = sum(verdict(trajectory) == "failed" for run in shown for trajectory in run.trajectories)
     notes = [f"Runs: {len(shown)}; trajectories: {trajectories}."]
     if failed:
-        notes.append(f"{failed} questions failed; they count as wrong. The same command with --resume asks them again.")
+        notes.append(f"{failed} questions failed and count as wrong. Repeat the run with --resume to ask them again.")
     return notes
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names; a demo's `training` gets its parent's too, and so do names that come twice."""
+    """The folders' names. A demo's `training` folder, and a name that occurs twice, get the parent's name in front."""
     resolved = [folder.resolve() for folder in folders]
     short = [folder.name for folder in resolved]
     return [
@@ -96,16 +96,16 @@ def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[Trajec
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing: the run has not ended; give its command again") from error
+        raise UserError(f"{error.filename} is missing: the run has not ended; repeat its command") from error
     except ValueError as error:
-        raise UserError(f"{folder / 'summary.json'} is damaged ({error}); the same command writes it again") from error
+        raise UserError(f"{folder / 'summary.json'} is damaged ({error}); repeat the run's command") from error
     trajectories = list(read_items(folder))
     scores = {trajectory.question_id: float(trajectory.metrics.get("em") or 0.0) for trajectory in trajectories}
     return EvaluatedRun(name, {**summary, "save_note": config["save_note"]}, scores), trajectories
 
 
 def _read_rollouts(folder: Path) -> list[Trajectory]:
-    # Here, not above: an environment that only evaluates need not have the trainer's plugin.
+    # Imported here: an environment that only evaluates need not have the trainer's plugin.
     from verl_search.rollout.trajectories import read_trajectories
 
     for candidate in (folder / "trajectories", folder / "training" / "trajectories", folder):

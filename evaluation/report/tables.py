@@ -1,6 +1,6 @@
-"""The tables of a report: methods against datasets, every figure of every run, and paired comparisons.
+"""The tables of a report: methods against datasets, all figures of all runs, and paired comparisons.
 
-Built once as cells, then written as Markdown and as HTML, so that the two say the same.
+A table is built once as cells, then written as Markdown and as HTML, so that both have the same content.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class Table:
 
 
 def overview_table(runs: Sequence[EvaluatedRun]) -> Table:
-    """A row per run name's method and a column per dataset: EM in percent; then the published rows, marked."""
+    """A row per method and a column per dataset, with EM in percent; the published rows follow, marked as such."""
     datasets = list(dict.fromkeys(run.dataset for run in runs))
     labels = list(dict.fromkeys(_label(run) for run in runs))
     cells = {(_label(run), run.dataset): _percent(_headline(run)) for run in runs}
@@ -55,7 +55,7 @@ def overview_table(runs: Sequence[EvaluatedRun]) -> Table:
 
 
 def _label(run: EvaluatedRun) -> str:
-    """The method, and whatever tells this run from another one of the same method."""
+    """The method, and the save_note that distinguishes runs of the same method."""
     note = run.summary.get("save_note")
     return f"{run.summary['method']} ({note})" if note else run.summary["method"]
 
@@ -66,7 +66,7 @@ def _headline(run: EvaluatedRun) -> Mapping[str, Any] | None:
 
 
 def figures_table(runs: Sequence[EvaluatedRun]) -> Table:
-    """Everything that the runs' summaries say, a run a row."""
+    """All metrics and usage of the runs' summaries, one row per run."""
     metrics = list(dict.fromkeys(name for run in runs for name in run.summary["metrics"]))
     usage = list(dict.fromkeys(name for run in runs for name in run.summary["usage"]))
     rows = [
@@ -76,7 +76,7 @@ def figures_table(runs: Sequence[EvaluatedRun]) -> Table:
         for run in runs
     ]  # fmt: skip
     header = ["run", "questions", "failed", *(f"{name} %" for name in metrics), *usage]
-    return Table("Every figure, a question's mean", header, rows)
+    return Table("All figures, means per question", header, rows)
 
 
 def comparison_table(runs: Sequence[EvaluatedRun]) -> Table:
@@ -110,7 +110,7 @@ def _number(value: float | None) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A Markdown table under its title; nothing for an empty one."""
+    """A Markdown table under its title; "" for an empty table."""
     return f"**{table.title}**\n\n{markdown_table(table.header, table.rows)}" if table.rows else ""
 
 
@@ -145,7 +145,7 @@ def _html_row(cells: Sequence[str], published: bool) -> str:
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """Every metric with its 95 % interval; usage is the mean of an answered question."""
+    """Every metric with its 95 % interval; usage is the mean over answered questions."""
     groups = {"all": summary, **{f"{hops}-hop": row for hops, row in summary.get("by_hops", {}).items()}}
     lines = [f"{summary['method']} on {summary['dataset']} {summary['split'] or ''}".rstrip()]
     for label, group in groups.items():
@@ -169,7 +169,7 @@ PAPER = "paper (arXiv 2503.19470)"
 class PublishedRow(NamedTuple):
     """A published figure of a method: exact match in percent on dev sets (accuracy for StrategyQA in the pilot).
 
-    All over E5-base-v2 and Wikipedia of December 2018, five passages a search; baselines ran Qwen2.5-7B-Instruct.
+    All used E5-base-v2, Wikipedia of December 2018, five passages per search; baselines ran Qwen2.5-7B-Instruct.
     """
 
     method: str

@@ -1,1 +1,1 @@
-"""One evaluation run: its folder, its records, the server that it may bring."""
+"""One evaluation run: its folder, and the model server that it may start."""

@@ -1,7 +1,7 @@
-"""`--auto_serve CHECKPOINT`: from a training checkpoint to a served model, for the length of one evaluation.
+"""`--auto_serve CHECKPOINT`: exports a training checkpoint and serves the model for one evaluation.
 
-What scripts/export_checkpoint.sh and scripts/serve_model.sh do by hand. A merged model, or a plain Hugging Face folder,
-is served where it lies; a sharded checkpoint is merged once, beside its ranks, and found there by the next run.
+It replaces scripts/export_checkpoint.sh and scripts/serve_model.sh. A merged model, or a plain Hugging Face folder, is
+served in place; a sharded checkpoint is merged once into a folder beside its ranks, which the next run uses again.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from flashrag.system.model_server import ModelServerOptions, model_server
 from flashrag.system.processes import guarded_processes
 from verl_search.trainer.export import export, find_checkpoint
 
-# Stands for the address that is not known before the model is served; nothing is asked there.
+# A placeholder for the address, which is unknown until the model is served; no request goes to it.
 _LATER = "http://127.0.0.1:1"
 _OWN_KEYS = ("sgl_remote_url", "generator_model")
 EXPORTED = "exported"
@@ -27,7 +27,7 @@ def check_auto_serve(command_line: CommandLine) -> EvalSettings:
     for key in _OWN_KEYS:
         if key in command_line.overrides:
             raise UserError(
-                f"--auto_serve and --{key} were both given; --auto_serve sets {key} itself, drop one of them"
+                f"--auto_serve and --{key} were both given; --auto_serve sets {key} itself, remove one of them"
             )
     assert command_line.auto_serve is not None, "asked for"
     return load_settings(_with_model(command_line, planned_model(command_line.auto_serve), _LATER))
@@ -35,7 +35,7 @@ def check_auto_serve(command_line: CommandLine) -> EvalSettings:
 
 @contextmanager
 def served(command_line: CommandLine, settings: EvalSettings) -> Iterator[EvalSettings]:
-    """The settings with the model's address in them, while it is served."""
+    """Serve the model; yields the settings with its address."""
     assert command_line.auto_serve is not None, "asked for"
     model = exported_model(command_line.auto_serve)
     log_path = settings.save_dir / "model_server.log"
@@ -44,7 +44,7 @@ def served(command_line: CommandLine, settings: EvalSettings) -> Iterator[EvalSe
 
 
 def planned_model(path: Path) -> Path:
-    """The folder that will be served. Raises `UserError` where there is neither a checkpoint nor a model."""
+    """The folder that will be served. Raises `UserError` if `path` is neither a checkpoint nor a model."""
     if (path / "config.json").is_file():
         check_model_folder(path, "--auto_serve")
         return path
@@ -53,7 +53,7 @@ def planned_model(path: Path) -> Path:
 
 
 def exported_model(path: Path) -> Path:
-    """The folder that is served, merged first where it has to be. Raises `ExportFailed`."""
+    """The folder to serve, after merging a sharded checkpoint. Raises `ExportFailed`."""
     model = planned_model(path)
     if not (model / "config.json").is_file():
         export(find_checkpoint(path), model)

@@ -1,12 +1,12 @@
-"""The folder of a run: what was asked for, what came of each question so far, and the figures at the end.
+"""The folder of a run: its configuration, the trajectory of each answered question, and the scores at the end.
 
-config.yaml             every key with its value; a continuation must ask for the same
-environment.json        versions, git revision, machine, served model, and when the run was worked on
+config.yaml             every key with its value; a continuation must have the same values
+environment.json        versions, git revision, machine, served model, start and end of each session
 prompts/                a copy of the source of flashrag.prompts: the texts around the questions
-items.jsonl             a trajectory a question, written when it is answered; at the end scored and in order
+items.jsonl             one trajectory per question, written when it is answered; scored and sorted at the end
 judge.jsonl             the replies of the judge
-summary.json            the figures
-metric_score.txt, intermediate_data.json    FlashRAG's files, where the configuration asks for them
+summary.json            the scores
+metric_score.txt, intermediate_data.json    FlashRAG's files, if the configuration enables them
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _USER_IN_URL = re.compile(r"(?<=//)[^/@\s]*@")
 
 
 class RunFolder:
-    """One run on disk. Opening it changes nothing; `working` is the only way to write."""
+    """One run on disk. Opening it changes nothing; write only inside `working`."""
 
     def __init__(self, settings: EvalSettings, questions: Sequence[Question]) -> None:
         self.settings = settings
@@ -55,38 +55,38 @@ class RunFolder:
             self._count(trajectory)
 
     def _check_earlier_run(self) -> dict[str, Any]:
-        """What is known of an earlier session, {} where there was none; refuses to continue a different run."""
+        """environment.json of the earlier sessions, {} if there were none; raises `UserError` for a different run."""
         config_path, environment_path = self.path / "config.yaml", self.path / "environment.json"
         if not config_path.exists():
             if self.path.is_dir() and any(not child.name.startswith(".") for child in self.path.iterdir()):
-                raise UserError(f"{self.path} holds files, but no run; remove it, or give another save_note")
+                raise UserError(f"{self.path} holds files, but no run; remove it, or use another save_note")
             return {}
         now, earlier = self._config(), yaml.safe_load(config_path.read_text(encoding="utf-8"))
         differing = [key for key in sorted({*now, *earlier} - MAY_CHANGE) if now.get(key) != earlier.get(key)]
         if differing:
             changes = ", ".join(f"{key} was {earlier.get(key)!r}, is {now.get(key)!r}" for key in differing)
             raise UserError(
-                f"{self.path} holds a run with another configuration: {changes}; give the same again to continue it, "
+                f"{self.path} holds a run with another configuration: {changes}; use the same values to continue it, "
                 "or another save_note for a new run"
             )
         environment = json.loads(environment_path.read_text(encoding="utf-8")) if environment_path.exists() else {}
         if environment and environment["questions_sha256"] != self._fingerprint():
             raise UserError(
                 f"{self.path} holds a run over other questions: those of {self.settings.dataset_label} have changed "
-                "since; give another save_note for a new run"
+                "since; use another save_note for a new run"
             )
         return environment
 
     def _config(self) -> dict[str, Any]:
         text = json.dumps(self.settings.as_config())
-        return json.loads(_USER_IN_URL.sub("", text))  # a password in an address stays out
+        return json.loads(_USER_IN_URL.sub("", text))  # never save a password that is part of an address
 
     def _fingerprint(self) -> str:
         content = [[question.id, question.question, question.golden_answers] for question in self.questions]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def pending(self, retry_failed: bool) -> list[Question]:
-        """The questions to ask: those never answered, and those that failed where these are retried."""
+        """The questions without an answer, and, with `retry_failed`, those that failed."""
         return [
             question
             for question in self.questions
@@ -99,24 +99,24 @@ class RunFolder:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Hold the folder while it is written to; raises `UserError` where another process does."""
+        """Lock the folder for writing; raises `UserError` if another process holds the lock."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"save_dir={self.settings.save_dir}: {self.path} cannot be made ({error})") from error
+            raise UserError(f"save_dir={self.settings.save_dir}: {self.path} cannot be created ({error})") from error
         try:
             with locked(self.path):
                 yield
         except BlockingIOError as error:
-            raise UserError(f"{self.path}: another process is at work on this run; wait for it, or stop it") from error
+            raise UserError(f"{self.path}: another process is working on this run; wait for it, or stop it") from error
 
     def start_session(self, environment: Mapping[str, Any], served_model: str | None) -> None:
-        """Write what is known before the first answer."""
+        """Write configuration, environment and prompts; raises `UserError` if another model was served before."""
         earlier = self._environment
         if earlier and earlier["served_model"] != served_model:
             raise UserError(
                 f"{self.path} was begun with the served model {earlier['served_model']!r}, the server now has "
-                f"{served_model!r}; serve the same, or give another save_note for a new run"
+                f"{served_model!r}; serve the same model, or use another save_note for a new run"
             )
         sessions = [self._closed(session) for session in earlier.get("sessions", [])]
         session: dict[str, Any] = {"started_at": time.time(), "ended_at": None}
@@ -135,7 +135,7 @@ class RunFolder:
             shutil.copytree(PROMPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     def _closed(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        """A session that was killed ended when it last wrote an answer."""
+        """The session with its end; the end of a killed session is the time of its last saved answer."""
         ended_at = session["ended_at"]
         if ended_at is None:
             written = self.items.path.stat().st_mtime if self.items.path.exists() else session["started_at"]
@@ -143,12 +143,12 @@ class RunFolder:
         return {**session, "ended_at": ended_at}
 
     def end_session(self, token_ids: str | None) -> None:
-        """Note when the work ended, and where the ids of the responses came from."""
+        """Record the end of the session, and the origin of the token ids of its responses."""
         self._environment["sessions"][-1] |= {"ended_at": time.time(), "token_ids": token_ids}
         write_json(self.path / "environment.json", self._environment)
 
     def add(self, trajectory: Trajectory) -> None:
-        """Keep one more answer to a question: the next attempt at it."""
+        """Save a trajectory as the next attempt at its question."""
         attempt = self.attempts.get(trajectory.question_id, 0) + 1
         trajectory = replace(trajectory, attempt=attempt)
         self.items.append(trajectory)
@@ -163,7 +163,7 @@ class RunFolder:
         score: Score,
         summarize: Callable[[Iterable[Trajectory]], dict[str, Any]],
     ) -> dict[str, Any]:
-        """Score every trajectory, put them in order, and write the figures over all questions, the missing ones too."""
+        """Score and sort the trajectories, and write the summary over all questions, including missing ones."""
         self.items.rewrite(replace(trajectory, metrics=score(trajectory)) for trajectory in self.trajectories())
         summary = {
             "method": self.settings.method_name,
@@ -199,7 +199,7 @@ class RunFolder:
 
 
 def _flashrag_item(trajectory: Trajectory) -> dict[str, Any]:
-    """A trajectory in the shape of FlashRAG's intermediate data."""
+    """A trajectory in the format of FlashRAG's intermediate data."""
     found = [passage for call in trajectory.calls for passage in call.passages]
     return {
         "id": trajectory.question_id,
@@ -214,12 +214,12 @@ def _flashrag_item(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def items_log(run: Path) -> KeyedLog[Trajectory]:
-    """The trajectories of a run's folder by question; a retried question has a later one, which counts."""
+    """The trajectories of a run's folder by question; the last attempt at a question counts."""
     return KeyedLog(run / ITEMS, attrgetter("question_id"), Trajectory.to_json, Trajectory.from_json)
 
 
 def read_items(run: Path) -> Iterator[Trajectory]:
-    """The trajectories of a run's folder, a question each."""
+    """The trajectories of a run's folder, one per question."""
     return items_log(run).read()
 
 

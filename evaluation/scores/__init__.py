@@ -1,1 +1,1 @@
-"""What a run's answers are worth: metrics, judge, intervals and paired tests."""
+"""The scores of a run: metrics, judge, intervals and paired tests."""

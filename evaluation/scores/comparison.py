@@ -1,7 +1,7 @@
-"""`run_eval.py compare RUN_A RUN_B`: are two runs over the same questions really different?
+"""`run_eval.py compare RUN_A RUN_B`: tests whether two runs over the same questions really differ.
 
-Each metric that both have, paired question by question; significance.py states the test. A failed question counts 0 in
-both runs alike, a missing one too; a question to which a metric does not apply is left out of it.
+Compares each metric that both runs have, question by question; significance.py defines the test. A failed question
+scores 0, as in every summary; a question to which a metric does not apply is left out.
 """
 
 import json
@@ -41,7 +41,7 @@ def _line(c: Comparison) -> str:
 
 
 def compare_runs(run_a: Path, run_b: Path) -> dict[str, Comparison]:
-    """Each metric of both runs; raises `UserError` unless they are complete and over the same questions."""
+    """Compare each metric of both runs; raises `UserError` unless both have answered the same questions."""
     scores_a, scores_b = _scores(run_a), _scores(run_b)
     if scores_a.keys() != scores_b.keys():
         both = len(scores_a.keys() & scores_b.keys())
@@ -63,7 +63,7 @@ def _pairs(
 
 def _scores(run: Path) -> dict[str, Mapping[str, float | None]]:
     if not (run / "summary.json").is_file():
-        raise UserError(f"{run} holds no finished run (no summary.json); give the folder of one")
+        raise UserError(f"{run} holds no finished run (no summary.json); give the folder of a finished run")
     scores = {trajectory.question_id: trajectory.metrics for trajectory in read_items(run)}
     if not scores:
         raise UserError(f"{run} holds no answered question")

@@ -1,9 +1,9 @@
-"""LLM-as-a-judge: a chat model says of each answer whether it means the same as a gold answer.
+"""LLM-as-a-judge: a chat model decides whether each answer means the same as a gold answer.
 
-Exact rule: the judge sees question, gold answers and answer, nothing of the passages, at temperature 0, and ends
-with "correct" or "incorrect"; an empty answer is wrong unseen. Source of the setting: the paper (arXiv 2503.19470)
-judges the final answers this way; the words here are our own. Replies are kept in the run folder (judge.jsonl) under
-the hash of model and messages, so that no answer is paid for twice.
+Exact rule: the judge sees question, gold answers and answer, but no passages, at temperature 0, and ends its reply
+with "correct" or "incorrect"; an empty answer is wrong without asking. The paper (arXiv 2503.19470) judges final
+answers in this way; the prompt here is our own. Replies are kept in the run folder (judge.jsonl) under the hash of
+model and messages, so that no answer is paid for twice.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ class JudgeSettings(BaseModel):
 
     url: str = Field("https://api.openai.com/v1", description="base address of the chat completions route")
     model: str = Field(min_length=1, description="name of the judging model")
-    concurrency: int = Field(16, ge=1, description="requests to the judge at a time")
-    timeout_s: float = Field(60.0, gt=0, description="of one request to the judge")
-    max_retries: int = Field(5, ge=0, description="of a request to the judge that failed")
+    concurrency: int = Field(16, ge=1, description="requests to the judge at once")
+    timeout_s: float = Field(60.0, gt=0, description="limit of one request to the judge")
+    max_retries: int = Field(5, ge=0, description="retries of a failed request to the judge")
 
     @field_validator("url")
     @classmethod
@@ -55,11 +55,11 @@ class JudgeSettings(BaseModel):
 
 
 class JudgeError(ReSearchError):
-    """A judge that gave no usable answer, after every allowed attempt."""
+    """The judge gave no usable verdict within the allowed attempts."""
 
 
 def judge_messages(question: str, gold_answers: Sequence[str], answer: str) -> list[dict[str, str]]:
-    """What the judge is asked; every text is a JSON string, so that an answer cannot pose as an instruction's end."""
+    """The messages to the judge. All texts are JSON strings, so that an answer cannot pass for an instruction."""
     case = {"question": question, "reference_answers": list(gold_answers), "submitted_answer": answer}
     return [
         {"role": "system", "content": INSTRUCTIONS},
@@ -68,7 +68,7 @@ def judge_messages(question: str, gold_answers: Sequence[str], answer: str) -> l
 
 
 def parse_verdict(reply: str) -> bool | None:
-    """The last verdict in a reply; None where there is none.
+    """The last verdict in a reply, None if there is none.
 
     >>> parse_verdict("Incorrect."), parse_verdict("It is **correct**"), parse_verdict("Maybe")
     (False, True, None)
@@ -78,7 +78,7 @@ def parse_verdict(reply: str) -> bool | None:
 
 
 class Judge:
-    """Asks one endpoint, and keeps what it said in `path`; safe for coroutines of one event loop."""
+    """Asks one endpoint, and saves its replies in `path`; safe for coroutines of one event loop."""
 
     def __init__(self, settings: JudgeSettings, path: Path) -> None:
         self.settings = settings
@@ -87,7 +87,7 @@ class Judge:
         self._client: Any = None
 
     def known_verdict(self, trajectory: Trajectory) -> bool | None:
-        """The verdict on an answer as far as it is known without asking; None where it is not."""
+        """The verdict on an answer that is empty or was judged before; None for any other answer."""
         if not trajectory.answer.strip():
             return False
         for line in self._log.read([self._key(trajectory)]):
@@ -95,7 +95,7 @@ class Judge:
         return None
 
     async def verdict(self, trajectory: Trajectory) -> bool:
-        """The verdict on an answer, asked for unless it is known. Raises `JudgeError`."""
+        """The verdict on an answer; asks the judge unless the verdict is known. Raises `JudgeError`."""
         known = self.known_verdict(trajectory)
         if known is not None:
             return known
@@ -111,7 +111,7 @@ class Judge:
     async def verdicts(
         self, trajectories: Sequence[Trajectory], on_done: Callable[[], object]
     ) -> dict[str, JudgeError]:
-        """Ask about all of these answers; gives the failures by the question's id, each to be asked again later."""
+        """Ask for a verdict on each answer; returns the failures by question id. A later run asks for those again."""
         failures: dict[str, JudgeError] = {}
 
         async def ask(trajectory: Trajectory) -> None:

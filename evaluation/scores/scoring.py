@@ -1,8 +1,8 @@
 """Scores: the metrics of one trajectory, and the summary of a run.
 
-The denominator is every question of the run. A failed or missing one scores 0 in each metric that applies to it; a
-metric that does not apply to a question (None: yes/no accuracy of a name, coverage without named support) leaves it
-out, and each mean states its own n. Usage is averaged over answered questions: a failed one's is not known.
+The denominator is every question of the run. A failed or missing question scores 0 in each metric that applies to it. A
+metric is None for a question to which it does not apply (yes/no accuracy of a name, coverage without named support);
+its mean leaves that question out and states its own n. Usage is averaged over answered questions only.
 """
 
 from collections import Counter, defaultdict
@@ -32,7 +32,7 @@ USAGE = ("searches", "generator_calls", "prompt_tokens", "completion_tokens", "l
 
 
 class Price(BaseModel):
-    """What a million tokens cost; the summary then has cost_usd for a question and for the run."""
+    """Prices of tokens. With them, the summary has cost_usd per question and total_cost_usd for the run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,19 +41,19 @@ class Price(BaseModel):
 
 
 class MetricSettings(BaseModel):
-    """`metric_setting`: what a metric needs beside the answers."""
+    """`metric_setting`: the settings of single metrics."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     retrieval_recall_topk: int = Field(5, ge=1, description="k of retrieval_recall")
     judge: JudgeSettings | None = Field(None, description="the model that decides llm_judge")
-    price: Price | None = Field(None, description="of tokens; the summary then has cost_usd")
+    price: Price | None = Field(None, description="prices of tokens; adds cost_usd to the summary")
 
 
 def score_trajectory(
     trajectory: Trajectory, names: Sequence[str], settings: MetricSettings, verdict: bool | None = None
 ) -> dict[str, float | None]:
-    """The metrics of one trajectory under the names of the summary; `verdict` is the judge's, None without one."""
+    """The metrics of one trajectory, with the names of the summary; `verdict` is the judge's, None if there is none."""
     gold_answers = trajectory.gold_answers
     scores: dict[str, float | None] = {}
     for name in names:
@@ -79,7 +79,7 @@ def _support_coverage(trajectory: Trajectory) -> float | None:
 
 
 def summarize(trajectories: Iterable[Trajectory], settings: MetricSettings) -> dict[str, Any]:
-    """The figures of a run from its scored trajectories, with the same for each value of `metadata["hops"]`."""
+    """The summary of the scored trajectories of a run, in total and for each value of `metadata["hops"]`."""
     rows = [_Row.of(trajectory) for trajectory in trajectories]
     summary = _figures(rows, settings)
     by_hops: dict[str, list[_Row]] = defaultdict(list)
@@ -133,7 +133,7 @@ def _format_rate(rows: Sequence[_Row]) -> dict[str, float]:
 
 
 def _usage(usages: Sequence[Usage], price: Price | None) -> dict[str, float]:
-    """Means over answered questions, and the cost of all of them together where a price is given."""
+    """Means over answered questions; with a price, also the cost per question and in total."""
     if not usages:
         return {}
     means = {name: sum(getattr(usage, name) for usage in usages) / len(usages) for name in USAGE}

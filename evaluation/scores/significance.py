@@ -1,8 +1,8 @@
-"""How sure a mean is: bootstrap intervals of one run, and the paired test between two runs on the same questions.
+"""Statistical uncertainty: bootstrap intervals of one run, and the paired test between two runs on the same questions.
 
 Exact rules. Interval: scipy's percentile bootstrap over questions, 2,000 resamples, seed 0, 95 %. Comparison: scipy's
-permutation test of paired samples (the two runs' scores of a question change places at random), two-sided, on the mean
-difference, 9,999 permutations, seed 0; where all 2**n sign patterns are fewer than that, every one is tried (exact).
+permutation test of paired samples (randomly swaps the two runs' scores of a question), two-sided, on the mean
+difference, 9,999 permutations, seed 0; if there are fewer sign patterns (2**n), all of them are used (exact test).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _BATCH = 100  # resamples in memory at once: 100 x 12,576 questions are 10 MB
 
 
 class Interval(NamedTuple):
-    """A mean with its bounds; they are None where fewer than two values leave nothing to resample."""
+    """A mean with its bounds; they are None if there are fewer than two values to resample."""
 
     mean: float
     low: float | None

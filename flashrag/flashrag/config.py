@@ -1,7 +1,7 @@
-"""Configuration under FlashRAG's keys: a YAML file with a dict on top, and validation into a typed model.
+"""Configuration with FlashRAG's keys: a YAML file with a dict on top, and validation into a typed model.
 
-`Config` is the mapping that FlashRAG's users know. Where a caller knows its keys (the server, evaluation), `validated`
-turns such a mapping into a frozen pydantic model and refuses the rest. Light: no torch, no faiss.
+`Config` is the mapping that FlashRAG's users know. `validated` turns such a mapping into a pydantic model of the
+caller's keys (the server's, the evaluation's). Light: no torch, no faiss.
 Does not cover: default values (each model states its own), command-line flags.
 """
 
@@ -41,7 +41,7 @@ class Config(Mapping[str, Any]):
         return self._values.get(key)
 
     def __getattr__(self, key: str) -> Any:
-        # Only called for names that are no real attribute; `_values` is missing while the object is being unpickled.
+        # Only called for names that are not attributes; `_values` is missing while the object is being unpickled.
         if key != "_values" and key in self._values:
             return self._values[key]
         raise AttributeError(f"config key {key!r} is not set")
@@ -63,7 +63,7 @@ class Config(Mapping[str, Any]):
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML file; raises UserError where there is none."""
+    """The top-level mapping of a YAML file, {} for an empty one. Raises UserError if it cannot be read."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -82,7 +82,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
-    """`values` as a `model`; raises UserError naming `source`, the key, the value given and what was expected."""
+    """`values` as a `model`; raises a UserError that names `source`, the key, the given value and the expected one."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -92,7 +92,7 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
             message = f"unknown key {key!r}{suggestion(str(problem['loc'][-1]), _keys_beside(model, problem['loc']))}"
         elif problem["type"] == "missing":
             message = f"{key} is not set; give it a value"
-        elif not key:  # a rule over several keys: its own text says it all
+        elif not key:  # a rule over several keys, whose message names them
             message = problem["msg"].removeprefix("Value error, ")
         else:
             message = f"{key}: {problem['input']!r} was given; {problem['msg'].removeprefix('Value error, ')}"
@@ -100,13 +100,13 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field with this annotation holds, also where it may be None."""
+    """The model that a field with this annotation holds, None if it holds none; the annotation may be a union."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that may stand where the key at `location` stands."""
+    """The valid keys of the mapping that holds the key at `location`."""
     inner: type[BaseModel] | None = model
     for part in location[:-1]:
         field = inner.model_fields.get(str(part)) if inner else None
@@ -115,6 +115,6 @@ def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> lis
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` where a known key is near, else the list of known keys."""
+    """`; did you mean …?` if a known key is similar, else the list of known keys."""
     known = sorted(known)
     return did_you_mean(key, known) or f"; known keys: {', '.join(known)}"

@@ -1,8 +1,8 @@
-"""A corpus of passages: FlashRAG's jsonl, read once into an Arrow file and memory-mapped from there.
+"""A corpus of passages: FlashRAG's jsonl, copied once into an Arrow file that is memory-mapped.
 
-The Arrow file is a cache named after the SHA-256 of the jsonl, so a changed corpus can never be served from an old
-cache. It lives beside the index; where that folder cannot be written (a read-only volume), it goes into a temporary
-folder that is removed when the process ends. Fields other than `id` and `contents` are dropped. Ids are unique.
+The Arrow file is a cache named after the SHA-256 of the jsonl, so a changed corpus is never served from an old cache.
+It is in the folder of the index; if that is read-only, it is in a temporary folder that is removed when the process
+ends. Fields other than `id` and `contents` are dropped. Ids must be unique.
 Does not cover: compressed corpora (decompress first), images.
 """
 
@@ -57,7 +57,7 @@ class Corpus:
 
 
 def open_corpus(path: Path, cache_parent: Path) -> Corpus:
-    """The corpus at `path`, through a cache under `cache_parent`; raises UserError naming the first bad line."""
+    """The corpus at `path`, through a cache under `cache_parent`; raises a UserError that names the first bad line."""
     if not path.is_file():
         raise UserError(f"corpus_path: no file at {path}; give a jsonl file with one {EXPECTED_LINE} a line")
     sha256 = file_sha256(path)
@@ -79,13 +79,13 @@ def file_sha256(path: Path) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """`(id, contents)` of every non-blank line; raises UserError with the number of the first bad one."""
+    """`(id, contents)` of every non-blank line; raises a UserError with the number of the first bad one."""
     return ((identifier, contents) for _, identifier, contents in numbered_lines(path))
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """`read_lines` with the number of each line, from 1."""
-    with path.open("rb") as file:  # bytes: only \n ends a line, never U+2028 or a form feed
+    with path.open("rb") as file:  # read as bytes, so that only \n ends a line, not U+2028 or a form feed
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -96,7 +96,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def parse_line(line: bytes) -> tuple[str, str]:
-    """One corpus line; an integer id is accepted and becomes text. Raises ValueError saying what is wrong."""
+    """`(id, contents)` of one line; an integer id becomes text. Raises a ValueError that names the fault."""
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -127,7 +127,7 @@ def _text(key: str, value: object) -> str:
 
 
 def _mapped(cache: Path) -> pa.Table | None:
-    """The memory-mapped table of a cache file, or None where there is none (or it is damaged: it is made again)."""
+    """The memory-mapped table of a cache file; None if the file is missing or damaged, and has to be written."""
     try:
         table = pyarrow.ipc.open_file(pa.memory_map(str(cache))).read_all()
     except (OSError, pa.ArrowInvalid):
@@ -140,7 +140,7 @@ def _write_cache(path: Path, cache: Path) -> Path:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache.parent):
             pass
-    except OSError:  # read-only: each process makes its own, and removes it when it ends
+    except OSError:  # read-only: each process makes its own cache, and removes it at exit
         folder = Path(tempfile.mkdtemp(prefix="flashrag-corpus-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         cache = folder / cache.name
@@ -149,14 +149,14 @@ def _write_cache(path: Path, cache: Path) -> Path:
             _copy_passages(path, writer)
     except OSError as error:
         raise UserError(
-            f"corpus_path: the cache of {path} cannot be written to {cache.parent} ({error}); it takes about as much "
-            "room as the corpus"
+            f"corpus_path: the cache of {path} cannot be written to {cache.parent} ({error}); it needs about as much "
+            "disk space as the corpus"
         ) from error
     return cache
 
 
 def _copy_passages(path: Path, writer: pa.RecordBatchFileWriter) -> None:
-    """Write every passage; raises UserError where there is none, or two have one id."""
+    """Write every passage; raises UserError if there is none, or if two have the same id."""
     id_hashes = array("q")
     ids: list[str] = []
     contents: list[str] = []
@@ -165,7 +165,7 @@ def _copy_passages(path: Path, writer: pa.RecordBatchFileWriter) -> None:
         id_hashes.append(hash(identifier))
         ids.append(identifier)
         contents.append(text)
-        held_bytes += 4 * (len(identifier) + len(text))  # UTF-8 takes at most four bytes a character
+        held_bytes += 4 * (len(identifier) + len(text))  # UTF-8 takes at most four bytes per character
         if len(ids) == ROWS_PER_BATCH or held_bytes > BYTES_PER_BATCH:
             writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
             ids, contents, held_bytes = [], [], 0
@@ -177,7 +177,7 @@ def _copy_passages(path: Path, writer: pa.RecordBatchFileWriter) -> None:
 
 
 def _check_unique(path: Path, id_hashes: "array[int]") -> None:
-    """Raise UserError for an id that two lines have. Only ids whose hash is repeated are read and held again."""
+    """Raise UserError if two lines have the same id. Only ids with a repeated hash are read and compared again."""
     hashes = np.sort(np.frombuffer(id_hashes, dtype=np.int64))
     repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     if not repeated:

@@ -1,8 +1,8 @@
-"""Question sets in FlashRAG's format: `{data_dir}/{dataset_name}/{split}.jsonl`, or any other such file by its path.
+"""Question sets in FlashRAG's format: `{data_dir}/{dataset_name}/{split}.jsonl`, or the path of a file in this format.
 
-A line is `{"id", "question", "golden_answers", "metadata"}`; `metadata` may be missing, the rest may not. Gold
-answers are a string, a list of them, a list of lists (aliases of parts: each string counts), or true/false (yes/no).
-Does not cover: fetching and converting (scripts/), training rows (training/).
+A line is `{"id", "question", "golden_answers", "metadata"}`; only `metadata` may be missing. Gold answers are a
+string, a list of strings, a list of lists (aliases of parts: each string counts), or true/false (yes/no).
+Does not cover: downloading and converting (scripts/), training rows (training/).
 """
 
 import json
@@ -19,14 +19,14 @@ from flashrag.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """A data set of the published evaluations: its splits at FlashRAG's, each with its number of questions."""
+    """A data set of the published evaluations: the number of questions in each of FlashRAG's splits of it."""
 
     rows: Mapping[str, int]
     evaluated_split: str
 
 
 # Sizes: the table of FlashRAG's README. StrategyQA has no labelled test questions, so it is evaluated on its training
-# split, or on a dev split taken from it by others.
+# split; some publications use a dev split that they took from it.
 DATASETS: Mapping[str, DatasetSpec] = {
     "hotpotqa": DatasetSpec({"train": 90_447, "dev": 7_405}, "dev"),
     "2wikimultihopqa": DatasetSpec({"train": 15_000, "dev": 12_576}, "dev"),
@@ -41,7 +41,7 @@ DATASETS: Mapping[str, DatasetSpec] = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question with every answer that counts as right."""
+    """One question with all of its gold answers."""
 
     id: str
     question: str
@@ -50,19 +50,19 @@ class Question:
 
 
 class DatasetSettings(BaseModel):
-    """What a data set reads from a configuration; sampling takes the first questions unless `random_sample`."""
+    """The configuration of a data set; a sample is the first questions unless `random_sample` is true."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     data_dir: str = Field(description="folder of data sets: {dataset_name}/{split}.jsonl")
     dataset_name: str = Field(min_length=1, description="a folder of data_dir, or the path of a .jsonl file")
-    test_sample_num: int | None = Field(None, ge=1, description="evaluate that many questions only")
+    test_sample_num: int | None = Field(None, ge=1, description="number of questions to evaluate; null: all")
     random_sample: bool = Field(False, description="false: the first ones; true: drawn with `seed`")
-    seed: int = Field(2024, description="of the sample, and of the draws of a method")
+    seed: int = Field(2024, description="seed of the sample and of a method's random draws")
 
 
 def is_dataset_file(dataset_name: str) -> bool:
-    """Whether the name is the path of a file, which has no splits.
+    """Whether the name is the path of a file. A file has no splits.
 
     >>> is_dataset_file("my/questions.jsonl"), is_dataset_file("hotpotqa")
     (True, False)
@@ -71,7 +71,7 @@ def is_dataset_file(dataset_name: str) -> bool:
 
 
 def load_questions(settings: DatasetSettings, split: str | None) -> list[Question]:
-    """The questions of one split, sampled when `test_sample_num` says so, in the file's order."""
+    """The questions of one split, or a sample of `test_sample_num` of them, in the file's order."""
     questions = read_questions(find_split(settings, split))
     count = settings.test_sample_num
     if count is None or count >= len(questions):
@@ -83,7 +83,7 @@ def load_questions(settings: DatasetSettings, split: str | None) -> list[Questio
 
 
 def find_split(settings: DatasetSettings, split: str | None) -> Path:
-    """The file of a split; raises `UserError` that lists what is there instead."""
+    """The file of a split; raises a `UserError` that lists the data sets or splits that exist."""
     name, data_dir = settings.dataset_name, Path(settings.data_dir)
     if is_dataset_file(name):
         if Path(name).is_file():
@@ -95,10 +95,10 @@ def find_split(settings: DatasetSettings, split: str | None) -> Path:
         return path
     remedy = _remedy(settings)
     if not data_dir.is_dir():
-        raise UserError(f"data_dir={data_dir} is no folder; expected {{dataset_name}}/{{split}}.jsonl inside{remedy}")
+        raise UserError(f"data_dir={data_dir} is not a folder; expected {{dataset_name}}/{{split}}.jsonl in it{remedy}")
     if not folder.is_dir():
         there = ", ".join(sorted(child.name for child in data_dir.iterdir() if child.is_dir()))
-        raise UserError(f"dataset_name={name}: {folder} is no folder; data_dir holds: {there or '-'}{remedy}")
+        raise UserError(f"dataset_name={name}: {folder} is not a folder; data_dir holds: {there or '-'}{remedy}")
     there = ", ".join(sorted(child.stem for child in folder.glob("*.jsonl")))
     known = name in DATASETS and split in DATASETS[name].rows
     raise UserError(
@@ -109,11 +109,11 @@ def find_split(settings: DatasetSettings, split: str | None) -> Path:
 def _remedy(settings: DatasetSettings) -> str:
     if settings.dataset_name not in DATASETS:
         return ""
-    return f"; fetch it: python scripts/download_data.py {settings.dataset_name} --data_dir {settings.data_dir}"
+    return f"; download it: python scripts/download_data.py {settings.dataset_name} --data_dir {settings.data_dir}"
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Every question of a file; raises `UserError` that names the first bad line."""
+    """Every question of a file; raises a `UserError` that names the first bad line."""
     questions: list[Question] = []
     line_of_id: dict[str, int] = {}
     try:
@@ -124,7 +124,7 @@ def read_questions(path: Path) -> list[Question]:
                 question = _parse_line(line, f"{path} line {number}")
                 first = line_of_id.setdefault(question.id, number)
                 if first != number:
-                    raise UserError(f"{path} line {number}: id {question.id!r} stands in line {first} already")
+                    raise UserError(f"{path} line {number}: id {question.id!r} is already in line {first}")
                 questions.append(question)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
@@ -137,7 +137,7 @@ def _parse_line(line: str, place: str) -> Question:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{place} is no JSON: {error}") from error
+        raise UserError(f"{place} is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise UserError(f'{place} holds {type(record).__name__}; expected {{"id", "question", "golden_answers"}}')
     question_id, question = record.get("id"), record.get("question")
@@ -145,9 +145,9 @@ def _parse_line(line: str, place: str) -> Question:
     if not isinstance(question_id, str | int) or isinstance(question_id, bool) or question_id == "":
         raise UserError(f"{place}: id is {question_id!r}; expected a string")
     if not isinstance(question, str) or not question.strip():
-        raise UserError(f"{place}: question is {question!r}; expected a string that is not empty")
+        raise UserError(f"{place}: question is {question!r}; expected a non-empty string")
     if record.get("choices"):
-        raise UserError(f"{place}: it has `choices`; multiple-choice questions are not evaluated here")
+        raise UserError(f"{place} has `choices`; multiple-choice questions are not supported")
     gold_answers = parse_gold_answers(record.get("golden_answers"))
     if not gold_answers:
         given = record.get("golden_answers")
@@ -158,7 +158,7 @@ def _parse_line(line: str, place: str) -> Question:
 
 
 def parse_gold_answers(value: object) -> tuple[str, ...]:
-    """Gold answers in any of their shapes as distinct strings, in order; () when the shape is none of these.
+    """Gold answers of any supported type as distinct strings, in order; () for another type or an empty list.
 
     >>> parse_gold_answers([["King Wu", "Wu"], ["Wu of Zhou"]]), parse_gold_answers(False)
     (('King Wu', 'Wu', 'Wu of Zhou'), ('no',))
@@ -170,7 +170,7 @@ def parse_gold_answers(value: object) -> tuple[str, ...]:
             return (value,)
         case list():
             parts = [parse_gold_answers(part) for part in value]
-            # One bad part spoils the whole: a dropped answer would count right predictions as wrong.
+            # One bad part makes the whole list invalid: without that answer, right predictions would count as wrong.
             return tuple(dict.fromkeys(text for part in parts for text in part)) if all(parts) else ()
         case _:
             return ()

@@ -1,7 +1,7 @@
-"""Documents in the shape of a FlashRAG corpus line, and how a model is shown them.
+"""Documents in the format of a FlashRAG corpus line, and the formats in which a model reads them.
 
 A corpus line is `{"id", "contents"}`, where `contents` is the title in double quotes, a line break, and the text.
-Passages that do not follow the convention are legal: their first line is the title all the same.
+A passage need not follow this convention: its first line counts as its title in any case.
 Does not cover: reading a corpus (corpus.py).
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A passage: `id` and `contents` are kept exactly as the corpus holds them.
+    """A passage: `id` and `contents` exactly as in the corpus.
 
     >>> document = Document(id="7", contents='"Zhou dynasty"\\nIt lasted longest.\\nIt ended in 256 BC.')
     >>> document.title, document.text
@@ -23,13 +23,13 @@ class Document:
 
     @property
     def title(self) -> str:
-        """The first line, without the pair of quotes around it (a lone quote stays)."""
+        """The first line, without a pair of quotes around it (a single quote stays)."""
         line = self.contents.partition("\n")[0]
         return line[1:-1] if len(line) >= 2 and line[0] == line[-1] == '"' else line
 
     @property
     def text(self) -> str:
-        """Everything after the first line break; empty where there is none."""
+        """The text after the first line break; empty if there is none."""
         return self.contents.partition("\n")[2]
 
 
@@ -42,7 +42,7 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Passage(Document):
-    """A document that was given to a model; `score` is None where nothing ranked it."""
+    """A document that was given to a model; `score` is None if no retriever ranked it."""
 
     score: float | None = None
 
@@ -52,7 +52,7 @@ class Passage(Document):
 
 
 def numbered(number: int, document: Document) -> str:
-    r"""One line for one passage, as FlashRAG and Search-R1 show it; the title is the first line as the corpus has it.
+    r"""A passage in the format of FlashRAG and Search-R1; the title is the first line exactly as in the corpus.
 
     >>> numbered(2, Document("7", '"Zhou dynasty"\nIt lasted longest.'))
     'Doc 2(Title: "Zhou dynasty") It lasted longest.'
@@ -62,5 +62,5 @@ def numbered(number: int, document: Document) -> str:
 
 
 def whole(_: int, document: Document) -> str:
-    """A passage as the corpus holds it."""
+    """A passage exactly as in the corpus."""
     return document.contents

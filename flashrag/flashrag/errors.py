@@ -1,6 +1,6 @@
-"""The errors that users can meet, in one hierarchy, and how a command reports them.
+"""The errors that users can see, in one hierarchy, and the function by which a command reports them.
 
-Every message says what was given, what was expected and what to do instead.
+Every message names the given value and the expected one, and tells users what to do instead.
 """
 
 import difflib
@@ -10,37 +10,37 @@ from collections.abc import Callable, Iterable
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130  # a shell's code for what Ctrl-C ended
+EXIT_INTERRUPTED = 130  # a shell's code for a command that Ctrl-C ended
 
 
 class ReSearchError(Exception):
-    """Base of every error that this project raises on purpose; `exit_code` is that of a command that it ends."""
+    """Base of every error that this project raises on purpose; a command that it ends exits with `exit_code`."""
 
     exit_code = EXIT_FAILED
 
 
 class UserError(ReSearchError):
-    """An input that cannot be used: a flag, a file, a config value, an address. Commands exit with code 2."""
+    """An input cannot be used: a flag, a file, a config value, an address. Commands exit with code 2."""
 
     exit_code = EXIT_USER_ERROR
 
 
 class ToolError(ReSearchError):
-    """A call of a tool that got no answer: a failure of ours, never of the model that called it."""
+    """A call of a tool got no answer. The model that called it is never at fault."""
 
 
 class SearchError(ToolError):
-    """A search that got no answer from the retrieval server, after every allowed attempt."""
+    """A search got no answer from the retrieval server within the allowed attempts."""
 
 
 class GenerationError(ReSearchError):
-    """A request that the model server did not answer, or not usably, after every allowed attempt."""
+    """A request to the model server got no usable answer within the allowed attempts."""
 
 
 def exit_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Make a command's `main` report each `ReSearchError` and a Ctrl-C as one line on stderr, and return the exit code.
 
-    The text of a `KeyboardInterrupt`, where it has one, says how to go on.
+    If a `KeyboardInterrupt` has a text, it tells users how to continue, and is part of the line.
     """
 
     @functools.wraps(main)
@@ -58,9 +58,9 @@ def exit_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for the known name that is near to the given one; empty where none is.
+    """`; did you mean …?` for the known name that is most similar to the given one; empty if none is similar.
 
-    Near is a name that the given one abbreviates, or one that differs by a slip or two of the fingers.
+    Similar names start with the given one, or differ from it by a typo or two.
 
     >>> did_you_mean("--rolout_n", ["--rollout_n"]), did_you_mean("--dataset", ["--dataset_name"])
     ("; did you mean '--rollout_n'?", "; did you mean '--dataset_name'?")

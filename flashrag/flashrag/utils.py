@@ -1,4 +1,4 @@
-"""FlashRAG's public factories; each imports the modules that it needs when it is called."""
+"""FlashRAG's public factories; each imports the modules that it needs only when it is called."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def get_generator(config: Config) -> OpenAICompletionGenerator:
 
 
 def get_dataset(config: Config) -> dict[str, list[Question]]:
-    """The questions of each split that `split` names (one name or a list), by split."""
+    """The questions of each split that `split` names (one name or a list), by the name of the split."""
     from flashrag.config import validated
     from flashrag.dataset import DatasetSettings, load_questions
     from flashrag.errors import UserError

@@ -33,7 +33,7 @@ PASSAGES = [
 
 
 class Servers(NamedTuple):
-    """What a run is told of its two servers, and the name by which its model is served."""
+    """The flags of a run that name its two servers, and the name under which its model is served."""
 
     flags: dict[str, str]
     served_model: str
@@ -68,7 +68,7 @@ def token_id_of(tokenizer: Any, token: str) -> int:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """The tokenizer alone: what the evaluation reads of a served model."""
+    """The tokenizer alone, the only part of a served model that the evaluation reads."""
     folder = tmp_path_factory.mktemp("zhou-model")
     tokenizer.save_pretrained(folder)
     return folder

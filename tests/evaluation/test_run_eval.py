@@ -1,4 +1,4 @@
-"""run_eval.py from its command line: what is refused, and whole runs on a model whose every token is known."""
+"""run_eval.py from its command line: refused input, and whole runs on a model whose every token is known."""
 
 import json
 import subprocess
@@ -42,14 +42,14 @@ def options(data_dir: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"data_dir": "/nowhere"}, "data_dir=/nowhere is no folder"),
+        ({"data_dir": "/nowhere"}, "data_dir=/nowhere is not a folder"),
         ({"split": "test"}, "holds the splits: dev"),
         ({"dataset_name": "queens"}, "data_dir holds: kings"),
         ({"apply_caht": True}, "unknown flag '--apply_caht'; did you mean '--apply_chat'?"),
         ({"apply_chat": "perhaps"}, "apply_chat: 'perhaps' was given"),
         ({"apply_chat": True}, "apply_chat=true, but the tokenizer has no chat template"),
         ({"method_name": "iterretge"}, "method_name: 'iterretge' was given"),
-        ({"metrics": "em,rouge"}, "'rouge' is no metric here; choose from em, f1, acc"),
+        ({"metrics": "em,rouge"}, "'rouge' is not a metric; choose from em, f1, acc"),
         ({"metric_setting": {"tokenizer_name": "gpt-4"}}, "unknown key 'metric_setting.tokenizer_name'"),
         ({"generation_params": {"temp": 1}}, "unknown key 'generation_params.temp'; did you mean 'temperature'?"),
         ({"generation_params": {"heat": 1}}, "unknown key 'generation_params.heat'; known keys: do_sample"),
@@ -87,7 +87,7 @@ def test_an_unknown_key_in_the_file_is_refused(
     assert "unknown key 'retrieval_top'; did you mean 'retrieval_topk'?" in capsys.readouterr().err
 
 
-def test_missing_flags_are_told(capsys: pytest.CaptureFixture[str]):
+def test_missing_flags_are_named(capsys: pytest.CaptureFixture[str]):
     assert main([]) == 2
     assert "--config_path" in capsys.readouterr().err
     assert main(["--config_path", str(CONFIG), "--method_name", "research", "--dataset_name", "kings"]) == 2
@@ -96,7 +96,7 @@ def test_missing_flags_are_told(capsys: pytest.CaptureFixture[str]):
     assert "unexpected argument 'stray'" in capsys.readouterr().err
 
 
-def test_bad_input_is_told_before_anything_heavy_is_imported():
+def test_bad_input_is_refused_before_anything_heavy_is_imported():
     program = (
         "import sys, runpy\n"
         "for name in ['torch', 'transformers', 'faiss', 'openai', 'vllm', 'sentence_transformers']:\n"
@@ -198,7 +198,7 @@ def test_flashrags_files_say_the_same(options: dict[str, Any]):
     assert [document["id"] for document in items[0]["output"]["retrieval_result"]] == ["7", "8"]
 
 
-def test_a_run_holds_what_repeats_it_and_nothing_secret(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_a_run_folder_repeats_the_run_and_holds_no_secret(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test")
     assert main(flags(**options)) == 0
     folder = run_folder(options)

@@ -135,7 +135,7 @@ JUDGE = ("--metric_setting.judge.model", "gpt-4o-mini")
         (JUDGE, "metric_setting.judge is set, but metrics lacks llm_judge"),
         (("--random_sample", "true"), "random_sample is true, but test_sample_num is not set"),
         (("--dataset_name", "../secrets"), "expected the name of a folder in data_dir"),
-        (("--method_name", "iter-retgen"), "no method here has this name"),
+        (("--method_name", "iter-retgen"), "no method has this name"),
         (("--resume", "perhaps"), "--resume perhaps was given"),
         (("--metric_setting.price", "{prompt_usd_per_million: -1, completion_usd_per_million: 1}"), "-1 was given"),
     ],

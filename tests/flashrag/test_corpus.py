@@ -114,7 +114,7 @@ def test_a_full_disk_is_a_readable_error_and_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # writing beyond fails, as on a full disk
     try:
-        with pytest.raises(UserError, match=r"corpus_path: the cache of .*c\.jsonl cannot be written to .*; it takes"):
+        with pytest.raises(UserError, match=r"corpus_path: the cache of .*c\.jsonl cannot be written to .*; it needs"):
             open_corpus(path, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

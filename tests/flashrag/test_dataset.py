@@ -32,7 +32,7 @@ def test_a_line_is_kept_as_it_is(tmp_path: Path):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("{not json\n", "is no JSON"),
+        ("{not json\n", "is not JSON"),
         ('["a list"]\n', "holds list"),
         ({**LINE, "id": None}, "id is None"),
         ({**LINE, "id": ""}, "id is ''"),
@@ -43,11 +43,11 @@ def test_a_line_is_kept_as_it_is(tmp_path: Path):
         ({**LINE, "golden_answers": 1999}, "golden_answers is 1999"),
         ({**LINE, "golden_answers": {"a": 1}}, "golden_answers is {'a': 1}"),
         ({**LINE, "golden_answers": [["a"], []]}, r"golden_answers is \[\['a'\], \[\]\]"),
-        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "it has `choices`"),
+        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "has `choices`"),
         ({**LINE, "golden_answers": []}, r"golden_answers is \[\]"),
         ({**LINE, "golden_answers": ["a", 1]}, r"golden_answers is \['a', 1\]"),
         ({**LINE, "metadata": [1]}, r"metadata is \[1\]"),
-        (LINE, "id 'dev_0' stands in line 1 already"),
+        (LINE, "id 'dev_0' is already in line 1"),
     ],
 )
 def test_the_first_bad_line_is_named(tmp_path: Path, bad: Any, reason: str):
@@ -82,7 +82,7 @@ def test_any_jsonl_file_is_taken_by_its_path(tmp_path: Path):
         load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="/nowhere/x.jsonl"), None)
 
 
-def test_a_published_data_set_that_is_missing_comes_with_the_command_that_fetches_it(tmp_path: Path):
+def test_a_published_data_set_that_is_missing_is_refused_with_the_download_command(tmp_path: Path):
     command = rf"python scripts/download_data.py hotpotqa --data_dir {tmp_path}"
     with pytest.raises(UserError, match=command):
         load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="hotpotqa"), "dev")
@@ -106,10 +106,10 @@ def test_a_file_without_text_or_questions_is_refused(tmp_path: Path):
         read_questions(path)
 
 
-def test_what_is_missing_is_told_with_what_is_there(tmp_path: Path):
+def test_a_missing_data_set_is_refused_with_the_ones_that_exist(tmp_path: Path):
     write(tmp_path, [LINE])
     write(tmp_path, [LINE], "train")
-    with pytest.raises(UserError, match=r"data_dir=.*nowhere is no folder"):
+    with pytest.raises(UserError, match=r"data_dir=.*nowhere is not a folder"):
         load_questions(DatasetSettings(data_dir=str(tmp_path / "nowhere"), dataset_name="zhou"), "dev")
     with pytest.raises(UserError, match=r"dataset_name=shang: .* data_dir holds: zhou"):
         load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="shang"), "dev")

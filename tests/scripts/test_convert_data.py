@@ -77,7 +77,7 @@ def test_every_data_set_has_a_converter():
     ("dataset", "name", "content", "message"),
     [
         ("hotpotqa", "x.json", '[{"question": "Who?"}]', "record 1 is no hotpotqa record (KeyError: 'answer')"),
-        ("hotpotqa", "x.json", json.dumps([HOTPOT, HOTPOT]), "id '5a' stands in line 1 already"),
+        ("hotpotqa", "x.json", json.dumps([HOTPOT, HOTPOT]), "id '5a' is already in line 1"),
         ("strategyqa", "x.json", '[{"question": "Q?", "answer": "yes"}]', "expected true or false"),
         ("nq", "x.jsonl", '{"question": "Q?", "answer": []}\n', "has no question with an answer"),
         ("nq", "x.jsonl", '{"question": \n', "is no .jsonl file"),

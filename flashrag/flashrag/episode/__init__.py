@@ -1,13 +1,13 @@
 """The search episode, token-exact: prompt + [model segment | result segment]*, for training and evaluation alike.
 
-    dialect.py      the tags of a family of models, and how a result looks to them
+    dialect.py      the tags of a family of models, and the format of a result
     episode.py      the episode: segments with the source of every token, ids, loss mask, invariants
-    run.py          how an episode comes about: sample, call a tool, splice its result, go on
-    tool.py         what a model can call, and how a call is found in what it wrote
-    result.py       foreign text made harmless and fitted into a token budget
-    format_rule.py  the answer, and what breaks the format
+    run.py          the loop that runs an episode: sample, call a tool, splice in its result, repeat
+    tool.py         the tools that a model can call, and the parser of its calls
+    result.py       makes foreign text harmless and fits it into a token budget
+    format_rule.py  finds the answer and checks the format
     prompt_ids.py   the token ids that a model starts from
-    record.py       the trajectory: what happened for one question, as it is kept
+    record.py       the trajectory: the saved record of one question
 
 Light to import: no torch, no transformers.
 """

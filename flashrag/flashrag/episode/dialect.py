@@ -1,7 +1,7 @@
-r"""How one family of models writes its searches and reads their results: the tags, and what stands between them.
+r"""The dialect of a family of models: the tags around its searches, results and answers, and the text between them.
 
-The episode is the same for all of them (episode.py); a dialect is its parameter. `RESEARCH` is the one that is trained
-here, the others let published models be evaluated as their authors run them. Sources: the ReSearch pilot's published
+The episode is the same for every dialect (episode.py). Models are trained here in `RESEARCH`; the other dialects serve
+to evaluate published models in the way that their authors run them. Sources: the ReSearch pilot's published
 description; Search-R1 (Jin et al., 2025, arXiv 2503.09516); Search-o1 (Li et al., 2025, arXiv 2501.05366).
 """
 
@@ -23,10 +23,10 @@ class Tag(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The tags of a family of models, what surrounds a result (`render_result`), and where the answer stands.
+    """The tags of a family of models, the text around a result (`render_result`), and the place of the answer.
 
-    `answer` is None where a model answers in a box anywhere; such a dialect has no format rule. With `boxed` the answer
-    is the content of the last `\\boxed{…}`, otherwise it is the whole answer block.
+    `answer` is None if a model may put its boxed answer anywhere; such a dialect has no format rule. If `boxed`, the
+    answer is the content of the last `\\boxed{…}`; otherwise it is the whole answer block.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Dialect:
     more_calls: tuple[Tag, ...] = ()
 
     def with_calls(self, *tags: Tag) -> Self:
-        """The dialect with further tools, called by these tags."""
+        """This dialect plus further tools that are called by these tags."""
         return replace(self, more_calls=(*self.more_calls, *tags))
 
     @property
@@ -59,31 +59,31 @@ class Dialect:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The strings after which the engine hands over."""
+        """The strings after which the engine stops sampling."""
         at_answer = (self.answer.close,) if self.answer and self.stops_at_answer else ()
         return (*(tag.close for tag in self.calls), *at_answer)
 
     @property
     def blocks(self) -> tuple[Tag, ...]:
-        """Every pair of tags that acts."""
+        """Every pair of tags with a meaning in this dialect."""
         return (self.think, *self.calls, self.result, *((self.answer,) if self.answer else ()))
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Every string that acts."""
+        """The opening and the closing string of every block."""
         return tuple(string for tag in self.blocks for string in tag)
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Finds any tag of the dialect."""
+        """A pattern that matches any tag of the dialect."""
         return _pattern(self.tags)
 
     def render_result(self, body: str) -> str:
-        """The text that follows a closed call."""
+        """The text that is spliced in after a closed call."""
         return f"{self.open_result(body)}{self.margin}{self.result.close}{self.tail}"
 
     def open_result(self, body: str) -> str:
-        """A result up to the end of its body."""
+        """The text of a result up to the end of its body."""
         return f"{self.lead}{self.result.open}{self.margin}{body}"
 
     def render_passages(self, documents: Sequence[Document]) -> str:

@@ -1,7 +1,7 @@
-"""The search episode: prompt + [model segment | result segment]*, token-exact, with the provenance of every token.
+"""The search episode: prompt + [model segment | result segment]*, token-exact, with the source of every token.
 
-The ids that the model sampled are never decoded and encoded again: text is decoded only to find the calls and the
-answer. Does not cover: how an episode comes about (run.py), reward, prompts.
+Sampled ids are never decoded and encoded again: text is decoded only to find the calls and the answer.
+Does not cover: running an episode (run.py), reward, prompts.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Source(StrEnum):
 
 
 class EndReason(StrEnum):
-    """What ended an episode."""
+    """The reason why an episode ended."""
 
     EOS = "eos"
     ANSWERED = "answered"
@@ -37,7 +37,7 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What the engine sampled in one call; `log_probs` is None when the engine was not asked for them."""
+    """The tokens that the engine sampled for one request; `log_probs` is None if they were not requested."""
 
     token_ids: Sequence[int]
     log_probs: Sequence[float] | None = None
@@ -46,10 +46,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of tokens with one source. A result segment has no log-probabilities: nobody sampled it.
+    """A run of tokens from one source. A result segment has no log-probabilities, because it was not sampled.
 
-    `call` is the place in the episode's calls of the one that a result answers; None where it answers none: the text of
-    a model, or the notice that no calls are left. A method that works on text has no `token_ids`.
+    `call` is the index, in the episode's calls, of the call that a result answers. It is None for a model segment and
+    for the notice that no calls are left. `token_ids` is empty for methods that work on text.
     """
 
     source: Source
@@ -61,7 +61,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call of a tool: its argument, the passages it gave, how long it took, and the error if it failed."""
+    """One call of a tool: its argument, the passages it returned, its latency, and the error if it failed."""
 
     query: str
     passages: tuple[Passage, ...] = ()
@@ -72,8 +72,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Budgets of one episode: `max_response_tokens` counts sampled and spliced tokens together, `max_searches` the
-    calls of every tool; `search_timeout_s` is for each of them. None is no deadline.
+    """Budgets of one episode. `max_response_tokens` limits sampled and spliced tokens together, `max_searches` the
+    calls of all tools together, `search_timeout_s` the time of each call. None means no deadline.
     """
 
     max_response_tokens: int
@@ -96,9 +96,9 @@ class Tokenizer(Protocol):
 
 @dataclass(slots=True)
 class Episode:
-    """A prompt and everything that followed it, in one dialect; `calls` holds the calls of every tool.
+    """A prompt and its response, in one dialect; `calls` holds the calls of every tool.
 
-    `generate_spans` are the engine's working times, as (start, end) in Unix seconds: comparable between processes.
+    `generate_spans` are the (start, end) times of the requests to the engine, in Unix seconds so that processes agree.
     """
 
     prompt_ids: tuple[int, ...]
@@ -118,13 +118,13 @@ class Episode:
 
     @property
     def loss_mask(self) -> list[int]:
-        """1 for each token that the model sampled, 0 for each spliced one."""
+        """1 for each sampled token, 0 for each spliced token."""
         masks = ([int(segment.source is Source.MODEL)] * len(segment.token_ids) for segment in self.segments)
         return [*chain.from_iterable(masks)]
 
     @property
     def log_probs(self) -> list[float]:
-        """The engine's log-probabilities, 0.0 for spliced tokens; empty when the engine was not asked for them."""
+        """The engine's log-probabilities, 0.0 for spliced tokens; empty if they were not requested."""
         if any(segment.source is Source.MODEL and segment.log_probs is None for segment in self.segments):
             return []
         values = (segment.log_probs or (0.0,) * len(segment.token_ids) for segment in self.segments)
@@ -141,18 +141,18 @@ class Episode:
 
     @property
     def answer(self) -> str:
-        """The final answer, "" when the model gave none."""
+        """The final answer, "" if the model gave none."""
         return find_answer(self.sampled_texts, self.dialect)
 
     @property
     def format_fault(self) -> FormatFault | None:
-        """The first fault in the dialect's format; None where there is none, or no format rule."""
+        """The first fault in the format; None if the format is valid or the dialect has no format rule."""
         ended_by_itself = self.end_reason in (EndReason.EOS, EndReason.ANSWERED)
         return find_format_fault(self.sampled_texts, self.dialect, ended_by_itself=ended_by_itself)
 
 
 class InvariantViolation(ReSearchError):
-    """An episode that is not token-exact: a bug of ours, never of the user or the model."""
+    """An episode is not token-exact. This is always a bug of ours, never the user's or the model's fault."""
 
     def __init__(self, message: str, episode: Episode):
         super().__init__(message)
@@ -160,22 +160,22 @@ class InvariantViolation(ReSearchError):
 
 
 class EpisodeCodec:
-    """How an episode reads and writes tokens with one tokenizer, in one dialect."""
+    """Encodes and decodes the texts of an episode with one tokenizer, in one dialect."""
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int], dialect: Dialect = RESEARCH):
         self.tokenizer = tokenizer
         self.dialect = dialect
         self.eos_token_ids = frozenset(eos_token_ids)
-        # What stands for a word that the tokenizer does not know acts on nothing, and a passage may hold such words.
+        # The id for unknown words has no effect on a model, and a passage may hold such words: it counts as text.
         self.special_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | self.eos_token_ids
         self.special_tokens = tuple(tokenizer.all_special_tokens)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text: a special token's string in it stays text."""
+        """Ids of plain text; the string of a special token is encoded as text."""
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode_sampled(self, token_ids: Sequence[int]) -> str:
-        """The text of a sampled segment, without the end of sequence that may close it."""
+        """The text of a sampled segment, without the end-of-sequence token."""
         if self.ends_sequence(token_ids):
             token_ids = token_ids[:-1]
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
@@ -185,9 +185,9 @@ class EpisodeCodec:
 
 
 def check_invariants(episode: Episode, codec: EpisodeCodec) -> None:
-    """Raise `InvariantViolation` unless ids and log-probabilities agree and every splice is harmless as it is decoded.
+    """Raise `InvariantViolation` unless ids match log-probabilities and every spliced result decodes to harmless text.
 
-    The loss mask needs no check: it is made from where the tokens came from.
+    The loss mask needs no check: it follows from the source of each segment.
     """
     violation = _misalignment(episode) or next(
         filter(None, (_splice_fault(s, codec) for s in episode.segments if s.source is Source.RESULT)), None

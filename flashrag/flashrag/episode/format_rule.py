@@ -1,8 +1,8 @@
-r"""The answer of a response and the rule of its format, written once for training and evaluation.
+r"""The answer of a response and the format rule, shared by training and evaluation.
 
-A response is think blocks, calls that are each followed by a spliced result, and one final answer block. Everything is
-judged on the text that the model itself wrote: what a result contains never counts. The tags, and whether the answer is
-boxed, are the dialect's. Reading a call is tool.py's part, rendering a result is result.py's.
+A response consists of think blocks, calls that are each followed by a spliced result, and one final answer block. Only
+the model's own text is judged; the content of a result never counts. The dialect sets the tags, and whether the answer
+is boxed. Does not cover: parsing calls (tool.py), rendering results (result.py).
 
 Source: the published description of the ReSearch pilot (prompt and reward). Search-R1's sequence check (arXiv
 2503.09516) is the same rule in its own tags, without a box.
@@ -33,9 +33,9 @@ class FormatFault(StrEnum):
 
 
 def find_answer(sampled_texts: Sequence[str], dialect: Dialect) -> str:
-    r"""The final answer in the segments that the model wrote, "" when it gave none.
+    r"""The final answer in the segments that the model wrote, "" if it gave none.
 
-    It stands in the last answer block of the last segment, or anywhere where the dialect has no answer block.
+    The answer is in the last answer block of the last segment; if the dialect has no answer block, it may be anywhere.
 
     >>> from flashrag.episode.dialect import RESEARCH, SEARCH_R1
     >>> find_answer([r"<answer> The final answer is \[ \boxed{King {W}u} \] </answer>"], RESEARCH)
@@ -71,11 +71,11 @@ def _boxed_content(text: str) -> str | None:
 
 
 def find_format_fault(sampled_texts: Sequence[str], dialect: Dialect, *, ended_by_itself: bool) -> FormatFault | None:
-    """The first fault of a response in the format rule; None when it is valid, or when the dialect has no rule.
+    """The first fault in the format of a response; None if it is valid or the dialect has no format rule.
 
     `sampled_texts` are the segments that the model wrote, in order, without the end-of-sequence token; a result was
-    spliced after each of them but the last. `ended_by_itself`: the model sampled the end of sequence, or closed its
-    answer where the dialect stops there.
+    spliced in after each segment except the last. `ended_by_itself` is true if the model sampled the end of sequence,
+    or closed its answer in a dialect that stops there.
     """
     answer = dialect.answer
     if answer is None:
@@ -97,7 +97,7 @@ def find_format_fault(sampled_texts: Sequence[str], dialect: Dialect, *, ended_b
         return FormatFault.NO_THINK
     if not counts[answer]:
         return FormatFault.NO_ANSWER
-    # An engine that stops at the closed answer keeps the whole last token, and what else it holds.
+    # An engine that stops at the closing tag keeps the whole last token, which may hold more text after the tag.
     behind = "" if dialect.stops_at_answer else sampled_texts[-1].rpartition(answer.close)[2]
     if counts[answer] > 1 or blocks[-1] != answer or behind.strip():
         return FormatFault.ANSWER_NOT_LAST
@@ -107,7 +107,7 @@ def find_format_fault(sampled_texts: Sequence[str], dialect: Dialect, *, ended_b
 
 
 def _paired_tags(text: str, dialect: Dialect) -> list[Tag] | FormatFault:
-    """The blocks of one segment, in order; blocks do not nest and do not cross a spliced result."""
+    """The blocks of one segment, in order. A block may not contain another block or a spliced result."""
     blocks: list[Tag] = []
     current: Tag | None = None
     for match in dialect.pattern.finditer(text):

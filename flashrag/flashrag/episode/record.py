@@ -1,7 +1,7 @@
-"""The trajectory: what happened for one question, in the one shape that trainer, evaluation, report and demo share.
+"""The trajectory: the record of one question, in the one format that trainer, evaluation, report and demo share.
 
-A trajectory is one JSON object on one line; docs/trajectories.md explains each field. It holds no judgement but the
-scores that were given: whoever reads it derives the rest (`steps`, the token counts in `usage`).
+A trajectory is one JSON object on one line; docs/trajectories.md explains each field. The scores are its only
+judgement; readers derive the rest, e.g. `steps`.
 Does not cover: the files that hold trajectories (flashrag.system.json_lines).
 """
 
@@ -24,12 +24,12 @@ from flashrag.errors import UserError
 
 SCHEMA_VERSION = 2
 FAILED = "failed"  # the end reason of a question that has an error
-ITERATIONS = "iterations"  # the end reason of a method whose rounds ran out
+ITERATIONS = "iterations"  # the end reason of a method that used up its rounds
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The cost of one question. `prompt_tokens` counts a prompt again with each request that sends it.
+    """The cost of one question. `prompt_tokens` counts the whole prompt of every request.
 
     `completion_tokens` were sampled by the model, `result_tokens` were spliced in.
     """
@@ -44,7 +44,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The error that left a question without an answer."""
+    """The error because of which a question has no answer."""
 
     type: str
     message: str
@@ -55,11 +55,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """What happened for one question. Fields that a program has no value for keep their defaults.
+    """The record of one question. Fields for which a program has no value keep their defaults.
 
     `end_reason` is an `EndReason`, "iterations", "drawn" (the random baseline) or "failed". `dialect` names the dialect
-    of an episode; a method that runs none has no `prompt_ids`, and segments without token ids. `format_valid` is None
-    where the dialect has no format rule.
+    of an episode. A method without episodes has no `dialect`, no `prompt_ids`, and no token ids in its segments.
+    `format_valid` is None if the dialect has no format rule.
     """
 
     question_id: str
@@ -94,7 +94,7 @@ class Trajectory:
 
     @classmethod
     def of_episode(cls, episode: Episode, *, usage: Usage | None = None, **fields: Any) -> Self:
-        """The trajectory of an episode; `fields` are those that the episode does not know."""
+        """The trajectory of an episode; `fields` are the fields that cannot be read from the episode."""
         fault = episode.format_fault
         return cls(
             answer=episode.answer,
@@ -115,7 +115,7 @@ class Trajectory:
         return self.error is not None
 
     def to_json(self) -> bytes:
-        """One line, without its line break. A lone surrogate (half a character) is written as "?"."""
+        """The trajectory as one line of JSON, without a line break. A lone surrogate is written as "?"."""
         compact = replace(self, segments=tuple(map(_in_short, self.segments)))
         try:
             return orjson.dumps(compact, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -124,7 +124,7 @@ class Trajectory:
 
     @classmethod
     def from_json(cls, line: bytes) -> Self:
-        """Read one line; raises `UserError` for one that is no trajectory of this version."""
+        """Read one line; raises `UserError` if it is not a trajectory of this version."""
         try:
             return _adapter(cls).validate_json(line)
         except ValidationError as error:
@@ -132,7 +132,7 @@ class Trajectory:
             place = ".".join(map(str, first["loc"]))
             raise UserError(
                 f"not a trajectory of version {SCHEMA_VERSION} ({place}: {first['msg']}); "
-                "files of another version are read by the release that wrote them"
+                "read a file of another version with the release that wrote it"
             ) from error
 
 
@@ -142,17 +142,17 @@ def _adapter(shape: type) -> TypeAdapter[Any]:
 
 
 def _in_short(segment: Segment) -> Segment:
-    """The log-probabilities as the float32 that engines compute: half the digits of a float64, nothing lost."""
+    """The segment with float32 log-probabilities: engines compute no more digits, so nothing is lost."""
     if segment.log_probs is None:
         return segment
-    import numpy as np  # here: the light core has it only where there are log-probabilities
+    import numpy as np  # imported here: an installation that handles no log-probabilities need not have it
 
     short: Any = np.asarray(segment.log_probs, np.float32)
     return replace(segment, log_probs=short)
 
 
 def episode_usage(episode: Episode) -> Usage:
-    """The cost of an episode; its latency is the time in the engine and in its calls."""
+    """The cost of an episode; its latency is the time that the engine and the calls took."""
     prompt_tokens, before = 0, len(episode.prompt_ids)
     sampled = spliced = requests = 0
     for segment in episode.segments:
@@ -178,7 +178,7 @@ class StepKind(StrEnum):
 
 
 class Step(NamedTuple):
-    """A stretch of a trajectory. The `text` of a result is what the model read, "" where it read the passages."""
+    """One step of a trajectory. The `text` of a result is the text that the model read, "" if it read the passages."""
 
     kind: StepKind
     text: str
@@ -186,7 +186,7 @@ class Step(NamedTuple):
 
 
 def steps(trajectory: Trajectory) -> Iterator[Step]:
-    """The trajectory as a person reads it, in order: blocks that the model wrote, calls, results, the answer."""
+    """The trajectory for a human reader, in order: blocks that the model wrote, calls, results, the answer."""
     dialect = DIALECTS[trajectory.dialect].with_calls(PYTHON) if trajectory.dialect else None
     for segment in trajectory.segments:
         if segment.source is Source.MODEL:
@@ -194,7 +194,7 @@ def steps(trajectory: Trajectory) -> Iterator[Step]:
             continue
         call = trajectory.calls[segment.call] if segment.call is not None else ToolCall("")
         body = segment.text.strip()
-        if dialect is None and call.query:  # the query stands in no text of the model
+        if dialect is None and call.query:  # the model's text does not contain the query
             yield Step(StepKind.QUERY, call.query)
         elif dialect is not None:
             body = body.removeprefix(dialect.result.open).removesuffix(dialect.result.close).strip()
@@ -203,7 +203,7 @@ def steps(trajectory: Trajectory) -> Iterator[Step]:
 
 
 def _written_steps(text: str, dialect: Dialect) -> Iterator[Step]:
-    """The blocks of one sampled text; a block left open ends where the next begins. Text in none is generation."""
+    """The blocks of one sampled text. An unclosed block ends where the next one begins. Other text is GENERATION."""
     kinds = {dialect.think.open: StepKind.THINK, **{tag.open: StepKind.QUERY for tag in dialect.calls}}
     opened = "|".join(map(re.escape, kinds))
     closed = "|".join(re.escape(tag.close) for tag in (dialect.think, *dialect.calls))

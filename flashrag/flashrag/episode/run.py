@@ -1,9 +1,9 @@
-"""How an episode comes about: one rollout from its prompt to its end, by an engine that samples and tools that answer.
+"""Runs one episode from its prompt to its end: an engine samples, and tools answer its calls.
 
     generate(token_ids, max_tokens) -> Generation     the engine, stopping at `</search>` (vLLM inside verl, or HTTP)
     search(query) -> ToolResult                        the retrieval client; other tools likewise
 
-Training and evaluation both run this one function. What an episode is, and what makes it exact: episode.py.
+Training and evaluation both use this one function. episode.py defines the episode and its invariants.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 Generate = Callable[[list[int], int], Awaitable[Generation]]
 
-# Also the most that a deadline is overshot: what is left is not asked of a standing clock more often.
+# The shortest wait between two looks at the clock, which may stand still. A deadline is overshot by at most this time.
 MIN_WAIT_S = 0.01
 
 
@@ -44,16 +44,16 @@ async def run_episode(
     tools: Sequence[Tool] = (),
     clock: Clock = time.monotonic,
 ) -> Episode:
-    """Run one episode to its end; `tools` are those beside search, by whose tags the codec's dialect calls.
+    """Run one episode to its end; `tools` are the tools besides search, in the order of the dialect's `more_calls`.
 
-    `generate` gets prompt and response ids so far and the number of tokens that it may sample; it stops after one of
-    the dialect's stops, at the end of sequence, or at that number. A `ToolError`, or a call past its deadline, ends
-    the episode as SEARCH_FAILED: nothing is invented in the result's place. An episode past its own deadline ends as
-    DEADLINE: what runs then is cancelled and leaves no token. Deadlines and latencies are measured on `clock`. Raises
-    `InvariantViolation` when the outcome is not token-exact.
+    `generate` gets the prompt and response ids so far, and the number of tokens that it may sample. It stops after one
+    of the dialect's stops, at the end of sequence, or at that number. A `ToolError`, or a call past its deadline, ends
+    the episode as SEARCH_FAILED, with no text in place of the result. An episode past its own deadline ends as
+    DEADLINE: the running request or call is cancelled and adds no tokens. `clock` measures deadlines and latencies.
+    Raises `InvariantViolation` if the episode is not token-exact.
     """
     callable_tools = (search_tool(codec.dialect, search), *tools)
-    assert tuple(tool.tag for tool in callable_tools) == codec.dialect.calls, "a dialect and the tools that it calls"
+    assert tuple(tool.tag for tool in callable_tools) == codec.dialect.calls, "the tools must match the dialect's calls"
     episode = Episode(tuple(prompt_ids), dialect=codec.dialect)
     run = _Run(episode, generate, callable_tools, codec, limits, clock)
     try:
@@ -67,7 +67,7 @@ async def run_episode(
 
 
 class _Run:
-    """One episode under way."""
+    """The state of one running episode."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class _Run:
         self.episode, self.generate, self.tools = episode, generate, tools
         self.codec, self.limits, self.clock = codec, limits, clock
         self.deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
-        self.told_limit = False
+        self.limit_announced = False
 
     async def to_the_end(self) -> EndReason:
         while (left := self._tokens_left()) > 0:
@@ -89,13 +89,13 @@ class _Run:
             if isinstance(outcome, EndReason):
                 return outcome
             if (left := self._tokens_left()) <= 0:
-                break  # no token is left for a result: nothing to call for
-            if self.told_limit:
+                break  # no token is left for a result, so the tool is not called
+            if self.limit_announced:
                 return EndReason.SEARCH_LIMIT
             spliced = await self._answer(outcome, min(self.limits.max_result_tokens, left))
             if spliced is None:
                 break
-            call_index = None if self.told_limit else len(self.episode.calls) - 1
+            call_index = None if self.limit_announced else len(self.episode.calls) - 1
             result = Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids), call=call_index)
             self.episode.segments.append(result)
         return EndReason.LENGTH
@@ -105,7 +105,7 @@ class _Run:
         return self.limits.max_response_tokens - used
 
     async def _sample(self, max_tokens: int) -> Call | EndReason:
-        """Add a model segment; the call that it closed, or what ends the episode after it."""
+        """Add a model segment; return the call that it closed, or the reason why the episode ends after it."""
         episode, codec = self.episode, self.codec
         started = time.time()
         try:
@@ -121,27 +121,27 @@ class _Run:
             return EndReason.ABORTED
         if codec.ends_sequence(token_ids):
             return EndReason.EOS
-        # Engines report a length stop and a stop string alike, so the text decides.
+        # Engines do not tell a length stop from a stop string, so the text decides.
         answer = codec.dialect.answer if codec.dialect.stops_at_answer else None
         before_answer, answered, _ = text.partition(answer.close) if answer else (text, "", "")
         call = find_call(before_answer, self.tools)
         return call or (EndReason.ANSWERED if answered else EndReason.LENGTH)
 
     async def _answer(self, call: Call, max_tokens: int) -> SplicedResult | None:
-        """The result of the call that the last segment closed; None when not even its tags fit."""
+        """The result of the call that the last segment closed; None if not even its tags fit."""
         episode, codec = self.episode, self.codec
         if len(episode.calls) >= self.limits.max_searches:
-            self.told_limit = True
+            self.limit_announced = True
             return fit_notice(call.tool.limit_reached, codec.encode_text, max_tokens, codec.dialect)
         if call.fault is not None:
             fault = call.fault.name.lower()
             episode.calls.append(ToolCall(call.argument, error=fault, tool=call.tool.name))
-            return fit_notice(call.fault.told_about(call.tool), codec.encode_text, max_tokens, codec.dialect)
+            return fit_notice(call.fault.message_for(call.tool), codec.encode_text, max_tokens, codec.dialect)
         result = await self._ask(call)
         return fit_result(result.shown, codec.encode_text, max_tokens, codec.special_tokens, codec.dialect)
 
     async def _ask(self, call: Call) -> ToolResult:
-        """Ask the tool, and record what came of it. Raises `ToolError` and `DeadlinePassed`."""
+        """Call the tool and record the call. Raises `ToolError` and `DeadlinePassed`."""
         started, query, tool = self.clock(), call.argument, call.tool.name
         try:
             result = await self._ask_in_time(call, started)
@@ -164,13 +164,13 @@ class _Run:
 
 
 class DeadlinePassed(Exception):
-    """The deadline of `within` came first. No `TimeoutError`: that is what the awaited thing itself may raise."""
+    """The deadline of `within` passed. Not a `TimeoutError`, because the awaited work may raise one itself."""
 
 
 async def within(work: Awaitable[T], deadline: float | None, clock: Clock) -> T:
-    """The outcome of `work`, which is cancelled once `clock` has reached `deadline`; None is no deadline.
+    """The outcome of `work`, which is cancelled once `clock` reaches `deadline`; None means no deadline.
 
-    Work that finishes although it was cancelled has happened: its outcome counts. Otherwise raises `DeadlinePassed`.
+    If the work finishes despite the cancellation, its outcome counts; otherwise raises `DeadlinePassed`.
     """
     if deadline is None:
         return await work

@@ -1,7 +1,7 @@
-"""A tool of an episode: a tag, a parser and an async call. `search` is one; what others there are stands beside this.
+"""A tool of an episode: a tag, a parser and an async call. `search` is the tool that every episode has.
 
-A call is what a model wrote between a tool's tags. Whatever the tool, its result is rendered, fitted into the budgets,
-masked and counted in the same way, and its failure ends the episode in the same way (rollout.py).
+A call is the text that a model wrote between a tool's tags. The results of all tools are rendered, fitted into the
+budgets, masked and counted in the same way, and the failure of any tool ends the episode (run.py).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -12,13 +12,13 @@ from typing import NamedTuple, Self
 from flashrag.document import Document, Hit, Passage
 from flashrag.episode.dialect import Dialect, Tag
 
-# Longer than any sensible query, and below the retrieval server's own limit: what is longer is the model's mistake.
+# Longer than any sensible query, and below the retrieval server's own limit. A longer query is the model's mistake.
 MAX_QUERY_CHARS = 1000
 SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is possible."
 
 
 class ToolResult(NamedTuple):
-    """The passages that a tool gave, best first; `read` is shown to the model in their place where it is given."""
+    """The passages that a tool returned, best first; if `read` is given, the model sees it instead."""
 
     passages: tuple[Passage, ...]
     read: tuple[Document, ...] | None = None
@@ -39,11 +39,11 @@ Ask = Callable[[str], Awaitable[ToolResult]]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a model can call, by `name`, with what it calls an `argument`.
+    """A tool that a model can call; messages to the model use its `name`, and `argument` as the name of its argument.
 
-    `parse` turns what stands between the tags into what `call` gets; more than `max_chars` of it is too much.
-    `call` raises `ToolError` when it got no answer; whatever else goes wrong is an answer. `limit_reached` is what the
-    model reads in the result's place when an episode has no calls left.
+    `parse` turns the text between the tags into the argument of `call`, which may have at most `max_chars` characters.
+    `call` raises `ToolError` if the tool gives no answer; it returns any other error as a result. The model reads
+    `limit_reached` instead of a result if the episode has no calls left.
     """
 
     name: str
@@ -56,18 +56,18 @@ class Tool:
 
 
 def search_tool(dialect: Dialect, search: Ask) -> Tool:
-    """`search` as the models of a dialect call it."""
+    """The search tool, with the tags of a dialect."""
     return Tool("search", "query", dialect.search, str.strip, search, MAX_QUERY_CHARS, SEARCH_LIMIT_REACHED)
 
 
 class CallFault(StrEnum):
-    """Why a closed call cannot be made; `told_about` is what the model reads as its result."""
+    """Why a closed call cannot be made; the model reads `message_for` its tool as the result."""
 
     UNOPENED = "The {name} was closed without being opened. Write {open} {argument} {close}."
     EMPTY = "The {name} {argument} was empty."
     TOO_LONG = "The {name} {argument} was longer than {max_chars} characters."
 
-    def told_about(self, tool: Tool) -> str:
+    def message_for(self, tool: Tool) -> str:
         return self.value.format(
             name=tool.name,
             argument=tool.argument,
@@ -78,7 +78,7 @@ class CallFault(StrEnum):
 
 
 class Call(NamedTuple):
-    """A closed call: of which tool, with which argument, or the reason why it cannot be made."""
+    """A closed call: its tool, its argument, and the reason if it cannot be made."""
 
     tool: Tool
     argument: str
@@ -86,7 +86,7 @@ class Call(NamedTuple):
 
 
 def find_call(sampled_text: str, tools: Sequence[Tool]) -> Call | None:
-    """The first call that was closed in one sampled segment; None when there is none."""
+    """The first closed call in one sampled segment, None if there is none."""
     ends = [(sampled_text.find(tool.tag.close), tool) for tool in tools]
     end, tool = min((found for found in ends if found[0] >= 0), key=lambda found: found[0], default=(-1, None))
     if tool is None:

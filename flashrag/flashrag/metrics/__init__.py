@@ -1,9 +1,9 @@
-"""The one definition of a right answer, which the reward, the trainer's validation and the evaluation share.
+"""The one definition of a right answer, shared by the reward, the trainer's validation and the evaluation.
 
-    answer.py     a prediction against its gold answers: EM, F1, precision, recall, accuracy, yes/no
-    retrieval.py  the passages of the searches: do they hold the answer and the supporting documents
+    answer.py     compares a prediction with its gold answers: EM, F1, precision, recall, accuracy, yes/no
+    retrieval.py  checks whether the passages of the searches hold the answer and the supporting documents
 
-Pure functions on plain values. Does not cover: intervals, significance and the judge, which are the evaluation's.
+Pure functions on plain values. Does not cover: intervals, significance and the judge (evaluation/scores).
 """
 
 from flashrag.metrics.answer import (

@@ -1,4 +1,4 @@
-"""Answer metrics under SQuAD's normalisation; a prediction counts against the best of its gold answers.
+"""Answer metrics under SQuAD's normalisation; the gold answer that gives the best score counts.
 
 Sources: the official SQuAD v1.1 evaluation script (Rajpurkar et al., 2016, arXiv 1606.05250) for normalisation, exact
 match and F1; HotpotQA's official scorer (Yang et al., 2018, arXiv 1809.09600), which takes these over and adds a rule
@@ -18,7 +18,7 @@ _YES_OR_NO = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 
 
 class AnswerScore(NamedTuple):
-    """How one prediction does against its gold answers; every value lies in [0, 1]."""
+    """The scores of one prediction against its gold answers, each in [0, 1]."""
 
     em: float
     f1: float
@@ -52,12 +52,12 @@ def f1_score(prediction: str, gold_answers: Sequence[str]) -> float:
 
 
 def precision_score(prediction: str, gold_answers: Sequence[str]) -> float:
-    """Share of the prediction's normalised words that stand in a gold answer too, the best over the gold answers."""
+    """Share of the prediction's normalised words that are also in a gold answer, the best over the gold answers."""
     return max((overlap.precision for overlap in _overlaps(prediction, gold_answers)), default=0.0)
 
 
 def recall_score(prediction: str, gold_answers: Sequence[str]) -> float:
-    """Share of a gold answer's normalised words that stand in the prediction too, the best over the gold answers."""
+    """Share of a gold answer's normalised words that are also in the prediction, the best over the gold answers."""
     return max((overlap.recall for overlap in _overlaps(prediction, gold_answers)), default=0.0)
 
 
@@ -85,9 +85,9 @@ def cover_exact_match(prediction: str, gold_answers: Sequence[str]) -> float:
 
 
 def yes_no_accuracy(prediction: str, gold_answers: Sequence[str]) -> float | None:
-    """1.0 when the prediction's first normalised word says the same yes or no as a gold answer; None without such gold.
+    """1.0 if the prediction's first normalised word is the same yes or no as a gold answer; None if no gold answer is.
 
-    `true` reads as yes and `false` as no, in both. A prediction that starts with neither is wrong.
+    `true` counts as yes and `false` as no, in both. A prediction that starts with neither is wrong.
 
     >>> yes_no_accuracy("No, it could not.", ["no"]), yes_no_accuracy("It is", ["yes"]), yes_no_accuracy("Wu", ["Wu"])
     (1.0, 0.0, None)
@@ -100,7 +100,7 @@ def yes_no_accuracy(prediction: str, gold_answers: Sequence[str]) -> float | Non
 
 
 def score_answer(prediction: str, gold_answers: Sequence[str]) -> AnswerScore:
-    """Exact match, F1 and accuracy of one prediction: what training and its reward report."""
+    """Exact match, F1 and accuracy of one prediction, as training and its reward report them."""
     return AnswerScore(
         em=exact_match(prediction, gold_answers),
         f1=f1_score(prediction, gold_answers),

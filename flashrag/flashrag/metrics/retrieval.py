@@ -1,8 +1,7 @@
 """Retrieval metrics of a question: did a search find the answer, and the documents that support it?
 
-A method may search any number of times; its best search counts, or all of them together. Every function returns None
-for a question that cannot be judged (a yes/no answer stands in any passage; no supporting document is named), so that
-it stays out of the mean.
+A method may search any number of times; its best search counts, or all searches together. A metric is None for a
+question that cannot be judged (yes/no answers; no supporting document is named), so that the mean leaves it out.
 Sources: Karpukhin et al., 2020 (arXiv 2004.04906) for answer recall in the top k; HotpotQA's supporting facts.
 """
 
@@ -15,9 +14,9 @@ _NOT_IN_PASSAGES = frozenset({"", "yes", "no", "true", "false", "noanswer"})
 
 
 def holds_answer(passage: str, gold_answers: Sequence[str]) -> bool:
-    """Whether a gold answer stands in the passage: its normalised words in a row, as whole words.
+    """Whether the passage holds a gold answer: its normalised words in a row, as whole words.
 
-    A yes/no answer stands in no passage.
+    No passage holds a yes/no answer.
 
     >>> holds_answer("King Wu of Zhou", ["the king Wu"]), holds_answer("Wuhan", ["Wu"]), holds_answer("no", ["no"])
     (True, False, False)
@@ -41,9 +40,9 @@ def _searchable(gold_answers: Sequence[str]) -> list[str]:
 
 
 def supporting_documents(metadata: Mapping[str, Any]) -> tuple[str, frozenset[str]] | None:
-    """The support that a question's metadata names: ("id" or "title", the names); None where it names none.
+    """The support that a question's metadata names: ("id" or "title", the names); None if it names none.
 
-    Ids of the corpus (`golden_doc_ids`) before titles.
+    Ids of the corpus (`golden_doc_ids`) take precedence over titles.
     """
     if ids := metadata.get("golden_doc_ids"):
         return "id", frozenset(map(str, ids))
@@ -54,8 +53,8 @@ def supporting_documents(metadata: Mapping[str, Any]) -> tuple[str, frozenset[st
 def supporting_titles(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """The titles that the metadata names as support, in its order, each once.
 
-    It reads `supporting_titles`, `supporting` (the demo's), HotpotQA's `supporting_facts` (a list of [title, sentence]
-    or, as the hub has it, {"title": […], "sent_id": […]}), and MuSiQue's supporting `paragraphs`.
+    Reads `supporting_titles`, `supporting` (the demo's), HotpotQA's `supporting_facts` (a list of [title, sentence] or,
+    on the hub, {"title": […], "sent_id": […]}), and MuSiQue's supporting `paragraphs`.
     """
     facts = metadata.get("supporting_facts") or []
     named = (
@@ -68,7 +67,7 @@ def supporting_titles(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def support_coverage(metadata: Mapping[str, Any], ids: Collection[str], titles: Collection[str]) -> float | None:
-    """Share of the supporting documents among everything retrieved, over all searches; None where none is named.
+    """Share of the supporting documents that any search retrieved; None if the metadata names none.
 
     `ids` and `titles` are those of the retrieved passages. Titles are compared without case and outer white space.
     """

@@ -1,11 +1,11 @@
 """Ways to answer questions with a generator and a retriever, under FlashRAG's names; METHODS has them all.
 
     methods.py           the methods by name
-    basic.py             many questions at once; a failed one is recorded and stops no other
-    trace.py             the record of one question while it is answered; it ends as a trajectory
+    basic.py             answers many questions at once, and records those that fail
+    trace.py             records the work on one question, and turns it into a trajectory
     episode_pipeline.py  methods whose model decides when to search; active_pipeline.py is ReSearch's
     sequential.py        retrieve once, then answer; or answer at once
-    iterative.py, ircot.py, self_ask.py, flare.py, search_o1.py, search_r1.py   a method each, with its paper
+    iterative.py, ircot.py, self_ask.py, flare.py, search_o1.py, search_r1.py   one method each, with its paper
     random_answer.py, oracle.py   the floor and the ceiling
 
 Light to import: the generator and the retriever are given to a pipeline, not loaded by it.

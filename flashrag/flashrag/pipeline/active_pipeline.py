@@ -20,7 +20,7 @@ class ReSearchPipeline(EpisodePipeline):
 
     def __init__(self, config: Mapping[str, Any] | PipelineSettings, retriever: Any, generator: Any) -> None:
         super().__init__(config, retriever, generator)
-        self.prompt_ids("")  # an unusable template is refused here, not with each question
+        self.prompt_ids("")  # raises now, not at every question, if the template cannot be used
 
     def more_tools(self) -> tuple[Tool, ...]:
         if not self.settings.python_tool:

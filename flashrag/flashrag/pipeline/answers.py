@@ -1,4 +1,4 @@
-"""Where a text's answer stands, and where its sentences end: the same rules for every method."""
+"""Finds the answer and the sentences in a text, by the same rules for every method."""
 
 import re
 from typing import Any
@@ -8,29 +8,29 @@ from flashrag.pipeline.settings import PipelineSettings
 SHORT_ANSWER_TOKENS = 128
 
 _MARKER = re.compile(r"\b(?:final )?answer is:?\s*", re.IGNORECASE)
-# An initial ("J. R. R.") and a title ("Dr.") do not end a sentence; neither does the point in "3.5".
+# The period of an initial ("J. R. R."), a title ("Dr.") or a number ("3.5") does not end a sentence.
 _SENTENCE_END = re.compile(
     r"(?<!\b[A-Z])(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bvs)[.!?][\"')\]]*(?=\s|$)|\n"
 )
 
 
 def answer_stops(settings: PipelineSettings) -> tuple[str, ...]:
-    """A base model goes on after its answer, in a line of its own; an instruct model ends its turn."""
+    """Stop strings for an answer: a base model goes on in a new line after it, an instruct model ends its turn."""
     return () if settings.apply_chat else ("\n",)
 
 
 def answer_limits(settings: PipelineSettings) -> dict[str, Any]:
-    """What bounds a short answer: a base model that finds no end is stopped, an instruct model may think first."""
+    """Limits for a short answer: a base model may not stop by itself, an instruct model may think first."""
     return {} if settings.apply_chat else {"stop": answer_stops(settings), "max_tokens": SHORT_ANSWER_TOKENS}
 
 
 def short_answer(text: str) -> str:
-    """The whole of a reply that was asked for the answer alone."""
+    """The answer in a reply to a prompt that asked for the answer alone: the whole reply."""
     return text.strip()
 
 
 def marked_answer(text: str) -> str | None:
-    """What follows the last "answer is" of a chain of thought, to the end of its line; None where there is no marker.
+    """The text from the last "answer is" of a chain of thought to the end of its line; None if there is no marker.
 
     >>> marked_answer("Wu came first. So the answer is: King Wu.")
     'King Wu'
@@ -42,7 +42,7 @@ def marked_answer(text: str) -> str | None:
 
 
 def cued_answer(text: str) -> str:
-    """What was written right behind "the answer is:".
+    """The answer in a text that continues "the answer is:".
 
     >>> cued_answer(" J. R. R. Tolkien. He was a don.")
     'J. R. R. Tolkien'
@@ -51,7 +51,7 @@ def cued_answer(text: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The beginning of a text up to the end of its first sentence, white space before it kept.
+    """The beginning of a text up to the end of its first sentence, including the white space before it.
 
     >>> first_sentence(" J. R. R. Tolkien wrote it. He was a don.")
     ' J. R. R. Tolkien wrote it.'

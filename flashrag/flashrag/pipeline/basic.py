@@ -1,4 +1,4 @@
-"""What every pipeline shares: many questions at once, each scored; a failed one is recorded and stops no other."""
+"""The base of every pipeline: answers many questions at once and scores each; a failed one does not stop others."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -16,10 +16,10 @@ from flashrag.pipeline.trace import ScoredSearch, Trace, failed_trajectory
 
 
 class BasicPipeline(ABC):
-    """Answers questions, `concurrency` of them at a time. A subclass says how one is answered.
+    """Answers questions, `concurrency` of them at a time. A subclass defines how one question is answered.
 
     `retriever` is a `flashrag.client.RetrievalClient`, or a local retriever of `flashrag.utils.get_retriever`, which
-    then searches in a thread. None stands for a retriever, or a generator, that the method does not need.
+    then searches in a thread. `retriever` or `generator` may be None if the method does not need it.
     """
 
     needs_retriever: ClassVar[bool] = True
@@ -45,14 +45,14 @@ class BasicPipeline(ABC):
         self._retriever = retriever
 
     def prepare(self, questions: Sequence[Question]) -> None:  # noqa: B027 (most methods need nothing)
-        """Look at the whole set once, before the first answer: all its questions, not only those left to answer."""
+        """Read the whole set once before the first answer, including questions that are answered already."""
 
     @abstractmethod
     async def answer(self, question: Question) -> Trajectory:
-        """The trajectory of one question; any number of them at once, on one event loop.
+        """The trajectory of one question; any number of calls may run at once, on one event loop.
 
-        Raises `SearchError` or `GenerationError` when a server gives no answer, and `ReSearchError` for what else
-        makes a question unanswerable.
+        Raises `SearchError` or `GenerationError` if a server gives no answer, and `ReSearchError` if the question
+        cannot be answered for another reason.
         """
 
     def trace(self, question: Question) -> Trace:
@@ -60,22 +60,22 @@ class BasicPipeline(ABC):
         return Trace(question, self.settings, self.generator, self._retriever)
 
     async def run(self, questions: Sequence[Question]) -> list[Trajectory]:
-        """Answer a whole set: each question's trajectory, in their order."""
+        """Answer a whole set; returns the trajectories in the order of the questions."""
         self.prepare(questions)
         answered: dict[str, Trajectory] = {}
         await self.answer_all(questions, lambda trajectory: answered.setdefault(trajectory.question_id, trajectory))
         return [answered[question.id] for question in questions]
 
     async def answer_all(self, questions: Sequence[Question], on_answered: Callable[[Trajectory], object]) -> None:
-        """Answer questions of a set that was prepared; `on_answered` gets each trajectory as soon as it is there.
+        """Answer questions of a prepared set; `on_answered` gets each trajectory as soon as it exists.
 
-        A question that got no answer (an outage, a bug) has a trajectory with its error. What `on_answered` raises
-        ends the run.
+        The trajectory of a question that failed (an outage, a bug) holds the error. An exception of `on_answered` ends
+        the run.
         """
         queue = iter(questions)
 
         async def work() -> None:
-            for question in queue:  # all workers share the iterator: the next question goes to whoever is free
+            for question in queue:  # all workers share the iterator, so the next free one takes the next question
                 on_answered(await self._answered(question))
 
         try:
@@ -88,7 +88,7 @@ class BasicPipeline(ABC):
     async def _answered(self, question: Question) -> Trajectory:
         try:
             trajectory = await self.answer(question)
-        except Exception as error:  # the boundary between one question and the run: recorded with its reason
+        except Exception as error:  # a failed question is recorded with its reason, and the run goes on
             trajectory = failed_trajectory(question, Failure(type(error).__name__, str(error)))
         scores = score_answer(trajectory.answer, trajectory.gold_answers)
         return replace(trajectory, metrics=scores._asdict())

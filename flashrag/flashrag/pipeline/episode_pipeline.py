@@ -1,6 +1,6 @@
 """Methods that run one search episode per question: the model itself decides when to search.
 
-Training runs the same episode (flashrag.episode). Does not cover: what the dialects are (flashrag.episode.dialect).
+Training runs the same episode (flashrag.episode). Does not cover: the dialects (flashrag.episode.dialect).
 """
 
 from abc import abstractmethod
@@ -27,7 +27,7 @@ from flashrag.pipeline.trace import PromptTooLong, Trace
 
 
 class Finding(NamedTuple):
-    """What one search found, and what the model had written when it asked."""
+    """The passages that one search found, and the text that the model had written before it searched."""
 
     reasoning: str
     query: str
@@ -45,7 +45,7 @@ class EpisodePipeline(BasicPipeline):
         super().__init__(config, retriever, generator)
         if generator.tokenizer is None:
             raise UserError(
-                f"{type(self).__name__} splices results into token ids, which the chat route has not; "
+                f"{type(self).__name__} splices results into token ids, but the chat route returns no token ids; "
                 "use framework: sgl_remote with a server that has the completion route"
             )
         self.tools = self.more_tools()
@@ -54,14 +54,14 @@ class EpisodePipeline(BasicPipeline):
 
     @abstractmethod
     def prompt_ids(self, question: str) -> list[int]:
-        """What the episode starts from."""
+        """The ids of the prompt of an episode."""
 
     def more_tools(self) -> tuple[Tool, ...]:
-        """The tools beside search."""
+        """The tools besides search."""
         return ()
 
     async def read(self, finding: Finding, trace: Trace) -> ToolResult:  # noqa: ARG002 (for subclasses)
-        """What the model gets to see of a finding: the passages themselves, unless overridden."""
+        """The result that the model reads: the passages themselves, unless a subclass overrides this."""
         return ToolResult(finding.passages)
 
     async def answer(self, question: Question) -> Trajectory:

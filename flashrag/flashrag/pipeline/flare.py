@@ -1,9 +1,9 @@
-"""Look ahead one sentence, and search where the model is unsure of it (FLARE, the direct variant).
+"""Look ahead one sentence, and search if the model is unsure of it (FLARE, the direct variant).
 
-Source: Jiang et al., 2023, "Active Retrieval Augmented Generation", arXiv 2305.06983. A sentence is first written
-without passages. If every token of it is likely enough (`flare_threshold`), it stays. If not, it is the query, without
-its unlikely tokens (`flare_mask_threshold`; 0 keeps them all), and the sentence is written again from the passages.
-The defaults are the paper's; FlashRAG uses one threshold of 0.2 for both.
+Source: Jiang et al., 2023, "Active Retrieval Augmented Generation", arXiv 2305.06983. The model first writes a sentence
+without passages. If each of its tokens is likely enough (`flare_threshold`), the sentence stays. If not, the sentence
+without its unlikely tokens is the query (`flare_mask_threshold`; 0 keeps all tokens), and the model writes it again
+from the passages. The defaults are the paper's; FlashRAG uses one threshold of 0.2 for both.
 """
 
 import math
@@ -20,9 +20,9 @@ from flashrag.prompts import REASONING, REASONING_WITH_PASSAGES
 
 
 class FLAREPipeline(BasicPipeline):
-    """At most `max_iterations` sentences, each looked ahead by at most `flare_look_ahead_tokens`.
+    """Writes at most `max_iterations` sentences, and looks ahead at most `flare_look_ahead_tokens` for each.
 
-    The model server must return log-probabilities; `UserError` says so when it does not.
+    Raises `UserError` if the model server returns no log-probabilities.
     """
 
     async def answer(self, question: Question) -> Trajectory:
@@ -48,11 +48,11 @@ class FLAREPipeline(BasicPipeline):
 
 
 def _sentence_tokens(completion: Completion) -> list[ScoredToken]:
-    """The tokens of the first sentence, its end included."""
+    """The tokens of the first sentence, including its end."""
     if completion.tokens is None and completion.text:
         raise UserError(
             "flare needs the log-probabilities of the sampled tokens, and the model server returned none; use a server "
-            "that has them (vLLM and SGLang do), or another method"
+            "that returns them (vLLM and SGLang do), or another method"
         )
     left, chosen = len(first_sentence(completion.text)), []
     for token in completion.tokens or ():
@@ -73,5 +73,5 @@ def _masked(tokens: Sequence[ScoredToken], threshold: float) -> str:
 
 
 def _last(sentences: Sequence[str]) -> str:
-    """A chain without a marked answer: what it says last."""
+    """The last sentence that is not empty: the answer of a chain that marks none."""
     return next((sentence for sentence in reversed(sentences) if sentence), "")

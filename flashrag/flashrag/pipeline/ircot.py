@@ -1,8 +1,8 @@
 """Interleave a chain of thought with retrieval: each new sentence is the next query (IRCoT).
 
 Source: Trivedi et al., 2023, "Interleaving Retrieval with Chain-of-Thought Reasoning for Knowledge-Intensive
-Multi-Step Questions", arXiv 2212.10509. The answer is read from the chain, as FlashRAG does; the paper has a second
-model read the collected passages. Where the rounds run out, the model is asked for its answer at once.
+Multi-Step Questions", arXiv 2212.10509. The answer is read from the chain, as in FlashRAG; in the paper, a second model
+reads the collected passages. If no round gives an answer, a last prompt asks for it.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ MAX_PASSAGES = 15  # the paper's
 
 
 class IRCOTPipeline(BasicPipeline):
-    """At most `max_iterations` sentences; passages are collected without repeating any, the first ones first."""
+    """Writes at most `max_iterations` sentences; collects passages in the order of their discovery, each once."""
 
     async def answer(self, question: Question) -> Trajectory:
         trace, thoughts = self.trace(question), list[str]()

@@ -1,8 +1,8 @@
-"""Retrieve and answer in turns: each search asks with the question and the answer before (Iter-RetGen).
+"""Retrieve and answer in turns: each query is the question and the previous answer (Iter-RetGen).
 
 Source: Shao et al., 2023, "Enhancing Retrieval-Augmented Large Language Models with Iterative Retrieval-Generation
-Synergy", arXiv 2305.15294. As in FlashRAG's IterativePipeline, whose figures are the published ones, each turn answers
-by the default prompt; the paper's own turns write a chain of thought.
+Synergy", arXiv 2305.15294. Each turn answers by the default prompt, as in FlashRAG's IterativePipeline, which gave the
+published figures; the turns of the paper write a chain of thought.
 """
 
 from flashrag.dataset import Question
@@ -14,7 +14,7 @@ from flashrag.prompts import WITH_PASSAGES
 
 
 class IterativePipeline(BasicPipeline):
-    """`iter_num` turns; the passages of a turn replace those before."""
+    """Takes `iter_num` turns; the passages of each turn replace the previous ones."""
 
     async def answer(self, question: Question) -> Trajectory:
         trace, answer, finish_reason = self.trace(question), "", None

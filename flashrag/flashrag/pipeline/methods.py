@@ -19,7 +19,7 @@ from flashrag.pipeline.sequential import SequentialPipeline, ZeroShotPipeline
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """One method: `pipeline(config, retriever, generator)` makes it; None where it needs no such part."""
+    """One method. Call `pipeline(config, retriever, generator)` with None for a part that it does not need."""
 
     name: str
     pipeline: type[BasicPipeline]
@@ -39,7 +39,7 @@ _SPECS = (
     MethodSpec("research", ReSearchPipeline, "thinks and searches in turn, as trained here", "arXiv 2503.19470"),
     MethodSpec("naive", SequentialPipeline, "one search with the question, one answer", "arXiv 2005.11401"),
     MethodSpec("zero-shot", ZeroShotPipeline, "the model's own knowledge, no search", "arXiv 2405.13576"),
-    MethodSpec("flare", FLAREPipeline, "searches where the model is unsure of its next sentence", "arXiv 2305.06983"),
+    MethodSpec("flare", FLAREPipeline, "searches if the model is unsure of its next sentence", "arXiv 2305.06983"),
     MethodSpec("iterretgen", IterativePipeline, "searches again with each answer", "arXiv 2305.15294"),
     MethodSpec("ircot", IRCOTPipeline, "a search after each sentence of a chain of thought", "arXiv 2212.10509"),
     MethodSpec("self-ask", SelfAskPipeline, "follow-up questions, a search for each", "arXiv 2210.03350"),

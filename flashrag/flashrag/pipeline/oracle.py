@@ -1,7 +1,7 @@
-"""The ceiling of retrieval: the passages that the data set itself names as support, and one answer from them.
+"""The ceiling of retrieval: one answer from the passages that the data set itself names as support.
 
-Read from a question's metadata: passages with text in the shapes of HotpotQA (both), 2WikiMultihopQA and MuSiQue; where
-only titles are named, each is looked up by a search, and the first passage under that very title is taken.
+The passages come from a question's metadata, in the formats of HotpotQA (both), 2WikiMultihopQA and MuSiQue. If the
+metadata names only titles, a search for each title gives the first passage with exactly that title.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from flashrag.prompts import WITH_PASSAGES
 
 
 class NoSupport(ReSearchError):
-    """A question whose supporting passages are not known, or not in the corpus."""
+    """The supporting passages of a question are unknown, or not in the corpus."""
 
 
 class OraclePassagesPipeline(BasicPipeline):

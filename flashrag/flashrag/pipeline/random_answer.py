@@ -1,6 +1,6 @@
-"""The floor: a right answer to another question of the same set.
+"""The floor: a gold answer of another question of the same set.
 
-Chosen by the seed and the question's id alone, so that a continued run answers as an undisturbed one.
+The draw depends only on the seed and the question's id, so that a continued run gives the same answers.
 """
 
 import bisect
@@ -14,7 +14,7 @@ from flashrag.pipeline.basic import BasicPipeline
 
 
 class RandomPipeline(BasicPipeline):
-    """Draws from the gold answers of the other questions, each question's first one."""
+    """Draws one of the other questions, and answers with its first gold answer."""
 
     needs_retriever = needs_generator = False
     _ids: list[str] | None = None

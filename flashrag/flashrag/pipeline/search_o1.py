@@ -1,8 +1,8 @@
 r"""Agentic search by an instruct model that was never trained to search (Search-o1).
 
 Source: Li et al., 2025, "Search-o1: Agentic Search-Enhanced Large Reasoning Models", arXiv 2501.05366. The model writes
-a query between its special tags; what is found is first read by the same model in a request of its own
-(Reason-in-Documents), and only what it makes of the passages enters the chain. Passages stand in for web pages.
+a query between its tags. A separate request to the same model then reads the passages (Reason-in-Documents), and only
+its summary enters the chain. Here, passages take the place of the paper's web pages.
 """
 
 from flashrag.document import Document
@@ -12,11 +12,11 @@ from flashrag.pipeline.trace import Trace
 from flashrag.prompts import AGENT, FINAL_INFORMATION, REASON_IN_DOCUMENTS
 
 NOTHING_HELPFUL = "No helpful information found."
-MAX_REASONING_CHARS = 8000  # the end of a long chain says best what is looked for
+MAX_REASONING_CHARS = 8000  # counted from the end, which tells most about the current query
 
 
 class SearchO1Pipeline(EpisodePipeline):
-    """One episode in Search-o1's tags, every result read in documents before it is spliced in."""
+    """Runs one episode in Search-o1's tags; the model summarises each result before it is spliced in."""
 
     dialect = SEARCH_O1
 

@@ -1,8 +1,8 @@
-"""Search-R1's models, as their authors run them: their prompt, their tags, their stops.
+"""Runs Search-R1's models in the way of their authors: their prompt, their tags, their stops.
 
 Source: Jin et al., 2025, "Search-R1: Training LLMs to Reason and Leverage Search Engines with Reinforcement Learning",
-arXiv 2503.09516, and the project's inference script. Unlike its training loop, that script does not ask again after a
-turn with neither a search nor an answer; nor does this. Its models were trained with three passages a search.
+arXiv 2503.09516, and the project's inference script. Like that script, and unlike the project's training loop, this
+does not ask again after a turn without search and answer. The models were trained with three passages per search.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from flashrag.prompts import SEARCH_R1_PROMPT
 
 
 class SearchR1Pipeline(EpisodePipeline):
-    """One episode in Search-R1's tags; the answer is the whole answer block."""
+    """Runs one episode in Search-R1's tags; the answer is the whole answer block."""
 
     dialect = SEARCH_R1
 
@@ -26,8 +26,8 @@ class SearchR1Pipeline(EpisodePipeline):
         super().__init__(config, retriever, generator)
         if generator.tokenizer.chat_template and not self.settings.apply_chat:
             raise UserError(
-                "search-r1 trains even base models with their chat template, and this tokenizer has one; "
-                "use apply_chat: true"
+                "the models of search-r1, also base models, were trained with a chat template if they have one, "
+                "and this tokenizer has one; use apply_chat: true"
             )
 
     def prompt_ids(self, question: str) -> list[int]:

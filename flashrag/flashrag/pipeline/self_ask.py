@@ -1,8 +1,8 @@
-"""The model asks itself follow-up questions, and a search helps to answer each (Self-Ask).
+"""The model asks itself follow-up questions, and a search supports the answer to each (Self-Ask).
 
 Source: Press et al., 2023, "Measuring and Narrowing the Compositionality Gap in Language Models", arXiv 2210.03350.
-The paper puts a search engine's short answer behind "Intermediate answer:". A retriever gives passages: they stand
-before the question, as in FlashRAG's SelfAskPipeline, and the model writes the intermediate answer itself.
+The paper inserts a search engine's short answer after "Intermediate answer:". A retriever returns passages instead:
+they precede the question, as in FlashRAG's SelfAskPipeline, and the model writes the intermediate answer itself.
 """
 
 from flashrag.dataset import Question
@@ -17,7 +17,7 @@ ROUND_TOKENS = 256
 
 
 class SelfAskPipeline(BasicPipeline):
-    """At most `max_iterations` follow-up questions; each one's passages replace those before."""
+    """Asks at most `max_iterations` follow-up questions; the passages of each replace the previous ones."""
 
     async def answer(self, question: Question) -> Trajectory:
         trace, written, documents = self.trace(question), "", tuple[Document, ...]()

@@ -1,7 +1,7 @@
 """Retrieve once, then answer (naive RAG), or answer at once (zero-shot).
 
-Source: FlashRAG's SequentialPipeline (Jin et al., 2024, arXiv 2405.13576), whose default prompts are used; the method
-goes back to Lewis et al., 2020, arXiv 2005.11401. FlashRAG's `naive_run` is a pipeline of its own here.
+Source: FlashRAG's SequentialPipeline (Jin et al., 2024, arXiv 2405.13576) and its default prompts; the method goes
+back to Lewis et al., 2020, arXiv 2005.11401. FlashRAG's `naive_run` is ZeroShotPipeline here.
 """
 
 from flashrag.dataset import Question
@@ -13,7 +13,7 @@ from flashrag.prompts import WITH_PASSAGES, WITHOUT_PASSAGES
 
 
 class SequentialPipeline(BasicPipeline):
-    """One search with the question itself, one answer from what it finds."""
+    """Searches once, with the question itself, and answers from the passages."""
 
     async def answer(self, question: Question) -> Trajectory:
         trace = self.trace(question)
@@ -24,7 +24,7 @@ class SequentialPipeline(BasicPipeline):
 
 
 class ZeroShotPipeline(BasicPipeline):
-    """The model's own knowledge: what retrieval adds is measured against it."""
+    """Answers from the model's own knowledge: the baseline that shows the gain from retrieval."""
 
     needs_retriever = False
 

@@ -7,7 +7,7 @@ from flashrag.prompts import check_template_name
 
 
 class PipelineSettings(BaseModel):
-    """What a pipeline reads from a configuration. The budgets are those of the full training run."""
+    """The configuration of a pipeline. The budgets are those of the full training run."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -17,14 +17,14 @@ class PipelineSettings(BaseModel):
     generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
     max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")
     max_result_tokens: int = Field(2048, ge=1, description="tokens of one spliced result")
-    max_searches: int = Field(16, ge=0, description="calls of every tool")
+    max_searches: int = Field(16, ge=0, description="calls of all tools together")
     python_tool: bool = Field(False, description="research: whether the model can run code (flashrag/tools/python.py)")
     iter_num: int = Field(3, ge=1, description="turns of iterretgen")
     max_iterations: int = Field(8, ge=1, description="rounds of ircot, self-ask and flare")
     flare_threshold: float = Field(0.8, ge=0.0, le=1.0, description="a token less likely than this starts a search")
-    flare_mask_threshold: float = Field(0.4, ge=0.0, le=1.0, description="a token less likely is left out of the query")
-    flare_look_ahead_tokens: int = Field(64, ge=1, description="tokens that flare looks ahead for the next sentence")
-    seed: int = Field(2024, description="of what a method draws")
+    flare_mask_threshold: float = Field(0.4, ge=0.0, le=1.0, description="a token less likely is not in the query")
+    flare_look_ahead_tokens: int = Field(64, ge=1, description="how far flare looks ahead, in tokens")
+    seed: int = Field(2024, description="seed of a method's random draws")
     concurrency: int = Field(64, ge=1, description="questions in flight at once")
 
     @field_validator("prompt_template_name")

@@ -1,4 +1,4 @@
-"""The trace of one question while it is answered: every request goes through it, and becomes part of the trajectory."""
+"""The trace of one question: every request for it goes through the trace, which records it for the trajectory."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ from flashrag.metrics import supporting_documents
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.prompts import Prompt
 
-# Tokens that passages leave free for the text after them: enough for a sentence or a short answer.
+# Tokens that passages must leave free for the response: enough for a sentence or a short answer.
 _ROOM_TOKENS = 256
 _PASSAGES = frozenset({"context", "paragraphs"})
 
 
 class PromptTooLong(ReSearchError):
-    """A prompt that leaves no room for a response in `generator_max_input_len`."""
+    """A prompt leaves no room for a response in `generator_max_input_len`."""
 
 
 class ScoredSearch(Protocol):
@@ -59,7 +59,7 @@ class Trace:
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str] = (), max_tokens: int | None = None, log_probs: bool = False
     ) -> Completion:
-        """The text that continues a prompt; passages that do not fit are dropped, the last ones first."""
+        """The text that continues a prompt; passages that do not fit are dropped, from the last on."""
         wanted = min(max_tokens or self._settings.max_response_tokens, self._settings.max_response_tokens)
         ids: list[int] = []
         if self._generator.tokenizer is None:
@@ -81,14 +81,14 @@ class Trace:
         return passages
 
     async def find(self, query: str) -> tuple[Passage, ...]:
-        """The passages for a query, counted but not recorded (an episode records its calls). Raises `SearchError`."""
+        """`search` without recording the call, because an episode records its own. Raises `SearchError`."""
         assert self._retriever is not None, "a pipeline that searches has a retriever"
         self._searches += 1
         hits = await self._retriever.search_scored(query, self._settings.retrieval_topk)
         return tuple(map(Passage.of, hits))
 
     def give(self, passages: tuple[Passage, ...], query: str = "", latency_s: float = 0.0) -> None:
-        """Record passages that the model is given; without a query nobody searched for them."""
+        """Record passages that the model is given; `query` is empty if no search found them."""
         self._calls.append(ToolCall(query, passages, latency_s))
         self._segments.append(Segment(Source.RESULT, "", call=len(self._calls) - 1))
 
@@ -99,12 +99,12 @@ class Trace:
         self._completion_tokens += completion_tokens
 
     def of_text(self, answer: str, end_reason: str) -> Trajectory:
-        """The trajectory of a method that works on text."""
+        """The trajectory of a question, by a method that works on text."""
         recorded = {"segments": tuple(self._segments), "calls": tuple(self._calls), "usage": self._usage()}
         return Trajectory(answer=answer, end_reason=end_reason, **asked(self._question), **recorded)
 
     def of_episode(self, episode: Episode) -> Trajectory:
-        """The trajectory of a method that runs an episode."""
+        """The trajectory of a question, by a method that runs an episode."""
         spliced = sum(len(s.token_ids) for s in episode.segments if s.source is Source.RESULT)
         return Trajectory.of_episode(episode, usage=self._usage(spliced), **asked(self._question))
 
@@ -119,7 +119,7 @@ class Trace:
         )
 
     def _fitted_ids(self, prompt: Prompt, wanted_tokens: int) -> list[int]:
-        """The ids of the prompt with as many passages as leave room for a short answer."""
+        """The ids of the prompt, with as many of the first passages as still leave room for a short answer."""
         tokenizer, limit = self._generator.tokenizer, self._settings.generator_max_input_len
         reserve = min(wanted_tokens, _ROOM_TOKENS, limit // 4)
         specials = tuple(tokenizer.all_special_tokens)
@@ -146,17 +146,17 @@ def asked(question: Question) -> dict[str, Any]:
 
 
 def failed_trajectory(question: Question, failure: Failure, attempt: int = 1) -> Trajectory:
-    """The trajectory of a question that got no answer."""
+    """The trajectory of a question that failed."""
     return Trajectory(end_reason=FAILED, error=failure, attempt=attempt, **asked(question))
 
 
 def end_reason_of(finish_reason: str | None) -> EndReason:
-    """The end of a request for text, in the words of an episode."""
+    """The end reason of an episode that matches the finish reason of a completion."""
     return EndReason.LENGTH if finish_reason == "length" else EndReason.EOS
 
 
 def _without_passages(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata without the data set's own passages, which are longer than an answer; their titles stay."""
+    """The metadata without the data set's own passages, which would bloat a trajectory; their titles stay."""
     kept = {key: value for key, value in metadata.items() if key not in _PASSAGES}
     support = supporting_documents(metadata)
     if support is not None and support[0] == "title":

@@ -1,4 +1,4 @@
-"""The report command over runs on disk: what it reads, writes and refuses."""
+"""The report command over runs on disk: its input, its output and its refusals."""
 
 import asyncio
 import json
@@ -93,7 +93,7 @@ def test_a_retried_question_counts_with_its_last_line(tmp_path, capsys):
 def test_failed_questions_are_told(tmp_path, capsys):
     run = write_evaluation(tmp_path / "run", [item(0), item(1, right=False, error=GONE)])
     assert main([str(run), "--out", str(tmp_path / "out")]) == 0
-    assert "1 questions failed; they count as wrong" in capsys.readouterr().out
+    assert "1 questions failed and count as wrong" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From a checkpoint to a run: what is refused at once, and which folder is served. The whole way: test_run_eval.py."""
+"""--auto_serve: its refusals, and the folder that it serves. test_run_eval.py covers a whole run."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def arguments(data_dir: Path, save_dir: Path, *more: str) -> list[str]:
     return [*command, "--generator_max_input_len", "1024", "--max_response_tokens", "64", *more]
 
 
-def test_the_keys_that_it_sets_are_not_given_too(data_dir, tmp_path):
+def test_keys_that_it_sets_cannot_be_given_as_flags(data_dir, tmp_path):
     command_line = parse_command_line(
         arguments(data_dir, tmp_path, "--auto_serve", str(BASE_MODEL), "--sgl_remote_url", "http://127.0.0.1:80")
     )
@@ -29,7 +29,7 @@ def test_the_keys_that_it_sets_are_not_given_too(data_dir, tmp_path):
         check_auto_serve(command_line)
 
 
-def test_what_is_no_checkpoint_is_refused_before_anything_starts(data_dir, tmp_path, capsys):
+def test_a_path_without_a_checkpoint_is_refused_before_anything_starts(data_dir, tmp_path, capsys):
     assert main(arguments(data_dir, tmp_path, "--auto_serve", str(tmp_path))) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
 

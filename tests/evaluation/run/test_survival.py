@@ -1,4 +1,4 @@
-"""Runs among servers that fail and hands that kill: after --resume they equal an undisturbed run, item by item."""
+"""Runs whose servers fail or whose process is killed: after --resume they equal an undisturbed run, item by item."""
 
 import asyncio
 import json
@@ -207,7 +207,7 @@ def test_a_server_that_drops_stalls_and_garbles_changes_nothing(
     assert items_of(tmp_path, "faulty") == undisturbed
 
 
-def test_what_failed_is_recorded_counted_and_asked_again_by_resume(
+def test_a_failed_question_is_recorded_counted_and_asked_again_by_resume(
     command: Callable[..., list[str]],
     model: ScriptedModel,
     undisturbed: list[dict[str, Any]],
@@ -350,7 +350,7 @@ def test_two_processes_do_not_work_on_one_run(
     assert main(command("run", test_sample_num=1)) == 0
     with locked(folder_of(tmp_path, "run")):
         assert main(command("run", test_sample_num=1)) == 2
-    assert "another process is at work on this run" in capsys.readouterr().err
+    assert "another process is working on this run" in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_left_alone(
@@ -375,7 +375,7 @@ def test_stopped_then_killed_the_same_command_goes_on_to_the_same_end(
 
     stopped = run_until(arguments, items, 5, signal.SIGINT)
     assert stopped.returncode == 130, stopped.stderr
-    assert "the same command again continues the run" in stopped.stderr
+    assert "repeat the command to continue the run" in stopped.stderr
     partial = summary_of(tmp_path, "killed")
     assert 0 < partial["n_missing"] <= N_QUESTIONS - 5
     assert partial["n"] == partial["metrics"]["em"]["n"] == N_QUESTIONS
@@ -397,7 +397,7 @@ def test_stopped_then_killed_the_same_command_goes_on_to_the_same_end(
 
 
 def run_until(arguments: list[str], items: Path, lines: int, number: int) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process until it has written so many lines, then send it the signal."""
+    """Run the command as a process until it has written the given number of lines, then send it the signal."""
     program = [sys.executable, "evaluation/run_eval.py", *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The judge against a chat server whose verdicts are known: what is asked, kept, paid for, and not given up on."""
+"""The judge against a chat server with known verdicts: its requests, saved replies, and repeated attempts."""
 
 import asyncio
 import json
@@ -86,7 +86,7 @@ def test_verdicts_are_asked_once_and_kept(judge_of: Callable[..., Judge], script
     assert judge_of("another").known_verdict(cases[0]) is None  # another judge has its own opinion
 
 
-def test_what_the_judge_does_not_say_is_no_verdict(judge_of: Callable[..., Judge]):
+def test_a_reply_without_a_verdict_is_a_failure(judge_of: Callable[..., Judge]):
     failures, done = ask(judge_of(), [case("Wu", "Why?"), case("Wu")])
     assert done == 2
     assert "replied 'I cannot say.'; expected correct or incorrect" in str(failures["Wu"])

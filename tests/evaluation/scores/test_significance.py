@@ -1,4 +1,4 @@
-"""Intervals and p-values against what can be worked out by hand, or is known of the distribution."""
+"""Intervals and p-values against values worked out by hand or known from the distribution."""
 
 import math
 import random
@@ -27,7 +27,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     assert 88 <= hits <= 100  # 95 expected; under 88 or over 100 has a probability below 0.01
 
 
-def test_what_leaves_nothing_to_resample():
+def test_too_few_values_to_resample_give_no_bounds():
     assert bootstrap_mean([0.5]) == (0.5, None, None, 1)
     assert bootstrap_mean([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0, 3)
 

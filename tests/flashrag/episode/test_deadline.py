@@ -71,7 +71,7 @@ async def test_a_clock_that_stands_still_brings_no_deadline():
 
 
 @pytest.mark.asyncio
-async def test_what_finishes_although_cancelled_counts():
+async def test_work_that_finishes_although_cancelled_counts():
     async def stubborn() -> str:
         try:
             await asyncio.sleep(60)
@@ -83,7 +83,7 @@ async def test_what_finishes_although_cancelled_counts():
 
 
 @pytest.mark.asyncio
-async def test_cancelling_the_waiting_one_cancels_the_work():
+async def test_cancelling_the_waiting_task_cancels_the_work():
     work = Work(60)
     waiting = asyncio.create_task(within(work(), time.monotonic() + 60, time.monotonic))
     await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""One episode in every dialect: how a result looks, that nothing in it acts, and when the engine hands over."""
+"""One episode in every dialect: the format of a result, no live tag in it, and the stops of the engine."""
 
 from typing import Any
 
@@ -35,11 +35,11 @@ DOCUMENTS = [Document("1", '"Zhou"\nA dynasty.'), Document("2", '"Wu"\nA king.')
     ],
     ids=DIALECTS,
 )
-def test_a_result_looks_as_its_models_know_it(dialect: Dialect, text: str):
+def test_a_result_has_the_format_of_its_dialect(dialect: Dialect, text: str):
     assert dialect.render_result(dialect.render_passages(DOCUMENTS)) == text
 
 
-def test_the_engine_hands_over_at_a_search_and_where_told_at_an_answer():
+def test_the_engine_stops_at_a_search_and_in_some_dialects_at_an_answer():
     assert [dialect.stops for dialect in DIALECTS.values()] == [
         ("</search>",),
         ("</search>", "</answer>"),
@@ -47,7 +47,7 @@ def test_the_engine_hands_over_at_a_search_and_where_told_at_an_answer():
     ]
 
 
-def test_a_dialect_with_another_tool_hands_over_at_its_tag_too():
+def test_a_dialect_with_another_tool_stops_at_its_tag_too():
     dialect = RESEARCH.with_calls(PYTHON)
     assert dialect.stops == ("</search>", "</python>")
     assert neutralize("<python></python>", dialect=dialect) == "< python>< /python>"

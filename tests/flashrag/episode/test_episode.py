@@ -348,7 +348,7 @@ PASSAGES = st.lists(
 async def test_no_passage_and_no_budget_breaks_an_episode(
     codec: EpisodeCodec, ids: Any, passages: list[str], budget: int
 ):
-    """run_episode checks its invariants itself: what is asserted here is what it cannot see, the mask's meaning."""
+    """run_episode checks its own invariants; this test asserts the meaning of the mask, which those cannot check."""
     sampled = [ids(THINK_AND_SEARCH), ids("<search> b </search>\n\n"), [*ids(ANSWER), EOS]]
     index = Index(*(Document(str(number), passage) for number, passage in enumerate(passages)))
     engine = Engine(*sampled)

@@ -1,4 +1,4 @@
-"""Searches and episodes that take too long: what ends them, and that they stay token-exact."""
+"""Searches and episodes that take too long: how they end, and that they stay token-exact."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def codec(tokenizer: Any) -> EpisodeCodec:
 async def run(
     codec: EpisodeCodec, limits: Limits, decode_s: list[float], search_s: float = 0.0, clock: Callable | None = None
 ) -> Episode:
-    """An episode that searches in every turn; a turn takes what `decode_s` says, a search `search_s`."""
+    """An episode that searches in every turn; a turn takes `decode_s`, a search `search_s`."""
     turns = iter(decode_s)
 
     async def generate(token_ids: list[int], max_tokens: int) -> Generation:  # noqa: ARG001
@@ -62,7 +62,7 @@ async def test_an_episode_past_its_deadline_ends_while_it_decodes(codec: Episode
     limits = Limits(2000, 500, 4, episode_timeout_s=0.3)
     episode = await run(codec, limits, [0.0, NEVER_S])
     assert episode.end_reason is EndReason.DEADLINE
-    # What the second turn decoded is not known, so nothing of it stays.
+    # The tokens of the second turn are unknown, so none of them stays.
     assert [segment.source for segment in episode.segments] == ["model", "result"]
     assert episode.calls[0].error is None
     assert episode.format_fault is FormatFault.NOT_ENDED

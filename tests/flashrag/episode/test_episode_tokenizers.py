@@ -147,7 +147,7 @@ def test_a_spliced_text_comes_back_from_its_ids(tokenizers: dict[str, Any], kind
 
 
 def test_each_kind_has_its_boundaries(tokenizers: dict[str, Any]):
-    """That the streams above reach what they are for: a stop inside a token, two tags in one, a tag over several."""
+    """The streams above cover a stop string inside a token, two tags in one token, and a tag over several tokens."""
     tokens = {kind: tokenizer.convert_ids_to_tokens(range(len(tokenizer))) for kind, tokenizer in tokenizers.items()}
     assert "</search></search>" in tokens["word-level"]
     assert any(token.startswith(">Ċ") for token in tokens["byte-level"])

@@ -117,7 +117,7 @@ async def test_without_the_tool_its_tags_are_text(tokenizer: Any):
 
 @pytest.mark.asyncio
 async def test_a_call_that_is_not_answered_is_a_fault(codec: EpisodeCodec):
-    episode = await run(codec, CODE + ANSWER)  # the sequence ended: what was called in it is not answered
+    episode = await run(codec, CODE + ANSWER)  # the sequence ended, so its call is not answered
     assert episode.end_reason is EndReason.EOS
     assert episode.format_fault is FormatFault.SEARCH_WITHOUT_RESULT
 

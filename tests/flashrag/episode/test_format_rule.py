@@ -1,4 +1,4 @@
-"""The protocol on texts written by hand: what is an answer, which responses are valid."""
+"""The protocol on texts written by hand: finding the answer, and judging the format."""
 
 import pytest
 from hypothesis import given

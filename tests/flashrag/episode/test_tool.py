@@ -1,4 +1,4 @@
-"""Calls on texts written by hand: which tool is called, with what, and what is told of a call that cannot be made."""
+"""Calls on texts written by hand: the called tool, its argument, and the message for a call that cannot be made."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ OTHER = Tool("python", "code", PYTHON, str.upper, nothing, max_chars=5, limit_re
         ("<python> a </python> <search> b </search>", "b"),  # a tool that cannot be called is text
     ],
 )
-def test_the_argument_is_what_stands_between_the_tags(text: str, query: str):
+def test_the_argument_is_the_text_between_the_tags(text: str, query: str):
     assert find_call(text, [SEARCH]) == Call(SEARCH, query, None)
 
 
@@ -71,15 +71,15 @@ def test_of_several_tools_the_first_closed_is_called(text: str, name: str, argum
         assert (call.tool.name, call.argument, call.fault) == (name, argument, None)
 
 
-def test_what_is_told_names_the_tool_and_its_tags():
+def test_the_message_for_a_fault_names_the_tool_and_its_tags():
     search_o1 = search_tool(SEARCH_O1, nothing)
     call = find_call("<search> no </search> <|begin_search_query|> first king <|end_search_query|>", [search_o1])
     assert call == Call(search_o1, "first king", None)
-    assert CallFault.UNOPENED.told_about(search_o1) == (
+    assert CallFault.UNOPENED.message_for(search_o1) == (
         "The search was closed without being opened. Write <|begin_search_query|> query <|end_search_query|>."
     )
-    assert CallFault.EMPTY.told_about(OTHER) == "The python code was empty."
-    assert CallFault.TOO_LONG.told_about(OTHER) == "The python code was longer than 5 characters."
+    assert CallFault.EMPTY.message_for(OTHER) == "The python code was empty."
+    assert CallFault.TOO_LONG.message_for(OTHER) == "The python code was longer than 5 characters."
 
 
 def test_a_ranked_result_has_a_score_for_each_document():

@@ -26,7 +26,7 @@ ZHOU = Document("2", '"Zhou dynasty"\nThe Zhou dynasty followed the Shang.')
 
 
 class Asked(NamedTuple):
-    """What one request asked for."""
+    """One request to the server."""
 
     prompt: str
     stop: list[str] | None

@@ -139,7 +139,7 @@ def test_what_cannot_run_is_refused_when_the_pipeline_is_made(model: Model):
     with pytest.raises(UserError, match="ReSearchPipeline needs a retriever"):
         ReSearchPipeline(Config(), None, model)
     model.tokenizer = None
-    with pytest.raises(UserError, match="which the chat route has not"):
+    with pytest.raises(UserError, match="the chat route returns no token ids"):
         ReSearchPipeline(Config(), Index(), model)
 
 

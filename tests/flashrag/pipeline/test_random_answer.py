@@ -18,7 +18,7 @@ async def test_an_answer_is_another_questions_and_does_not_depend_on_the_order()
     drawn = [(await forth.answer(question)).answer for question in QUESTIONS]
     assert [(await back.answer(question)).answer for question in QUESTIONS[::-1]] == drawn[::-1]
     assert set(drawn) <= {f"answer {number}" for number in range(20)}
-    assert all(prediction != question.golden_answers[0] for prediction, question in zip(drawn, QUESTIONS, strict=True))
+    assert all(answer != question.golden_answers[0] for answer, question in zip(drawn, QUESTIONS, strict=True))
     assert len(set(drawn)) > 5
     other = RandomPipeline(Config(config_dict={"seed": 7}))
     other.prepare(QUESTIONS)

@@ -1,4 +1,4 @@
-"""Search-o1: its tags and instructions, and what is spliced in is what the model itself made of the passages."""
+"""Search-o1: its tags and instructions, and the splice of the model's own summary of the passages."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every method shares on its way to the servers: fitting passages, the chat route, errors, no mixing."""
+"""Requests of every method: fitting passages, the chat route, errors, and questions that do not mix."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ async def test_passages_that_leave_no_room_are_dropped_last_ones_first(make, ser
     fitted = server.asked[1]
     assert fitted.prompt.count("Doc ") == 4
     assert "T4" not in fitted.prompt
-    assert len(list(steps(trajectory))[1].passages) == 5  # what was found is still told
+    assert len(list(steps(trajectory))[1].passages) == 5  # the trajectory keeps every passage that was found
 
 
 @pytest.mark.asyncio
