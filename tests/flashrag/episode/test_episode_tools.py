@@ -128,5 +128,5 @@ def test_the_dialect_and_the_tools_must_agree(tokenizer: Any):
     async def generate(token_ids: list[int], max_tokens: int) -> Generation:
         raise NotImplementedError
 
-    with pytest.raises(AssertionError, match="a dialect and the tools"):
+    with pytest.raises(AssertionError, match="the tools must match the dialect"):
         asyncio.run(run_episode([1], generate, find, EpisodeCodec(tokenizer, [0]), LIMITS, tools=[code_tool(echo)]))

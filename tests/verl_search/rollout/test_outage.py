@@ -60,13 +60,17 @@ def run_with_client(port: int, max_outage_s: float, work: Callable[[RetrievalCli
 
 
 def test_searches_wait_for_the_server_and_go_on(unused_tcp_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    printed: list[str] = []
+
     async def work(client: RetrievalClient, outage: Outage) -> None:
         clocks = [EpisodeClock() for _ in range(20)]
         searches = [
             asyncio.create_task(outage.wait_out(lambda i=i: client.search(f"q{i}"), clock))
             for i, clock in enumerate(clocks)
         ]
-        await asyncio.sleep(1.0)
+        while "20 searches wait" not in "".join(printed):
+            await asyncio.sleep(0.05)
+            printed.append(capsys.readouterr().out)
         assert not any(search.done() for search in searches)
         before = [clock() for clock in clocks]
         await asyncio.sleep(0.2)
@@ -74,17 +78,16 @@ def test_searches_wait_for_the_server_and_go_on(unused_tcp_port: int, capsys: py
         async with served(unused_tcp_port):
             found = await asyncio.gather(*searches)
         assert found == [[Document("1", f"about q{i}")] for i in range(20)]
-        # What the outage took, 1.2 s at least, is not on the episodes' clocks; the real search is.
-        assert all(time.monotonic() - clock() > 1.2 for clock in clocks)
+        # The 0.2 s of the outage, at least, are not on the clocks of the episodes; those of the real search are.
+        assert all(time.monotonic() - clock() > 0.2 for clock in clocks)
         first = clocks[0]()
         await asyncio.sleep(0.05)
         assert clocks[0]() - first >= 0.05  # they run again
 
     run_with_client(unused_tcp_port, 60.0, work)
-    lines = capsys.readouterr().out.splitlines()
+    lines = ("".join(printed) + capsys.readouterr().out).splitlines()
     assert all(line.startswith(NOTICE) for line in lines)
     assert "no retrieval server answers" in lines[0]
-    assert "20 searches wait" in lines[1]
     assert "is healthy again: 20 searches continue" in lines[-1]
     assert len(lines) < 10  # one watch for all of them, and it backs off
 
