@@ -130,6 +130,10 @@ class Episode:
         values = (segment.log_probs or (0.0,) * len(segment.token_ids) for segment in self.segments)
         return [*chain.from_iterable(values)]
 
+    def count_tokens(self, source: Source) -> int:
+        """The number of response tokens that the model sampled, or that results spliced in."""
+        return sum(len(segment.token_ids) for segment in self.segments if segment.source is source)
+
     @property
     def sampled_texts(self) -> list[str]:
         return [segment.text for segment in self.segments if segment.source is Source.MODEL]

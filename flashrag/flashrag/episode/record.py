@@ -154,16 +154,14 @@ def _in_short(segment: Segment) -> Segment:
 def episode_usage(episode: Episode) -> Usage:
     """The cost of an episode; its latency is the time that the engine and the calls took."""
     prompt_tokens, before = 0, len(episode.prompt_ids)
-    sampled = spliced = requests = 0
+    requests = 0
     for segment in episode.segments:
-        tokens = len(segment.token_ids)
         if segment.source is Source.MODEL:
-            prompt_tokens, sampled, requests = prompt_tokens + before, sampled + tokens, requests + 1
-        else:
-            spliced += tokens
-        before += tokens
+            prompt_tokens, requests = prompt_tokens + before, requests + 1
+        before += len(segment.token_ids)
     searches = sum(call.tool == "search" and call.error is None for call in episode.calls)
     latency_s = episode.generate_s + sum(call.latency_s for call in episode.calls)
+    sampled, spliced = episode.count_tokens(Source.MODEL), episode.count_tokens(Source.RESULT)
     return Usage(prompt_tokens, sampled, spliced, requests, searches, latency_s)
 
 

@@ -105,8 +105,8 @@ class Trace:
 
     def of_episode(self, episode: Episode) -> Trajectory:
         """The trajectory of a question, by a method that runs an episode."""
-        spliced = sum(len(s.token_ids) for s in episode.segments if s.source is Source.RESULT)
-        return Trajectory.of_episode(episode, usage=self._usage(spliced), **asked(self._question))
+        usage = self._usage(episode.count_tokens(Source.RESULT))
+        return Trajectory.of_episode(episode, usage=usage, **asked(self._question))
 
     def _usage(self, result_tokens: int = 0) -> Usage:
         return Usage(

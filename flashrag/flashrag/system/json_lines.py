@@ -183,8 +183,11 @@ class KeyedLog(Generic[T]):
 
     def rewrite(self, records: Iterable[T]) -> None:
         """Replace everything in the file by these records; a failure changes nothing."""
+        places: dict[str, tuple[int, int]] = {}
+        end = 0
         with staged(self.path) as unfinished, unfinished.open("wb") as file:
-            file.writelines(self._encode(record) + b"\n" for record in records)
-        self._places.clear()
-        self._end = 0
-        self._read_places()
+            for record in records:
+                length = file.write(self._encode(record) + b"\n")
+                places[self._key(record)] = (end, length)
+                end += length
+        self._places, self._end = places, end

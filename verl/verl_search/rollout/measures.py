@@ -29,8 +29,8 @@ def rollout_measures(episode: Episode, reward: Reward) -> dict[str, float]:
         "searches": float(len(searches)),
         "tool_calls": float(len(episode.calls)),
         "search_failed": float(episode.end_reason is EndReason.SEARCH_FAILED),
-        "sampled_tokens": float(count_tokens(episode, Source.MODEL)),
-        "spliced_tokens": float(count_tokens(episode, Source.RESULT)),
+        "sampled_tokens": float(episode.count_tokens(Source.MODEL)),
+        "spliced_tokens": float(episode.count_tokens(Source.RESULT)),
         "search_s": sum(search.latency_s for search in searches),
         "generate_s": episode.generate_s,
         "think_repeat_rate": repeat_rate(think_words(episode.sampled_texts)),
@@ -47,11 +47,6 @@ def training_measures(episode: Episode, reward: Reward) -> dict[str, Any]:
         "log_prob_sum": log_prob_sum,
         "generate_spans": episode.generate_spans,
     }
-
-
-def count_tokens(episode: Episode, source: Source) -> int:
-    """The number of response tokens from one source: sampled by the model, or spliced in by a result."""
-    return sum(len(segment.token_ids) for segment in episode.segments if segment.source is source)
 
 
 def think_words(sampled_texts: Sequence[str]) -> list[str]:
