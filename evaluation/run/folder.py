@@ -2,7 +2,7 @@
 
 config.yaml             every key with its value; a continuation must have the same values
 environment.json        versions, git revision, machine, served model, start and end of each session
-prompts/                a copy of the source of flashrag.prompts: the texts around the questions
+prompts/                a copy of flashrag.prompts: the texts around the questions, and the source that fills them in
 items.jsonl             one trajectory per question, written when it is answered; scored and sorted at the end
 judge.jsonl             the replies of the judge
 summary.json            the scores

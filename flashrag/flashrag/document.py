@@ -5,8 +5,13 @@ A passage need not follow this convention: its first line counts as its title in
 Does not cover: reading a corpus (corpus.py).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
+
+# Formats of a passage, for `render_passages`: exactly as in the corpus; and FlashRAG's and Search-R1's.
+WHOLE = "{document.contents}"
+NUMBERED = "Doc {number}(Title: {document.heading}) {document.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +27,14 @@ class Document:
     contents: str
 
     @property
+    def heading(self) -> str:
+        """The first line, exactly as in the corpus."""
+        return self.contents.partition("\n")[0]
+
+    @property
     def title(self) -> str:
         """The first line, without a pair of quotes around it (a single quote stays)."""
-        line = self.contents.partition("\n")[0]
+        line = self.heading
         return line[1:-1] if len(line) >= 2 and line[0] == line[-1] == '"' else line
 
     @property
@@ -51,16 +61,10 @@ class Passage(Document):
         return cls(hit.document.id, hit.document.contents, hit.score)
 
 
-def numbered(number: int, document: Document) -> str:
-    r"""A passage in the format of FlashRAG and Search-R1; the title is the first line exactly as in the corpus.
+def render_passages(documents: Iterable[Document], form: str, separator: str) -> str:
+    r"""Passages for a model: `form` with the {number} of each, from 1, and its {document}.
 
-    >>> numbered(2, Document("7", '"Zhou dynasty"\nIt lasted longest.'))
-    'Doc 2(Title: "Zhou dynasty") It lasted longest.'
+    >>> render_passages([Document("7", '"Zhou dynasty"\nIt lasted longest.')], NUMBERED, "\n")
+    'Doc 1(Title: "Zhou dynasty") It lasted longest.'
     """
-    title, _, text = document.contents.partition("\n")
-    return f"Doc {number}(Title: {title}) {text}"
-
-
-def whole(_: int, document: Document) -> str:
-    """A passage exactly as in the corpus."""
-    return document.contents
+    return separator.join(form.format(number=number, document=document) for number, document in enumerate(documents, 1))

@@ -6,12 +6,12 @@ description; Search-R1 (Jin et al., 2025, arXiv 2503.09516); Search-o1 (Li et al
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple, Self
 
-from flashrag.document import Document, numbered, whole
+from flashrag.document import NUMBERED, WHOLE, Document, render_passages
 
 
 class Tag(NamedTuple):
@@ -37,7 +37,7 @@ class Dialect:
     lead: str
     margin: str
     tail: str
-    passage: Callable[[int, Document], str]
+    passage: str
     separator: str
     boxed: bool
     stops_at_answer: bool = False
@@ -87,7 +87,7 @@ class Dialect:
         return f"{self.lead}{self.result.open}{self.margin}{body}"
 
     def render_passages(self, documents: Sequence[Document]) -> str:
-        return self.separator.join(self.passage(number, document) for number, document in enumerate(documents, start=1))
+        return render_passages(documents, self.passage, self.separator)
 
 
 @lru_cache
@@ -109,7 +109,7 @@ RESEARCH = Dialect(
     lead=" ",
     margin="\n",
     tail="",
-    passage=whole,
+    passage=WHOLE,
     separator="\n\n",
     boxed=True,
 )
@@ -122,7 +122,7 @@ SEARCH_R1 = Dialect(
     lead="\n\n",
     margin="",
     tail="\n\n",
-    passage=numbered,
+    passage=NUMBERED,
     separator="\n",
     boxed=False,
     stops_at_answer=True,
@@ -136,7 +136,7 @@ SEARCH_O1 = Dialect(
     lead="\n\n",
     margin="",
     tail="\n\n",
-    passage=whole,
+    passage=WHOLE,
     separator="\n\n",
     boxed=True,
 )

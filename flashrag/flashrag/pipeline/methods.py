@@ -4,17 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from flashrag.pipeline.active_pipeline import ReSearchPipeline
+from flashrag.pipeline.active_pipeline import ReSearchPipeline, SearchO1Pipeline, SearchR1Pipeline
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.flare import FLAREPipeline
-from flashrag.pipeline.ircot import IRCOTPipeline
-from flashrag.pipeline.iterative import IterativePipeline
-from flashrag.pipeline.oracle import OraclePassagesPipeline
-from flashrag.pipeline.random_answer import RandomPipeline
-from flashrag.pipeline.search_o1 import SearchO1Pipeline
-from flashrag.pipeline.search_r1 import SearchR1Pipeline
-from flashrag.pipeline.self_ask import SelfAskPipeline
-from flashrag.pipeline.sequential import SequentialPipeline, ZeroShotPipeline
+from flashrag.pipeline.bounds import OraclePassagesPipeline, RandomPipeline
+from flashrag.pipeline.chain_of_thought import FLAREPipeline, IRCOTPipeline, SelfAskPipeline
+from flashrag.pipeline.sequential import IterativePipeline, SequentialPipeline, ZeroShotPipeline
 
 
 @dataclass(frozen=True, slots=True)

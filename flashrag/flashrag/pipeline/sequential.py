@@ -1,15 +1,17 @@
-"""Retrieve once, then answer (naive RAG), or answer at once (zero-shot).
+"""Retrieve first, then answer (naive RAG, Iter-RetGen), or answer at once (zero-shot).
 
-Source: FlashRAG's SequentialPipeline (Jin et al., 2024, arXiv 2405.13576) and its default prompts; the method goes
-back to Lewis et al., 2020, arXiv 2005.11401. FlashRAG's `naive_run` is ZeroShotPipeline here.
+Sources: FlashRAG's SequentialPipeline (Jin et al., 2024, arXiv 2405.13576) and its default prompts, which gave the
+published figures; naive RAG goes back to Lewis et al., 2020, arXiv 2005.11401, and FlashRAG's `naive_run` is
+ZeroShotPipeline here. Shao et al., 2023, "Enhancing Retrieval-Augmented Large Language Models with Iterative
+Retrieval-Generation Synergy", arXiv 2305.15294.
 """
 
 from flashrag.dataset import Question
-from flashrag.episode import Trajectory
-from flashrag.pipeline.answers import answer_limits, short_answer
+from flashrag.episode import EndReason, Trajectory
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.trace import end_reason_of
-from flashrag.prompts import WITH_PASSAGES, WITHOUT_PASSAGES
+from flashrag.prompts import BASELINES
+
+WITH_PASSAGES = BASELINES["with_passages"]
 
 
 class SequentialPipeline(BasicPipeline):
@@ -18,9 +20,7 @@ class SequentialPipeline(BasicPipeline):
     async def answer(self, question: Question) -> Trajectory:
         trace = self.trace(question)
         documents = await trace.search(question.question)
-        prompt = WITH_PASSAGES.fill(documents, question=question.question)
-        completion = await trace.generate(prompt, **answer_limits(self.settings))
-        return trace.of_text(short_answer(completion.text), end_reason_of(completion.finish_reason))
+        return trace.of_text(*await trace.ask(WITH_PASSAGES.fill(documents, question=question.question)))
 
 
 class ZeroShotPipeline(BasicPipeline):
@@ -30,6 +30,19 @@ class ZeroShotPipeline(BasicPipeline):
 
     async def answer(self, question: Question) -> Trajectory:
         trace = self.trace(question)
-        prompt = WITHOUT_PASSAGES.fill(question=question.question)
-        completion = await trace.generate(prompt, **answer_limits(self.settings))
-        return trace.of_text(short_answer(completion.text), end_reason_of(completion.finish_reason))
+        return trace.of_text(*await trace.ask(BASELINES["without_passages"].fill(question=question.question)))
+
+
+class IterativePipeline(BasicPipeline):
+    """Retrieves and answers in `iter_num` turns; each query is the question and the previous answer.
+
+    The passages of each turn replace the previous ones. Each turn answers by the default prompt, as in FlashRAG's
+    IterativePipeline; the turns of the paper write a chain of thought.
+    """
+
+    async def answer(self, question: Question) -> Trajectory:
+        trace, answer, end_reason = self.trace(question), "", EndReason.EOS
+        for _ in range(self.settings.iter_num):
+            documents = await trace.search(f"{question.question} {answer}".rstrip())
+            answer, end_reason = await trace.ask(WITH_PASSAGES.fill(documents, question=question.question))
+        return trace.of_text(answer, end_reason)

@@ -27,6 +27,11 @@ class PipelineSettings(BaseModel):
     seed: int = Field(2024, description="seed of a method's random draws")
     concurrency: int = Field(64, ge=1, description="questions in flight at once")
 
+    @property
+    def answer_stops(self) -> tuple[str, ...]:
+        """Stop strings for an answer: a base model goes on in a new line after it, an instruct model ends its turn."""
+        return () if self.apply_chat else ("\n",)
+
     @field_validator("prompt_template_name")
     @classmethod
     def _check_template(cls, name: str) -> str:

@@ -28,6 +28,7 @@ from flashrag.prompts import Prompt
 
 # Tokens that passages must leave free for the response: enough for a sentence or a short answer.
 _ROOM_TOKENS = 256
+SHORT_ANSWER_TOKENS = 128
 _PASSAGES = frozenset({"context", "paragraphs"})
 
 
@@ -72,6 +73,15 @@ class Trace:
         self.count(completion.prompt_tokens or len(ids), completion.completion_tokens)
         self._segments.append(Segment(Source.MODEL, completion.text))
         return completion
+
+    async def ask(self, prompt: Prompt) -> tuple[str, EndReason]:
+        """The reply to a prompt that asks for the answer alone, and the reason why it ended.
+
+        A base model may not stop by itself; an instruct model does, and may think first.
+        """
+        max_tokens = None if self._settings.apply_chat else SHORT_ANSWER_TOKENS
+        completion = await self.generate(prompt, stop=self._settings.answer_stops, max_tokens=max_tokens)
+        return completion.text.strip(), end_reason_of(completion.finish_reason)
 
     async def search(self, query: str) -> tuple[Passage, ...]:
         """The passages for a query. Raises `SearchError`."""

@@ -1,14 +1,17 @@
 r"""A prompt: its words, the passages in it, and the text that the model has written so far.
 
 FlashRAG's shape: a system part, a user part, and a line for each passage. A base model continues plain text; an
-instruct model gets the same parts through its chat template. Does not cover: tokens (prompt_ids.py).
+instruct model gets the same parts through its chat template. BASELINES has the templates of the methods that ReSearch
+is compared with. Does not cover: tokens (prompt_ids.py).
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from flashrag.document import Document, numbered
+from flashrag.config import read_yaml_mapping
+from flashrag.document import NUMBERED, Document, render_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +21,10 @@ class PromptTemplate:
     `cue` follows the user part for a base model; an instruct model's chat template says whose turn it is.
     """
 
-    system: str
+    system: str = ""
     user: str = "Question: {question}"
     cue: str = "\nAnswer:"
-    passage: Callable[[int, Document], str] = numbered
+    passage: str = NUMBERED
     separator: str = "\n"
 
     def fill(self, documents: tuple[Document, ...] = (), written: str = "", **values: str) -> "Prompt":
@@ -40,7 +43,7 @@ class Prompt:
     @property
     def text(self) -> str:
         """The text that a base model continues."""
-        parts = [part for part in (self._fill(self.template.system), self._fill(self.template.user)) if part]
+        parts = (message["content"] for message in self.messages)
         return "\n\n".join(parts) + self.template.cue + (f" {self.written}" if self.written else "")
 
     @property
@@ -54,6 +57,12 @@ class Prompt:
 
     def _fill(self, part: str) -> str:
         """All names are replaced in one pass: a question that contains "{passages}" stays as it is."""
-        passages = (self.template.passage(number, document) for number, document in enumerate(self.documents, start=1))
-        values = {**self.values, "passages": self.template.separator.join(passages)}
+        passages = render_passages(self.documents, self.template.passage, self.template.separator)
+        values = {**self.values, "passages": passages}
         return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), part)
+
+
+BASELINES = {
+    method: PromptTemplate(**parts)
+    for method, parts in read_yaml_mapping(Path(__file__).with_name("baselines.yaml")).items()
+}

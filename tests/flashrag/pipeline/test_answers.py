@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.pipeline.answers import cued_answer, first_sentence, marked_answer
+from flashrag.pipeline.chain_of_thought import cued_answer, first_sentence, marked_answer
 
 
 @pytest.mark.parametrize(

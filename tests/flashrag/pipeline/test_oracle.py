@@ -6,7 +6,7 @@ from flashrag.dataset import Question
 from flashrag.document import Passage
 from flashrag.episode import steps
 from flashrag.errors import UserError
-from flashrag.pipeline.oracle import NoSupport, supporting_passages
+from flashrag.pipeline.bounds import NoSupport, supporting_passages
 
 PASSAGES = (Passage("Wu", '"Wu"\nHe was king. Of Zhou.'), Passage("Zhou", '"Zhou"\nA dynasty.'))
 TITLES, SENTENCES = ["Tang", "Wu", "Zhou"], [["No."], ["He was king.", " Of Zhou."], ["A dynasty."]]

@@ -2,13 +2,14 @@
 
 import pytest
 
-from flashrag.prompts.baselines import EXAMPLES
+from flashrag.prompts import BASELINES
 
 STOPS = ["Intermediate answer:", "\nQuestion:"]
 INSTRUCTION = (
     "Given the following question, answer it by providing follow up questions and intermediate answers, "
     "in the form of these examples.\n\n"
 )
+EXAMPLES = BASELINES["self_ask"].system.removeprefix(INSTRUCTION)
 CONTEXTS = (
     "Context1: King Wu of Zhou: King Wu was the first king of Zhou.\n"
     "Context2: Zhou dynasty: The Zhou dynasty followed the Shang."

@@ -1,9 +1,7 @@
-"""The ceiling of retrieval: one answer from the passages that the data set itself names as support.
+"""The floor and the ceiling of a method: a random answer, and an answer from the supporting passages themselves."""
 
-The passages come from a question's metadata, in the formats of HotpotQA (both), 2WikiMultihopQA and MuSiQue. If the
-metadata names only titles, a search for each title gives the first passage with exactly that title.
-"""
-
+import bisect
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +10,34 @@ from flashrag.document import Passage
 from flashrag.episode import Trajectory
 from flashrag.errors import ReSearchError, UserError
 from flashrag.metrics import supporting_titles
-from flashrag.pipeline.answers import answer_limits, short_answer
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.trace import Trace, end_reason_of
-from flashrag.prompts import WITH_PASSAGES
+from flashrag.pipeline.trace import Trace
+from flashrag.prompts import BASELINES
+
+
+class RandomPipeline(BasicPipeline):
+    """Draws one of the other questions of the set, and answers with its first gold answer.
+
+    The draw depends only on the seed and the question's id, so that a continued run gives the same answers.
+    """
+
+    needs_retriever = needs_generator = False
+    _ids: list[str] | None = None
+
+    def prepare(self, questions: Sequence[Question]) -> None:
+        self._answers = {question.id: question.golden_answers[0] for question in questions}
+        self._ids = sorted(self._answers)
+
+    async def answer(self, question: Question) -> Trajectory:
+        if self._ids is None:
+            raise UserError("random draws from the answers of the whole set; call prepare(questions) first")
+        own = bisect.bisect_left(self._ids, question.id)
+        others = len(self._ids) - 1
+        answer = ""
+        if others:
+            drawn = random.Random(f"{self.settings.seed} {question.id}").randrange(others)
+            answer = self._answers[self._ids[drawn + (drawn >= own)]]
+        return self.trace(question).of_text(answer, "drawn")
 
 
 class NoSupport(ReSearchError):
@@ -23,7 +45,11 @@ class NoSupport(ReSearchError):
 
 
 class OraclePassagesPipeline(BasicPipeline):
-    """Answers from the supporting passages, by the prompt of naive RAG."""
+    """Answers from the passages that the data set itself names as support, by the prompt of naive RAG.
+
+    The passages come from a question's metadata, in the formats of HotpotQA (both), 2WikiMultihopQA and MuSiQue. If the
+    metadata names only titles, a search for each title gives the first passage with exactly that title.
+    """
 
     def prepare(self, questions: Sequence[Question]) -> None:
         if not any(supporting_passages(q.metadata) or supporting_titles(q.metadata) for q in questions):
@@ -41,9 +67,8 @@ class OraclePassagesPipeline(BasicPipeline):
             documents = await _looked_up(supporting_titles(question.metadata), trace)
         if not documents:
             raise NoSupport(f"question {question.id}: its metadata names no supporting passage that could be found")
-        prompt = WITH_PASSAGES.fill(documents, question=question.question)
-        completion = await trace.generate(prompt, **answer_limits(self.settings))
-        return trace.of_text(short_answer(completion.text), end_reason_of(completion.finish_reason))
+        prompt = BASELINES["with_passages"].fill(documents, question=question.question)
+        return trace.of_text(*await trace.ask(prompt))
 
 
 async def _looked_up(titles: Sequence[str], trace: Trace) -> tuple[Passage, ...]:
