@@ -1,10 +1,12 @@
 """Configuration with FlashRAG's keys: a YAML file with a dict on top, and validation into a typed model.
 
 `Config` is the mapping that FlashRAG's users know. `validated` turns such a mapping into a pydantic model of the
-caller's keys (the server's, the evaluation's). Light: no torch, no faiss.
+caller's keys (the server's, the evaluation's), and `validated_lines` does the same with the lines of a data file.
+Light: no torch, no faiss.
 Does not cover: default values (each model states its own), command-line flags.
 """
 
+import codecs
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +21,7 @@ TOKEN_VARIABLE = "RESEARCH_SERVER_TOKEN"  # the retrieval server's bearer token,
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Config(Mapping[str, Any]):
+class Config(dict[str, Any]):
     """The keys of `config_file_path` overlaid with `config_dict`; read as items or as attributes.
 
     As in FlashRAG, an item that is not set reads as None. An attribute that is not set raises AttributeError.
@@ -32,34 +34,19 @@ class Config(Mapping[str, Any]):
     def __init__(
         self, config_file_path: str | Path | None = None, config_dict: Mapping[str, Any] | None = None
     ) -> None:
-        self._values: dict[str, Any] = {
-            **(read_yaml_mapping(Path(config_file_path)) if config_file_path is not None else {}),
-            **(config_dict or {}),
-        }
+        super().__init__(read_yaml_mapping(Path(config_file_path)) if config_file_path is not None else {})
+        self.update(config_dict or {})
 
-    def __getitem__(self, key: str) -> Any:
-        return self._values.get(key)
+    def __missing__(self, key: str) -> None:
+        return None
 
-    def __getattr__(self, key: str) -> Any:
-        # Only called for names that are not attributes; `_values` is missing while the object is being unpickled.
-        if key != "_values" and key in self._values:
-            return self._values[key]
+    def __getattr__(self, key: str) -> Any:  # only called for names that are not attributes
+        if key in self:
+            return self[key]
         raise AttributeError(f"config key {key!r} is not set")
 
-    def get(self, key: str, default: Any = None) -> Any:
-        return self._values.get(key, default)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
     def __repr__(self) -> str:
-        return f"Config({sorted(self._values)})"  # keys only: values may hold API keys
+        return f"Config({sorted(self)})"  # keys only: values may hold API keys
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
@@ -86,17 +73,34 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            message = f"unknown key {key!r}{suggestion(str(problem['loc'][-1]), _keys_beside(model, problem['loc']))}"
-        elif problem["type"] == "missing":
-            message = f"{key} is not set; give it a value"
-        elif not key:  # a rule over several keys, whose message names them
-            message = problem["msg"].removeprefix("Value error, ")
-        else:
-            message = f"{key}: {problem['input']!r} was given; {problem['msg'].removeprefix('Value error, ')}"
-        raise UserError(f"{source}: {message}") from error
+        raise UserError(f"{source}: {first_problem(error, model)}") from error
+
+
+def validated_lines(model: type[Model], path: Path, source: str, expected: str) -> Iterator[tuple[int, Model]]:
+    """The JSON of every line that is not blank as a `model`, with the line's number, from 1.
+
+    Raises a UserError that names `source`, the first bad line and the `expected` one.
+    """
+    with path.open("rb") as file:  # read as bytes, so that only \n ends a line, not U+2028 or a form feed
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, model.model_validate_json(line.removeprefix(codecs.BOM_UTF8))
+            except ValidationError as error:
+                problem = first_problem(error, model)
+                raise UserError(f"{source} line {number}: {problem}; expected {expected}") from error
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong with the first bad value of a `model`: its key, the value and what was expected."""
+    problem = error.errors(include_url=False)[0]
+    key, message = ".".join(str(part) for part in problem["loc"]), problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{suggestion(str(problem['loc'][-1]), _keys_beside(model, problem['loc']))}"
+    if problem["type"] == "missing":
+        return f"{key} is not set; give it a value"
+    return f"{key}: {problem['input']!r} was given; {message}" if key else message  # a rule over several names its keys
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:

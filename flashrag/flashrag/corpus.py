@@ -8,7 +8,6 @@ Does not cover: compressed corpora (decompress first), images.
 
 import atexit
 import hashlib
-import json
 import shutil
 import tempfile
 from array import array
@@ -18,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
+from pydantic import BaseModel, Field
 
+from flashrag.config import validated_lines
 from flashrag.document import Document
 from flashrag.errors import UserError
 from flashrag.system.files import staged
@@ -78,52 +79,16 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """`(id, contents)` of every non-blank line; raises a UserError with the number of the first bad one."""
-    return ((identifier, contents) for _, identifier, contents in numbered_lines(path))
+class CorpusLine(BaseModel):
+    """A line of a corpus; a number as its id becomes text."""
+
+    id: str = Field(coerce_numbers_to_str=True)
+    contents: str
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str, str]]:
-    """`read_lines` with the number of each line, from 1."""
-    with path.open("rb") as file:  # read as bytes, so that only \n ends a line, not U+2028 or a form feed
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, *parse_line(line)
-            except ValueError as error:
-                raise UserError(f"corpus_path: {path} line {number}: {error}; expected {EXPECTED_LINE}") from error
-
-
-def parse_line(line: bytes) -> tuple[str, str]:
-    """`(id, contents)` of one line; an integer id becomes text. Raises a ValueError that names the fault."""
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    except RecursionError as error:
-        raise ValueError("JSON nested too deeply") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{type(record).__name__} instead of an object")
-    for key in ("id", "contents"):
-        if key not in record:
-            raise ValueError(f"no {key!r} among the keys {sorted(record)[:8]}")
-    identifier = record["id"]
-    if isinstance(identifier, int) and not isinstance(identifier, bool):
-        identifier = str(identifier)
-    return _text("id", identifier), _text("contents", record["contents"])
-
-
-def _text(key: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{key!r} is {type(value).__name__} instead of text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{key!r} holds half of a surrogate pair (character {error.start})") from error
-    return value
+def read_lines(path: Path) -> Iterator[tuple[int, CorpusLine]]:
+    """Every line that is not blank, with its number; raises a UserError with the number of the first bad one."""
+    return validated_lines(CorpusLine, path, f"corpus_path: {path}", EXPECTED_LINE)
 
 
 def _mapped(cache: Path) -> pa.Table | None:
@@ -161,11 +126,11 @@ def _copy_passages(path: Path, writer: pa.RecordBatchFileWriter) -> None:
     ids: list[str] = []
     contents: list[str] = []
     held_bytes = 0
-    for identifier, text in read_lines(path):
-        id_hashes.append(hash(identifier))
-        ids.append(identifier)
-        contents.append(text)
-        held_bytes += 4 * (len(identifier) + len(text))  # UTF-8 takes at most four bytes per character
+    for _, line in read_lines(path):
+        id_hashes.append(hash(line.id))
+        ids.append(line.id)
+        contents.append(line.contents)
+        held_bytes += 4 * (len(line.id) + len(line.contents))  # UTF-8 takes at most four bytes per character
         if len(ids) == ROWS_PER_BATCH or held_bytes > BYTES_PER_BATCH:
             writer.write_batch(pa.record_batch([ids, contents], schema=SCHEMA))
             ids, contents, held_bytes = [], [], 0
@@ -183,12 +148,9 @@ def _check_unique(path: Path, id_hashes: "array[int]") -> None:
     if not repeated:
         return
     line_of: dict[str, int] = {}
-    for number, identifier, _ in numbered_lines(path):
-        if hash(identifier) not in repeated:
-            continue
-        if identifier in line_of:
+    for number, line in read_lines(path):
+        first = line_of.setdefault(line.id, number) if hash(line.id) in repeated else number
+        if first != number:
             raise UserError(
-                f"corpus_path: {path} lines {line_of[identifier]} and {number} both have the id {identifier!r}; "
-                "expected each id once"
+                f"corpus_path: {path} lines {first} and {number} both have the id {line.id!r}; expected each id once"
             )
-        line_of[identifier] = number

@@ -5,15 +5,15 @@ string, a list of strings, a list of lists (aliases of parts: each string counts
 Does not cover: downloading and converting (scripts/), training rows (training/).
 """
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from flashrag.config import validated_lines
 from flashrag.errors import UserError
 
 
@@ -117,44 +117,44 @@ def read_questions(path: Path) -> list[Question]:
     questions: list[Question] = []
     line_of_id: dict[str, int] = {}
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                question = _parse_line(line, f"{path} line {number}")
-                first = line_of_id.setdefault(question.id, number)
-                if first != number:
-                    raise UserError(f"{path} line {number}: id {question.id!r} is already in line {first}")
-                questions.append(question)
-    except (OSError, UnicodeDecodeError) as error:
+        for number, line in validated_lines(_Line, path, str(path), '{"id", "question", "golden_answers"}'):
+            first = line_of_id.setdefault(line.id, number)
+            if first != number:
+                raise UserError(f"{path} line {number}: id {line.id!r} is already in line {first}")
+            questions.append(Question(line.id, line.question, line.golden_answers, line.metadata or {}))
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not questions:
         raise UserError(f"{path} holds no question")
     return questions
 
 
-def _parse_line(line: str, place: str) -> Question:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f'{place} holds {type(record).__name__}; expected {{"id", "question", "golden_answers"}}')
-    question_id, question = record.get("id"), record.get("question")
-    metadata = record.get("metadata") or {}
-    if not isinstance(question_id, str | int) or isinstance(question_id, bool) or question_id == "":
-        raise UserError(f"{place}: id is {question_id!r}; expected a string")
-    if not isinstance(question, str) or not question.strip():
-        raise UserError(f"{place}: question is {question!r}; expected a non-empty string")
-    if record.get("choices"):
-        raise UserError(f"{place} has `choices`; multiple-choice questions are not supported")
-    gold_answers = parse_gold_answers(record.get("golden_answers"))
-    if not gold_answers:
-        given = record.get("golden_answers")
-        raise UserError(f"{place}: golden_answers is {given!r}; expected a list of at least one string")
-    if not isinstance(metadata, dict):
-        raise UserError(f"{place}: metadata is {metadata!r}; expected an object")
-    return Question(str(question_id), question, gold_answers, metadata)
+class _Line(BaseModel):
+    id: str = Field(min_length=1, coerce_numbers_to_str=True)
+    question: str
+    choices: Any = None
+    golden_answers: tuple[str, ...]
+    metadata: dict[str, Any] | None = None
+
+    @field_validator("question")
+    @classmethod
+    def _not_blank(cls, question: str) -> str:
+        if not question.strip():
+            raise ValueError("expected a text that is not blank")
+        return question
+
+    @field_validator("choices")
+    @classmethod
+    def _none(cls, choices: Any) -> None:
+        if choices:
+            raise ValueError("multiple-choice questions are not supported")
+
+    @field_validator("golden_answers", mode="before")
+    @classmethod
+    def _one_at_least(cls, given: Any) -> tuple[str, ...]:
+        if not (answers := parse_gold_answers(given)):
+            raise ValueError("expected a list of at least one string")
+        return answers
 
 
 def parse_gold_answers(value: object) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def direct_truth(index_path: Path, corpus_path: Path, model_path: str, queries: 
     model.max_seq_length = RetrieverSettings.model_fields["retrieval_query_max_length"].default
     index = faiss.read_index(str(index_path))
     queries_QD = model.encode(list(queries), normalize_embeddings=True, show_progress_bar=False)
-    ids, contents = zip(*read_lines(corpus_path), strict=True)
+    ids, contents = zip(*((line.id, line.contents) for _, line in read_lines(corpus_path)), strict=True)
     return Truth(queries_QD @ index.reconstruct_n(0, index.ntotal).T, queries, ids, contents)
 
 

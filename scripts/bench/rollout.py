@@ -194,7 +194,7 @@ def measure(options: RolloutOptions, url: str) -> tuple[dict[str, list[float]], 
     codec = EpisodeCodec(tokenizer, eos_token_ids(tokenizer, str(options.model)))
     groups = demo_questions(options.demo_dir, math.ceil(options.trajectories / GROUP_SIZE))
     questions = [group.question for group in groups for _ in range(GROUP_SIZE)][: options.trajectories]
-    passages = [contents for _, contents in read_lines(demo_corpus(options.demo_dir))]
+    passages = [line.contents for _, line in read_lines(demo_corpus(options.demo_dir))]
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         config, client = rollout_config(url, options.model, Path(folder)), RetrievalClient(url, top_n=TOP_N)
         transcripts = runner.run(write_transcripts(questions, passages, codec, client, options.seed))

@@ -1,5 +1,6 @@
 """Reading question sets: FlashRAG's lines, and every line that is refused."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -27,26 +28,28 @@ def test_a_line_is_kept_as_it_is(tmp_path: Path):
         Question("dev_0", "Who?", ("King Wu", "Wu"), {"hops": 2}),
         Question("7", " ¿Quién? ", ("King Wu", "Wu"), {}),
     ]
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert len(read_questions(path)) == 2
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("{not json\n", "is not JSON"),
-        ('["a list"]\n', "holds list"),
-        ({**LINE, "id": None}, "id is None"),
-        ({**LINE, "id": ""}, "id is ''"),
-        ({**LINE, "id": True}, "id is True"),
-        ({**LINE, "question": " "}, "question is ' '"),
-        ({**LINE, "question": 3}, "question is 3"),
-        ({key: value for key, value in LINE.items() if key != "golden_answers"}, "golden_answers is None"),
-        ({**LINE, "golden_answers": 1999}, "golden_answers is 1999"),
-        ({**LINE, "golden_answers": {"a": 1}}, "golden_answers is {'a': 1}"),
-        ({**LINE, "golden_answers": [["a"], []]}, r"golden_answers is \[\['a'\], \[\]\]"),
-        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "has `choices`"),
-        ({**LINE, "golden_answers": []}, r"golden_answers is \[\]"),
-        ({**LINE, "golden_answers": ["a", 1]}, r"golden_answers is \['a', 1\]"),
-        ({**LINE, "metadata": [1]}, r"metadata is \[1\]"),
+        ("{not json\n", "Invalid JSON"),
+        ('["a list"]\n', "Input should be an object"),
+        ({**LINE, "id": None}, "id: None was given"),
+        ({**LINE, "id": ""}, "id: '' was given"),
+        ({**LINE, "id": True}, "id: True was given"),
+        ({**LINE, "question": " "}, "question: ' ' was given; expected a text that is not blank"),
+        ({**LINE, "question": 3}, "question: 3 was given"),
+        ({key: value for key, value in LINE.items() if key != "golden_answers"}, "golden_answers is not set"),
+        ({**LINE, "golden_answers": 1999}, "golden_answers: 1999 was given; expected a list of at least one string"),
+        ({**LINE, "golden_answers": {"a": 1}}, "golden_answers: {'a': 1}"),
+        ({**LINE, "golden_answers": [["a"], []]}, r"golden_answers: \[\['a'\], \[\]\]"),
+        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "multiple-choice questions are not supported"),
+        ({**LINE, "golden_answers": []}, r"golden_answers: \[\]"),
+        ({**LINE, "golden_answers": ["a", 1]}, r"golden_answers: \['a', 1\]"),
+        ({**LINE, "metadata": [1]}, r"metadata: \[1\]"),
         (LINE, "id 'dev_0' is already in line 1"),
     ],
 )
@@ -102,8 +105,10 @@ def test_a_file_without_text_or_questions_is_refused(tmp_path: Path):
         read_questions(write(tmp_path, ["\n"]))
     path = write(tmp_path, [])
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="line 1: Invalid JSON"):
         read_questions(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_questions(tmp_path)
 
 
 def test_a_missing_data_set_is_refused_with_the_ones_that_exist(tmp_path: Path):

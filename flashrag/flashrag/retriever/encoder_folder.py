@@ -11,17 +11,12 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from flashrag.corpus import file_sha256
 from flashrag.errors import UserError
 
-Rule = TypeVar("Rule")
-
 PACKAGE_MODEL_FOLDER = "model"
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
-POOLING_BY_NAME = {"e5": "mean", "bge": "cls", "contriever": "mean", "dpr": "cls", "jina": "mean"}
-DEFAULT_POOLING = "mean"
 OWN_POOLING = "own"
 POOLING_FLAGS = {  # as sentence-transformers wrote them before version 5
     "pooling_mode_cls_token": "cls",
@@ -34,18 +29,27 @@ POOLING_FLAGS = {  # as sentence-transformers wrote them before version 5
 
 
 @dataclass(frozen=True)
-class Instructions:
-    """The texts that are put before a query or a passage when it is encoded."""
+class Family:
+    """How the encoders of one family were trained: their pooling, and the texts before a query and a passage."""
 
-    query: str
-    passage: str
+    pooling: str = "mean"
+    query: str = ""
+    passage: str = ""
 
 
-BGE_ZH = Instructions(query="为这个句子生成表示以用于检索相关文章：", passage="")
-INSTRUCTIONS_BY_NAME = {
-    "e5": Instructions(query="query: ", passage="passage: "),
-    "bge": Instructions(query="Represent this sentence for searching relevant passages: ", passage=""),
+FAMILIES = {  # by what the method's name holds; the first one counts
+    ("bge", "zh"): Family("cls", query="为这个句子生成表示以用于检索相关文章："),
+    ("e5",): Family("mean", query="query: ", passage="passage: "),
+    ("bge",): Family("cls", query="Represent this sentence for searching relevant passages: "),
+    ("contriever",): Family("mean"),
+    ("dpr",): Family("cls"),
 }
+
+
+def family(retrieval_method: str) -> Family:
+    """The family that the method's name tells; without instructions and with mean pooling where it tells none."""
+    name = retrieval_method.lower()
+    return next((found for parts, found in FAMILIES.items() if all(part in name for part in parts)), Family())
 
 
 def resolve_model_folder(value: str, key: str) -> Path:
@@ -85,9 +89,7 @@ def model_sha256(folder: Path) -> str:
 
 
 def pooling_method(folder: Path, retrieval_method: str, explicit: str | None) -> str:
-    if explicit is not None:
-        return explicit
-    return own_pooling(folder) or _by_name(POOLING_BY_NAME, retrieval_method) or DEFAULT_POOLING
+    return explicit or own_pooling(folder) or family(retrieval_method).pooling
 
 
 def own_pooling(folder: Path) -> str | None:
@@ -100,30 +102,7 @@ def own_pooling(folder: Path) -> str | None:
         return OWN_POOLING if (folder / "modules.json").is_file() else None
     settings = json.loads(path.read_text(encoding="utf-8"))
     modes = settings.get("pooling_mode") or [mode for key, mode in POOLING_FLAGS.items() if settings.get(key)]
-    return modes if isinstance(modes, str) else "+".join(modes) or DEFAULT_POOLING
-
-
-def has_pooler(folder: Path) -> bool:
-    """Whether the weights hold the layer that `pooler` reads; transformers would fill a missing one at random."""
-    return any("pooler" in name for path in weight_files(folder) for name in _weight_names(path))
-
-
-def _weight_names(path: Path) -> list[str]:
-    if path.suffix != ".safetensors":  # a torch archive, which holds its names uncompressed
-        return ["pooler"] if b"pooler.dense.weight" in path.read_bytes() else []
-    with path.open("rb") as file:  # safetensors: the header's length, then the header as JSON
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            return list(json.loads(file.read(min(length, path.stat().st_size))))
-        except ValueError:
-            return []
-
-
-def instructions(retrieval_method: str) -> Instructions:
-    name = retrieval_method.lower()
-    if "bge" in name and "zh" in name:
-        return BGE_ZH
-    return _by_name(INSTRUCTIONS_BY_NAME, retrieval_method) or Instructions(query="", passage="")
+    return modes if isinstance(modes, str) else "+".join(modes) or "mean"
 
 
 def spaced(instruction: str) -> str:
@@ -133,7 +112,3 @@ def spaced(instruction: str) -> str:
     ('query: ', '')
     """
     return f"{instruction.strip()} " if instruction.strip() else ""
-
-
-def _by_name(rules: dict[str, Rule], retrieval_method: str) -> Rule | None:
-    return next((rule for name, rule in rules.items() if name in retrieval_method.lower()), None)

@@ -5,11 +5,10 @@ that two retrievers find beats one that a single retriever finds a little higher
 compared, and are not used. Source: Cormack, Clarke and Büttcher, SIGIR 2009 (k = 60).
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from math import fsum
 
-from flashrag.corpus import Corpus
 from flashrag.document import Document, Hit
 from flashrag.retriever.base import PassageCount, Retriever
 
@@ -22,10 +21,7 @@ class HybridRetriever(Retriever):
 
     def __init__(self, retrievers: Sequence[Retriever], topk: int, rrf_k: int = RRF_K) -> None:
         self.method = "+".join(retriever.method for retriever in retrievers)
-        corpora = [retriever.corpus for retriever in retrievers]
-        first = corpora[0]
-        shared = isinstance(first, Corpus) and all(corpus is first for corpus in corpora)
-        self.corpus = first if shared else PassageCount(sum(len(corpus) for corpus in corpora))
+        self.corpus = joint_corpus([retriever.corpus for retriever in retrievers])
         self.topk = topk
         self._retrievers = tuple(retrievers)
         self._rrf_k = rrf_k
@@ -37,6 +33,12 @@ class HybridRetriever(Retriever):
         searches = [self._pool.submit(one.rank, queries, max(num, one.topk)) for one in self._retrievers]
         rankings = [search.result() for search in searches]
         return [fuse(lists, self._rrf_k)[:num] for lists in zip(*rankings, strict=True)]
+
+
+def joint_corpus(corpora: Sequence[Sized]) -> Sized:
+    """The one corpus that all of them are, or the number of passages in all of them together."""
+    shared = all(corpus is corpora[0] for corpus in corpora)
+    return corpora[0] if shared else PassageCount(sum(map(len, corpora)))
 
 
 def fuse(lists: Sequence[Sequence[Hit]], k: int = RRF_K) -> list[Hit]:

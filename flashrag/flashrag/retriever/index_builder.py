@@ -15,7 +15,7 @@ from flashrag.retriever.build.options import BuildOptions, check_options, parse_
 from flashrag.retriever.encoder_folder import resolve_model_folder
 from flashrag.retriever.index_card import IndexCard, card_path, path_bytes
 from flashrag.retriever.loading import prepare_process
-from flashrag.retriever.settings import BM25
+from flashrag.retriever.settings import Kind
 from flashrag.system.files import staged
 from flashrag.system.machine import library_versions
 
@@ -79,7 +79,7 @@ def build_bm25(options: BuildOptions, corpus: Corpus) -> None:
     with staged(options.target) as new_folder:
         index.save(new_folder, show_progress=False)
         card = IndexCard(
-            retrieval_method=BM25,
+            retrieval_method=Kind.BM25,
             count=len(corpus),
             corpus_sha256=corpus.sha256,
             corpus=str(options.corpus_path),
@@ -87,7 +87,7 @@ def build_bm25(options: BuildOptions, corpus: Corpus) -> None:
             index_bytes=path_bytes(new_folder),
             versions=library_versions(("bm25s", "PyStemmer")),
         )
-        card.write(card_path(new_folder, BM25))
+        card.write(card_path(new_folder, Kind.BM25))
 
 
 if __name__ == "__main__":

@@ -5,36 +5,36 @@ card (downloaded, or built by FlashRAG) is still served: dimension and count are
 rest cannot be checked.
 """
 
-import json
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flashrag.config import first_problem
 from flashrag.errors import UserError
-from flashrag.retriever.settings import BM25
+from flashrag.retriever.settings import Kind
 
 BM25_CARD_NAME = "index_card.json"
 
 
-@dataclass(frozen=True)
-class JsonRecord:
-    """A dataclass that is kept as one JSON object in a file."""
+class JsonRecord(BaseModel):
+    """What is kept as one JSON object in a file. Unknown keys come from another version and are left out."""
+
+    model_config = ConfigDict(frozen=True)
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """The record in the file; raises OSError, or ValueError or TypeError where it holds something else."""
-        return cls.from_values(json.loads(path.read_text(encoding="utf-8")))
+    def read(cls, path: Path, name: str, remedy: str) -> Self:
+        """The record in the file; where it holds something else, raises a UserError that names it and the remedy."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            problem = error if isinstance(error, OSError) else first_problem(error, cls)
+            raise UserError(f"{name} {path} cannot be read ({problem}); {remedy}") from error
 
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        """The record of these values; unknown keys come from another version and are left out."""
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
-
-@dataclass(frozen=True)
 class IndexCard(JsonRecord):
     """`model`, `pooling`, … are None on a bm25 index, `bm25` on a dense one, the last three on an older card."""
 
@@ -57,7 +57,7 @@ class IndexCard(JsonRecord):
 
 
 def card_path(index_path: Path, retrieval_method: str) -> Path:
-    if retrieval_method.lower() == BM25:
+    if retrieval_method.lower() == Kind.BM25:
         return index_path / BM25_CARD_NAME
     return index_path.with_name(index_path.name + ".json")
 
@@ -67,7 +67,7 @@ def find_index(index_path: Path, retrieval_method: str) -> None:
     build = f"build it with `python -m flashrag.retriever.index_builder --retrieval_method {retrieval_method} …`"
     if not index_path.exists():
         raise UserError(f"index_path: nothing at {index_path}; give the index's path, or {build}")
-    if retrieval_method.lower() == BM25:
+    if retrieval_method.lower() == Kind.BM25:
         if not index_path.is_dir():
             raise UserError(f"index_path: {index_path} is a file, but a bm25 index is a folder; {build}")
         if not card_path(index_path, retrieval_method).is_file():
@@ -81,10 +81,7 @@ def read_card(index_path: Path, retrieval_method: str) -> IndexCard | None:
     path = card_path(index_path, retrieval_method)
     if not path.is_file():
         return None
-    try:
-        card = IndexCard.read(path)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"index_path: the card {path} cannot be read ({error!r}); build the index again") from error
+    card = IndexCard.read(path, "index_path: the card", "build the index again")
     if card.index_bytes is not None and index_path.exists() and (found := path_bytes(index_path)) != card.index_bytes:
         raise UserError(
             f"index_path: {index_path} has {found} bytes, but its card says {card.index_bytes}: it was cut short or "

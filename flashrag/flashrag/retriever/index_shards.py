@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever.faiss_index import read_index, write_index
@@ -30,7 +30,6 @@ CODE_TYPES = {"IndexFlat", "IndexFlatIP", "IndexScalarQuantizer", "IndexPQ"}
 LIST_TYPES = {"IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ"}
 
 
-@dataclass(frozen=True)
 class ShardCard(JsonRecord):
     """Which slice a shard holds: rows `first_row` up to `first_row + count` of `total_rows`.
 
@@ -48,11 +47,6 @@ class ShardCard(JsonRecord):
     file: str
     file_bytes: int
     index_card: IndexCard | None
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        card = values["index_card"]
-        return super().from_values({**values, "index_card": card and IndexCard.from_values(card)})
 
 
 @dataclass(frozen=True)
@@ -153,11 +147,8 @@ def row_ranges(count: int, num_shards: int) -> list[tuple[int, int]]:
 def read_shards(folder: Path) -> Shards:
     """The shards in `folder`; raises UserError unless they are all there, whole, and of one split."""
     again = "split the index again with `python -m flashrag.retriever.index_shards …`"
-    try:
-        found = [ShardCard.read(path) for path in folder.glob("shard_*.index.json")]
-        cards = sorted(found, key=lambda card: card.shard)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"index_path: a shard's card in {folder} cannot be read ({error!r}); {again}") from error
+    found = [ShardCard.read(path, "index_path: a shard's card", again) for path in folder.glob("shard_*.index.json")]
+    cards = sorted(found, key=lambda card: card.shard)
     if not cards:
         raise UserError(f"index_path: {folder} holds no shards (shard_*.index.json); {again}")
     if len({(card.split, card.total_rows, card.num_shards) for card in cards}) > 1:

@@ -5,21 +5,21 @@ A command that loads a retriever calls `prepare_process` first: importing this p
 
 import os
 import sys
-from collections.abc import Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flashrag.corpus import Corpus, open_corpus
-from flashrag.retriever.base import PassageCount, Retriever
+from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder_folder import (
-    instructions,
+    family,
     model_sha256,
     pooling_method,
     resolve_model_folder,
     spaced,
 )
-from flashrag.retriever.hybrid import HybridRetriever
+from flashrag.retriever.hybrid import HybridRetriever, joint_corpus
 from flashrag.retriever.index_card import IndexCard, check_card, find_index, read_card
 from flashrag.retriever.settings import Kind, RetrieverSettings
 
@@ -30,20 +30,20 @@ PROCESS_VARIABLES = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 FORWARD_THREADS_VARIABLE = "RESEARCH_FORWARD_THREADS"  # forward passes at a time on the CPU; default: torch's threads
-NO_CARD_NOTE = "note: the index {path} has no card beside it; its encoder cannot be verified"
 
 
 @dataclass(frozen=True)
 class Assets:
-    """The parts of a retriever, found and checked against each other. `parts` are a hybrid's, `urls` a remote one's."""
+    """The files of a retriever, found and checked against each other.
+
+    `load` makes the retriever of them and imports torch, faiss or bm25s. It is given a dense index that is searched in
+    place of the file at `index_path`, or None.
+    """
 
     settings: RetrieverSettings
     corpus: Sized
-    card: IndexCard | None = None
+    load: Callable[[Any], Retriever]
     model_folder: Path | None = None
-    rerank_folder: Path | None = None
-    parts: tuple["Assets", ...] = ()
-    urls: tuple[str, ...] = ()
 
 
 def prepare_process(searches: int | None = None) -> None:
@@ -78,38 +78,59 @@ def check_assets(settings: RetrieverSettings, *, shards: bool = False) -> Assets
     asks remote servers for their health. With `shards` the index is a folder of them, and the caller gives
     `load_retriever_from` something that searches them.
     """
-    return _check_files(settings, {}, _rerank_folder(settings), shards) if shards else _check(settings, {})
+    return _check(settings, {}, shards)
 
 
-def _check(settings: RetrieverSettings, corpora: dict[Path, Corpus]) -> Assets:
+def load_retriever_from(assets: Assets, index: Any = None) -> Retriever:
+    """Load the retriever from the files that `check_assets` found.
+
+    `index` is searched in place of the file at `index_path`: shards on other machines, for example.
+    """
+    if assets.settings.gpu_id is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(assets.settings.gpu_id)  # read when torch is first imported
+    return assets.load(index)
+
+
+def _check(settings: RetrieverSettings, corpora: dict[Path, Corpus], shards: bool = False) -> Assets:
     """`corpora` holds the corpora that are open already, so that retrievers over one file share it."""
-    rerank_folder = _rerank_folder(settings)
+    if not settings.use_reranker:
+        return _check_first_stage(settings, corpora, shards)
+    assert settings.rerank_model_path is not None, "checked by RetrieverSettings"
+    folder = resolve_model_folder(settings.rerank_model_path, "rerank_model_path")
+    candidates = _check_first_stage(settings, corpora, shards)
+
+    def load(index: Any) -> Retriever:
+        from flashrag.retriever.reranker import PairScorer, RerankedRetriever
+
+        retriever = candidates.load(index)
+        length, size, fp16 = settings.rerank_max_length, settings.rerank_batch_size, settings.rerank_use_fp16
+        scorer = PairScorer(folder, length, size, fp16, settings.trust_remote_code)
+        return RerankedRetriever(retriever, scorer, candidates=retriever.topk, topk=settings.rerank_topk)
+
+    return replace(candidates, load=load)
+
+
+def _check_first_stage(settings: RetrieverSettings, corpora: dict[Path, Corpus], shards: bool) -> Assets:
     match settings.kind:
         case Kind.HYBRID:
-            assert settings.multi_retriever_setting is not None, "checked by RetrieverSettings"
-            parts = tuple(_check(part, corpora) for part in settings.multi_retriever_setting.retriever_list)
-            opened = {id(part.corpus): part.corpus for part in parts}
-            corpus = parts[0].corpus if len(opened) == 1 else PassageCount(sum(len(part.corpus) for part in parts))
-            return Assets(settings, corpus, rerank_folder=rerank_folder, parts=parts)
+            setting = settings.multi_retriever_setting
+            assert setting is not None, "checked by RetrieverSettings"
+            parts = [_check(part, corpora) for part in setting.retriever_list]
+
+            def load_hybrid(_: Any) -> Retriever:
+                return HybridRetriever([part.load(None) for part in parts], setting.topk, setting.rrf_k)
+
+            return Assets(settings, joint_corpus([part.corpus for part in parts]), load_hybrid)
         case Kind.REMOTE:
-            from flashrag.retriever.remote import check_remote
+            from flashrag.retriever.remote import RemoteRetriever, check_remote
 
             assert settings.remote_retriever_url is not None, "checked by RetrieverSettings"
             urls, count = check_remote(settings.remote_retriever_url)
-            return Assets(settings, count, rerank_folder=rerank_folder, urls=urls)
-    return _check_files(settings, corpora, rerank_folder)
+            return Assets(settings, count, lambda _: RemoteRetriever(urls, count, settings.retrieval_topk))
+    return _check_files(settings, corpora, shards)
 
 
-def _rerank_folder(settings: RetrieverSettings) -> Path | None:
-    if not settings.use_reranker:
-        return None
-    assert settings.rerank_model_path is not None, "checked by RetrieverSettings"
-    return resolve_model_folder(settings.rerank_model_path, "rerank_model_path")
-
-
-def _check_files(
-    settings: RetrieverSettings, corpora: dict[Path, Corpus], rerank_folder: Path | None, shards: bool = False
-) -> Assets:
+def _check_files(settings: RetrieverSettings, corpora: dict[Path, Corpus], shards: bool) -> Assets:
     method, index_path, corpus_path = settings.retrieval_method, settings.index_path, settings.corpus_path
     assert index_path is not None and corpus_path is not None, "checked by RetrieverSettings"
     model_folder = None
@@ -127,66 +148,38 @@ def _check_files(
         corpora[source] = open_corpus(corpus_path, index_path.absolute().parent)
     corpus = corpora[source]
     if card is None:
-        print(NO_CARD_NOTE.format(path=index_path), file=sys.stderr)
+        print(f"note: the index {index_path} has no card beside it; its encoder cannot be verified", file=sys.stderr)
     else:
         fingerprint = model_sha256(model_folder) if model_folder else None
         instruction = None if settings.instruction is None else spaced(settings.instruction)
         check_card(card, method, corpus.sha256, fingerprint, settings.retrieval_pooling_method, instruction)
-    return Assets(settings, corpus, card, model_folder, rerank_folder)
+
+    def load(index: Any) -> Retriever:
+        if model_folder is not None:
+            return _load_dense(settings, corpus, card, model_folder, index)
+        from flashrag.retriever.bm25 import BM25Retriever, read_index
+
+        assert card is not None, "find_index refuses a bm25 folder without its card"
+        return BM25Retriever(read_index(index_path, card), corpus, settings.retrieval_topk)
+
+    return Assets(settings, corpus, load, model_folder)
 
 
-def load_retriever_from(assets: Assets, index: Any = None) -> Retriever:
-    """Load the retriever from the files that `check_assets` found; this imports torch, faiss or bm25s.
-
-    `index` is searched in place of the file at `index_path`: shards on other machines, for example.
-    """
-    if assets.settings.gpu_id is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(assets.settings.gpu_id)  # read when torch is first imported
-    retriever = _load(assets, index)
-    return retriever if assets.rerank_folder is None else _reranked(retriever, assets.settings, assets.rerank_folder)
-
-
-def _load(assets: Assets, index: Any) -> Retriever:
-    settings = assets.settings
-    match settings.kind:
-        case Kind.HYBRID:
-            assert settings.multi_retriever_setting is not None, "checked by RetrieverSettings"
-            setting = settings.multi_retriever_setting
-            return HybridRetriever([load_retriever_from(part) for part in assets.parts], setting.topk, setting.rrf_k)
-        case Kind.REMOTE:
-            from flashrag.retriever.remote import RemoteRetriever
-
-            assert isinstance(assets.corpus, PassageCount), "check_assets gives a remote one's count"
-            return RemoteRetriever(assets.urls, assets.corpus, settings.retrieval_topk)
-        case Kind.BM25:
-            return _load_bm25(assets)
-    return _load_dense(assets, index)
-
-
-def _load_bm25(assets: Assets) -> Retriever:
-    from flashrag.retriever.bm25 import BM25Retriever, read_index
-
-    settings, corpus = assets.settings, assets.corpus
-    assert assets.card is not None, "find_index refuses a bm25 folder without its card"
-    assert settings.index_path is not None and isinstance(corpus, Corpus), "checked by check_assets"
-    return BM25Retriever(read_index(settings.index_path, assets.card), corpus, settings.retrieval_topk)
-
-
-def _load_dense(assets: Assets, index: Any) -> Retriever:
+def _load_dense(
+    settings: RetrieverSettings, corpus: Corpus, card: IndexCard | None, model_folder: Path, index: Any
+) -> Retriever:
     from flashrag.retriever.dense import DenseRetriever
     from flashrag.retriever.encoder import Encoder
     from flashrag.retriever.faiss_index import read_index, set_search_depth
 
-    settings, card, folder, corpus = assets.settings, assets.card, assets.model_folder, assets.corpus
-    assert settings.index_path is not None and folder is not None, "checked by check_assets"
-    assert isinstance(corpus, Corpus), "checked by check_assets"
     if index is None:
+        assert settings.index_path is not None, "checked by RetrieverSettings"
         index = read_index(settings.index_path, settings.faiss_mmap)
         set_search_depth(index, settings.faiss_nprobe, settings.faiss_ef_search)
     explicit_pooling = settings.retrieval_pooling_method or (card.pooling if card else None)
     encoder = Encoder(
-        folder,
-        pooling_method(folder, settings.retrieval_method, explicit_pooling),
+        model_folder,
+        pooling_method(model_folder, settings.retrieval_method, explicit_pooling),
         settings.retrieval_query_max_length,
         settings.retrieval_use_fp16,
         "retrieval_model_path",
@@ -195,7 +188,7 @@ def _load_dense(assets: Assets, index: Any) -> Retriever:
     if settings.instruction is not None:
         query_instruction = spaced(settings.instruction)
     else:
-        query_instruction = card.query_instruction if card else instructions(settings.retrieval_method).query
+        query_instruction = card.query_instruction if card else family(settings.retrieval_method).query
     return DenseRetriever(
         method=settings.retrieval_method,
         index=index,
@@ -206,16 +199,3 @@ def _load_dense(assets: Assets, index: Any) -> Retriever:
         batch_size=settings.retrieval_batch_size,
         faiss_gpu=settings.faiss_gpu,
     )
-
-
-def _reranked(retriever: Retriever, settings: RetrieverSettings, folder: Path) -> Retriever:
-    from flashrag.retriever.reranker import PairScorer, RerankedRetriever
-
-    scorer = PairScorer(
-        folder,
-        settings.rerank_max_length,
-        settings.rerank_batch_size,
-        settings.rerank_use_fp16,
-        settings.trust_remote_code,
-    )
-    return RerankedRetriever(retriever, scorer, candidates=retriever.topk, topk=settings.rerank_topk)

@@ -19,12 +19,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from sentence_transformers.util import batch_to_device
 
+from flashrag.errors import UserError
 from flashrag.retriever.loading import FORWARD_THREADS_VARIABLE
 
 CPU = "cpu"
@@ -33,21 +36,43 @@ TOKENS_FOR_A_CPU_PASS = 40
 MAX_CPU_PASS_TOKENS = 480
 
 
-class ModelRunner:
-    """`load(device)` gives the model on a device, `read(outputs)` one tensor row per input."""
+# The errors that transformers raises for a folder that is damaged, incomplete or of an unknown kind.
+LOAD_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
-    def __init__(self, load: Callable[[str], Any], read: Callable[[dict[str, Any]], torch.Tensor], fp16: bool) -> None:
+
+class ModelRunner:
+    """`load(device=…)` gives the model in `folder`, `read(outputs)` one tensor row per input.
+
+    `max_length` is in tokens and capped at the model's own limit. A folder without a whole model is a UserError about
+    `key`.
+    """
+
+    def __init__(
+        self,
+        load: Callable[..., Any],
+        read: Callable[[dict[str, Any]], torch.Tensor],
+        folder: Path,
+        max_length: int,
+        fp16: bool,
+        key: str,
+    ) -> None:
         gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         self._on_gpus = bool(gpus)
-        self._models = {device: load(device).eval() for device in gpus or [CPU]}
+        try:
+            self._models = {device: load(device=device).eval() for device in gpus or [CPU]}
+        except LOAD_ERRORS as error:
+            raise UserError(f"{key}: the model in {folder} cannot be loaded ({_reason(error)})") from error
         self.model = next(iter(self._models.values()))
         self._read = read
         self._tokenizing = threading.Lock()
         self._idle_gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for gpu in gpus:
-            self._idle_gpus.put(gpu)
-            if fp16:  # on a CPU half precision is slower and less exact
-                self._models[gpu].half()
+        for device, model in self._models.items():
+            limit = getattr(getattr(model[0], "config", None), "max_position_embeddings", None) or max_length
+            model.max_seq_length = min(max_length, limit)
+            if self._on_gpus:
+                self._idle_gpus.put(device)
+                if fp16:  # on a CPU half precision is slower and less exact
+                    model.half()
 
     def run(self, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
         """float32, one row per input, in the order of the inputs. Other inputs change a row by rounding at most."""
@@ -78,6 +103,13 @@ class ModelRunner:
             yield gpu
         finally:
             self._idle_gpus.put(gpu)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "custom code" in text:
+        return "it comes with Python code of its own; set trust_remote_code to true if you trust it"
+    return f"{text[:300]}; download it again"
 
 
 @functools.cache

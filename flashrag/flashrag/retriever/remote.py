@@ -4,10 +4,11 @@ The client lives in an event loop of its own thread, so that any thread may sear
 The client waits, retries, balances and fails over. A search without an answer raises `SearchError`.
 """
 
-import asyncio
 import atexit
-import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
+
+from anyio.from_thread import start_blocking_portal
 
 from flashrag.client import RetrievalClient, check_addresses, check_server
 from flashrag.document import Hit
@@ -23,24 +24,18 @@ class RemoteRetriever(Retriever):
         self.corpus = corpus
         self.topk = topk
         self._client = RetrievalClient(urls, top_n=topk)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="remote-retriever", daemon=True)
-        self._thread.start()
+        self._resources = ExitStack()
+        self._portal = self._resources.enter_context(start_blocking_portal())
+        self._resources.callback(self._portal.call, self._client.aclose)
         atexit.register(self.close)
 
     def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
-        search = self._client.batch_search(queries, num)
-        return asyncio.run_coroutine_threadsafe(search, self._loop).result()
+        return self._portal.call(self._client.batch_search, queries, num)
 
     def close(self) -> None:
         """Close the connections; no search is possible afterwards. Closing again does nothing."""
-        if self._loop.is_closed():
-            return
         atexit.unregister(self.close)
-        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._resources.close()
 
 
 def check_remote(url: str | Sequence[str]) -> tuple[tuple[str, ...], PassageCount]:

@@ -6,6 +6,7 @@ loads torch.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from sentence_transformers import CrossEncoder
 from flashrag.document import Hit
 from flashrag.errors import UserError
 from flashrag.retriever.base import Retriever
-from flashrag.retriever.encoder import LOAD_ERRORS, reason
 from flashrag.retriever.model_runner import ModelRunner
 
 
@@ -48,16 +48,8 @@ class PairScorer:
     def __init__(
         self, folder: Path, max_length: int, batch_size: int, use_fp16: bool, trust_remote_code: bool = False
     ) -> None:
-        def load(device: str) -> CrossEncoder:
-            model = CrossEncoder(str(folder), device=device, local_files_only=True, trust_remote_code=trust_remote_code)
-            limit = getattr(model.config, "max_position_embeddings", None) or max_length
-            model.max_seq_length = min(max_length, limit)
-            return model
-
-        try:
-            self._runner = ModelRunner(load, self._scores, use_fp16)
-        except LOAD_ERRORS as error:
-            raise UserError(f"rerank_model_path: the model in {folder} cannot be loaded ({reason(error)})") from error
+        load = partial(CrossEncoder, str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
+        self._runner = ModelRunner(load, self._scores, folder, max_length, use_fp16, "rerank_model_path")
         self._batch_size = batch_size
         if (labels := self._runner.model.num_labels) != 1:
             raise UserError(

@@ -1,6 +1,6 @@
 """The retrieval keys of a configuration, typed: FlashRAG's names, and the values that this implementation supports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -9,9 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flashrag.config import validated
 
-BM25 = "bm25"
-REMOTE = "remote"
-HYBRID = "hybrid"
 CANDIDATES = 100  # of each retriever of a hybrid: reciprocal ranks need more than the few that are kept
 ONE_VALUE = "FlashRAG's; no other value is supported"
 # Keys beside `multi_retriever_setting` that hold for each retriever of a hybrid that does not set them itself.
@@ -26,9 +23,19 @@ SHARED_KEYS = (
 
 class Kind(StrEnum):
     DENSE = "dense"
-    BM25 = BM25
-    REMOTE = REMOTE
-    HYBRID = HYBRID
+    BM25 = "bm25"
+    REMOTE = "remote"
+    HYBRID = "hybrid"
+
+
+FILES = {"index_path": "needs it; give its path", "corpus_path": "needs it; give its path"}
+NEEDED_KEYS = {  # with the end of the message where one is not set
+    Kind.DENSE: {"retrieval_model_path": "is dense; give the encoder's folder", **FILES},
+    Kind.BM25: FILES,
+    Kind.REMOTE: {"remote_retriever_url": "needs it; give the server's address"},
+    Kind.HYBRID: {},  # its parts have their own
+}
+FAISS_KEYS = ("faiss_gpu", "faiss_mmap", "faiss_nprobe", "faiss_ef_search")
 
 
 class MultiRetrieverSetting(BaseModel):
@@ -57,7 +64,9 @@ class RetrieverSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     retrieval_method: str = Field(
-        HYBRID, min_length=1, description="e5, bge, minilm, … (a dense index), bm25, or remote; none for a hybrid"
+        str(Kind.HYBRID),
+        min_length=1,
+        description="e5, bge, minilm, … (a dense index), bm25 or remote; none for a hybrid",
     )
     retrieval_model_path: str | None = Field(
         None, description="the encoder's folder, or an installed package that carries a `model` folder"
@@ -125,8 +134,7 @@ class RetrieverSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problem = _kind_problem(self) or _file_problem(self) or _index_problem(self) or _reranker_problem(self)
-        if problem:
+        for problem in _contradictions(self):
             raise ValueError(problem)
         return self
 
@@ -141,77 +149,34 @@ MultiRetrieverSetting.model_rebuild()  # the two classes name each other
 RetrieverSettings.model_rebuild()
 
 
-def _kind_problem(settings: RetrieverSettings) -> str | None:
-    """A contradiction between a hybrid's keys and a single retriever's, if there is one."""
-    if not settings.use_multi_retriever:
-        if settings.kind is Kind.HYBRID:
-            return "retrieval_method is not set; give e5, bge, minilm, …, bm25 or remote, or set use_multi_retriever"
-        return None
-    if settings.multi_retriever_setting is None:
-        return "use_multi_retriever is true, but multi_retriever_setting is not set; give its retriever_list"
-    for key in ("retrieval_model_path", "index_path"):
-        if (value := getattr(settings, key)) is not None:
-            return f"{key} is {str(value)!r}, but use_multi_retriever is true; set it inside retriever_list"
-    if settings.kind is not Kind.HYBRID:
-        return (
-            f"retrieval_method is {settings.retrieval_method!r}, but use_multi_retriever is true; "
-            "name the methods inside retriever_list"
-        )
-    return None
-
-
-def _file_problem(settings: RetrieverSettings) -> str | None:
-    """The problem of a missing or unused file or address, if there is one."""
-    method = settings.retrieval_method
-    match settings.kind:
-        case Kind.HYBRID:
-            return None
-        case Kind.REMOTE:
-            if not settings.remote_retriever_url:
-                return "remote_retriever_url is not set, but retrieval_method is remote; give the server's address"
-            return None
-        case Kind.BM25:
-            if settings.retrieval_model_path is not None:
-                return (
-                    f"retrieval_model_path is {settings.retrieval_model_path!r}, but retrieval_method bm25 uses no "
-                    "model; remove retrieval_model_path or name the dense method"
-                )
-        case Kind.DENSE:
-            if settings.retrieval_model_path is None:
-                return (
-                    f"retrieval_model_path is not set, but retrieval_method {method!r} is dense; "
-                    "give the encoder's folder"
-                )
-    for key in ("index_path", "corpus_path"):
-        if getattr(settings, key) is None:
-            return f"{key} is not set, but retrieval_method {method!r} needs it; give its path"
-    return None
-
-
-def _index_problem(settings: RetrieverSettings) -> str | None:
-    """The problem of a faiss setting that has no faiss index or contradicts another, if there is one."""
-    if settings.kind is not Kind.DENSE:
-        for key in ("faiss_gpu", "faiss_mmap", "faiss_nprobe", "faiss_ef_search"):
-            if value := getattr(settings, key):
-                shown = "true" if value is True else value
-                return f"{key} is {shown}, but retrieval_method {settings.kind} uses no faiss; remove {key}"
-    if settings.faiss_gpu and settings.faiss_mmap:
-        return (
-            "faiss_gpu and faiss_mmap are both true, but an index is on GPUs or on the disk; set one of them to false"
-        )
-    return None
-
-
-def _reranker_problem(settings: RetrieverSettings) -> str | None:
-    if not settings.use_reranker:
-        return None
-    if settings.rerank_model_path is None:
-        return "rerank_model_path is not set, but use_reranker is true; give the cross-encoder's folder"
-    multi = settings.multi_retriever_setting
-    candidates, key = (settings.retrieval_topk, "retrieval_topk") if multi is None else (multi.topk, "topk")
-    if settings.rerank_topk > candidates:
-        return (
-            f"rerank_topk is {settings.rerank_topk}, but only {key} = {candidates} candidates reach the reranker; "
-            f"raise {key} or lower rerank_topk"
-        )
-    return None
+def _contradictions(given: RetrieverSettings) -> Iterator[str]:
+    """Every key that is missing, has no effect or contradicts another, in the words of the error message."""
+    method, kind, multi = given.retrieval_method, given.kind, given.multi_retriever_setting
+    if given.use_multi_retriever:
+        if multi is None:
+            yield "use_multi_retriever is true, but multi_retriever_setting is not set; give its retriever_list"
+        single = {"retrieval_model_path": given.retrieval_model_path, "index_path": given.index_path}
+        for key, value in {**single, "retrieval_method": None if kind is Kind.HYBRID else method}.items():
+            if value is not None:
+                yield f"{key} is {str(value)!r}, but use_multi_retriever is true; set it inside retriever_list"
+    elif kind is Kind.HYBRID:
+        yield "retrieval_method is not set; give e5, bge, minilm, …, bm25 or remote, or set use_multi_retriever"
+    for key, needed in NEEDED_KEYS[kind].items():
+        if not getattr(given, key):
+            yield f"{key} is not set, but retrieval_method {method!r} {needed}"
+    if kind is Kind.BM25 and (model := given.retrieval_model_path) is not None:
+        remedy = "remove retrieval_model_path or name the dense method"
+        yield f"retrieval_model_path is {model!r}, but retrieval_method bm25 uses no model; {remedy}"
+    for key in FAISS_KEYS if kind is not Kind.DENSE else ():
+        if value := getattr(given, key):
+            shown = "true" if value is True else value
+            yield f"{key} is {shown}, but retrieval_method {kind} uses no faiss; remove {key}"
+    if given.faiss_gpu and given.faiss_mmap:
+        yield "faiss_gpu and faiss_mmap are both true, but an index is on GPUs or on the disk; set one of them to false"
+    if given.use_reranker:
+        if given.rerank_model_path is None:
+            yield "rerank_model_path is not set, but use_reranker is true; give the cross-encoder's folder"
+        candidates, key = (given.retrieval_topk, "retrieval_topk") if multi is None else (multi.topk, "topk")
+        if given.rerank_topk > candidates:
+            reach = f"only {key} = {candidates} candidates reach the reranker"
+            yield f"rerank_topk is {given.rerank_topk}, but {reach}; raise {key} or lower rerank_topk"

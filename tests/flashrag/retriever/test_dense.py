@@ -192,7 +192,7 @@ def test_an_unloadable_encoder_is_a_readable_error(folder, tmp_path):
     (model / "model.safetensors").write_bytes(b"not weights")
     bare = tmp_path / "bare.index"
     bare.write_bytes((folder / "minilm_Flat.index").read_bytes())
-    with pytest.raises(UserError, match=r"retrieval_model_path: the encoder in .* cannot be loaded") as caught:
+    with pytest.raises(UserError, match=r"retrieval_model_path: the model in .* cannot be loaded") as caught:
         get_retriever(settings(folder, index_path=str(bare), retrieval_model_path=str(model)))
     assert "\n" not in str(caught.value)
 

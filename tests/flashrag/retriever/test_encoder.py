@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import BertModel
 
 from flashrag.errors import UserError
-from flashrag.retriever.encoder import Encoder
-from flashrag.retriever.encoder_folder import has_pooler, own_pooling, resolve_model_folder
+from flashrag.retriever.encoder import Encoder, has_pooler
+from flashrag.retriever.encoder_folder import own_pooling, resolve_model_folder
 from flashrag.retriever.model_runner import by_length, cpu_passes
 
 QUESTIONS = [f"{'very ' * (number % 12)}short question number {number}?" for number in range(24)]
@@ -138,7 +138,7 @@ def test_an_encoder_with_damaged_weights_is_a_readable_error(folder, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"retrieval_model_path: the encoder in .*broken cannot be loaded") as caught:
+    with pytest.raises(UserError, match=r"retrieval_model_path: the model in .*broken cannot be loaded") as caught:
         Encoder(broken, "mean", 32, False, "retrieval_model_path")
     assert "\n" not in str(caught.value)
 

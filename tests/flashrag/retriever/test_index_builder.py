@@ -169,7 +169,7 @@ def test_bad_input_ends_before_torch_is_imported(tmp_path):
         timeout=60,
     )
     assert done.returncode == 2
-    assert "bad.jsonl line 1: no 'id' among the keys" in done.stderr
+    assert "bad.jsonl line 1: id is not set" in done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert not imported & {"torch", "faiss", "sentence_transformers"}
     assert time.monotonic() - started < 30

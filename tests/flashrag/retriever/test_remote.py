@@ -82,10 +82,12 @@ def test_what_cannot_be_had_is_a_search_error(remote):
 
 def test_closing_ends_its_thread_and_may_be_repeated(url):
     values = {"retrieval_method": "remote", "remote_retriever_url": url}
+    before = set(threading.enumerate())
     retriever = get_retriever(Config(config_dict=values))
+    assert set(threading.enumerate()) > before
     retriever.close()
     retriever.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "remote-retriever"]
+    assert set(threading.enumerate()) == before
 
 
 def test_one_of_several_servers_may_be_away(url, closed_url):

@@ -7,7 +7,7 @@ from flashrag.config import Config, validated
 from flashrag.errors import UserError
 from flashrag.retriever import RetrieverSettings, check_assets
 from flashrag.retriever.encoder_folder import (
-    instructions,
+    family,
     own_pooling,
     pooling_method,
     resolve_model_folder,
@@ -17,7 +17,14 @@ from flashrag.retriever.index_card import IndexCard, check_card, read_card
 from flashrag.retriever.settings import Kind
 
 DENSE = {"retrieval_method": "e5", "retrieval_model_path": "m", "index_path": "i", "corpus_path": "c"}
-CARD = IndexCard("e5", 2, "c" * 64, "c.jsonl", model="models/e5", model_sha256="m" * 64)
+CARD = IndexCard(
+    retrieval_method="e5",
+    count=2,
+    corpus_sha256="c" * 64,
+    corpus="c.jsonl",
+    model="models/e5",
+    model_sha256="m" * 64,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +40,7 @@ CARD = IndexCard("e5", 2, "c" * 64, "c.jsonl", model="models/e5", model_sha256="
         ),
         ({"retrieval_method": None}, "retrieval_method: None was given"),
         ({"retrieval_method": "hybrid"}, "retrieval_method is not set; give e5, bge, minilm, …, bm25 or remote"),
-        ({"retrieval_method": "remote"}, "remote_retriever_url is not set, but retrieval_method is remote"),
+        ({"retrieval_method": "remote"}, "remote_retriever_url is not set, but retrieval_method 'remote' needs it"),
         ({"index_path": None}, "index_path is not set, but retrieval_method 'e5' needs it"),
         ({"corpus_path": None}, "corpus_path is not set, but retrieval_method 'e5' needs it"),
         ({"faiss_gpu": True, "faiss_mmap": True}, "faiss_gpu and faiss_mmap are both true"),
@@ -82,7 +89,7 @@ def test_published_keys_are_taken_and_an_evaluations_other_keys_left_alone():
     ],
 )
 def test_flashrags_rules_by_name(tmp_path, method, query, passage, pooling):
-    rule = instructions(method)
+    rule = family(method)
     assert (rule.query, rule.passage, pooling_method(tmp_path, method, None)) == (query, passage, pooling)
 
 

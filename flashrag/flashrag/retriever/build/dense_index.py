@@ -24,7 +24,7 @@ from flashrag.retriever.build.embeddings import (
 )
 from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, plan_index
 from flashrag.retriever.index_card import IndexCard, card_path
-from flashrag.retriever.encoder_folder import instructions, model_sha256, pooling_method, spaced
+from flashrag.retriever.encoder_folder import family, model_sha256, pooling_method, spaced
 from flashrag.system.files import staged
 from flashrag.system.machine import library_versions
 
@@ -71,7 +71,7 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
 
 def _passage_instruction(options: BuildOptions) -> str:
     if options.instruction is None:
-        return instructions(options.retrieval_method).passage
+        return family(options.retrieval_method).passage
     return spaced(options.instruction)
 
 
@@ -199,7 +199,7 @@ def _install(options: BuildOptions, manifest: Manifest, embeddings: Embeddings, 
             dimension=embeddings.dimension,
             pooling=manifest.pooling,
             max_length=manifest.max_length,
-            query_instruction=instructions(options.retrieval_method).query,
+            query_instruction=family(options.retrieval_method).query,
             passage_instruction=manifest.passage_instruction,
             faiss_type=options.faiss_type,
             faiss_parameters=parameters,

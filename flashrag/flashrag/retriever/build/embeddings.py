@@ -8,12 +8,11 @@ Does not cover: making the vectors (encoder.py), indexing them (dense_index.py).
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
+from pydantic import AliasChoices, Field
 
 from flashrag.errors import UserError
 from flashrag.retriever.index_card import JsonRecord
@@ -60,7 +59,6 @@ class Embeddings:
         return self.rows(np.sort(chosen))
 
 
-@dataclass(frozen=True)
 class Manifest(JsonRecord):
     """Every setting on which the vectors depend."""
 
@@ -72,24 +70,13 @@ class Manifest(JsonRecord):
     max_length: int
     use_fp16: bool
     dtype: str
-    part_size: int
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        if "shard_size" in values:  # its name in the folders of earlier versions
-            values = {**values, "part_size": values["shard_size"]}
-        return super().from_values(values)
+    part_size: int = Field(validation_alias=AliasChoices("part_size", "shard_size"))  # the latter in earlier versions
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder of parts, or None where it has none."""
     path = folder / MANIFEST_NAME
-    if not path.is_file():
-        return None
-    try:
-        return Manifest.read(path)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); remove the folder {folder} to encode again") from error
+    return Manifest.read(path, "the manifest", f"remove the folder {folder} to encode again") if path.is_file() else None
 
 
 def refuse_other_vectors(
@@ -97,9 +84,9 @@ def refuse_other_vectors(
 ) -> None:
     """Raise UserError naming every value in which two manifests differ, except the `ignored` ones."""
     differences = [
-        f"{field.name} is {getattr(found, field.name)!r} there, but {getattr(wanted, field.name)!r} here"
-        for field in fields(Manifest)
-        if field.name not in ignored and getattr(found, field.name) != getattr(wanted, field.name)
+        f"{name} is {getattr(found, name)!r} there, but {getattr(wanted, name)!r} here"
+        for name in Manifest.model_fields
+        if name not in ignored and getattr(found, name) != getattr(wanted, name)
     ]
     if differences:
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from flashrag.errors import UserError
 from flashrag.retriever.build.faiss_types import FaissType, faiss_type_name
-from flashrag.retriever.settings import BM25
+from flashrag.retriever.settings import Kind
 from flashrag.system.arguments import CommandParser, flag, in_range
 
 INDEX, ENCODER, DENSE, SPARSE = "index", "encoder", "dense index", "bm25 index"  # the groups of --help
@@ -59,12 +59,12 @@ class BuildOptions:
 
     @property
     def is_bm25(self) -> bool:
-        return self.retrieval_method.lower() == BM25
+        return self.retrieval_method.lower() == Kind.BM25
 
     @property
     def target(self) -> Path:
         """The path of the index."""
-        return self.save_dir / (BM25 if self.is_bm25 else f"{self.retrieval_method}_{self.faiss_type}.index")
+        return self.save_dir / (Kind.BM25 if self.is_bm25 else f"{self.retrieval_method}_{self.faiss_type}.index")
 
     @property
     def saved_embeddings(self) -> Path:

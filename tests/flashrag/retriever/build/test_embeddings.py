@@ -6,7 +6,17 @@ import pytest
 from flashrag.errors import UserError
 from flashrag.retriever.build.embeddings import Manifest, open_parts, read_embeddings, read_manifest
 
-MANIFEST = Manifest("c" * 64, 5, "m" * 64, "mean", "passage: ", 256, False, "float32", 2)  # parts of 2, 2 and 1
+MANIFEST = Manifest(
+    corpus_sha256="c" * 64,
+    count=5,
+    model_sha256="m" * 64,
+    pooling="mean",
+    passage_instruction="passage: ",
+    max_length=256,
+    use_fp16=False,
+    dtype="float32",
+    part_size=2,  # parts of 2, 2 and 1
+)
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 
 
@@ -24,7 +34,7 @@ def everything(embeddings, rows=2):
 
 @pytest.mark.parametrize(("dtype", "block"), [("float32", 1), ("float32", 4), ("float16", 2)])
 def test_vectors_come_back_in_order(tmp_path, dtype, block):
-    parts = write(tmp_path / "e", range(3), replace(MANIFEST, dtype=dtype))
+    parts = write(tmp_path / "e", range(3), MANIFEST.model_copy(update={"dtype": dtype}))
     embeddings = parts.embeddings()
     assert (embeddings.count, embeddings.dimension, len(parts)) == (5, 3, 3)
     found = everything(embeddings, block)
@@ -83,7 +93,7 @@ def test_a_part_appears_whole_or_not_at_all(tmp_path):
 )
 def test_vectors_of_another_run_are_refused_with_both_values_and_kept(tmp_path, change, message):
     write(tmp_path / "e", [0])
-    with pytest.raises(UserError, match=message), open_parts(tmp_path / "e", replace(MANIFEST, **change)):
+    with pytest.raises(UserError, match=message), open_parts(tmp_path / "e", MANIFEST.model_copy(update=change)):
         pass
     assert read_manifest(tmp_path / "e") == MANIFEST
     assert (tmp_path / "e" / "00000.npy").is_file()
@@ -93,7 +103,7 @@ def test_a_folder_without_parts_is_taken_over_and_removed_when_nothing_comes_of_
     folder = tmp_path / "e"
     folder.mkdir()
     MANIFEST.write(folder / "manifest.json")  # a run that was killed before its first part
-    with open_parts(folder, replace(MANIFEST, pooling="cls")):
+    with open_parts(folder, MANIFEST.model_copy(update={"pooling": "cls"})):
         manifest = read_manifest(folder)
         assert manifest is not None
         assert manifest.pooling == "cls"
@@ -139,8 +149,8 @@ def test_vector_files_are_read(tmp_path, kind):
         (VECTORS[:4], r"holds float32 of shape \(4, 3\), expected float32 or float16 of shape \(5, 3\)"),
         (VECTORS[:, :2], r"shape \(5, 2\), expected .*\(5, 3\): 5 passages in the corpus, 3 dimensions"),
         (VECTORS.astype(np.float64), r"holds float64"),
-        (VECTORS.reshape(-1), r"no readable \.npy file"),
-        (np.array([{}], dtype=object), r"no readable \.npy file"),  # a pickle inside is never opened
+        (VECTORS.reshape(-1), r"not a readable \.npy file"),
+        (np.array([{}], dtype=object), r"not a readable \.npy file"),  # a pickle inside is never opened
     ],
 )
 def test_npy_files_that_do_not_fit_are_refused(tmp_path, array, message):
