@@ -12,7 +12,7 @@ from evaluation.scores.scoring import JUDGE, METRICS, MetricSettings
 from flashrag.client import check_search_url
 from flashrag.config import validated
 from flashrag.dataset import DatasetSettings, is_dataset_file
-from flashrag.errors import UserError, did_you_mean
+from flashrag.errors import did_you_mean
 from flashrag.generator import GeneratorSettings
 from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.retriever import RetrieverSettings
@@ -101,10 +101,7 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
             )
         if self.remote_retriever_url is None:
             raise ValueError("use_remote_retriever is true, but remote_retriever_url is not set; give an address")
-        try:
-            check_search_url(self.remote_retriever_url, "remote_retriever_url")
-        except UserError as error:
-            raise ValueError(str(error)) from error
+        check_search_url(self.remote_retriever_url, "remote_retriever_url")
         return self
 
     @property

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from flashrag.client import check_search_url
 from flashrag.episode import Trajectory
-from flashrag.errors import GenerationError, ReSearchError, UserError
+from flashrag.errors import GenerationError, ReSearchError
 from flashrag.system.json_lines import KeyedLog, encode_object
 
 INSTRUCTIONS = (
@@ -48,10 +48,7 @@ class JudgeSettings(BaseModel):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        try:
-            return check_search_url(url, "url")
-        except UserError as error:
-            raise ValueError(str(error)) from error
+        return check_search_url(url, "metric_setting.judge.url")
 
 
 class JudgeError(ReSearchError):

@@ -72,6 +72,8 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
     """`values` as a `model`; raises a UserError that names `source`, the key, the given value and the expected one."""
     try:
         return model.model_validate(dict(values))
+    except UserError as error:  # of a validator that calls one of our own checks, whose message names the key
+        raise UserError(f"{source}: {error}") from error
     except ValidationError as error:
         raise UserError(f"{source}: {first_problem(error, model)}") from error
 

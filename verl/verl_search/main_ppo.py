@@ -105,11 +105,8 @@ def train(config: DictConfig) -> None:
 
     upstream.check_plugin_loaded()
     check_platform(config)
-    upstream.check_contract()
-    if config.actor_rollout_ref.rollout.name == "vllm":
-        upstream.check_contract(upstream.REQUIRED_VLLM_NAMES)
-    if config.trainer.device == "cpu":
-        upstream.check_contract(upstream.REQUIRED_CPU_NAMES)
+    for condition in ("always", config.actor_rollout_ref.rollout.name, config.trainer.device):
+        upstream.check_contract(upstream.required_names(condition))
     complete(config)
     validate(config)
     from ray.exceptions import RayActorError, RayTaskError

@@ -4,17 +4,19 @@ Our configs (config/) name upstream's in their defaults lists, and upstream's ar
 """
 
 import importlib.util
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from flashrag.client import check_search_url
+from flashrag.config import validated
 from flashrag.episode import PYTHON, RESEARCH, Dialect, Limits
 from flashrag.errors import UserError
 from flashrag.prompts import PYTHON_TEMPLATE, check_template_name
@@ -23,22 +25,20 @@ from verl_search.rollout.reward import AnswerMetric, RewardRule
 
 CONFIG_DIR = Path(__file__).parent / "config"
 AGENT_LOOP_CONFIG = CONFIG_DIR / "agent_loop.yaml"
-DURATIONS = ("timeout_s", "max_outage_s", "search_timeout_s", "episode_timeout_s")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchSettings:
+class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     """The settings of a search rollout beside verl's own config; config/research.yaml explains each key."""
 
     url: str
-    top_n: int
-    timeout_s: float
-    max_attempts: int
-    max_outage_s: float
-    search_timeout_s: float | None
-    episode_timeout_s: float | None
-    max_searches: int
-    max_result_tokens: int
+    top_n: PositiveInt
+    timeout_s: PositiveFloat
+    max_attempts: PositiveInt
+    max_outage_s: PositiveFloat
+    search_timeout_s: PositiveFloat | None
+    episode_timeout_s: PositiveFloat | None
+    max_searches: PositiveInt
+    max_result_tokens: PositiveInt
     python_tool: bool
     prompt_template_name: str
     apply_chat: bool
@@ -46,12 +46,14 @@ class SearchSettings:
     reward_rule: RewardRule
     mask_results: bool
     seed: int | None
-    max_failed_share: float
+    max_failed_share: float = Field(ge=0, le=1)
     trajectory_dir: str
-    trajectory_keep_every: int
-    trajectory_keep_last: int
+    trajectory_keep_every: PositiveInt  # 1 keeps every step
+    # Another process may still be writing the step before the one that this process begins.
+    trajectory_keep_last: int = Field(ge=2)
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
         check_search_url(self.url)
         check_template_name(self.prompt_template_name)
         if self.python_tool != (self.prompt_template_name == PYTHON_TEMPLATE):
@@ -59,33 +61,12 @@ class SearchSettings:
                 f"search.python_tool={self.python_tool} does not go with search.prompt_template_name="
                 f"{self.prompt_template_name}: use {PYTHON_TEMPLATE}, which describes the tool to the model"
             )
-        for key in ("top_n", "max_attempts", "max_searches", "max_result_tokens", *DURATIONS):
-            value = getattr(self, key)
-            if value is not None and value <= 0:
-                raise UserError(f"search.{key}={value} must be greater than 0")
-        # Another process may still be writing the step before the one that this process begins.
-        if self.trajectory_keep_every < 1 or self.trajectory_keep_last < 2:
-            raise UserError(
-                f"search.trajectory_keep_every={self.trajectory_keep_every} must be at least 1 (1 keeps every step), "
-                f"and search.trajectory_keep_last={self.trajectory_keep_last} at least 2"
-            )
-        for key, choices in (("answer_metric", get_args(AnswerMetric)), ("reward_rule", get_args(RewardRule))):
-            if getattr(self, key) not in choices:
-                raise UserError(f"search.{key}={getattr(self, key)!r} is not one of {choices}")
-        if not 0 <= self.max_failed_share <= 1:
-            raise UserError(f"search.max_failed_share={self.max_failed_share} must lie in [0, 1]")
+        return self
 
     @classmethod
-    def from_config(cls, group: Any) -> "SearchSettings":
-        """Read the `search` group (a mapping); raises `UserError` naming a missing or unknown key."""
-        known = {field.name for field in fields(cls)}
-        given = set(group)
-        if given - known or known - given:
-            raise UserError(
-                f"the search group of the training config has unknown keys {sorted(given - known)} "
-                f"and lacks {sorted(known - given)}; see verl/verl_search/config/research.yaml"
-            )
-        return cls(**{name: group[name] for name in known})
+    def from_config(cls, group: Mapping[str, Any]) -> Self:
+        """Read the `search` group; raises `UserError` naming a missing or unknown key, or a wrong value."""
+        return validated(cls, group, "the search group of the training config")
 
     def limits(self, max_response_tokens: int) -> Limits:
         """The budgets of one episode."""

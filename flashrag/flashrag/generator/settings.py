@@ -5,7 +5,6 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flashrag.client import check_address
-from flashrag.errors import UserError
 
 
 class Framework(StrEnum):
@@ -60,10 +59,7 @@ class GeneratorSettings(BaseModel):
     @field_validator("sgl_remote_url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        try:
-            return check_address(url, "sgl_remote_url").removesuffix("/v1")
-        except UserError as error:
-            raise ValueError(str(error)) from error
+        return check_address(url, "sgl_remote_url").removesuffix("/v1")
 
     @property
     def api_base_url(self) -> str:

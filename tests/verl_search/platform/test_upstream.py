@@ -1,7 +1,7 @@
 """The contract with upstream: our source uses no other name than the listed ones, and uses them as they are.
 
-When one of these fails after an upgrade: read what the name became, adapt verl_search/platform/upstream.py and the
-caller, and update the pinned versions.
+When one of these fails after an upgrade: read what the name became, adapt verl_search/platform/upstream.py or
+upstream.yaml and the caller, and update the pinned versions.
 """
 
 import ast
@@ -17,18 +17,16 @@ import pytest
 
 import verl_search
 from verl_search.platform.upstream import (
-    REQUIRED_CPU_NAMES,
-    REQUIRED_NAMES,
-    REQUIRED_VLLM_NAMES,
     RequiredName,
     UpstreamMoved,
     alias_vllm_distribution,
     check_contract,
     find,
+    required_names,
 )
 
 SOURCE = Path(verl_search.__file__).parent
-LISTED = (*REQUIRED_NAMES, *REQUIRED_VLLM_NAMES, *REQUIRED_CPU_NAMES)
+LISTED = (*required_names("always"), *required_names("vllm"), *required_names("cpu"))
 UPSTREAM = ("verl", "vllm", "transfer_queue", "torch.distributed")
 # What our classes get from upstream as attributes, and call.
 GIVEN = {
@@ -121,6 +119,11 @@ def overrides() -> list[Override]:
 @pytest.mark.parametrize("required", LISTED, ids=lambda required: f"{required.module}.{required.name}")
 def test_upstream_has(required: RequiredName) -> None:
     find(required)  # raises UpstreamMoved
+
+
+def test_every_condition_has_names() -> None:
+    assert all(required_names(condition) for condition in ("always", "vllm", "cpu"))
+    assert required_names("sglang") == ()
 
 
 def test_every_upstream_name_that_is_used_is_listed() -> None:

@@ -301,7 +301,7 @@ def test_an_outage_that_lasts_too_long_stops_the_run_in_its_own_words(tmp_path: 
 def test_an_instruct_model_is_asked_in_its_own_chat_template(tmp_path: Path) -> None:
     async def run() -> Any:
         loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
-        change(loop, settings=dataclasses.replace(loop.shared.settings, apply_chat=True))
+        change(loop, settings=loop.shared.settings.model_copy(update={"apply_chat": True}))
         loop.tokenizer.chat_template = (
             "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}[assistant]{% endif %}"

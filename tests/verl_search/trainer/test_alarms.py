@@ -103,20 +103,20 @@ def test_an_alarm_says_what_happened() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"r": 3}, r"alarms\.r=3 is not a rule; give metric, action and one condition, or null"),
-        ({"r": {"action": "warn", "above": 1}}, r"alarms\.r\.metric: Field required"),
-        ({"r": {"metric": "m", "action": "warn"}}, r"alarms\.r: .*exactly one of above, below,.* given: none"),
-        ({"r": {"metric": "m", "action": "warn", "above": 1, "below": 0}}, r"given: above, below"),
-        ({"r": {"metric": "m", "action": "halt", "above": 1}}, r"alarms\.r\.action='halt': .*'warn', 'save' or 'stop'"),
-        ({"r": {"metric": "m", "action": "warn", "over": 1}}, r"alarms\.r\.over=1: Extra inputs"),
-        ({"r": {"metric": "m", "action": "warn", "above": "much"}}, r"alarms\.r\.above='much': .*valid number"),
-        ({"r": {"metric": "m", "action": "warn", "above": float("nan")}}, r"alarms\.r\.above=nan: .*finite number"),
-        ({"r": {"metric": "m", "action": "warn", "above": 1, "patience": 0}}, r"alarms\.r\.patience=0: .*greater than"),
-        ({"r": {"metric": "m", "action": "warn", "falls_to": 1.5}}, r"alarms\.r\.falls_to=1\.5: .*less than 1"),
+        ({"r": 3}, "=3 is not a rule; give metric, action and one condition, or null"),
+        ({"r": {"action": "warn", "above": 1}}, "metric is not set"),
+        ({"r": {"metric": "m", "action": "warn"}}, ": exactly one of above, below,.* given: none"),
+        ({"r": {"metric": "m", "action": "warn", "above": 1, "below": 0}}, "given: above, below"),
+        ({"r": {"metric": "m", "action": "halt", "above": 1}}, "action: 'halt' was given; .*'warn', 'save' or 'stop'"),
+        ({"r": {"metric": "m", "action": "warn", "over": 1}}, "unknown key 'over'; known keys: above,"),
+        ({"r": {"metric": "m", "action": "warn", "above": "much"}}, "above: 'much' was given; .*valid number"),
+        ({"r": {"metric": "m", "action": "warn", "above": float("nan")}}, "above: nan was given; .*finite number"),
+        ({"r": {"metric": "m", "action": "warn", "above": 1, "patience": 0}}, "patience: 0 was given; .*greater than"),
+        ({"r": {"metric": "m", "action": "warn", "falls_to": 1.5}}, r"falls_to: 1\.5 was given; .*less than 1"),
     ],
 )
 def test_an_invalid_rule_is_refused_by_name(rules: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"^alarms\.r.*{message}"):
         parse_rules(rules)
 
 

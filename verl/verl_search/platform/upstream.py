@@ -1,6 +1,6 @@
 """The contract with upstream: every name of verl, TransferQueue, vLLM and torch.distributed that this package uses.
 
-Other modules import and override only names in the lists below, each with its purpose;
+Our modules import and override only the names in upstream.yaml, which gives the purpose of each;
 tests/verl_search/platform/test_upstream.py reads our source and finds any other. `check_contract` reports a name that
 has moved before anything starts. Only this module changes upstream: its patches serve machines without an accelerator
 (verl 0.9.1, vLLM 0.28.0, torch 2.13.0), and each names the failure that it prevents.
@@ -14,8 +14,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError
 
@@ -43,106 +46,11 @@ class RequiredName(NamedTuple):
     purpose: str
 
 
-# Module -> name -> purpose. A name may be an attribute that instances get in upstream's own code.
-_NAMES = {
-    "verl.plugin.platform.platform_manager": {
-        "PlatformRegistry.register": "registers the CPU platform",
-        "get_platform": "tells the machine's platform",
-    },
-    "verl.plugin.platform.platform_base": {
-        "PlatformBase": "base of the CPU platform",
-        "PlatformBase.rollout_env_vars": "the environment of a rollout engine",
-    },
-    "verl.experimental.agent_loop.agent_loop": {
-        "AgentLoopBase": "base of the search agent loop",
-        "AgentLoopBase.run": "runs one episode",
-        "AgentLoopBase.config": "the training config",
-        "AgentLoopBase.tokenizer": "the model's tokenizer",
-        "AgentLoopBase.server_manager": "the rollout servers",
-        "AgentLoopOutput": "the result of an episode",
-        "AgentLoopMetrics": "seconds of an episode",
-        "AgentLoopManager.agent_loop_workers": "the actors whose death is noticed",
-    },
-    "verl.workers.rollout.llm_server": {
-        "LLMServerClient.generate": "samples the next tokens of an episode",
-        "LLMServerManager.get_addresses": "names the rollout replicas that may have died",
-    },
-    "verl.utils.tokenizer.continuous_token_wiring": {"logger": "warns about chat turns, which no episode has"},
-    "verl.utils.dataset.rl_dataset": {
-        "RLHFDataset": "base of the question dataset",
-        "RLHFDataset.maybe_filter_out_long_prompts": "leaves out questions that do not fit",
-        "RLHFDataset._build_messages": "turns a row into the question",
-        "RLHFDataset.config": "the data group of the training config",
-        "RLHFDataset.tokenizer": "measures prompts",
-        "RLHFDataset.prompt_key": "the column of the question",
-        "RLHFDataset.data_files": "named in error messages",
-        "RLHFDataset.original_data_files": "tells training from validation",
-        "RLHFDataset.filter_overlong_prompts": "whether prompts are measured",
-        "RLHFDataset.max_prompt_length": "the prompt's budget",
-    },
-    "verl.trainer.ppo.v1.replay_buffer": {
-        "ReplayBuffer": "base of the sampler",
-        "ReplayBuffer.sample": "where rollouts are counted and checked",
-        "ReplayBuffer._sync_metadata_from_transfer_queue": "each poll: where a worker's request to stop is seen",
-        "ReplayBuffer.failure_keys": "prompts whose rollout raised",
-        "ReplayBuffer.partitions": "the tags of the TransferQueue",
-    },
-    "verl.trainer.ppo.v1": {
-        "PPOTrainerSync.fit": "where a stop ends the run",
-        "PPOTrainerSync.step": "which step is under way",
-        "PPOTrainerSync.on_step_begin": "where an alarm stops the run",
-        "PPOTrainerSync.on_step_end": "where an alarm has a checkpoint saved",
-        "PPOTrainerSync._compute_metrics": "a step's metrics, which the alarms watch",
-        "PPOTrainerSync._save_checkpoint": "the checkpoint before a stop",
-        "PPOTrainerSync._load_checkpoint": "the step that a run resumes from",
-        "PPOTrainerSync.config": "the training config",
-        "PPOTrainerSync.global_steps": "the number of the step",
-        "PPOTrainerSync.replay_buffer": "the sampler, which watches the workers",
-        "PPOTrainerSync.train_dataloader": "queues the questions of an interrupted step again",
-        "PPOTrainerSync.llm_server_manager": "names the rollout replicas",
-    },
-    "verl.trainer.ppo.v1.trainer_base": {"TRAINER_REGISTRY": "where our trainer takes the place of upstream's"},
-    "verl.trainer.main_ppo": {
-        "TaskRunnerV1.__ray_metadata__.modified_class": "runs the trainer in our own actor",
-        "run_ppo": "runs upstream's trainer",
-    },
-    "verl.trainer.ppo.core_algos": {
-        "compute_grpo_outcome_advantage": "GRPO's formula",
-        "register_adv_est": "registers our estimator",
-    },
-    "verl.trainer.ppo.utils": {
-        "need_critic": "an input of validate_config",
-        "need_reference_policy": "an input of validate_config",
-    },
-    "verl.utils.config": {"validate_config": "upstream's own validation of the training config"},
-    "verl.workers.engine.base": {"EngineRegistry.register": "registers the FSDP2 engine for CPU"},
-    "verl.workers.engine.fsdp.transformer_impl": {
-        "FSDPEngineWithLMHead": "base of the CPU engine",
-        "CPUOffloadPolicy": "made to work without pinned memory",
-    },
-    "transfer_queue": {
-        "KVBatchMeta": "the keys of a batch",
-        "kv_batch_get": "reads the tensors that are about to be trained on",
-        "async_kv_put": "carries a worker's request to stop to the trainer",
-    },
-    "torch.distributed": {"init_process_group": "made to take verl's backend string for CPU"},
-    "torch.distributed.fsdp": {"CPUOffloadPolicy": "made to work without pinned memory"},
-}
-_VLLM_NAMES = {"vllm.sampling_params": {"RequestOutputKind": "one message per request instead of one per token"}}
-_CPU_NAMES = {
-    "vllm.platforms": {"current_platform": "tells whether the engine runs on a CPU"},
-    "vllm.model_executor.layers.utils": {"dispatch_cpu_unquantized_gemm": "kept from repacking synced weights"},
-    "vllm.v1.executor.uniproc_executor": {"UniProcExecutor": "computes in the engine's own process (config/cpu.yaml)"},
-}
-
-
-def _listed(names: Mapping[str, Mapping[str, str]]) -> tuple[RequiredName, ...]:
+@functools.cache
+def required_names(condition: str) -> tuple[RequiredName, ...]:
+    """The names of upstream.yaml that are needed `always`, with the engine `vllm`, or on a `cpu`; of others, none."""
+    names = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).get(condition, {})
     return tuple(RequiredName(module, name, why) for module, some in names.items() for name, why in some.items())
-
-
-REQUIRED_NAMES = _listed(_NAMES)
-REQUIRED_VLLM_NAMES = _listed(_VLLM_NAMES)
-REQUIRED_CPU_NAMES = _listed(_CPU_NAMES)
 
 
 def find(required: RequiredName) -> Any:
@@ -156,7 +64,7 @@ def find(required: RequiredName) -> Any:
     except (ImportError, AttributeError) as error:
         raise UpstreamMoved(
             f"{required.module}.{required.name} is gone ({error}); ReSearch needs it: {required.purpose}. "
-            "Install the pinned versions (bash scripts/setup.sh), or adapt verl_search/platform/upstream.py."
+            "Install the pinned versions (bash scripts/setup.sh), or adapt verl_search/platform/upstream.py and .yaml."
         ) from error
     return found
 
@@ -168,7 +76,7 @@ def _instance_attributes(kind: type) -> set[str]:
     return {name for source in sources for name in re.findall(r"\bself\.(\w+)(?:: [^=\n]+)? = ", source)}
 
 
-def check_contract(names: tuple[RequiredName, ...] = REQUIRED_NAMES) -> None:
+def check_contract(names: Iterable[RequiredName]) -> None:
     """Raise `UpstreamMoved` for the first name that is not where this project expects it."""
     for required in names:
         find(required)
@@ -268,12 +176,10 @@ def keep_plain_vllm_weights() -> None:
     Plain `torch.nn.functional.linear` keeps the sync possible and the rollout's numbers those of the actor.
     """
     import torch
-
-    (repacking,) = (name for name in REQUIRED_CPU_NAMES if name.module == "vllm.model_executor.layers.utils")
-    find(repacking)
+    from vllm.model_executor.layers import utils
 
     def plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
         del remove_weight
         layer.cpu_linear = torch.nn.functional.linear
 
-    setattr(importlib.import_module(repacking.module), repacking.name, plain_linear)
+    utils.dispatch_cpu_unquantized_gemm = plain_linear

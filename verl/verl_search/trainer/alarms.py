@@ -13,8 +13,9 @@ from enum import StrEnum
 from statistics import median
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from flashrag.config import validated
 from flashrag.errors import UserError
 
 # Condition -> whether a value crosses the threshold, given the history's median (the "base").
@@ -98,18 +99,8 @@ def parse_rules(given: Mapping[str, Any]) -> dict[str, Rule]:
             continue
         if not isinstance(fields, Mapping):
             raise UserError(f"alarms.{name}={fields!r} is not a rule; give metric, action and one condition, or null")
-        try:
-            rules[name] = Rule.model_validate(dict(fields))
-        except ValidationError as error:
-            problems = "; ".join(_problem(name, details) for details in error.errors())
-            raise UserError(f"{problems} (docs/alarms.md explains the fields of a rule)") from error
+        rules[name] = validated(Rule, fields, f"alarms.{name} (docs/alarms.md)")
     return rules
-
-
-def _problem(name: str, details: Any) -> str:
-    key = ".".join(["alarms", name, *map(str, details["loc"])])
-    given = "" if details["type"] in ("missing", "value_error") else f"={details['input']!r}"
-    return f"{key}{given}: {details['msg']}"
 
 
 class _Watch:
