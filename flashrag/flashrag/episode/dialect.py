@@ -48,11 +48,6 @@ class Dialect:
         return replace(self, more_calls=(*self.more_calls, *tags))
 
     @property
-    def has_format(self) -> bool:
-        """Whether the format rule applies."""
-        return self.answer is not None
-
-    @property
     def calls(self) -> tuple[Tag, ...]:
         """The tags by which a model calls its tools."""
         return (self.search, *self.more_calls)

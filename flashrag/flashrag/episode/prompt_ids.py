@@ -40,12 +40,11 @@ def check_chat_template(tokenizer: Any) -> None:
 def encode_prompt(tokenizer: Any, prompt: Prompt, apply_chat: bool) -> list[int]:
     """Ids of the prompt of any method; they end with the text that the model has written so far.
 
-    For a base model, the tokenizer adds its own special tokens, if any; a chat template adds its own.
-    Raises `UserError` for `apply_chat` with a tokenizer that has no chat template.
+    For a base model, the tokenizer adds its own special tokens, if any; a chat template, which the tokenizer has where
+    `apply_chat` is true, adds its own.
     """
     # Not verbose: the caller checks whether a prompt is too long.
     if not apply_chat:
         return list(tokenizer.encode(prompt.text, verbose=False))
-    check_chat_template(tokenizer)
     text = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
     return list(tokenizer.encode(text + prompt.written, add_special_tokens=False, verbose=False))

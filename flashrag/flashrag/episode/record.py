@@ -100,7 +100,7 @@ class Trajectory:
             answer=episode.answer,
             end_reason=episode.end_reason,
             dialect=episode.dialect.name,
-            format_valid=fault is None if episode.dialect.has_format else None,
+            format_valid=fault is None if episode.dialect.answer else None,
             format_fault=fault and fault.name.lower(),
             segments=tuple(episode.segments),
             calls=tuple(episode.calls),

@@ -9,6 +9,7 @@ Training and evaluation both use this one function. episode.py defines the episo
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from flashrag.episode.episode import (
@@ -55,33 +56,30 @@ async def run_episode(
     callable_tools = (search_tool(codec.dialect, search), *tools)
     assert tuple(tool.tag for tool in callable_tools) == codec.dialect.calls, "the tools must match the dialect's calls"
     episode = Episode(tuple(prompt_ids), dialect=codec.dialect)
-    run = _Run(episode, generate, callable_tools, codec, limits, clock)
+    deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
+    run = _Run(episode, generate, callable_tools, codec, limits, clock, deadline)
     try:
-        run.episode.end_reason = await run.to_the_end()
+        episode.end_reason = await run.to_the_end()
     except ToolError:
-        run.episode.end_reason = EndReason.SEARCH_FAILED
+        episode.end_reason = EndReason.SEARCH_FAILED
     except DeadlinePassed:
-        run.episode.end_reason = EndReason.DEADLINE
-    check_invariants(run.episode, codec)
-    return run.episode
+        episode.end_reason = EndReason.DEADLINE
+    check_invariants(episode, codec)
+    return episode
 
 
+@dataclass(slots=True)
 class _Run:
     """The state of one running episode."""
 
-    def __init__(
-        self,
-        episode: Episode,
-        generate: Generate,
-        tools: Sequence[Tool],
-        codec: EpisodeCodec,
-        limits: Limits,
-        clock: Clock,
-    ):
-        self.episode, self.generate, self.tools = episode, generate, tools
-        self.codec, self.limits, self.clock = codec, limits, clock
-        self.deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
-        self.limit_announced = False
+    episode: Episode
+    generate: Generate
+    tools: Sequence[Tool]
+    codec: EpisodeCodec
+    limits: Limits
+    clock: Clock
+    deadline: float | None
+    limit_announced: bool = False
 
     async def to_the_end(self) -> EndReason:
         while (left := self._tokens_left()) > 0:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from flashrag.dataset import Question
@@ -136,7 +137,7 @@ class Trace:
         documents = tuple(Document(d.id, neutralize(d.contents, specials)) for d in prompt.documents)
         ids: list[int] = []
         for count in range(len(documents), -1, -1):
-            ids = encode_prompt(tokenizer, prompt.with_documents(documents[:count]), self._settings.apply_chat)
+            ids = encode_prompt(tokenizer, replace(prompt, documents=documents[:count]), self._settings.apply_chat)
             if len(ids) + reserve <= limit:
                 return ids
         raise PromptTooLong(

@@ -7,7 +7,7 @@ is compared with. Does not cover: tokens (prompt_ids.py).
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flashrag.config import read_yaml_mapping
@@ -36,9 +36,9 @@ class Prompt:
     """A template with its values; `written` is the beginning of the answer, which the model continues."""
 
     template: PromptTemplate
-    values: Mapping[str, str] = field(default_factory=dict)
-    documents: tuple[Document, ...] = ()
-    written: str = ""
+    values: Mapping[str, str]
+    documents: tuple[Document, ...]
+    written: str
 
     @property
     def text(self) -> str:
@@ -51,9 +51,6 @@ class Prompt:
         """The conversation of an instruct model, without the text that the model has written."""
         parts = {"system": self._fill(self.template.system), "user": self._fill(self.template.user)}
         return [{"role": role, "content": content} for role, content in parts.items() if content]
-
-    def with_documents(self, documents: tuple[Document, ...]) -> "Prompt":
-        return replace(self, documents=documents)
 
     def _fill(self, part: str) -> str:
         """All names are replaced in one pass: a question that contains "{passages}" stays as it is."""

@@ -161,10 +161,7 @@ def context_tokens(options: ModelServerOptions) -> int:
 
 
 def _sglang_python() -> str | None:
-    given = os.environ.get("RESEARCH_SGLANG_PYTHON")
-    if given:
-        return given
-    return str(SGLANG_PYTHON) if SGLANG_PYTHON.is_file() else None
+    return os.environ.get("RESEARCH_SGLANG_PYTHON") or (str(SGLANG_PYTHON) if SGLANG_PYTHON.is_file() else None)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ModelServerOptions:
@@ -174,15 +171,9 @@ def parse_args(argv: Sequence[str] | None = None) -> ModelServerOptions:
         epilog="Arguments after -- go to the engine as they are.",
     )
     parser.add_fields(ModelServerOptions, port=COMMAND_PORT)
-    ours, extra = _split(sys.argv[1:] if argv is None else argv)
-    return replace(parser.parse_into(ModelServerOptions, ours), extra=tuple(extra))
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments before and after `--`."""
-    arguments = list(argv)
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:cut], arguments[cut + 1 :]
+    given = [*(sys.argv[1:] if argv is None else argv), "--"]  # a last one, in case there is no other
+    cut = given.index("--")
+    return replace(parser.parse_into(ModelServerOptions, given[:cut]), extra=tuple(given[cut + 1 : -1]))
 
 
 @exit_on_user_error

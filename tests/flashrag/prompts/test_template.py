@@ -22,8 +22,3 @@ def test_an_instruct_model_gets_a_conversation_without_empty_parts():
         {"role": "user", "content": "Q: Who? {{x}} {unknown}"},
     ]
     assert PromptTemplate(system="").fill(question="Who?").messages == [{"role": "user", "content": "Question: Who?"}]
-
-
-def test_passages_can_be_taken_away():
-    prompt = TEMPLATE.fill(DOCUMENTS, question="Who?")
-    assert prompt.with_documents(DOCUMENTS[:1]).text.count("Doc ") == 1
