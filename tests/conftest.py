@@ -20,7 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
 from flashrag.errors import UserError
-from scripts.browser import find_chromium, open_browser
+from tests.browser import find_chromium, open_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

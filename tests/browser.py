@@ -1,6 +1,6 @@
 """A headless Chromium for the tests of the pages, and a picture of one for the documentation:
 
-    python -m scripts.browser --url http://127.0.0.1:8000 --query "…" --output docs/server-page.png
+    python -m tests.browser --url http://127.0.0.1:8000 --query "…" --output docs/server-page.png
 
 Chromium itself comes from the system: scripts/setup_browser.sh.
 """
@@ -47,7 +47,7 @@ def open_browser() -> Iterator["Browser"]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = CommandParser(prog="python -m scripts.browser", description="Photograph the retrieval server's page.")
+    parser = CommandParser(prog="python -m tests.browser", description="Photograph the retrieval server's page.")
     parser.add_argument("--url", required=True, metavar="URL", help="address of a running retrieval server")
     parser.add_argument("--query", required=True, help="query to search for before the picture is taken")
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
