@@ -19,9 +19,8 @@ from fastapi_offline import FastAPIOffline
 
 from flashrag.config import TOKEN_VARIABLE
 from rag_serving.gate import Gate
-from rag_serving.metrics import CountRequests, Metrics, Refusal
+from rag_serving.metrics import CountRequests, Metrics
 from rag_serving.routes import search_routes, status_routes
-from rag_serving.searcher import RETRY_AFTER_S, QueueFull, SearchFailed, SearchUnavailable
 from rag_serving.service import Service
 from rag_serving.settings import ServerSettings
 from rag_serving.workers import Workers
@@ -50,9 +49,6 @@ def create_app(settings: ServerSettings, workers: Workers) -> FastAPI:
     app = FastAPIOffline(title="ReSearch retrieval server", version="1", lifespan=lifespan)
     app.state.service = service
     app.add_exception_handler(RequestValidationError, _answer_422)
-    app.add_exception_handler(QueueFull, _answer_429)
-    app.add_exception_handler(SearchUnavailable, _answer_503)
-    app.add_exception_handler(SearchFailed, _answer_500)
     app.add_exception_handler(Exception, _answer_500)
     app.include_router(status_routes(service))
     app.include_router(search_routes(service))
@@ -88,17 +84,6 @@ async def _answer_422(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": problems}, status_code=422)
 
 
-async def _answer_429(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, QueueFull)  # it is registered for this type alone
-    request.app.state.service.metrics.refused.labels(Refusal.QUEUE_FULL).inc()
-    return JSONResponse({"detail": str(error)}, 429, {"Retry-After": str(error.retry_after_s)})
-
-
-async def _answer_503(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(RETRY_AFTER_S)})
-
-
 async def _answer_500(_: Request, error: Exception) -> JSONResponse:
-    # After this answer Starlette raises any other error than SearchFailed again: the server logs it with its traceback.
-    reason = str(error) if isinstance(error, SearchFailed) else f"the request failed: {type(error).__name__}"
-    return JSONResponse({"detail": reason}, status_code=500)
+    # After this answer Starlette raises the error again: the server logs it with its traceback.
+    return JSONResponse({"detail": f"the request failed: {type(error).__name__}"}, status_code=500)

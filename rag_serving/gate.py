@@ -13,8 +13,9 @@ from contextlib import suppress
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rag_serving.metrics import ASGIApp, Message, Receive, Refusal, Scope, Send
+from rag_serving.metrics import Refusal
 from rag_serving.searcher import RETRY_AFTER_S
 from rag_serving.service import Service, Status
 

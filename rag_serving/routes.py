@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends, HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -21,7 +22,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from flashrag.config import TOKEN_VARIABLE
 from rag_serving import wire
 from rag_serving.gate import TIMEOUT_HEADER
+from rag_serving.metrics import Refusal
 from rag_serving.query_queue import Ranked
+from rag_serving.searcher import QueueFull
 from rag_serving.service import Service, Status
 
 log = logging.getLogger(__name__)
@@ -71,21 +74,26 @@ def status_routes(service: Service) -> APIRouter:
 
 
 def search_routes(service: Service) -> APIRouter:
+    # Each gives a ready Response: FastAPI's validation of answers would cost more than the search of a small corpus.
     router = APIRouter(tags=["search"], responses=REFUSALS, dependencies=[TOKEN])
-    _add_search(router, service)
-    _add_batch_search(router, service)
-    _add_retrieve(router, service)
-    _add_queries(router, service)
+    _add_flashrags_routes(router, service)
+    _add_other_dialects(router, service)
     return router
 
 
-# Each route gives a ready Response: FastAPI's validation of answers would cost more than the search of a small corpus.
-def _add_search(router: APIRouter, service: Service) -> None:
+def _add_flashrags_routes(router: APIRouter, service: Service) -> None:
     limits = service.settings
+    Query = Annotated[str, Field(max_length=limits.max_query_chars)]
+    TopN = Annotated[int, Field(ge=1, le=limits.max_top_n)]
 
     class SearchIn(BaseModel):
-        query: str = Field(max_length=limits.max_query_chars)
-        top_n: int = Field(DEFAULT_TOP_N, ge=1, le=limits.max_top_n)
+        query: Query
+        top_n: TopN = DEFAULT_TOP_N
+        return_score: bool = False
+
+    class BatchSearchIn(BaseModel):
+        query: list[Query] = Field(max_length=limits.max_batch_queries)
+        top_n: TopN = DEFAULT_TOP_N
         return_score: bool = False
 
     @router.post("/search", response_model=wire.SearchOut)
@@ -95,33 +103,22 @@ def _add_search(router: APIRouter, service: Service) -> None:
         ranked = await _rank(service, "/search", "query", [body.query], body.top_n)
         return await _written(lambda: wire.search_json(ranked[0], body.return_score), ranked)
 
-
-def _add_batch_search(router: APIRouter, service: Service) -> None:
-    limits = service.settings
-
-    class BatchSearchIn(BaseModel):
-        query: list[Annotated[str, Field(max_length=limits.max_query_chars)]] = Field(
-            max_length=limits.max_batch_queries
-        )
-        top_n: int = Field(DEFAULT_TOP_N, ge=1, le=limits.max_top_n)
-        return_score: bool = False
-
     @router.post("/batch_search", response_model=wire.BatchSearchOut)
     async def batch_search(body: BatchSearchIn) -> Response:
         ranked = await _rank(service, "/batch_search", "query", body.query, body.top_n)
         return await _written(lambda: wire.batch_search_json(ranked, body.return_score), ranked)
 
 
-def _add_retrieve(router: APIRouter, service: Service) -> None:
+def _add_other_dialects(router: APIRouter, service: Service) -> None:
     limits = service.settings
+    Queries = list[Annotated[str, Field(max_length=limits.max_query_chars)]]
+    Num = Annotated[int | None, Field(ge=1, le=limits.max_top_n)]
 
     class RetrieveIn(BaseModel):
         model_config = ConfigDict(json_schema_extra=_declare_other_names)
 
-        queries: list[Annotated[str, Field(max_length=limits.max_query_chars)]] = Field(
-            max_length=limits.max_batch_queries, validation_alias=AliasChoices("queries", "query")
-        )
-        topk: int | None = Field(None, ge=1, le=limits.max_top_n, validation_alias=AliasChoices("topk", "top_k"))
+        queries: Queries = Field(max_length=limits.max_batch_queries, validation_alias=AliasChoices("queries", "query"))
+        topk: Num = Field(None, validation_alias=AliasChoices("topk", "top_k"))
         return_scores: bool = False
 
         @field_validator("queries", mode="before")
@@ -129,10 +126,19 @@ def _add_retrieve(router: APIRouter, service: Service) -> None:
         def _one_or_many(cls, value: object) -> object:
             return [value] if isinstance(value, str) else value
 
+    class QueriesIn(BaseModel):
+        queries: Queries = Field(max_length=limits.max_batch_queries)
+        k: Num = None
+
     @router.post("/retrieve", response_model=wire.RetrieveOut)
     async def retrieve(body: RetrieveIn) -> Response:
         ranked = await _rank(service, "/retrieve", "queries", body.queries, body.topk or service.facts.topk)
         return await _written(lambda: wire.retrieve_json(ranked, body.return_scores), ranked)
+
+    @router.post("/queries", response_model=wire.QueriesOut)
+    async def queries(body: QueriesIn) -> Response:
+        ranked = await _rank(service, "/queries", "queries", body.queries, body.k or service.facts.topk)
+        return await _written(lambda: wire.queries_json(body.queries, ranked), ranked)
 
 
 def _declare_other_names(schema: dict[str, Any]) -> None:
@@ -142,21 +148,6 @@ def _declare_other_names(schema: dict[str, Any]) -> None:
     properties |= {"query": properties["queries"], "top_k": properties["topk"]}
     del schema["required"]
     schema["anyOf"] = [{"required": ["queries"]}, {"required": ["query"]}]
-
-
-def _add_queries(router: APIRouter, service: Service) -> None:
-    limits = service.settings
-
-    class QueriesIn(BaseModel):
-        queries: list[Annotated[str, Field(max_length=limits.max_query_chars)]] = Field(
-            max_length=limits.max_batch_queries
-        )
-        k: int | None = Field(None, ge=1, le=limits.max_top_n)
-
-    @router.post("/queries", response_model=wire.QueriesOut)
-    async def queries(body: QueriesIn) -> Response:
-        ranked = await _rank(service, "/queries", "queries", body.queries, body.k or service.facts.topk)
-        return await _written(lambda: wire.queries_json(body.queries, ranked), ranked)
 
 
 async def _rank(service: Service, route: str, field: str, queries: Sequence[str], num: int) -> list[Ranked]:
@@ -171,11 +162,17 @@ async def _rank(service: Service, route: str, field: str, queries: Sequence[str]
     service.metrics.queries.labels(route).inc(len(queries))
     if service.settings.log_queries:
         log.warning("%s num=%d %r", route, num, list(queries))
-    return await service.searcher.rank(queries, num)
+    try:
+        return await service.searcher.rank(queries, num)
+    except QueueFull:
+        service.metrics.refused.labels(Refusal.QUEUE_FULL).inc()
+        raise
 
 
 async def _written(build: Callable[[], Any], ranked: Sequence[Ranked]) -> Response:
     """The answer as JSON. A large one is written in a thread, so that other requests need not wait."""
-    if sum(map(len, ranked)) <= DOCUMENTS_WRITTEN_AT_ONCE:
-        return wire.Json(build())
-    return await asyncio.to_thread(lambda: wire.Json(build()))
+
+    def write() -> Response:
+        return Response(orjson.dumps(build()), media_type="application/json")
+
+    return write() if sum(map(len, ranked)) <= DOCUMENTS_WRITTEN_AT_ONCE else await asyncio.to_thread(write)

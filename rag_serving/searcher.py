@@ -11,8 +11,9 @@ import time
 from collections.abc import Sequence
 
 from cachetools import LRUCache
+from fastapi import HTTPException
 
-from flashrag.errors import ReSearchError, SearchError
+from flashrag.errors import SearchError
 from rag_serving.metrics import Metrics
 from rag_serving.query_queue import Ask, Job, QueryQueue, Ranked
 from rag_serving.settings import ServerSettings
@@ -26,20 +27,16 @@ LONGEST_RETRY_AFTER_S = 60
 RATE_SMOOTHING = 0.2
 
 
-class QueueFull(ReSearchError):
-    """The queue is full; `retry_after_s` estimates when there is room."""
-
-    def __init__(self, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+class QueueFull(HTTPException):
+    """429, with an estimate of when there is room."""
 
 
-class SearchFailed(ReSearchError):
-    """The retriever raised; the message names the type of its error."""
+class SearchFailed(HTTPException):
+    """500: the retriever raised; the message names the type of its error."""
 
 
-class SearchUnavailable(ReSearchError):
-    """The retriever got no answer from another server, or from a shard, on which it depends."""
+class SearchUnavailable(HTTPException):
+    """503: the retriever got no answer from another server, or from a shard, on which it depends."""
 
 
 class Searcher:
@@ -116,11 +113,9 @@ class Searcher:
     def _full(self, more: int) -> QueueFull:
         rate = self._queries_per_s or 1.0
         retry_after_s = min(max(math.ceil(len(self._queue) / rate), RETRY_AFTER_S), LONGEST_RETRY_AFTER_S)
-        return QueueFull(
-            f"{len(self._queue)} queries wait and {more} more do not fit (max_queue_queries is "
-            f"{self._settings.max_queue_queries}); try again in {retry_after_s} s",
-            retry_after_s,
-        )
+        text = f"{len(self._queue)} queries wait and {more} more do not fit (max_queue_queries is "
+        text += f"{self._settings.max_queue_queries}); try again in {retry_after_s} s"
+        return QueueFull(429, text, {"Retry-After": str(retry_after_s)})
 
     def _dispatch(self) -> None:
         """Start all searches that may run. Just after a batch, wait for its clients, which are about to come back."""
@@ -212,7 +207,7 @@ class Searcher:
         self._queries_per_s += (rate - self._queries_per_s) * (RATE_SMOOTHING if self._queries_per_s else 1.0)
 
 
-def _failure(error: Exception) -> ReSearchError:
+def _failure(error: Exception) -> HTTPException:
     if isinstance(error, SearchError):
-        return SearchUnavailable(str(error))
-    return SearchFailed(f"the search failed: {type(error).__name__}")
+        return SearchUnavailable(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+    return SearchFailed(500, f"the search failed: {type(error).__name__}")

@@ -24,7 +24,7 @@ import uvicorn
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
-from flashrag.system.arguments import CommandParser, flag, in_range
+from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
 from rag_serving.service import Service, Status
@@ -40,6 +40,8 @@ BACKLOG = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
+    """Serve retrieval over HTTP. docs/serving.md describes its routes and its configuration."""
+
     config: Path = flag(
         "YAML file that names index, corpus and encoder, and limits requests "
         "(default: rag_serving/serving_config.yaml)",
@@ -56,18 +58,9 @@ class ServeOptions:
     )  # fmt: skip
 
 
-def parse_args(argv: Sequence[str] | None = None) -> ServeOptions:
-    parser = CommandParser(
-        prog="python rag_serving/serving.py",
-        description="Serve retrieval over HTTP. docs/serving.md describes its routes and its configuration.",
-    )
-    parser.add_fields(ServeOptions)
-    return parser.parse_into(ServeOptions, argv)
-
-
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_args(argv)
+    options = parse_options(ServeOptions, "python rag_serving/serving.py", argv)
     settings = read_settings(options.config)
     prepare_process(options.num_retriever)
     with contextlib.closing(_bound_socket(options.host, options.port)) as listener:

@@ -18,7 +18,6 @@ import signal
 import socket
 import threading
 import traceback
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedRWPair
@@ -53,25 +52,7 @@ class Facts(NamedTuple):
         return cls(retriever.method, len(retriever.corpus), retriever.topk)
 
 
-class Workers(ABC):
-    """Search up to `count` batches at once."""
-
-    count: int
-
-    @abstractmethod
-    async def start(self) -> Facts:
-        """Load the retriever. Raises the loader's error."""
-
-    @abstractmethod
-    async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
-        """The retriever's `rank`. Raises its errors, and `ProcessDied`."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Release the retriever; the results of searches that still run are dropped."""
-
-
-class ThreadWorkers(Workers):
+class ThreadWorkers:
     """`load` gives a retriever that is safe to call from `count` threads at once."""
 
     def __init__(self, load: Callable[[], Retriever], count: int) -> None:
@@ -81,14 +62,17 @@ class ThreadWorkers(Workers):
         self._threads = ThreadPoolExecutor(count, "retriever")
 
     async def start(self) -> Facts:
+        """Load the retriever. Raises the loader's error."""
         self._retriever = await self._in_thread(self._load)
         return Facts.of(self._retriever)
 
     async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        """The retriever's `rank`. Raises its errors."""
         assert self._retriever is not None, "a server that loads searches nothing"
         return await self._in_thread(self._retriever.rank, queries, num)
 
     async def close(self) -> None:
+        """Release the retriever; the results of searches that still run are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._retriever is not None:
             self._retriever.close()
@@ -97,7 +81,7 @@ class ThreadWorkers(Workers):
         return asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
 
 
-class ProcessWorkers(Workers):
+class ProcessWorkers:
     """`load` is called in a new process, where `count` threads search; that process must find it by its name."""
 
     def __init__(self, load: Callable[[], Retriever], count: int) -> None:
@@ -114,6 +98,7 @@ class ProcessWorkers(Workers):
         return self._process.pid if self._process else None
 
     async def start(self) -> Facts:
+        """Load the retriever. Raises the loader's error, and `ProcessDied`."""
         pairs = [socket.socketpair() for _ in range(self.count)]
         theirs = [pair[1] for pair in pairs]
         # Spawned: a fork of a process with threads, and torch in it, may hang.
@@ -138,6 +123,7 @@ class ProcessWorkers(Workers):
         return facts
 
     async def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
+        """The retriever's `rank`. Raises its errors, and `ProcessDied`."""
         request = pickle.dumps((list(queries), num))
         for _ in range(ATTEMPTS):
             process, idle = self._process, self._idle
@@ -181,6 +167,9 @@ class ProcessWorkers(Workers):
         atexit.unregister(self._process.kill)
         for channel in self._channels:
             channel.writer.transport.abort()
+
+
+Workers = ThreadWorkers | ProcessWorkers  # search up to `count` batches at once
 
 
 class _Channel(NamedTuple):

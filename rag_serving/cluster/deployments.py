@@ -24,6 +24,7 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.errors import SearchError, UserError
@@ -32,7 +33,7 @@ from flashrag.retriever.index_shards import ShardCard, read_shards
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
 from rag_serving.cluster.shards import RankedRows, Shard, ShardedIndex
-from rag_serving.metrics import ASGIApp, MetricsOfAll, Receive, Scope, Send
+from rag_serving.metrics import MetricsOfAll
 from rag_serving.searcher import QueueFull, SearchUnavailable
 from rag_serving.service import Status
 from rag_serving.settings import ServerSettings, read_settings

@@ -112,7 +112,7 @@ async def test_a_full_queue_takes_all_of_a_request_or_nothing(engine):
     await until(lambda: searcher.waiting == 2)
     with pytest.raises(QueueFull, match="2 queries wait and 2 more do not fit") as caught:
         await searcher.rank(["c", "d"], 2)
-    assert (searcher.waiting, caught.value.retry_after_s) == (2, 1)
+    assert (searcher.waiting, caught.value.headers) == (2, {"Retry-After": "1"})
     joined = ask(searcher, "a", "b", "held", "known")  # nothing new to search: there is room for that
     last = ask(searcher, "e", "e")
     await until(lambda: searcher.waiting == 3)
@@ -161,7 +161,7 @@ async def test_a_failed_batch_fails_its_requests_and_nothing_after_it(engine):
     engine.proceed.set()
     for outcome in await asyncio.gather(*together, return_exceptions=True):
         assert isinstance(outcome, SearchFailed)
-        assert str(outcome) == "the search failed: RuntimeError"
+        assert (outcome.status_code, outcome.detail) == (500, "the search failed: RuntimeError")
     assert await searcher.rank(["innocent"], 2) == expected(engine, "innocent")
     assert searcher.available == 1
     await held

@@ -27,8 +27,9 @@ from flashrag.document import Document
 from flashrag.errors import UserError
 from flashrag.retriever import check_assets, load_retriever_from
 from flashrag.retriever.index_builder import main as build_index
+from flashrag.system.arguments import parse_options
 from flashrag.system.local_server import free_port
-from rag_serving.serving import main, parse_args
+from rag_serving.serving import ServeOptions, main
 from rag_serving.settings import read_settings
 from rag_serving.wire import document_json
 
@@ -124,7 +125,7 @@ def test_bad_flags_are_refused(flags, capsys):
 
 
 def test_the_default_address_is_this_machine_only():
-    options = parse_args([])
+    options = parse_options(ServeOptions, "serving.py", [])
     assert (options.host, options.num_retriever, options.config.name) == ("127.0.0.1", 1, "serving_config.yaml")
 
 
