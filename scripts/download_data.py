@@ -8,15 +8,15 @@ Does not cover: original files (convert_data.py), corpora and indexes.
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from pydantic import TypeAdapter, ValidationError
 
 from flashrag.dataset import DATASETS, read_questions
 from flashrag.errors import UserError, exit_on_user_error
@@ -37,6 +37,9 @@ class LockedFile:
     sha256: str
     rows: int
     revision: str | None
+
+
+_LOCKED_FILES = TypeAdapter(dict[str, LockedFile])
 
 
 @exit_on_user_error
@@ -85,9 +88,13 @@ def fetch(name: str, data_dir: Path, lock_path: Path, revision: str, endpoint: s
         _check_locked(describe(target, None), locked, target, "remove it to fetch it again")
         return f"{target}: {locked.rows} questions, there already, sha256 as in {lock_path}"
     downloads = data_dir / ".download"  # a broken download stays here, to be resumed
-    path, commit = _download(name, downloads, revision, endpoint)
-    fetched = describe(path, commit)
+    path, commit, stated_sha256 = _download(name, downloads, revision, endpoint)
     try:
+        fetched = describe(path, commit)
+        if stated_sha256 not in (None, fetched.sha256):
+            raise UserError(
+                f"{name} has sha256 {fetched.sha256}; the hub states {stated_sha256}; run the command again"
+            )
         if locked is not None:
             _check_locked(fetched, locked, path, f"{lock_path} has another; is it another revision?")
         dataset, _, split = name.removesuffix(".jsonl").partition("/")
@@ -117,8 +124,8 @@ def _check_locked(found: LockedFile, locked: LockedFile, path: Path, remedy: str
         raise UserError(f"{path} has {found.size_bytes} bytes with sha256 {found.sha256}; {expected}; {remedy}")
 
 
-def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> tuple[Path, str | None]:
-    """The file below `folder` and the commit it is from, with size and sha256 as the hub states them."""
+def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> tuple[Path, str | None, str | None]:
+    """The file below `folder`, its size checked; the commit it is from, and the sha256 where the hub states one."""
     import httpx
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -135,32 +142,22 @@ def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> t
         remedy = "Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), copy the file to the data folder"
         remedy = f"{remedy}, or convert the original (scripts/convert_data.py)"
         raise UserError(f"{name} cannot be fetched: {reason}. {remedy}") from error
-    found = describe(path, stated.commit_hash)
-    hashed = stated.etag if stated.etag and len(stated.etag) == _SHA256_DIGITS else None
-    if (stated.size not in (None, found.size_bytes)) or (hashed not in (None, found.sha256)):
-        path.unlink()
-        raise UserError(
-            f"{name} came with {found.size_bytes} bytes and sha256 {found.sha256}; the hub states {stated.size} bytes "
-            f"and {hashed or 'no sha256'}; run the command again"
-        )
-    return path, stated.commit_hash
+    return path, stated.commit_hash, stated.etag if len(stated.etag or "") == _SHA256_DIGITS else None
 
 
 def read_lock(path: Path) -> dict[str, LockedFile]:
-    if not path.exists():
-        return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {name: LockedFile(**entry) for name, entry in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        problem = f"{path} is no lock file of this command ({error})"
-        raise UserError(f"{problem}; remove it, or give another --lock") from error
+        return _LOCKED_FILES.validate_json(path.read_bytes()) if path.exists() else {}
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]["msg"]
+        raise UserError(
+            f"{path} is no lock file of this command ({problem}); remove it, or give another --lock"
+        ) from error
 
 
 def write_lock(path: Path, files: dict[str, LockedFile]) -> None:
     with staged(path) as unfinished:
-        content = {name: asdict(file) for name, file in sorted(files.items())}
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_bytes(_LOCKED_FILES.dump_json(dict(sorted(files.items())), indent=2) + b"\n")
 
 
 if __name__ == "__main__":
