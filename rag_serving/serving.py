@@ -85,16 +85,10 @@ class _Server(uvicorn.Server):
 
     def __init__(self, settings: ServerSettings, num_retriever: int, listener: socket.socket) -> None:
         app = create_app(settings, ProcessWorkers(partial(_load, settings), num_retriever))
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                backlog=BACKLOG,
-            )
-        )
+        super().__init__(uvicorn.Config(
+            app, log_level="warning", access_log=False, backlog=BACKLOG,
+            timeout_graceful_shutdown=CLOSE_TIMEOUT_S, timeout_keep_alive=KEEP_ALIVE_S,
+        ))  # fmt: skip
         self.failure: BaseException | None = None
         self.service: Service = app.state.service
         self._drain_timeout_s = settings.drain_timeout_s

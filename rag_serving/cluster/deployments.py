@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -150,8 +151,9 @@ class Replica:
         if not shards:
             return load_retriever_from(check_assets(self._settings))
         assets = check_assets(self._settings, shards=True)
+        (rows, dimension), *_ = (shard.size.remote().result() for shard in shards)  # however long they load
         calls = ShardCalls(shards, SHARDS_SHARE_OF_TIME * self._settings.request_timeout_s)
-        return load_retriever_from(assets, ShardedIndex(*calls.wait_until_up(), calls))
+        return load_retriever_from(assets, ShardedIndex(rows, dimension, calls))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         self._app = create_app(self._settings, ThreadWorkers(lambda: self._retriever, self._num_retriever))
@@ -210,20 +212,11 @@ class ShardCalls:
     def __call__(self, vectors: np.ndarray, num: int) -> list[RankedRows]:
         """Every shard's best `num` rows; raises ShardDown."""
         deadline = time.monotonic() + self._timeout_s
-        responses = [self._call(shard, vectors, num) for shard in range(len(self._handles))]
-        return [self._answer(shard, response, vectors, num, deadline) for shard, response in enumerate(responses)]
+        calls = [partial(handle.rank_rows.remote, vectors, num) for handle in self._handles]
+        responses = [call() for call in calls]  # all are asked before the first is waited for
+        return [self._answer(shard, *asked, deadline) for shard, asked in enumerate(zip(calls, responses, strict=True))]
 
-    def wait_until_up(self) -> tuple[int, int]:
-        """Return once every shard has answered, however long they load: the rows of all, and their dimension."""
-        sizes = [handle.size.remote().result() for handle in self._handles]
-        return sizes[0]
-
-    def _call(self, shard: int, vectors: np.ndarray, num: int) -> DeploymentResponse:
-        return cast(DeploymentResponse, self._handles[shard].rank_rows.remote(vectors, num))
-
-    def _answer(
-        self, shard: int, response: DeploymentResponse, vectors: np.ndarray, num: int, deadline: float
-    ) -> RankedRows:
+    def _answer(self, shard: int, call: Callable[[], Any], response: Any, deadline: float) -> RankedRows:
         lost: Exception | None = None
         while (left_s := deadline - time.monotonic()) > 0:
             try:
@@ -235,7 +228,7 @@ class ShardCalls:
             except (RayError, RayServeException) as error:
                 lost = error
                 time.sleep(PAUSE_S)
-                response = self._call(shard, vectors, num)
+                response = call()
         response.cancel()
         raise ShardDown(f"shard {shard} gave no answer within {self._timeout_s:g} s") from lost
 

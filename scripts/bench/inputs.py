@@ -16,7 +16,6 @@ from flashrag.retriever import check_assets
 from flashrag.system.arguments import flag
 from flashrag.system.processes import run_guarded
 from rag_serving.settings import read_settings
-from scripts.bench.servers import write_config
 
 Parsed = TypeVar("Parsed")
 SERVED = "what is served and asked"  # a group of --help
@@ -44,10 +43,13 @@ class IndexOptions:
             run_guarded(lambda: work(config), "start it again")
 
     def write_config(self, folder: Path, **limits: object) -> Path:
-        """The configuration of the server, in `folder`."""
+        """The configuration of the server, in `folder`, which is made where it is missing."""
         made_as = {"retrieval_method": self.retrieval_method, "retrieval_model_path": self.model_path}
         paths = {"index_path": self.index_path.absolute(), "corpus_path": self.corpus_path.absolute()}
-        return write_config(folder, **made_as, **paths, **limits)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "serving.yaml"
+        path.write_text(json.dumps({**made_as, **paths, **limits}, default=str))  # JSON is YAML
+        return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +66,16 @@ class DemoOptions:
 
 def read_lines(path: Path, parse: Callable[[Any], Parsed], expected: str) -> Iterator[Parsed]:
     """Each line of a jsonl file, plain or `.xz`, parsed; `UserError` names the first line that `parse` refuses."""
+    place = str(path)
     try:
         with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                try:
-                    yield parse(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
-                    problem = f"--questions: {path} line {number}: {error!r:.80}; expected {expected}"
-                    raise UserError(problem) from error
+                place = f"{path} line {number}"
+                yield parse(json.loads(line))
     except OSError as error:
         raise UserError(f"--questions: {path} cannot be read ({error.strerror}); give jsonl files") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--questions: {place}: {error!r:.80}; expected {expected}") from error
 
 
 def read_unique_questions(paths: Sequence[Path], seed: int) -> list[str]:

@@ -93,8 +93,8 @@ def _measure(options: RetrievalOptions, config: Path, questions: Sequence[str]) 
             limits = {"raw": start(in_own_process(Direct, config, our_encoder=False))}
             limits["direct"] = start(in_own_process(Direct, config, our_encoder=True))
             servers = {"ours": start(our_server(config, 1, config.parent))}
-            servers["original"] = start(blocking_server(config, config.parent))
-            servers["blocking"] = start(blocking_server(config, config.parent, "--our_encoder"))
+            servers["original"] = start(blocking_server(config, config.parent, our_encoder=False))
+            servers["blocking"] = start(blocking_server(config, config.parent, our_encoder=True))
             contest = Contest(plan, question_supply(questions), load, limits, servers)
             _say("warm-up")
             contest.warm_up()

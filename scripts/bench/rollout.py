@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,19 +95,17 @@ class Engine:
         self._llm.shutdown()
 
 
-class NoEngine:
-    """Takes no time: what is left is our own Python and the search."""
-
-    async def sample(self, _: list[int], sampled_ids: list[int], **__: Any) -> TokenOutput:
-        await asyncio.sleep(0)
-        return TokenOutput(token_ids=sampled_ids, log_probs=[-0.5] * len(sampled_ids), stop_reason="completed")
+async def sample_at_once(_: list[int], sampled_ids: list[int], **__: Any) -> TokenOutput:
+    """In place of `Engine.sample`, takes no time: what is left is our own Python and the search."""
+    await asyncio.sleep(0)
+    return TokenOutput(token_ids=sampled_ids, log_probs=[-0.5] * len(sampled_ids), stop_reason="completed")
 
 
 @dataclass(frozen=True)
 class Rollouts:
     """The ways to bring transcripts to their end on one engine."""
 
-    engine: Engine | NoEngine
+    sample: Callable[..., Awaitable[TokenOutput]]
     config: Any
     tokenizer: Any
 
@@ -138,7 +136,7 @@ class Rollouts:
     async def _sample(self, ids: list[int], turn: Turn) -> None:
         """Sample one turn after `ids`, which grow by it and its result."""
         length = len(turn.sampled_ids)
-        sampled = await self.engine.sample([*ids], turn.sampled_ids, max_tokens=length, ignore_eos=True, logprobs=0)
+        sampled = await self.sample([*ids], turn.sampled_ids, max_tokens=length, ignore_eos=True, logprobs=0)
         assert list(sampled.token_ids) == turn.sampled_ids, "the engine samples the tokens that it is given"
         ids += [*turn.sampled_ids, *turn.spliced_ids]
 
@@ -146,7 +144,7 @@ class Rollouts:
         """SearchAgentLoop, all at once, with a real client, or with the results and latencies that were drawn."""
 
         async def follow(number: int, transcript: Transcript) -> None:
-            scripted = _Scripted(self.engine, transcript)
+            scripted = _Scripted(self.sample, transcript)
             loop = SearchAgentLoop(
                 trainer_config=DictConfigWrap(self.config), data_config=DictConfigWrap(self.config.data),
                 server_manager=scripted, client=client or scripted,
@@ -167,13 +165,13 @@ class Rollouts:
 class _Scripted:
     """The rollout servers and the retrieval client of one episode, which follow its transcript."""
 
-    def __init__(self, engine: Engine | NoEngine, transcript: Transcript):
-        self._engine, self._turns = engine, iter(transcript.turns)
+    def __init__(self, sample: Callable[..., Awaitable[TokenOutput]], transcript: Transcript):
+        self._sample, self._turns = sample, iter(transcript.turns)
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any) -> TokenOutput:
         self._turn = next(self._turns)
         params = {**sampling_params, "logprobs": 0 if sampling_params["logprobs"] else None}
-        return await self._engine.sample(prompt_ids, self._turn.sampled_ids, **params)
+        return await self._sample(prompt_ids, self._turn.sampled_ids, **params)
 
     async def search_scored(self, query: str) -> Sequence[Hit]:
         assert query == self._turn.query, "the loop asks what the transcript says"
@@ -199,7 +197,7 @@ def measure(options: RolloutOptions, url: str) -> tuple[dict[str, list[float]], 
         config, client = rollout_config(url, options.model, Path(folder)), RetrievalClient(url, top_n=TOP_N)
         transcripts = runner.run(write_transcripts(questions, passages, codec, client, options.seed))
         some, few = transcripts[:PYTHON_CONCURRENCY], transcripts[: options.sequential]
-        python = Rollouts(NoEngine(), config, tokenizer)
+        python = Rollouts(sample_at_once, config, tokenizer)
 
         def python_ms() -> float:
             before = time.process_time()
@@ -212,7 +210,7 @@ def measure(options: RolloutOptions, url: str) -> tuple[dict[str, list[float]], 
             return Engine(options.model)
 
         with contextlib.closing(runner.run(start())) as engine:
-            ways = Rollouts(engine, config, tokenizer)
+            ways = Rollouts(engine.sample, config, tokenizer)
             runner.run(ways.limit(some))
 
             def rate(way: Coroutine, followed: Sequence[Transcript] = transcripts) -> float:

@@ -1,12 +1,11 @@
 """The servers under test, each in processes of its own, and the same retriever without a server: the limit.
 
-`python -m scripts.bench.servers --config C --port P` is the rival: an async handler that searches on the event loop,
-one query at a time, as the first public code does. It encodes with `SentenceTransformer.encode`, as that code's library
-does, or with `--our_encoder`, so that the handler alone differs from our server.
+The rival is an async handler that searches on the event loop, one query at a time, as the first public code does. It
+encodes with `SentenceTransformer.encode`, as that code's library does, or with our encoder, so that the handler alone
+differs from our server.
 """
 
 import contextlib
-import json
 import multiprocessing
 import os
 import subprocess
@@ -21,17 +20,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psutil
-import uvicorn
 from fastapi import FastAPI
 
-from flashrag.errors import exit_on_user_error
 from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
-from flashrag.system.arguments import flag, parse_options
 from flashrag.system.local_server import LOOPBACK, free_port, serving
 from rag_serving.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_N = 5  # passages that each query asks for
+BLOCKING_CONFIG, BLOCKING_ENCODER = "RESEARCH_BENCH_CONFIG", "RESEARCH_BENCH_OUR_ENCODER"
 MIB = 1 << 20
 Kind = TypeVar("Kind")
 
@@ -62,26 +59,19 @@ def our_server(
     return _running(command, port or free_port(), folder / "server.log")
 
 
-def blocking_server(config: Path, folder: Path, *flags: str) -> AbstractContextManager[Server]:
-    """This module as a server; `flags` are its own."""
-    command = ["-m", "scripts.bench.servers", "--config", str(config), *flags]
-    return _running(command, free_port(), folder / f"blocking{''.join(flags)}.log")
+def blocking_server(config: Path, folder: Path, *, our_encoder: bool) -> AbstractContextManager[Server]:
+    """uvicorn over `blocking_app`, healthy."""
+    command = ["-m", "uvicorn", "--factory", f"{__name__}:{blocking_app.__name__}", "--log-level", "warning"]
+    given = {BLOCKING_CONFIG: str(config), BLOCKING_ENCODER: "yes" if our_encoder else ""}
+    return _running(command, free_port(), folder / f"blocking_{our_encoder=}.log", **given)
 
 
 @contextlib.contextmanager
-def _running(arguments: Sequence[str], port: int, log_path: Path) -> Iterator[Server]:
+def _running(arguments: Sequence[str], port: int, log_path: Path, **environment: str) -> Iterator[Server]:
     url, command = f"http://{LOOPBACK}:{port}", [sys.executable, *arguments, "--port", str(port)]
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}  # children import from where this process does
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # children import from where this process does
     with serving(command, url, log_path, environment=environment) as process:
         yield Server(url, process)
-
-
-def write_config(folder: Path, **keys: object) -> Path:
-    """A server's configuration in `folder`, which is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "serving.yaml"
-    path.write_text(json.dumps(keys, default=str))  # JSON is YAML
-    return path
 
 
 class _Process(BaseManager):
@@ -132,9 +122,11 @@ def measured_retriever(config: Path, *, our_encoder: bool) -> Retriever:
     return retriever
 
 
-def blocking_app(retriever: Retriever) -> FastAPI:
+def blocking_app() -> FastAPI:
     """Answers as our server does when it is asked for scores, which the benchmark always does."""
-    app = FastAPI()
+    config, our_encoder = Path(os.environ[BLOCKING_CONFIG]), bool(os.environ[BLOCKING_ENCODER])
+    retriever, app = measured_retriever(config, our_encoder=our_encoder), FastAPI()
+    retriever.search("warm-up")
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -146,24 +138,3 @@ def blocking_app(retriever: Retriever) -> FastAPI:
         return [[{"id": document.id, "contents": document.contents} for document in documents], scores]
 
     return app
-
-
-@dataclass(frozen=True)
-class BlockingOptions:
-    """Serve retrieval from a handler that blocks, to compare with."""
-
-    config: Path = flag("yaml file with our server's keys")
-    port: int = flag("port of the loopback to listen on")
-    our_encoder: bool = flag("encode as our server does", False)
-
-
-@exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parse_options(BlockingOptions, "python -m scripts.bench.servers", argv)
-    retriever = measured_retriever(options.config, our_encoder=options.our_encoder)
-    retriever.search("warm-up")
-    uvicorn.run(blocking_app(retriever), port=options.port, log_level="warning")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Try to break the retrieval server: `python scripts/soak/retrieval.py --index_path … --corpus_path … --questions …`
 
-Sends 100,000 mixed requests, many of them hostile (mix.py), and compares every answer with a direct search, every
+Sends 100,000 mixed requests, many of them hostile (requests.py), and compares every answer with a direct search, every
 refusal with the documented ones, and the server's memory after with that before. With `--restart N`, clients that retry
 keep asking while the server is ended N times, politely and not, and started again on the same port.
 Prints one line of JSON last. Exit codes: 0 survived, 1 not, 2 for a bad input.
@@ -36,21 +36,10 @@ from flashrag.system.local_server import LOOPBACK, free_port
 from scripts.bench.answers import Ranking, Truth, direct_truth
 from scripts.bench.inputs import IndexOptions, read_unique_questions
 from scripts.bench.servers import Server, our_server
-from scripts.soak.exchange import send, violation
-from scripts.soak.mix import MAX_BATCH_QUERIES, MAX_QUERY_CHARS, MAX_TOP_N, Case, Pool, cases, long_queries
+from scripts.soak.requests import LIMITS, Case, Pool, cases, long_queries, send, violation
 
 POOL_QUESTIONS = 3000
 LONG_QUESTIONS = 16
-SERVER_DEADLINE_S = 30.0
-PATIENCE_S = SERVER_DEADLINE_S + 10.0  # two cores are shared with the clients: an answer may come after its deadline
-LIMITS = {
-    "max_query_chars": MAX_QUERY_CHARS,
-    "max_batch_queries": MAX_BATCH_QUERIES,
-    "max_top_n": MAX_TOP_N,
-    "max_queue_queries": 512,
-    "cache_queries": 1000,  # less than the pool: it is full when the warm-up is over, and goes on losing entries
-    "request_timeout_s": SERVER_DEADLINE_S,
-}
 BURST_EVERY = 5000
 BURST_REQUESTS = 500
 SETTLE_S = 30
@@ -62,8 +51,6 @@ RETRYING_CLIENTS = 16
 RETRYING_TOP_N = 5
 MAX_ATTEMPTS = 100  # a start takes seconds, more on a busy machine
 UPTIME_S = 4.0
-
-
 RESTART = "restart the server N times under clients that retry, instead of mixed requests (default: 0, do not)"
 SOAK = "the soak"  # a group of --help
 
@@ -159,8 +146,8 @@ async def send_all(url: str, requests: Iterator[Case], clients: int, truth: Trut
     async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def ask(case: Case) -> None:
-            outcome = await send(session, case, PATIENCE_S)
-            problem = violation(case, outcome, truth, SERVER_DEADLINE_S)
+            outcome = await send(session, case)
+            problem = violation(case, outcome, truth)
             result = str(outcome.status or ("gone" if outcome.timed_out else "closed"))
             tally.add(result, outcome.seconds, problem and f"{case.kind}: {case.method} {case.route}: {problem}")
 

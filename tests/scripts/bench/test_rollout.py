@@ -22,7 +22,7 @@ with warnings.catch_warnings(action="ignore"):  # verl and vLLM warn while they 
     from vllm.sampling_params import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from scripts.bench.rollout import TARGETS, Engine, NoEngine, Rollouts, figures, main, rollout_config
+    from scripts.bench.rollout import TARGETS, Engine, Rollouts, figures, main, rollout_config, sample_at_once
     from scripts.bench.transcripts import FORCED, ForcedTokens, Transcript, write_transcripts
 
 REPOSITORY = Path(__file__).parents[3]
@@ -80,7 +80,7 @@ def test_a_row_samples_the_next_token_that_it_is_told_to():
 
 
 def test_every_way_brings_the_transcripts_to_their_end(transcripts: list[Transcript], tokenizer: Any, tmp_path: Path):
-    rollouts = Rollouts(NoEngine(), rollout_config("http://127.0.0.1:1", BASE_MODEL, tmp_path), tokenizer)
+    rollouts = Rollouts(sample_at_once, rollout_config("http://127.0.0.1:1", BASE_MODEL, tmp_path), tokenizer)
     asyncio.run(_every_way(rollouts, transcripts[:4]))
     assert len(list(tmp_path.glob("train/*.jsonl.gz"))) == 1
 
@@ -99,7 +99,7 @@ async def on_the_engine(folder: Path) -> None:
     transcripts = await write_transcripts(QUESTIONS, PASSAGES, codec, OnePassage(), seed=0)
     with contextlib.closing(Engine(BASE_MODEL)) as engine:
         await _every_way(
-            Rollouts(engine, rollout_config("http://127.0.0.1:1", BASE_MODEL, folder), tokenizer), transcripts
+            Rollouts(engine.sample, rollout_config("http://127.0.0.1:1", BASE_MODEL, folder), tokenizer), transcripts
         )
         await engine.forget()
 

@@ -1,7 +1,10 @@
-"""Every manner of sending, against a real server that notes what reaches it; and the judge of the outcomes."""
+"""The mix of a soak: seeded, complete, and each request as hostile as its kind says; every manner of sending, against a
+real server that notes what reaches it; and the judge of the outcomes."""
 
 import asyncio
+import itertools
 import json
+from collections import Counter
 from dataclasses import replace
 
 import aiohttp
@@ -11,8 +14,63 @@ from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from scripts.bench.answers import Truth
-from scripts.soak.exchange import Outcome, send, violation
-from scripts.soak.mix import Case, Manner
+from scripts.soak.requests import (
+    MAX_QUERY_CHARS,
+    MEBIBYTE,
+    Case,
+    Manner,
+    Outcome,
+    Pool,
+    cases,
+    long_queries,
+    send,
+    violation,
+)
+
+QUESTIONS = [f"question {number}" for number in range(500)]
+POOL = Pool(QUESTIONS, long_queries(QUESTIONS[:3]))
+
+
+@pytest.fixture(scope="module")
+def mix():
+    return list(itertools.islice(cases(POOL, seed=1), 20_000))
+
+
+def test_a_seed_fixes_the_mix(mix):
+    assert list(itertools.islice(cases(POOL, seed=1), 100)) == mix[:100]
+    assert list(itertools.islice(cases(POOL, seed=2), 100)) != mix[:100]
+
+
+def test_every_kind_and_manner_comes(mix):
+    assert len({case.kind for case in mix}) == 16
+    assert {case.manner for case in mix} == set(Manner)
+    assert {case.route for case in mix} >= {"/search", "/batch_search", "/retrieve", "/queries"}
+
+
+def test_sizes_are_1_to_256_and_queries_repeat(mix):
+    sizes = Counter(len(case.queries) for case in mix if case.kind == "batch")
+    assert (min(sizes), max(sizes)) == (1, 256)
+    asked = Counter(query for case in mix for query in case.queries if case.kind == "search")
+    popular = sum(count for query, count in asked.items() if query in QUESTIONS[:30])
+    assert 0.45 < popular / asked.total() < 0.55  # half of the searches are for the first 6 % of the pool
+    assert set(asked) > set(QUESTIONS[:100])
+
+
+def test_what_can_be_answered_is_in_the_pool_and_in_the_body(mix):
+    for case in mix:
+        if 200 in case.allowed:
+            assert set(case.queries) <= {*POOL.questions, *POOL.long}
+            body = json.loads(case.body)
+            sent = body.get("queries", body.get("query"))
+            assert (sent,) == case.queries or tuple(sent) == case.queries
+
+
+def test_long_queries_are_as_long_as_allowed(mix):
+    assert [len(query) for query in POOL.long] == [MAX_QUERY_CHARS] * 3
+    largest = {case.kind: len(case.body) for case in mix if "1 MiB" in case.kind}
+    assert set(largest) == {"1 MiB query", "1 MiB of queries"}
+    assert min(largest.values()) >= MEBIBYTE
+
 
 TRUTH = Truth(np.array([[0.1, 0.9]], dtype=np.float32), ["q"], ["1", "2"], ["a", "b"])
 CASE = Case("search", "/search", b"{}", frozenset({200, 429, 504}), ("q",), 1)
@@ -21,7 +79,7 @@ DETAIL = b'{"detail": "why"}'
 
 
 def judged(case: Case, outcome: Outcome) -> str | None:
-    return violation(case, outcome, TRUTH, server_deadline_s=30.0)
+    return violation(case, outcome, TRUTH)
 
 
 def answer(*documents: dict[str, str]) -> bytes:
