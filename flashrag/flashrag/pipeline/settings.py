@@ -1,8 +1,9 @@
 """The configuration keys of a pipeline."""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Annotated
 
-from flashrag.errors import UserError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
 from flashrag.prompts import check_template_name
 
 
@@ -12,7 +13,9 @@ class PipelineSettings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     apply_chat: bool = Field(False, description="true for instruct models: their own chat template")
-    prompt_template_name: str = Field("qa_template", description="research: the prompt template")
+    prompt_template_name: Annotated[str, AfterValidator(check_template_name)] = Field(
+        "qa_template", description="research: the prompt template"
+    )
     retrieval_topk: int = Field(5, ge=1, description="passages per search")
     generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
     max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")
@@ -31,12 +34,3 @@ class PipelineSettings(BaseModel):
     def answer_stops(self) -> tuple[str, ...]:
         """Stop strings for an answer: a base model goes on in a new line after it, an instruct model ends its turn."""
         return () if self.apply_chat else ("\n",)
-
-    @field_validator("prompt_template_name")
-    @classmethod
-    def _check_template(cls, name: str) -> str:
-        try:
-            check_template_name(name)
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        return name

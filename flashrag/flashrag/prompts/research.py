@@ -13,11 +13,12 @@ PYTHON_TEMPLATE = "qa_python_template"
 INSTRUCTIONS_OF = read_yaml_mapping(Path(__file__).with_suffix(".yaml"))
 
 
-def check_template_name(template_name: str) -> None:
-    """Raise `UserError` when no prompt template has this name."""
+def check_template_name(template_name: str) -> str:
+    """The name; raises `UserError` when no prompt template has it."""
     if template_name not in INSTRUCTIONS_OF:
         known = ", ".join(sorted(INSTRUCTIONS_OF))
         raise UserError(f"prompt_template_name={template_name!r} is not known; choose one of: {known}")
+    return template_name
 
 
 def render_prompt(question: str, template_name: str = "qa_template") -> str:
