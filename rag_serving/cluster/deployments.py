@@ -85,7 +85,6 @@ def app(options: ClusterOptions) -> Application:
 
 def _shards(settings: ServerSettings, options: ClusterOptions) -> list[Application]:
     assert settings.index_path is not None, "it is a folder"
-    shards = read_shards(settings.index_path)
     return [
         ShardReplica.options(  # pyrefly: ignore
             name=f"Shard-{card.shard}",
@@ -97,8 +96,8 @@ def _shards(settings: ServerSettings, options: ClusterOptions) -> list[Applicati
             },
             max_ongoing_requests=options.num_replicas * options.num_retriever + 1,
             health_check_period_s=HEALTH_CHECK_PERIOD_S,
-        ).bind(shards.folder, card, settings.faiss_mmap, settings.faiss_nprobe)
-        for card in shards.cards
+        ).bind(settings.index_path, card, settings.faiss_mmap, settings.faiss_nprobe)
+        for card in read_shards(settings.index_path)
     ]
 
 

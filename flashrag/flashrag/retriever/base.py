@@ -8,9 +8,9 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any
 
-from flashrag.document import Document, Hit
+from flashrag.document import Hit
 
 
 @dataclass(frozen=True)
@@ -48,34 +48,12 @@ class Retriever(ABC):
     def close(self) -> None:  # noqa: B027  (most retrievers hold nothing)
         """Release resources outside this process, such as connections."""
 
-    @overload
-    def search(self, query: str, num: int | None = None, return_score: Literal[False] = False) -> list[Document]: ...
-
-    @overload
-    def search(
-        self, query: str, num: int | None = None, *, return_score: Literal[True]
-    ) -> tuple[list[Document], list[float]]: ...
-
-    def search(
-        self, query: str, num: int | None = None, return_score: bool = False
-    ) -> list[Document] | tuple[list[Document], list[float]]:
+    def search(self, query: str, num: int | None = None, return_score: bool = False) -> Any:
         """FlashRAG's single search: documents, or (documents, scores). `num` defaults to `retrieval_topk`."""
         documents, scores = self.batch_search([query], num, return_score=True)
         return (documents[0], scores[0]) if return_score else documents[0]
 
-    @overload
-    def batch_search(
-        self, queries: Sequence[str], num: int | None = None, return_score: Literal[False] = False
-    ) -> list[list[Document]]: ...
-
-    @overload
-    def batch_search(
-        self, queries: Sequence[str], num: int | None = None, *, return_score: Literal[True]
-    ) -> tuple[list[list[Document]], list[list[float]]]: ...
-
-    def batch_search(
-        self, queries: Sequence[str], num: int | None = None, return_score: bool = False
-    ) -> list[list[Document]] | tuple[list[list[Document]], list[list[float]]]:
+    def batch_search(self, queries: Sequence[str], num: int | None = None, return_score: bool = False) -> Any:
         """FlashRAG's batch search: documents per query, or (documents per query, scores per query)."""
         num = self.topk if num is None else num
         if num < 1:

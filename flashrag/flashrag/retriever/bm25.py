@@ -35,14 +35,8 @@ class Tokenizer:
         self._stemmer = Stemmer.Stemmer(STEMMER)
         self._lock = threading.Lock()  # a Snowball stemmer must not be used by two threads at once
 
-    def words(self, texts: Iterable[str]) -> list[list[str]]:
-        return self._tokenize(texts, return_ids=False)
-
-    def vocabulary(self, texts: Iterable[str]) -> bm25s.tokenization.Tokenized:
-        """Word numbers per text and the vocabulary: an index is built from these."""
-        return self._tokenize(texts, return_ids=True)
-
-    def _tokenize(self, texts: Iterable[str], return_ids: bool) -> Any:
+    def tokenize(self, texts: Iterable[str], return_ids: bool) -> Any:
+        """The words of each text; with `return_ids` bm25s's word numbers of each text and the vocabulary."""
         options: Any = {"token_pattern": TOKEN_PATTERN, "stopwords": STOP_WORDS, "stemmer": self._stemmer}
         with self._lock:
             return bm25s.tokenize(cast(Any, texts), return_ids=return_ids, show_progress=False, **options)
@@ -62,7 +56,11 @@ class BM25Retriever(Retriever):
         self._tokenizer = Tokenizer()
 
     def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
-        return [self._rank_one(words, num) for words in self._tokenizer.words(queries)] if queries else []
+        return (
+            [self._rank_one(words, num) for words in self._tokenizer.tokenize(queries, return_ids=False)]
+            if queries
+            else []
+        )
 
     def _rank_one(self, words: list[str], num: int) -> list[Hit]:
         word_numbers = self._index.get_tokens_ids(words)

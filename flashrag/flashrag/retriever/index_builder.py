@@ -71,7 +71,7 @@ def build_bm25(options: BuildOptions, corpus: Corpus) -> None:
     starts = range(0, len(corpus), PASSAGES_PER_READ)
     texts = (text for start in starts for text in corpus.contents(start, start + PASSAGES_PER_READ))
     bar = tqdm(texts, total=len(corpus), unit=" passages", desc="tokenize")
-    words = Tokenizer().vocabulary(bar)
+    words = Tokenizer().tokenize(bar, return_ids=True)
     if not words.vocab:
         raise UserError(f"--corpus_path {options.corpus_path}: no passage holds an indexable word; use a dense method")
     index = bm25s.BM25(k1=options.bm25_k1, b=options.bm25_b, method=SCORING)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever.faiss_index import read_index, write_index
 from flashrag.retriever.index_card import IndexCard, JsonRecord, read_card
-from flashrag.system.arguments import CommandParser, flag, in_range
+from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.files import staged
 
 if TYPE_CHECKING:
@@ -50,26 +50,9 @@ class ShardCard(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Shards:
-    """The complete shards of one index, in the order of their rows."""
-
-    folder: Path
-    cards: tuple[ShardCard, ...]
-
-    @property
-    def total_rows(self) -> int:
-        return self.cards[0].total_rows
-
-    @property
-    def index_card(self) -> IndexCard | None:
-        return self.cards[0].index_card
-
-    def index_path(self, card: ShardCard) -> Path:
-        return self.folder / card.file
-
-
-@dataclass(frozen=True)
 class SplitOptions:
+    """Split a dense index into shards that together answer exactly as it does."""
+
     index_path: Path = flag("the index file that index_builder wrote")
     num_shards: int = flag("slices of equal size, at least 1", type=in_range(int, 1, MAX_SHARDS))
     save_dir: Path = flag("folder that the shards' folder goes into", Path("indexes"))
@@ -82,12 +65,7 @@ class SplitOptions:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python -m flashrag.retriever.index_shards",
-        description="Split a dense index into shards that together answer exactly as it does.",
-    )
-    parser.add_fields(SplitOptions)
-    options = parser.parse_into(SplitOptions, argv)
+    options = parse_options(SplitOptions, "python -m flashrag.retriever.index_shards", argv)
     if not options.index_path.exists():
         raise UserError(f"--index_path: nothing at {options.index_path}; give the index file that index_builder wrote")
     if options.index_path.is_dir():
@@ -144,8 +122,11 @@ def row_ranges(count: int, num_shards: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def read_shards(folder: Path) -> Shards:
-    """The shards in `folder`; raises UserError unless they are all there, whole, and of one split."""
+def read_shards(folder: Path) -> list[ShardCard]:
+    """The cards of the shards in `folder`, in the order of their rows.
+
+    Raises UserError unless the shards are all there, whole, and of one split.
+    """
     again = "split the index again with `python -m flashrag.retriever.index_shards …`"
     found = [ShardCard.read(path, "index_path: a shard's card", again) for path in folder.glob("shard_*.index.json")]
     cards = sorted(found, key=lambda card: card.shard)
@@ -165,7 +146,7 @@ def read_shards(folder: Path) -> Shards:
             raise UserError(f"index_path: {path} is missing; copy it here, or {again}")
         if (size := path.stat().st_size) != card.file_bytes:
             raise UserError(f"index_path: {path} has {size} bytes, but its card says {card.file_bytes}; {again}")
-    return Shards(folder, tuple(cards))
+    return cards
 
 
 def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int, file: Path) -> int:

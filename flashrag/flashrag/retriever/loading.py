@@ -139,7 +139,7 @@ def _check_files(settings: RetrieverSettings, corpora: dict[Path, Corpus], shard
     if shards:
         from flashrag.retriever.index_shards import read_shards  # here: it is also run as a module
 
-        card = read_shards(index_path).index_card
+        card = read_shards(index_path)[0].index_card
     else:
         find_index(index_path, method)
         card = read_card(index_path, method)

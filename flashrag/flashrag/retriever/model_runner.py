@@ -16,9 +16,8 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +64,14 @@ class ModelRunner:
         self.model = next(iter(self._models.values()))
         self._read = read
         self._tokenizing = threading.Lock()
-        self._idle_gpus: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[str] = queue.SimpleQueue()  # a GPU takes one pass at a time, the CPU many
         for device, model in self._models.items():
             limit = getattr(getattr(model[0], "config", None), "max_position_embeddings", None) or max_length
             model.max_seq_length = min(max_length, limit)
-            if self._on_gpus:
-                self._idle_gpus.put(device)
-                if fp16:  # on a CPU half precision is slower and less exact
-                    model.half()
+            for _ in range(1 if self._on_gpus else cpu_threads()):
+                self._free.put(device)
+            if fp16 and self._on_gpus:  # on a CPU half precision is slower and less exact
+                model.half()
 
     def run(self, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
         """float32, one row per input, in the order of the inputs. Other inputs change a row by rounding at most."""
@@ -88,21 +87,13 @@ class ModelRunner:
         return result
 
     def _forward(self, features: dict[str, Any]) -> np.ndarray:
-        with self._turn() as device, torch.inference_mode():
-            outputs = self._models[device](batch_to_device(features, device))
-            return self._read(outputs).float().cpu().numpy()
-
-    @contextmanager
-    def _turn(self) -> Iterator[str]:
-        """A device: a GPU that no other caller uses meanwhile, or the CPU, which all callers share."""
-        if not self._on_gpus:
-            yield CPU
-            return
-        gpu = self._idle_gpus.get()
+        device = self._free.get()
         try:
-            yield gpu
+            with torch.inference_mode():
+                outputs = self._models[device](batch_to_device(features, device))
+                return self._read(outputs).float().cpu().numpy()
         finally:
-            self._idle_gpus.put(gpu)
+            self._free.put(device)
 
 
 def _reason(error: Exception) -> str:

@@ -93,7 +93,7 @@ def test_split_and_merged_is_the_whole_index(tmp_path, faiss_type, queries):
     faiss.write_index(index, str(path))
     assert split(["--index_path", str(path), "--num_shards", "4", "--save_dir", str(tmp_path)]) == 0
     shards = read_shards(tmp_path / "e5.4shards")
-    parts = [Shard(shards.folder, card) for card in shards.cards]
+    parts = [Shard(tmp_path / "e5.4shards", card) for card in shards]
     for num in (1, 5, 700, 2001):  # 700 is more than a shard holds
         merged = merge([part.rank_rows(vectors[:queries], num) for part in parts], num)
         whole = search(index, vectors[:queries], num)
@@ -107,7 +107,7 @@ def test_a_shard_file_of_another_slice_is_refused(tmp_path):
     path = tmp_path / "e5.index"
     faiss.write_index(flat(unit_vectors(11, 4)), str(path))
     assert split(["--index_path", str(path), "--num_shards", "2", "--save_dir", str(tmp_path)]) == 0
-    small, large = read_shards(tmp_path / "e5.2shards").cards
+    small, large = read_shards(tmp_path / "e5.2shards")
     (tmp_path / "e5.2shards" / small.file).write_bytes((tmp_path / "e5.2shards" / large.file).read_bytes())
     with pytest.raises(UserError, match=r"0000_of_0002.index holds 6 vectors, but its card says 5"):
         Shard(tmp_path / "e5.2shards", small)

@@ -42,12 +42,13 @@ LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transf
 
 def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> None:
     """Write the index and its card at `options.target`; raises UserError, and OSError where the disk is full."""
+    of_family = family(options.retrieval_method)
     manifest = Manifest(
         corpus_sha256=corpus.sha256,
         count=len(corpus),
         model_sha256=model_sha256(model_folder),
         pooling=pooling_method(model_folder, options.retrieval_method, options.pooling_method),
-        passage_instruction=_passage_instruction(options),
+        passage_instruction=of_family.passage if options.instruction is None else spaced(options.instruction),
         max_length=options.max_length,
         use_fp16=options.use_fp16,
         dtype=options.embedding_dtype,
@@ -67,12 +68,6 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
             parts.path.rename(options.saved_embeddings)
         else:
             shutil.rmtree(parts.path)
-
-
-def _passage_instruction(options: BuildOptions) -> str:
-    if options.instruction is None:
-        return family(options.retrieval_method).passage
-    return spaced(options.instruction)
 
 
 def _plan(options: BuildOptions, dimension: int, count: int) -> IndexPlan:
@@ -190,17 +185,12 @@ def _install(options: BuildOptions, manifest: Manifest, embeddings: Embeddings, 
     with staged(options.target) as new_index:
         parameters = build_index(new_index, plan, embeddings, options.faiss_gpu)
         card = IndexCard(
+            **manifest.model_dump(),  # the keys that a card has too
             retrieval_method=options.retrieval_method,
-            count=manifest.count,
-            corpus_sha256=manifest.corpus_sha256,
             corpus=str(options.corpus_path),
             model=options.model_path,
-            model_sha256=manifest.model_sha256,
             dimension=embeddings.dimension,
-            pooling=manifest.pooling,
-            max_length=manifest.max_length,
             query_instruction=family(options.retrieval_method).query,
-            passage_instruction=manifest.passage_instruction,
             faiss_type=options.faiss_type,
             faiss_parameters=parameters,
             index_bytes=new_index.stat().st_size,
