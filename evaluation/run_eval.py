@@ -62,9 +62,10 @@ def evaluate(command_line: CommandLine) -> int:
     settings = check_auto_serve(command_line) if command_line.auto_serve else load_settings(command_line)
     folder = RunFolder(settings, load_questions(settings, settings.split))
     pending = folder.pending(retry_failed=command_line.resume)
+    interrupted = False
     if not pending:
-        return show_complete_run(folder)
-    if command_line.auto_serve:
+        print(f"{folder.path}: the run is complete")
+    elif command_line.auto_serve:
         if METHODS[settings.method_name].needs_retriever:
             check_retrieval(settings)  # checked first, because serving a model takes minutes
         with served(command_line, settings) as settings_served:
@@ -133,16 +134,24 @@ async def answer_with_progress(
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     asked = {question.id for question in pending}
-    before = [is_right(t) for t in folder.trajectories() if t.question_id not in asked]
-    right = sum(before)
-    with tqdm(total=len(folder.questions), initial=len(before), unit="question") as bar:
+    done = right = failed = 0
+
+    def count(trajectory: Trajectory) -> None:
+        nonlocal done, right, failed
+        done += 1
+        right += exact_match(trajectory.answer, trajectory.gold_answers)
+        failed += trajectory.failed
+
+    for trajectory in folder.trajectories():
+        if trajectory.question_id not in asked:
+            count(trajectory)
+    with tqdm(total=len(folder.questions), initial=done, unit="question") as bar:
 
         def keep(trajectory: Trajectory) -> None:
-            nonlocal right
             folder.add(trajectory)
-            right += is_right(trajectory)
+            count(trajectory)
             bar.update()
-            bar.set_postfix(em=f"{right / bar.n:.3f}", failed=len(folder.failed_ids), refresh=False)
+            bar.set_postfix(em=f"{right / done:.3f}", failed=failed, refresh=False)
 
         try:
             await pipeline.answer_all(pending, keep)
@@ -151,10 +160,6 @@ async def answer_with_progress(
             for connection in connections:
                 if hasattr(connection, "aclose"):  # a local retriever has no connection to close
                     await connection.aclose()
-
-
-def is_right(trajectory: Trajectory) -> float:
-    return exact_match(trajectory.answer, trajectory.gold_answers)
 
 
 def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
@@ -197,13 +202,6 @@ def judge_answers(folder: RunFolder, judge: Judge) -> None:
             "Repeat the command to ask for them again",
             file=sys.stderr,
         )
-
-
-def show_complete_run(folder: RunFolder) -> int:
-    with folder.working():
-        summary = finish(folder)
-    print(f"{folder.path}: the run is complete")
-    return show(folder, summary, interrupted=False)
 
 
 def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:

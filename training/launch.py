@@ -127,15 +127,10 @@ def _quoted(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def detect_config_name() -> str:
-    """research if there is a GPU, else cpu."""
-    return "research" if count_gpus() else "cpu"
-
-
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     flags, extra = parse_flags(sys.argv[1:] if argv is None else argv)
-    config_name = flags.config_name or detect_config_name()
+    config_name = flags.config_name or ("research" if count_gpus() else "cpu")
     overrides = [*hydra_overrides(flags), *extra]
     from verl_search.main_ppo import check_input
 

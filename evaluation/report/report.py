@@ -4,7 +4,6 @@ A RUN is the folder of an evaluation (items.jsonl) or of a training run (traject
 shows sampled and spliced text and the loss mask of each rollout. The folder of a run is only read.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +22,8 @@ from flashrag.system.files import staged
 EXPECTED = f"expected the folder of an evaluation ({ITEMS}) or of a training run (trajectories/)"
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(
         prog="evaluation/run_eval.py report",
         description="One self-contained HTML page and a Markdown table over runs.",
@@ -35,12 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--tokenizer", metavar="PATH",
         help="model folder; the page then shows each token of a training run with its log-prob (default: text only)",
     )  # fmt: skip
-    return parser.parse_args(argv)
-
-
-@exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_args(argv)
+    arguments = parser.parse_args(argv)
     names = _names(arguments.runs)
     decode = _decoder(arguments.tokenizer) if arguments.tokenizer else None
     evaluations: list[EvaluatedRun] = []

@@ -3,13 +3,19 @@
 A table is built once as cells, then written as Markdown and as HTML, so that both have the same content.
 """
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import combinations
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from evaluation.scores.significance import compare_paired
+
+# Exact match in percent on dev sets (accuracy for StrategyQA in the pilot). All used E5-base-v2, Wikipedia of December
+# 2018, five passages per search; baselines ran Qwen2.5-7B-Instruct.
+PUBLISHED = Path(__file__).with_name("published.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,12 @@ def overview_table(runs: Sequence[EvaluatedRun]) -> Table:
     cells = {(_label(run), run.dataset): _percent(_headline(run)) for run in runs}
     rows = [[label, *(cells.get((label, dataset), "") for dataset in datasets)] for label in labels]
     methods = {run.summary["method"] for run in runs}
-    theirs = [row for row in PUBLISHED if row.method in methods and any(d in row.em_percent for d in datasets)]
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        theirs = [row for row in csv.DictReader(file) if row["method"] in methods and any(map(row.get, datasets))]
     published = [
-        [f"{row.method}, {row.model}: published, {row.source}",
-         *(f"{row.em_percent[d]:.2f}" if d in row.em_percent else "" for d in datasets)]
+        [f"{row['method']}, {row['model']}: published, {row['source']}", *(row.get(d, "") for d in datasets)]
         for row in theirs
-    ]  # fmt: skip
+    ]
     return Table(
         "Exact match, % [95 % interval]; yes/no accuracy for StrategyQA",
         ["method", *datasets],
@@ -160,42 +166,3 @@ def _summary_cell(figures: Mapping[str, Any] | None) -> str:
         return "applies to no question"
     interval = f"  [{figures['low']:.4f}, {figures['high']:.4f}]" if figures["low"] is not None else ""
     return f"{figures['mean']:.4f}{interval}  n {figures['n']}"
-
-
-PILOT = "pilot (published README)"
-PAPER = "paper (arXiv 2503.19470)"
-
-
-class PublishedRow(NamedTuple):
-    """A published figure of a method: exact match in percent on dev sets (accuracy for StrategyQA in the pilot).
-
-    All used E5-base-v2, Wikipedia of December 2018, five passages per search; baselines ran Qwen2.5-7B-Instruct.
-    """
-
-    method: str
-    model: str
-    source: str
-    em_percent: dict[str, float]
-
-
-def _pilot(method: str, model: str, hotpotqa: float, bamboogle: float, strategyqa: float) -> PublishedRow:
-    return PublishedRow(method, model, PILOT, {"hotpotqa": hotpotqa, "bamboogle": bamboogle, "strategyqa": strategyqa})
-
-
-def _paper(method: str, model: str, hotpotqa: float, wiki2: float, musique: float, bamboogle: float) -> PublishedRow:
-    percents = {"hotpotqa": hotpotqa, "2wikimultihopqa": wiki2, "musique": musique, "bamboogle": bamboogle}
-    return PublishedRow(method, model, PAPER, percents)
-
-
-PUBLISHED = (
-    _pilot("naive", "7B-Instruct", 31.89, 20.80, 63.53),
-    _pilot("flare", "7B-Instruct", 18.97, 12.00, 66.02),
-    _pilot("iterretgen", "7B-Instruct", 33.99, 19.22, 64.97),
-    _pilot("research", "7B", 37.51, 35.20, 65.89),
-    _paper("naive", "7B-Instruct", 31.90, 25.78, 6.21, 20.80),
-    _paper("iterretgen", "7B-Instruct", 34.36, 27.92, 8.69, 21.60),
-    _paper("ircot", "7B-Instruct", 30.33, 21.57, 6.99, 24.80),
-    _paper("research", "7B", 40.57, 44.67, 21.68, 43.20),
-    _paper("research", "7B-Instruct", 43.52, 47.59, 22.30, 42.40),
-    _paper("research", "32B-Instruct", 46.73, 44.90, 26.40, 56.80),
-)

@@ -49,10 +49,6 @@ class RunFolder:
         self.path = settings.run_folder
         self._environment = self._check_earlier_run()
         self.items = items_log(self.path)
-        self.attempts: dict[str, int] = {}
-        self.failed_ids: set[str] = set()
-        for trajectory in self.trajectories():
-            self._count(trajectory)
 
     def _check_earlier_run(self) -> dict[str, Any]:
         """environment.json of the earlier sessions, {} if there were none; raises `UserError` for a different run."""
@@ -87,11 +83,8 @@ class RunFolder:
 
     def pending(self, retry_failed: bool) -> list[Question]:
         """The questions without an answer, and, with `retry_failed`, those that failed."""
-        return [
-            question
-            for question in self.questions
-            if question.id not in self.items or (retry_failed and question.id in self.failed_ids)
-        ]
+        failed = {t.question_id for t in self.trajectories() if t.failed} if retry_failed else ()
+        return [question for question in self.questions if question.id not in self.items or question.id in failed]
 
     def trajectories(self) -> Iterator[Trajectory]:
         """The trajectories of the questions asked so far, in the order of the questions."""
@@ -149,20 +142,10 @@ class RunFolder:
 
     def add(self, trajectory: Trajectory) -> None:
         """Save a trajectory as the next attempt at its question."""
-        attempt = self.attempts.get(trajectory.question_id, 0) + 1
-        trajectory = replace(trajectory, attempt=attempt)
-        self.items.append(trajectory)
-        self._count(trajectory)
+        earlier = next(self.items.read([trajectory.question_id]), None)
+        self.items.append(replace(trajectory, attempt=earlier.attempt + 1 if earlier else 1))
 
-    def _count(self, trajectory: Trajectory) -> None:
-        self.attempts[trajectory.question_id] = trajectory.attempt
-        (self.failed_ids.add if trajectory.failed else self.failed_ids.discard)(trajectory.question_id)
-
-    def finish(
-        self,
-        score: Score,
-        summarize: Callable[[Iterable[Trajectory]], dict[str, Any]],
-    ) -> dict[str, Any]:
+    def finish(self, score: Score, summarize: Callable[[Iterable[Trajectory]], dict[str, Any]]) -> dict[str, Any]:
         """Score and sort the trajectories, and write the summary over all questions, including missing ones."""
         self.items.rewrite(replace(trajectory, metrics=score(trajectory)) for trajectory in self.trajectories())
         summary = {

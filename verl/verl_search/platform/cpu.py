@@ -69,23 +69,13 @@ class PlatformCPU(PlatformBase):
     def device_count(self) -> int:
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        """Nothing to select."""
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        """CPU work is complete when its call returns."""
-
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        torch.manual_seed(seed)
-
-    def set_allocator_settings(self, settings: str) -> None:
-        """The CPU allocator has none."""
-
-    def empty_cache(self) -> None:
-        """The CPU allocator keeps none."""
+    manual_seed_all = manual_seed
+    # There is one device, whose work is complete when its call returns, and whose allocator has no settings or cache.
+    set_device = synchronize = set_allocator_settings = empty_cache = staticmethod(_nothing)
+    profiler_start = profiler_stop = cudart = staticmethod(_nothing)
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         del device_index
@@ -101,12 +91,6 @@ class PlatformCPU(PlatformBase):
     def nvtx_range(self, msg: str) -> Iterator[None]:
         del msg
         yield
-
-    def profiler_start(self) -> None:
-        """No device profiler."""
-
-    def profiler_stop(self) -> None:
-        """No device profiler."""
 
     def ray_resource_name(self) -> str:
         return "GPU"
@@ -124,6 +108,3 @@ class PlatformCPU(PlatformBase):
             "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", DEFAULT_KV_CACHE_GIB),
         }
-
-    def cudart(self) -> None:
-        return None

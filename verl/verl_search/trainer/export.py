@@ -5,7 +5,6 @@ with `hf_model` holds the merged model already, which is copied. In both cases t
 it gets its name.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -129,19 +128,15 @@ def check_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(
         prog="scripts/export_checkpoint.sh",
         description="Write a training checkpoint as a Hugging Face folder, and check that it loads.",
     )
     parser.add_argument("checkpoint", type=Path, help=EXPECTED.removeprefix("expected "))
     parser.add_argument("target", type=Path, help="the folder to write; must not exist")
-    return parser.parse_args(argv)
-
-
-@exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_args(argv)
+    arguments = parser.parse_args(argv)
     checkpoint = find_checkpoint(arguments.checkpoint)
     if arguments.target.exists():
         raise UserError(f"{arguments.target} exists; give another folder, or remove it")
