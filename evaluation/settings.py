@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from evaluation.scores.scoring import JUDGE, METRICS, MetricSettings
-from flashrag.client import check_search_url
+from flashrag.client import check_addresses
 from flashrag.config import validated
 from flashrag.dataset import DatasetSettings, is_dataset_file
 from flashrag.errors import did_you_mean
@@ -101,7 +101,7 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
             )
         if self.remote_retriever_url is None:
             raise ValueError("use_remote_retriever is true, but remote_retriever_url is not set; give an address")
-        check_search_url(self.remote_retriever_url, "remote_retriever_url")
+        check_addresses(self.remote_retriever_url, "remote_retriever_url")
         return self
 
     @property

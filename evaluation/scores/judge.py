@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from flashrag.client import check_search_url
+from flashrag.client import check_address
 from flashrag.episode import Trajectory
 from flashrag.errors import GenerationError, ReSearchError
 from flashrag.system.json_lines import KeyedLog, encode_object
@@ -48,7 +48,7 @@ class JudgeSettings(BaseModel):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        return check_search_url(url, "metric_setting.judge.url")
+        return check_address(url, "metric_setting.judge.url")
 
 
 class JudgeError(ReSearchError):

@@ -15,7 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
-from flashrag.client import check_search_url
+from flashrag.client import check_addresses
 from flashrag.config import validated
 from flashrag.episode import PYTHON, RESEARCH, Dialect, Limits
 from flashrag.errors import UserError
@@ -54,7 +54,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        check_search_url(self.url)
+        check_addresses(self.url, "search_url")
         check_template_name(self.prompt_template_name)
         if self.python_tool != (self.prompt_template_name == PYTHON_TEMPLATE):
             raise UserError(

@@ -8,7 +8,7 @@ health.py     checks once, before anything expensive starts, that a server answe
 
 from flashrag.client.balancing import PROBE_TIMEOUT_S, check_address, check_addresses
 from flashrag.client.client import RetrievalClient
-from flashrag.client.health import check_search_url, check_server
+from flashrag.client.health import check_server
 from flashrag.config import TOKEN_VARIABLE
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "RetrievalClient",
     "check_address",
     "check_addresses",
-    "check_search_url",
     "check_server",
 ]

@@ -17,11 +17,6 @@ REMEDY = "start one with: python rag_serving/serving.py --config rag_serving/ser
 _log = logging.getLogger(__name__)
 
 
-def check_search_url(url: str | Sequence[str], key: str = "search_url") -> str:
-    """The address, or several separated by commas, without trailing slashes; raises `UserError` naming `key`."""
-    return ",".join(check_addresses(url, key))
-
-
 def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str = "search_url") -> httpx.Response:
     """The /health reply of the first healthy server in `url`; raises `UserError` naming `key` when none is healthy.
 

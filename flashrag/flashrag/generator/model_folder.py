@@ -76,18 +76,15 @@ def eos_token_ids(tokenizer: Any, path: str) -> list[int]:
 
 
 def _configured_eos_ids(path: str) -> list[int | None]:
-    """`eos_token_id` of generation_config.json, an optional file."""
-    if Path(path).is_dir():
-        file = Path(path) / "generation_config.json"
-        try:
-            ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{file} cannot be read ({error}); expected a JSON object") from error
-    else:
-        from transformers import GenerationConfig  # imports torch: only for a hub's name
+    """`eos_token_id` of generation_config.json, an optional file, in a folder or under a hub's name."""
+    from transformers.utils import cached_file
 
-        try:
-            ids = GenerationConfig.from_pretrained(path).eos_token_id
-        except OSError:
-            ids = None
+    try:
+        file = Path(cached_file(path, "generation_config.json"))
+    except OSError:
+        return []
+    try:
+        ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); expected a JSON object") from error
     return ids if isinstance(ids, list) else [ids]

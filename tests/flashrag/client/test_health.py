@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from flashrag.client import check_search_url, check_server
+from flashrag.client import check_addresses, check_server
 from flashrag.errors import UserError
 
 
@@ -85,18 +85,18 @@ def test_one_healthy_server_of_several_is_enough(healthy_url: str, closed_url: s
 )
 def test_what_is_no_address_is_refused(url: str):
     with pytest.raises(UserError, match="search_url="):
-        check_search_url(url)
+        check_addresses(url, "search_url")
 
 
 def test_the_key_in_the_message_can_be_the_callers():
     with pytest.raises(UserError, match="remote_retriever_url='x' is not an http address"):
-        check_search_url("x", "remote_retriever_url")
+        check_addresses("x", "remote_retriever_url")
 
 
 def test_several_addresses_are_all_checked_and_each_kept_once():
-    assert check_search_url("http://a:1/ , https://b/x/,http://a:1") == "http://a:1,https://b/x"
-    assert check_search_url(["http://a:1/", "http://[::1]:2"]) == "http://a:1,http://[::1]:2"
+    assert check_addresses("http://a:1/ , https://b/x/,http://a:1", "search_url") == ("http://a:1", "https://b/x")
+    assert check_addresses(["http://a:1/", "http://[::1]:2"], "search_url") == ("http://a:1", "http://[::1]:2")
     with pytest.raises(UserError, match="search_url='nonsense' is not an http address"):
-        check_search_url(["http://a:1", "nonsense"])
+        check_addresses(["http://a:1", "nonsense"], "search_url")
     with pytest.raises(UserError, match="search_url names no server"):
-        check_search_url([])
+        check_addresses([], "search_url")
