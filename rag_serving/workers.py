@@ -93,10 +93,6 @@ class ProcessWorkers:
         self._replacing = asyncio.Lock()
         self._closed = False
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
     async def start(self) -> Facts:
         """Load the retriever. Raises the loader's error, and `ProcessDied`."""
         pairs = [socket.socketpair() for _ in range(self.count)]

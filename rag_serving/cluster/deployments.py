@@ -33,7 +33,7 @@ from flashrag.retriever import PROCESS_VARIABLES, Retriever, check_assets, is_sh
 from flashrag.retriever.index_shards import ShardCard, read_shards
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
-from rag_serving.cluster.shards import RankedRows, Shard, ShardedIndex
+from rag_serving.cluster.shards import RankedRows, Shard, merge
 from rag_serving.metrics import MetricsOfAll
 from rag_serving.searcher import QueueFull, SearchUnavailable
 from rag_serving.service import Status
@@ -150,9 +150,8 @@ class Replica:
         if not shards:
             return load_retriever_from(check_assets(self._settings))
         assets = check_assets(self._settings, shards=True)
-        (rows, dimension), *_ = (shard.size.remote().result() for shard in shards)  # however long they load
-        calls = ShardCalls(shards, SHARDS_SHARE_OF_TIME * self._settings.request_timeout_s)
-        return load_retriever_from(assets, ShardedIndex(rows, dimension, calls))
+        index = ShardedIndex(shards, SHARDS_SHARE_OF_TIME * self._settings.request_timeout_s)
+        return load_retriever_from(assets, index)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         self._app = create_app(self._settings, ThreadWorkers(lambda: self._retriever, self._num_retriever))
@@ -196,24 +195,26 @@ class ShardDown(SearchError):
     """A shard gave no answer in time."""
 
 
-class ShardCalls:
-    """Asks all shards of an index. Without one of them there is no answer, because a partial one would look complete.
+class ShardedIndex:
+    """All shards, searched like one faiss index. It is made once every shard has loaded, however long that takes.
 
-    A call that is lost with its process is repeated until the time is up, on another copy of the shard or on its
-    replacement. `handles` are in the order of the shards. Safe to call from several threads at once, never from an
-    event loop.
+    Without one of them there is no answer, because a partial one would look complete. A call that is lost with its
+    process is repeated until the time is up, on another copy of the shard or on its replacement. `handles` are in the
+    order of the shards. Safe to call from several threads at once, never from an event loop.
     """
 
     def __init__(self, handles: Sequence[DeploymentHandle], timeout_s: float) -> None:
         self._handles = handles
         self._timeout_s = timeout_s
+        (self.ntotal, self.d), *_ = [handle.size.remote().result() for handle in handles]
 
-    def __call__(self, vectors: np.ndarray, num: int) -> list[RankedRows]:
-        """Every shard's best `num` rows; raises ShardDown."""
+    def search(self, vectors: np.ndarray, num: int) -> RankedRows:
+        """The best `num` rows of all shards; raises ShardDown."""
         deadline = time.monotonic() + self._timeout_s
         calls = [partial(handle.rank_rows.remote, vectors, num) for handle in self._handles]
         responses = [call() for call in calls]  # all are asked before the first is waited for
-        return [self._answer(shard, *asked, deadline) for shard, asked in enumerate(zip(calls, responses, strict=True))]
+        asked = enumerate(zip(calls, responses, strict=True))
+        return merge([self._answer(shard, *one, deadline) for shard, one in asked], num)
 
     def _answer(self, shard: int, call: Callable[[], Any], response: Any, deadline: float) -> RankedRows:
         lost: Exception | None = None

@@ -5,7 +5,7 @@ Needs no encoder, no torch and no Ray. Does not cover: deployment and calls of s
 index (flashrag.retriever.index_shards).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,15 +82,3 @@ class Shard:
         """The slice's best `num` rows of each vector, as row numbers of the whole corpus."""
         ranked = search(self._index, vectors, num)
         return RankedRows(ranked.scores, np.where(ranked.rows == NO_ROW, NO_ROW, ranked.rows + self._row_offset))
-
-
-class ShardedIndex:
-    """All the slices, searched like one faiss index. `ask` returns every shard's ranking of the vectors, or raises."""
-
-    def __init__(self, ntotal: int, dimension: int, ask: Callable[[np.ndarray, int], Sequence[RankedRows]]) -> None:
-        self.ntotal = ntotal
-        self.d = dimension
-        self._ask = ask
-
-    def search(self, vectors: np.ndarray, num: int) -> RankedRows:
-        return merge(self._ask(vectors, num), num)

@@ -103,7 +103,7 @@ async def test_they_answer_as_the_retriever_itself(bm25, site, loaders):
 
 async def test_a_killed_process_loses_nothing(bm25):
     expected = await bm25.rank(["capital"], 2)
-    first = bm25.pid
+    first = bm25._process.pid
     answered, killed = [0, 0], asyncio.Event()
 
     async def ask(number: int) -> None:
@@ -118,7 +118,7 @@ async def test_a_killed_process_loses_nothing(bm25):
     answered[:] = [0, 0]
     killed.set()
     await asyncio.gather(*asking)
-    assert bm25.pid != first
+    assert bm25._process.pid != first
 
 
 async def test_the_process_says_what_it_loaded(fragile):
@@ -126,7 +126,7 @@ async def test_the_process_says_what_it_loaded(fragile):
 
 
 async def test_a_search_that_raises_leaves_the_process_alive(fragile):
-    pid = fragile.pid
+    pid = fragile._process.pid
     for _ in range(3):
         with pytest.raises(SearchError, match="shard 2 is down") as caught:
             await fragile.rank(["raise"], 1)
@@ -134,7 +134,7 @@ async def test_a_search_that_raises_leaves_the_process_alive(fragile):
     with pytest.raises(RuntimeError, match="Unpicklable: cannot cross"):
         await fragile.rank(["raise what cannot be pickled"], 1)
     assert await fragile.rank(["fine"], 1) == [[]]
-    assert fragile.pid == pid
+    assert fragile._process.pid == pid
 
 
 async def test_a_large_answer_comes_over_whole(fragile):
@@ -168,12 +168,12 @@ async def test_it_says_why_it_could_not_load(loaders):
 async def test_closing_ends_a_search_that_hangs_and_leaves_nothing(loaders):
     workers = ProcessWorkers(loaders.Fragile, 2)
     await workers.start()
-    pid, hanging = workers.pid, asyncio.create_task(workers.rank(["hang"], 1))
+    pid, hanging = workers._process.pid, asyncio.create_task(workers.rank(["hang"], 1))
     assert await workers.rank(["fine"], 1) == [[]]  # the other thread; it hangs meanwhile
     await workers.close()
     with pytest.raises(ProcessDied, match="was closed"):
         await hanging
-    assert workers.pid == pid
+    assert workers._process.pid == pid
     assert not psutil.pid_exists(pid)
     with pytest.raises(ProcessDied, match="was closed"):
         await workers.rank(["fine"], 1)

@@ -6,6 +6,7 @@ import threading
 import warnings
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -18,15 +19,17 @@ from pydantic import ValidationError
 import rag_serving
 from flashrag.errors import UserError
 from flashrag.retriever.index_shards import main as split
+from rag_serving.cluster.shards import RankedRows
 from rag_serving.searcher import SearchFailed
 from rag_serving.settings import ServerSettings, read_settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own, when it is imported
+    from ray.exceptions import RayActorError
     from ray.serve.schema import ServeDeploySchema
 
     import rag_serving.ray_app
-    from rag_serving.cluster.deployments import ClusterOptions, Replica, StripPrefix, app
+    from rag_serving.cluster.deployments import ClusterOptions, Replica, ShardDown, ShardedIndex, StripPrefix, app
 
 # Processes on the cluster find these before they import faiss.
 ENVIRONMENT = {
@@ -126,6 +129,46 @@ def test_shards_with_keys_that_they_cannot_follow_are_refused(sharded):
     next(path.parent.glob("minilm.2shards/shard_0001*.index")).unlink()
     with pytest.raises(UserError, match=r"minilm.2shards/shard_0001_of_0002.index is missing"):
         app(ClusterOptions(config=path))
+
+
+class Call:
+    """A call to a shard, and its answer; each `lost` one ends with its process."""
+
+    def __init__(self, answer: object, lost: int = 0) -> None:
+        self.answer, self.lost, self.cancelled = answer, lost, False
+
+    def remote(self, *_: object) -> "Call":
+        return self
+
+    def result(self, **_: object) -> object:
+        if self.lost:
+            self.lost -= 1
+            raise RayActorError
+        return self.answer
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def shard_handles(**lost: int) -> list[SimpleNamespace]:
+    """Two shards of two rows each, the second row of either the better one."""
+    ranked = [RankedRows(np.array([[0.9, 0.1]]), np.array([[row + 1, row]])) for row in (0, 2)]
+    sizes = [Call((4, 8)) for _ in ranked]
+    calls = [Call(answer, lost.get(f"shard_{n}", 0)) for n, answer in enumerate(ranked)]
+    return [SimpleNamespace(size=size, rank_rows=call) for size, call in zip(sizes, calls, strict=True)]
+
+
+def test_shards_answer_as_one_index_and_a_lost_call_is_made_again():
+    index = ShardedIndex(shard_handles(shard_1=2), timeout_s=10.0)
+    assert (index.ntotal, index.d) == (4, 8)
+    assert index.search(np.zeros((1, 8)), 3).rows.tolist() == [[1, 3, 0]]  # 0.9 twice, then 0.1
+
+
+def test_a_shard_that_stays_away_is_no_answer():
+    handles = shard_handles(shard_1=1000)
+    with pytest.raises(ShardDown, match=r"shard 1 gave no answer within 0\.3 s"):
+        ShardedIndex(handles, timeout_s=0.3).search(np.zeros((1, 8)), 3)
+    assert handles[1].rank_rows.cancelled
 
 
 @pytest.mark.parametrize(("path", "seen"), [("/search", "/search"), ("/prefix/search", "/search"), ("/prefix", "/")])
