@@ -4,12 +4,11 @@ Every app has its own registry, so that two apps in one process (tests) do not a
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from types import SimpleNamespace
 
-from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import BaseRoute
@@ -43,6 +42,10 @@ class Metrics:
         self.refused = self._counter("rag_refused", "Requests refused or given up", "reason")
         for reason in Refusal:  # created at the start, so that a rate over time begins at zero
             self.refused.labels(reason)
+
+    async def text(self) -> bytes:
+        """The figures of this server."""
+        return generate_latest(self.registry)
 
     def gauge(self, name: str, text: str, read: Callable[[], int]) -> None:
         """Add a figure that `read` gives at each scrape."""
@@ -84,27 +87,8 @@ class CountRequests:
             self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
-class MetricsOfAll:
-    """Answers /metrics for all replicas, by the label `replica`: the innermost ASGI layer, behind the gate.
-
-    A scrape reaches any one of them; without this, counters would jump between one replica's figures and another's.
-    `texts` gives each replica's own /metrics by its name.
-    """
-
-    def __init__(self, app: ASGIApp, texts: Callable[[], Awaitable[Mapping[str, str]]]) -> None:
-        self.app = app
-        self._texts = texts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] == "GET":
-            answer: ASGIApp = Response(labelled(await self._texts()), media_type=CONTENT_TYPE_LATEST)
-        else:
-            answer = self.app
-        await answer(scope, receive, send)
-
-
 def labelled(texts: Mapping[str, str]) -> bytes:
-    """One Prometheus text of all.
+    """One Prometheus text of all replicas' own texts, which are given by name.
 
     >>> labelled({"a": "# TYPE n gauge\\nn 1\\n", "b": "# TYPE n gauge\\nn 2\\n"}).decode().splitlines()[2:]
     ['n{replica="a"} 1.0', 'n{replica="b"} 2.0']

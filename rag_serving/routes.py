@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from flashrag.config import TOKEN_VARIABLE
@@ -68,7 +68,7 @@ def status_routes(service: Service) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={401: {"model": wire.ErrorOut}}, dependencies=[TOKEN])
     async def prometheus() -> Response:
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await service.metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

@@ -27,6 +27,7 @@ class Service:
         self.settings = settings
         self.workers = workers
         self.metrics = metrics
+        self.metrics_text = metrics.text  # the answer of /metrics; on a cluster it is about all replicas
         self.status = Status.LOADING
         self.in_hand = 0  # search requests that are being answered
 

@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
-from prometheus_client import generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashrag.config import TOKEN_VARIABLE
@@ -34,7 +32,7 @@ from flashrag.retriever.index_shards import ShardCard, read_shards
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
 from rag_serving.cluster.shards import RankedRows, Shard, merge
-from rag_serving.metrics import MetricsOfAll
+from rag_serving.metrics import labelled
 from rag_serving.searcher import QueueFull, SearchUnavailable
 from rag_serving.service import Status
 from rag_serving.settings import ServerSettings, read_settings
@@ -156,21 +154,22 @@ class Replica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         self._app = create_app(self._settings, ThreadWorkers(lambda: self._retriever, self._num_retriever))
         self._app.add_middleware(StripPrefix)
-        self._app.user_middleware.append(Middleware(MetricsOfAll, texts=self._metrics_of_all))
+        self._app.state.service.metrics_text = self._metrics_of_all
         return self._app
 
     async def metrics_text(self) -> tuple[str, str]:
         """This replica's name and figures."""
-        registry = self._app.state.service.metrics.registry
-        return serve.get_replica_context().replica_tag, generate_latest(registry).decode()
+        text = await self._app.state.service.metrics.text()
+        return serve.get_replica_context().replica_tag, text.decode()
 
-    async def _metrics_of_all(self) -> dict[str, str]:
+    async def _metrics_of_all(self) -> bytes:
+        """The figures of every replica, labelled: a scrape reaches any one, and counters must not jump between them."""
         if self._replicas is None:  # not before it is deployed, and once: each handle keeps a connection
             context = serve.get_replica_context()
             self._replicas = serve.get_deployment_handle(context.deployment, context.app_name)
         asked = self._replicas.broadcast("metrics_text")
         answers = await asked.results_async(timeout_s=METRICS_TIMEOUT_S, return_exceptions=True)
-        return dict(answer for answer in answers if not isinstance(answer, BaseException))
+        return labelled(dict(answer for answer in answers if not isinstance(answer, BaseException)))
 
     async def check_health(self) -> None:
         """Raise unless searches end; after three failures Ray replaces this process."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import faiss
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -204,6 +205,21 @@ async def test_a_replica_that_searches_is_healthy(settings):
     async with replica(settings) as made:
         for _ in range(3):
             await made.check_health()
+
+
+@pytest.mark.asyncio
+async def test_any_replica_gives_the_figures_of_all_that_answer(settings):
+    class Asked:
+        async def results_async(self, **_: object) -> list[object]:
+            return [("a", "# TYPE n gauge\nn 1\n"), ("b", "# TYPE n gauge\nn 2\n"), RuntimeError("gone")]
+
+    async with replica(settings) as made:
+        assert "rag_documents 8.0" in (await made._app.state.service.metrics.text()).decode()
+        made._replicas = SimpleNamespace(broadcast=lambda _: Asked())
+        transport = httpx.ASGITransport(app=made._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+            answer = await client.get("/metrics")
+    assert answer.text.splitlines()[2:] == ['n{replica="a"} 1.0', 'n{replica="b"} 2.0']
 
 
 @pytest.mark.asyncio
