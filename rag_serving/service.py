@@ -48,10 +48,6 @@ class Service:
         self.searcher.close()
         await self.workers.close()
 
-    def drain(self) -> None:
-        """Refuse new searches from now on."""
-        self.status = Status.DRAINING
-
     async def _load(self) -> Facts:
         try:
             facts = await self.workers.start()

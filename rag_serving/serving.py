@@ -115,7 +115,7 @@ class _Server(uvicorn.Server):
         if self._drain_until is not None:
             os._exit(128 + sig)
         self._drain_until = time.monotonic() + self._drain_timeout_s
-        self.service.drain()
+        self.service.status = Status.DRAINING  # no new searches
 
     async def on_tick(self, counter: int) -> bool:
         if self._drain_until is not None and (not self.service.in_hand or time.monotonic() > self._drain_until):

@@ -96,8 +96,7 @@ def measure_real(options: IndexTypesOptions, index_path: Path, folder: Path) -> 
     flat, vectors = read_index(index_path), folder / "vectors.npy"
     np.save(vectors, flat.reconstruct_n(0, flat.ntotal))
     _, exact = flat.search(queries, 5)
-    measured = (build_and_measure(vectors, queries, exact, *given) for given in REAL_TYPES.items())
-    return [row for rows in measured for row in rows]
+    return [row for given in REAL_TYPES.items() for row in build_and_measure(vectors, queries, exact, *given)]
 
 
 def measure_growth(sizes: Sequence[int], num_queries: int, folder: Path) -> list[Row]:
@@ -109,7 +108,6 @@ def measure_growth(sizes: Sequence[int], num_queries: int, folder: Path) -> list
             (row,) = build_and_measure(path, queries, None, faiss_type, [{}])
             row |= {"count": size, "measured": True, "memory_gb": row["memory_mb"] / 1e3}
             rows.append({name: row[name] for name in GROWTH_COLUMNS})
-        path.unlink()
     return [*rows, *extrapolate(rows)]
 
 

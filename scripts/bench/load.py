@@ -22,6 +22,7 @@ TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 8192
 
 Request = Callable[[int, bytes | None, float], Coroutine[Any, Any, None]]  # of a number, a body and its due time
+Sender = Callable[[Request], Awaitable[None]]
 
 
 class Refused(ReSearchError):
@@ -62,17 +63,13 @@ class Load:
 
     def closed_loop(self, url: str, bodies: Sequence[bytes], clients: int, keep_every: int = 0) -> Traffic:
         """Each of `clients` posts its next body as soon as its last one is answered."""
+        numbered = iter(enumerate(bodies))
 
-        async def send(request: Request) -> None:
-            numbered = iter(enumerate(bodies))
+        async def client(request: Request) -> None:
+            for number, body in numbered:
+                await request(number, body, time.perf_counter())
 
-            async def client() -> None:
-                for number, body in numbered:
-                    await request(number, body, time.perf_counter())
-
-            await asyncio.gather(*(client() for _ in range(clients)))
-
-        return uvloop.run(_measured(url, len(bodies), send, keep_every))
+        return uvloop.run(_measured(url, len(bodies), [client] * clients, keep_every))
 
     def open_loop(self, url: str, bodies: Sequence[bytes | None], due_s: np.ndarray, keep_every: int = 0) -> Traffic:
         """Post bodies (get, where one is None) at their times, whether or not earlier ones are answered.
@@ -80,17 +77,17 @@ class Load:
         Latencies count from the time at which a request was due.
         """
 
-        async def send(request: Request) -> None:
+        async def crowd(request: Request) -> None:
             started = time.perf_counter()
             async with asyncio.TaskGroup() as posts:
                 for number, (body, due) in enumerate(zip(bodies, started + due_s, strict=True)):
                     await asyncio.sleep(due - time.perf_counter())
                     posts.create_task(request(number, body, due))
 
-        return uvloop.run(_measured(url, len(bodies), send, keep_every))
+        return uvloop.run(_measured(url, len(bodies), [crowd], keep_every))
 
 
-async def _measured(url: str, requests: int, send: Callable[[Request], Awaitable[None]], keep_every: int) -> Traffic:
+async def _measured(url: str, requests: int, senders: Sequence[Sender], keep_every: int) -> Traffic:
     latency_ms, status = np.zeros(requests), np.full(requests, UNANSWERED)
     kept: dict[int, bytes] = {}
 
@@ -111,6 +108,6 @@ async def _measured(url: str, requests: int, send: Callable[[Request], Awaitable
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
     ) as session:
         started, cpu_started = time.perf_counter(), time.process_time()
-        await send(request)
+        await asyncio.gather(*(send(request) for send in senders))
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     return Traffic(seconds, cpu_s, latency_ms, status, kept)
