@@ -20,8 +20,14 @@ from flashrag.pipeline import PipelineSettings
 from flashrag.retriever import RetrieverSettings
 from flashrag.system.arguments import CommandParser
 
-_EVALUATION, _LOCAL_RETRIEVER = "evaluation", "local retriever (use_remote_retriever: false)"
-_GROUPS = ("data set", "method", "generator", _EVALUATION, _LOCAL_RETRIEVER)  # of --help, in this order
+# The headings of `--help`. A key stands under the first whose settings have it.
+_HEADINGS: dict[str, type[BaseModel]] = {
+    "data set": DatasetSettings,
+    "generator": GeneratorSettings,
+    "method": PipelineSettings,
+    "evaluation": EvalSettings,
+    "local retriever (use_remote_retriever: false)": RetrieverSettings,
+}
 _NAMES = ("dataset_name", "split", "save_note", "method_name")  # text, even if they look like numbers
 
 
@@ -73,23 +79,14 @@ def _parser() -> CommandParser:
         "--auto_serve", metavar="CHECKPOINT",
         help="export and serve this training checkpoint for the run (default: use the server of the configuration)",
     )  # fmt: skip
-    groups: dict[str, Any] = {}
-    for name, field in sorted(_flags().items(), key=lambda item: (_GROUPS.index(_group(item[0])), item[0])):
-        group = _group(name)
-        if group not in groups:
-            groups[group] = parser.add_argument_group(f"keys of the configuration: {group}")
-        text = f"{field.description} (default: {_shown_default(field)})".replace("%", "%%")
-        groups[group].add_argument(f"--{name}", metavar=_placeholder(name, field), help=text)
+    fields = dict(sorted(_fields().items()))
+    for heading, settings in _HEADINGS.items():
+        group = parser.add_argument_group(f"keys of the configuration: {heading}")
+        for name in [name for name in fields if name.partition(".")[0] in settings.model_fields]:
+            field = fields.pop(name)
+            text = f"{field.description} (default: {_shown_default(field)})".replace("%", "%%")
+            group.add_argument(f"--{name}", metavar=_placeholder(name, field), help=text)
     return parser
-
-
-def _group(name: str) -> str:
-    """The heading of a key in `--help`."""
-    key = name.partition(".")[0]
-    owners = {"data set": DatasetSettings, "generator": GeneratorSettings, "method": PipelineSettings}
-    if key in RETRIEVER_KEYS:
-        return _LOCAL_RETRIEVER
-    return next((group for group, owner in owners.items() if key in owner.model_fields), _EVALUATION)
 
 
 def _shown_default(field: FieldInfo) -> str:
@@ -114,23 +111,18 @@ def _placeholder(name: str, field: FieldInfo) -> str:
     return unit or kind or ("MAPPING" if inner_model(field.annotation) else "NAME")
 
 
-def _flags() -> dict[str, FieldInfo]:
+def _fields() -> dict[str, FieldInfo]:
     """Every key of the configuration; dots separate the parts of a nested key."""
-    top = {name: field for name, field in EvalSettings.model_fields.items() if name != "retriever"}
-    return {
-        **{name: RetrieverSettings.model_fields[name] for name in RETRIEVER_KEYS},
-        **top,
-        **dict(_nested_fields(top, "")),
-    }
+    top = {**RetrieverSettings.model_fields, **EvalSettings.model_fields}
+    del top["retriever"]  # its keys stand beside the others
+    return dict(_with_nested(top))
 
 
-def _nested_fields(fields: Mapping[str, FieldInfo], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+def _with_nested(fields: Mapping[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in fields.items():
-        model = inner_model(field.annotation)
-        if model is not None:
-            inner = {f"{prefix}{name}.{key}": value for key, value in model.model_fields.items()}
-            yield from inner.items()
-            yield from _nested_fields(model.model_fields, f"{prefix}{name}.")
+        yield f"{prefix}{name}", field
+        if model := inner_model(field.annotation):
+            yield from _with_nested(model.model_fields, f"{prefix}{name}.")
 
 
 def _parse_value(text: str) -> Any:
@@ -150,9 +142,10 @@ def load_settings(command_line: CommandLine) -> EvalSettings:
     # Set a whole mapping before its single keys, in whatever order the flags were given.
     for key, value in sorted(command_line.overrides.items(), key=lambda item: item[0].count(".")):
         _override(values, key.split("."), value)
+    known = _fields()
     for key in values:
-        if key not in _flags():
-            raise UserError(f"{source}: unknown key {key!r}{suggestion(key, _flags())}")
+        if key not in known:
+            raise UserError(f"{source}: unknown key {key!r}{suggestion(key, known)}")
     if isinstance(values.get("metrics"), str):
         values["metrics"] = [name.strip() for name in values["metrics"].split(",")]
     for key in _NAMES:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import OmegaConf
 
 from flashrag.errors import UserError, exit_on_user_error
@@ -18,7 +19,7 @@ from verl_search.settings import CONFIG_DIR, compose_config
 
 
 class Flag(NamedTuple):
-    """A published flag: the key of the config that it sets, its meaning, and the kind or unit of its value."""
+    """A published flag, as flags.yaml gives it: the key that it sets, its meaning, the kind or unit of its value."""
 
     key: str
     meaning: str
@@ -34,37 +35,8 @@ EPILOG = """Any other setting, of verl or of ReSearch, can follow as key=value, 
 Without any argument the embedded demo runs; its own options: bash training/run.sh --demo --help"""
 CONFIG_NAMES = ("research", "cpu")
 FLAGS_BY_GROUP: dict[str, dict[str, Flag]] = {
-    "needed": {
-        "actor_model_path": Flag("actor_rollout_ref.model.path", "the model to train: a Hugging Face folder", "PATH"),
-        "search_url": Flag("search.url", "the retrieval server; several are separated by commas", "URL"),
-        "train_data_path": Flag("data.train_files", "questions to train on, from data_preprocess_hpqa.py", "PARQUET"),
-        "dev_data_path": Flag("data.val_files", "questions to validate on, of the same format", "PARQUET"),
-        "save_path": Flag("trainer.default_local_dir", "checkpoints, metrics and trajectories go here", "FOLDER"),
-    },
-    "questions and prompt": {
-        "prompt_key": Flag("data.prompt_key", "the column that holds the question", "COLUMN"),
-        "prompt_template_name": Flag("search.prompt_template_name", "the prompt's wording (docs/training.md)", "NAME"),
-        "apply_chat": Flag("search.apply_chat", "use the model's chat template (instruct models)", "BOOL"),
-        "max_prompt_length": Flag("data.max_prompt_length", "longer prompts are left out", "TOKENS"),
-    },
-    "rollouts and reward": {
-        "max_response_length": Flag("data.max_response_length", "longest response, with its search results", "TOKENS"),
-        "rollout_n": Flag("actor_rollout_ref.rollout.n", "responses for each question: the size of a group"),
-        "reward_manager": Flag("search.answer_metric", "how an answer is scored: exact match (qa) or F1 (qa_f1)"),
-    },
-    "optimisation": {
-        "train_batch_size": Flag("data.train_batch_size", "questions in a training step"),
-        "ppo_mini_batch_size": Flag("actor_rollout_ref.actor.ppo_mini_batch_size", "questions in a weight update"),
-        "total_epochs": Flag("trainer.total_epochs", "passes over the training questions"),
-    },
-    "machines and bookkeeping": {
-        "nnodes": Flag("trainer.nnodes", "machines"),
-        "n_gpus_per_node": Flag("trainer.n_gpus_per_node", "GPUs of each machine; with config cpu: processes"),
-        "save_freq": Flag("trainer.save_freq", "steps between two checkpoints", "STEPS"),
-        "test_freq": Flag("trainer.test_freq", "steps between two validations; -1 for none", "STEPS"),
-        "project_name": Flag("trainer.project_name", "of the logged run", "NAME"),
-        "experiment_name": Flag("trainer.experiment_name", "of the logged run", "NAME"),
-    },
+    title: {name: Flag(**flag) for name, flag in flags.items()}
+    for title, flags in yaml.safe_load(Path(__file__).with_name("flags.yaml").read_text(encoding="utf-8")).items()
 }
 FLAGS = {name: flag for group in FLAGS_BY_GROUP.values() for name, flag in group.items()}
 REWARD_MANAGERS = {"qa": "em", "qa_f1": "f1"}

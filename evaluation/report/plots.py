@@ -3,6 +3,7 @@
 import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import matplotlib as mpl
 import numpy as np
@@ -53,15 +54,11 @@ def _em_by_searches(figure: Figure, runs: Sequence[Run]) -> None:
 def _em_by_tokens(figure: Figure, runs: Sequence[Run]) -> None:
     axes = figure.add_subplot(xlabel="sampled tokens (equal-sized groups)", ylabel="EM", ylim=(-0.03, 1.03))
     for run in runs:
-        by_length = sorted(run.trajectories, key=_sampled_tokens)
+        by_length = sorted(run.trajectories, key=attrgetter("usage.completion_tokens"))
         parts = np.array_split(np.arange(len(by_length)), min(TOKEN_BINS, len(by_length)))
         chosen = [[by_length[i] for i in part] for part in parts]
-        groups = {float(np.mean([_sampled_tokens(t) for t in group])): group for group in chosen}
+        groups = {float(np.mean([t.usage.completion_tokens for t in group])): group for group in chosen}
         _draw_groups(axes, run.name, groups)
-
-
-def _sampled_tokens(trajectory: Trajectory) -> int:
-    return trajectory.usage.completion_tokens
 
 
 def _draw_groups(axes, name: str, groups: dict[float, list[Trajectory]]) -> None:
@@ -75,7 +72,7 @@ def _draw_groups(axes, name: str, groups: dict[float, list[Trajectory]]) -> None
 
 def _lengths(figure: Figure, runs: Sequence[Run]) -> None:
     axes = figure.add_subplot(xlabel="sampled tokens", ylabel="questions")
-    lengths = [[_sampled_tokens(trajectory) for trajectory in run.trajectories] for run in runs]
+    lengths = [[trajectory.usage.completion_tokens for trajectory in run.trajectories] for run in runs]
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(one) for one in lengths]), bins=30)
     for run, one in zip(runs, lengths, strict=True):
         axes.hist(one, bins=edges.tolist(), histtype="step", label=run.name)

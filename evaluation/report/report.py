@@ -17,7 +17,7 @@ from evaluation.run.folder import ITEMS, read_items
 from flashrag.episode import Trajectory
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
-from flashrag.system.files import staged
+from flashrag.system.files import write_text
 
 EXPECTED = f"expected the folder of an evaluation ({ITEMS}) or of a training run (trajectories/)"
 
@@ -61,8 +61,7 @@ def write(out: Path, title: str, evaluations: Sequence[EvaluatedRun], shown: Seq
     markdown = "\n\n".join([f"# {title}", *(as_markdown(table) for table in tables), *notes]) + "\n"
     html = render_page(title, "".join(as_html(table) for table in tables), notes, plots(shown), shown)
     for name, text in (("report.html", html), ("report.md", markdown)):
-        with staged(out / name) as path:
-            path.write_text(text, encoding="utf-8", errors="replace")
+        write_text(out / name, text)
     print(markdown)
     print(f"written: {out / 'report.html'} ({len(html) / 1e6:.1f} MB), {out / 'report.md'}")
 

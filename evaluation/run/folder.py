@@ -30,7 +30,7 @@ from flashrag.dataset import Question
 from flashrag.episode import Failure, Trajectory
 from flashrag.errors import UserError
 from flashrag.pipeline.trace import failed_trajectory
-from flashrag.system.files import locked, staged
+from flashrag.system.files import locked, staged, write_text
 from flashrag.system.json_lines import KeyedLog
 
 ITEMS = "items.jsonl"
@@ -208,8 +208,3 @@ def read_items(run: Path) -> Iterator[Trajectory]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    with staged(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", errors="replace")

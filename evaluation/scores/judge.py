@@ -12,24 +12,19 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flashrag.client import check_address
 from flashrag.episode import Trajectory
 from flashrag.errors import GenerationError, ReSearchError
 from flashrag.system.json_lines import KeyedLog, encode_object
 
-INSTRUCTIONS = (
-    "You grade answers to questions. You get a question, the reference answers, and a submitted answer. The submitted "
-    "answer is correct when it means the same as at least one reference answer and contradicts none of what that "
-    "answer says; other wording, more detail or another format of a date or number is fine. An answer that is vaguer "
-    "than the reference, names something else, or offers several candidates is incorrect. Do not use knowledge of "
-    "your own about the question. Reply with one word: correct or incorrect."
-)
+INSTRUCTIONS = " ".join(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split())
 KEY_VARIABLES = ("JUDGE_API_KEY", "OPENAI_API_KEY")
 _VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
 
@@ -39,25 +34,23 @@ class JudgeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field("https://api.openai.com/v1", description="base address of the chat completions route")
+    url: Annotated[str, AfterValidator(partial(check_address, key="metric_setting.judge.url"))] = Field(
+        "https://api.openai.com/v1", description="base address of the chat completions route"
+    )
     model: str = Field(min_length=1, description="name of the judging model")
     concurrency: int = Field(16, ge=1, description="requests to the judge at once")
     timeout_s: float = Field(60.0, gt=0, description="limit of one request to the judge")
     max_retries: int = Field(5, ge=0, description="retries of a failed request to the judge")
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, url: str) -> str:
-        return check_address(url, "metric_setting.judge.url")
 
 
 class JudgeError(ReSearchError):
     """The judge gave no usable verdict within the allowed attempts."""
 
 
-def judge_messages(question: str, gold_answers: Sequence[str], answer: str) -> list[dict[str, str]]:
+def judge_messages(trajectory: Trajectory) -> list[dict[str, str]]:
     """The messages to the judge. All texts are JSON strings, so that an answer cannot pass for an instruction."""
-    case = {"question": question, "reference_answers": list(gold_answers), "submitted_answer": answer}
+    t = trajectory
+    case = {"question": t.question, "reference_answers": list(t.gold_answers), "submitted_answer": t.answer}
     return [
         {"role": "system", "content": INSTRUCTIONS},
         {"role": "user", "content": json.dumps(case, ensure_ascii=False, indent=1)},
@@ -97,7 +90,7 @@ class Judge:
         if known is not None:
             return known
         async with self._gate:
-            reply = await self._ask(_messages(trajectory))
+            reply = await self._ask(judge_messages(trajectory))
         verdict = parse_verdict(reply)
         if verdict is None:
             raise JudgeError(f"{self.settings.model} replied {reply[:200]!r}; expected correct or incorrect")
@@ -153,9 +146,5 @@ class Judge:
             raise JudgeError(str(error)) from error
 
     def _key(self, trajectory: Trajectory) -> str:
-        content = json.dumps([self.settings.model, _messages(trajectory)], ensure_ascii=False)
+        content = json.dumps([self.settings.model, judge_messages(trajectory)], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8", errors="replace")).hexdigest()
-
-
-def _messages(trajectory: Trajectory) -> list[dict[str, str]]:
-    return judge_messages(trajectory.question, trajectory.gold_answers, trajectory.answer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flashrag.episode import Trajectory, steps
-from flashrag.system.files import staged
+from flashrag.system.files import write_text
 from flashrag.system.json_lines import read_lines
 from flashrag.system.machine import library_versions
 from training.demo.folder import DemoRun
@@ -54,8 +54,7 @@ def write_report(run: DemoRun, seconds: Mapping[str, float]) -> None:
         "same_answers_as_trainer": same_answers(run),
         "versions": library_versions(PACKAGES),
     }
-    with staged(run.report) as unfinished:
-        unfinished.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_text(run.report, json.dumps(report, indent=1))
 
 
 def read_curves(metrics_dir: Path) -> dict[str, Curve]:

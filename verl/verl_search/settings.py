@@ -6,14 +6,14 @@ Our configs (config/) name upstream's in their defaults lists, and upstream's ar
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from flashrag.client import check_addresses
 from flashrag.config import validated
@@ -40,22 +40,21 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     max_searches: PositiveInt
     max_result_tokens: PositiveInt
     python_tool: bool
-    prompt_template_name: str
+    prompt_template_name: Annotated[str, AfterValidator(check_template_name)]
     apply_chat: bool
     answer_metric: AnswerMetric
     reward_rule: RewardRule
     mask_results: bool
     seed: int | None
     max_failed_share: float = Field(ge=0, le=1)
-    trajectory_dir: str
+    trajectory_dir: Path
     trajectory_keep_every: PositiveInt  # 1 keeps every step
     # Another process may still be writing the step before the one that this process begins.
     trajectory_keep_last: int = Field(ge=2)
 
     @model_validator(mode="after")
-    def _check_names(self) -> Self:
+    def _check_url_and_tool(self) -> Self:
         check_addresses(self.url, "search_url")
-        check_template_name(self.prompt_template_name)
         if self.python_tool != (self.prompt_template_name == PYTHON_TEMPLATE):
             raise UserError(
                 f"search.python_tool={self.python_tool} does not go with search.prompt_template_name="
@@ -81,9 +80,6 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     def dialect(self) -> Dialect:
         """The tools that the model may call."""
         return RESEARCH.with_calls(PYTHON) if self.python_tool else RESEARCH
-
-    def trajectory_path(self) -> Path:
-        return Path(self.trajectory_dir)
 
 
 def upstream_config_dir() -> Path:

@@ -37,6 +37,12 @@ def staged(target: Path) -> Iterator[Path]:
             _remove(holder, target)
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a text file through `staged`; a lone surrogate (half a character) is written as "?"."""
+    with staged(target) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Hold `folder` until the block, or this process, ends; raises BlockingIOError where another process holds it.

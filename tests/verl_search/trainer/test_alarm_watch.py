@@ -155,9 +155,9 @@ def test_a_file_is_laid_over_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"rules\.yaml cannot be read .*No such file"),
-        ("a: [", r"rules\.yaml cannot be read"),
-        ("- a", r"rules\.yaml holds no rules; expected a mapping"),
+        (None, r"not found: .*rules\.yaml; give the path"),
+        ("a: [", r"rules\.yaml is not valid YAML"),
+        ("- a", r"rules\.yaml holds list; expected `key: value` lines"),
         ("mine: {metric: m, above: 1}", r"alarms\.mine .*: action is not set"),
     ],
 )

@@ -87,7 +87,7 @@ class SharedState:
             outage=Outage(settings.url, settings.max_outage_s),
             tools=(python_tool(PythonSandbox()),) if settings.python_tool else (),
             writer=TrajectoryWriter(
-                settings.trajectory_path(), Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
+                settings.trajectory_dir, Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
             ),
         )
 
@@ -158,7 +158,7 @@ class SearchAgentLoop(AgentLoopBase):
             )
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
-            path = write_violation(settings.trajectory_path(), violation, **asked)
+            path = write_violation(settings.trajectory_dir, violation, **asked)
             raise ReSearchError(f"an episode is not token-exact ({violation}); its trajectory: {path}") from violation
         reward = episode_reward(episode, asked["gold_answers"], settings.answer_metric, settings.reward_rule)
         trajectory = Trajectory.of_episode(

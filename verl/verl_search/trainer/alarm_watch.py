@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from flashrag.errors import UserError
+from flashrag.config import read_yaml_mapping
 from verl_search.trainer.alarms import Action, Alarm, Alarms, Rule, parse_rules
 from verl_search.trainer.checkpoints import BestCheckpoint, best_checkpoint_path, keep_if_best, read_best_checkpoint
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
@@ -32,18 +31,8 @@ def configured_rules(config: DictConfig) -> dict[str, Rule]:
     rules = OmegaConf.to_container(config.alarms, resolve=True)
     assert isinstance(rules, dict), "alarms is a group of the config"
     if config.alarm_file is not None:
-        rules = {**rules, **_read_rules(Path(config.alarm_file))}
+        rules |= read_yaml_mapping(Path(config.alarm_file))
     return parse_rules({str(name): rule for name, rule in rules.items()})
-
-
-def _read_rules(path: Path) -> dict[str, Any]:
-    try:
-        rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise UserError(f"alarm_file={path} cannot be read ({error})") from error
-    if not isinstance(rules, dict):
-        raise UserError(f"alarm_file={path} holds no rules; expected a mapping of names to rules (docs/alarms.md)")
-    return rules
 
 
 class AlarmWatch:

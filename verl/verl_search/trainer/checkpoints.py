@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flashrag.system.files import recover, staged
+from flashrag.system.files import recover, staged, write_text
 
 FOLDER = "best_checkpoint"
 SCORE_FILE = "score.json"
@@ -53,8 +53,7 @@ def keep_if_best(save_path: Path, candidate: BestCheckpoint) -> BestCheckpoint:
     target, score_file = best_checkpoint_path(save_path, candidate), save_path / FOLDER / SCORE_FILE
     with staged(target) as unfinished:
         shutil.copytree(save_path / target.name, unfinished, copy_function=_link)
-    with staged(score_file) as unfinished:
-        unfinished.write_text(json.dumps(asdict(candidate)), encoding="utf-8")
+    write_text(score_file, json.dumps(asdict(candidate)))
     for former in target.parent.iterdir():
         if former not in (target, score_file):
             shutil.rmtree(former, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flashrag.errors import ReSearchError
-from flashrag.system.files import staged
+from flashrag.system.files import write_text
 from flashrag.system.json_lines import GrowingFile
 
 METRICS_FOLDER = "metrics"
@@ -52,8 +52,7 @@ class End(NamedTuple):
 def write_end(folder: Path, error: ReSearchError) -> None:
     """Write the reason of the trainer's end, completely or not at all; does nothing if the folder does not exist."""
     if folder.is_dir():
-        with staged(folder / END_FILE) as unfinished:
-            unfinished.write_text(json.dumps(End(str(error), error.exit_code)._asdict()), encoding="utf-8")
+        write_text(folder / END_FILE, json.dumps(End(str(error), error.exit_code)._asdict()))
 
 
 def read_end(folder: Path) -> End | None:
