@@ -20,7 +20,7 @@ import pyarrow.ipc
 from pydantic import BaseModel, Field
 
 from flashrag.config import validated_lines
-from flashrag.document import Document
+from flashrag.document import Document, Hit
 from flashrag.errors import UserError
 from flashrag.system.files import staged
 
@@ -28,7 +28,6 @@ EXPECTED_LINE = '{"id": "…", "contents": "\\"Title\\"\\ntext"}'
 SCHEMA = pa.schema([("id", pa.string()), ("contents", pa.string())])
 ROWS_PER_BATCH = 8192
 BYTES_PER_BATCH = 64 << 20  # an Arrow string column holds 2 GiB at most; passages can be long
-HASH_BLOCK_BYTES = 1 << 20
 CACHE_FOLDER = "corpus_cache"
 
 
@@ -52,9 +51,20 @@ class Corpus:
     def documents(self, rows: Iterable[int]) -> list[Document]:
         return [self[int(row)] for row in rows]
 
+    def hits(self, rows: Iterable[int], scores: np.ndarray) -> list[Hit]:
+        return [Hit(document, score) for document, score in zip(self.documents(rows), scores.tolist(), strict=True)]
+
     def contents(self, start: int, stop: int) -> list[str]:
         """The texts of the rows from `start` up to `stop`, for building an index."""
         return self._contents.slice(start, stop - start).to_pylist()
+
+    def check_index_of(self, count: int) -> None:
+        """Raise UserError unless an index of `count` passages may be one of this corpus."""
+        if count != len(self):
+            raise UserError(
+                f"index_path: the index holds {count} passages, but corpus_path has {len(self)} ({self.path}); "
+                "give the corpus that it was built from, or build the index again"
+            )
 
 
 def open_corpus(path: Path, cache_parent: Path) -> Corpus:
@@ -72,11 +82,8 @@ def open_corpus(path: Path, cache_parent: Path) -> Corpus:
 
 
 def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class CorpusLine(BaseModel):

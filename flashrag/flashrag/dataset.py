@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from flashrag.config import validated_lines
 from flashrag.errors import UserError
@@ -25,18 +26,8 @@ class DatasetSpec:
     evaluated_split: str
 
 
-# Sizes: the table of FlashRAG's README. StrategyQA has no labelled test questions, so it is evaluated on its training
-# split; some publications use a dev split that they took from it.
-DATASETS: Mapping[str, DatasetSpec] = {
-    "hotpotqa": DatasetSpec({"train": 90_447, "dev": 7_405}, "dev"),
-    "2wikimultihopqa": DatasetSpec({"train": 15_000, "dev": 12_576}, "dev"),
-    "musique": DatasetSpec({"train": 19_938, "dev": 2_417}, "dev"),
-    "bamboogle": DatasetSpec({"test": 125}, "test"),
-    "strategyqa": DatasetSpec({"train": 2_290}, "train"),
-    "nq": DatasetSpec({"train": 79_168, "dev": 8_757, "test": 3_610}, "test"),
-    "triviaqa": DatasetSpec({"train": 78_785, "dev": 8_837, "test": 11_313}, "test"),
-    "popqa": DatasetSpec({"test": 14_267}, "test"),
-}
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+DATASETS = {name: DatasetSpec(**values) for name, values in _TABLE.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +84,8 @@ def find_split(settings: DatasetSettings, split: str | None) -> Path:
     path = folder / f"{split}.jsonl"
     if path.is_file():
         return path
-    remedy = _remedy(settings)
+    download = f"; download it: python scripts/download_data.py {name} --data_dir {data_dir}"
+    remedy = download if name in DATASETS else ""
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; expected {{dataset_name}}/{{split}}.jsonl in it{remedy}")
     if not folder.is_dir():
@@ -104,12 +96,6 @@ def find_split(settings: DatasetSettings, split: str | None) -> Path:
     raise UserError(
         f"split={split}: {path} does not exist; {folder} holds the splits: {there or '-'}{remedy if known else ''}"
     )
-
-
-def _remedy(settings: DatasetSettings) -> str:
-    if settings.dataset_name not in DATASETS:
-        return ""
-    return f"; download it: python scripts/download_data.py {settings.dataset_name} --data_dir {settings.data_dir}"
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -143,15 +129,11 @@ class _Line(BaseModel):
             raise ValueError("expected a text that is not blank")
         return question
 
-    @field_validator("choices")
-    @classmethod
-    def _none(cls, choices: Any) -> None:
-        if choices:
-            raise ValueError("multiple-choice questions are not supported")
-
     @field_validator("golden_answers", mode="before")
     @classmethod
-    def _one_at_least(cls, given: Any) -> tuple[str, ...]:
+    def _one_at_least(cls, given: Any, info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("choices"):
+            raise ValueError("multiple-choice questions (`choices`) are not supported")
         if not (answers := parse_gold_answers(given)):
             raise ValueError("expected a list of at least one string")
         return answers

@@ -30,7 +30,6 @@ from evaluation.report.tables import markdown_table
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever import prepare_process, read_card, read_index, resolve_model_folder, set_search_depth
 from flashrag.retriever.build.embeddings import Embeddings
-from flashrag.retriever.build.faiss_file import build_index
 from flashrag.retriever.build.faiss_types import FaissType, plan_index
 from flashrag.system.arguments import flag, parse_options
 from scripts.bench.inputs import read_unique_questions
@@ -119,6 +118,8 @@ def build_and_measure(
     Recall is of the five `exact` rows, None without them. Speeds are of faiss alone: query vectors in, rows out.
     """
     from faiss.contrib.evaluation import knn_intersection_measure
+
+    from flashrag.retriever.build.faiss_file import build_index
 
     embeddings, path = Embeddings([partial(np.load, vectors, mmap_mode="r")]), vectors.with_suffix(".index")
     started = time.perf_counter()

@@ -46,7 +46,7 @@ def test_a_line_is_kept_as_it_is(tmp_path: Path):
         ({**LINE, "golden_answers": 1999}, "golden_answers: 1999 was given; expected a list of at least one string"),
         ({**LINE, "golden_answers": {"a": 1}}, "golden_answers: {'a': 1}"),
         ({**LINE, "golden_answers": [["a"], []]}, r"golden_answers: \[\['a'\], \[\]\]"),
-        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "multiple-choice questions are not supported"),
+        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "multiple-choice questions .* are not supported"),
         ({**LINE, "golden_answers": []}, r"golden_answers: \[\]"),
         ({**LINE, "golden_answers": ["a", 1]}, r"golden_answers: \['a', 1\]"),
         ({**LINE, "metadata": [1]}, r"metadata: \[1\]"),

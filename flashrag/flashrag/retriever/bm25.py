@@ -44,11 +44,7 @@ class Tokenizer:
 
 class BM25Retriever(Retriever):
     def __init__(self, index: bm25s.BM25, corpus: Corpus, topk: int) -> None:
-        if index.scores["num_docs"] != len(corpus):
-            raise UserError(
-                f"index_path: the index holds {index.scores['num_docs']} passages, but corpus_path has {len(corpus)} "
-                f"({corpus.path}); give the corpus that it was built from, or build the index again"
-            )
+        corpus.check_index_of(index.scores["num_docs"])
         self.method = "bm25"
         self.corpus = self._corpus = corpus
         self.topk = topk
@@ -68,8 +64,7 @@ class BM25Retriever(Retriever):
             return []
         scores = self._index.get_scores_from_ids(word_numbers)
         rows = best_rows(scores, num)
-        documents = self._corpus.documents(rows)
-        return [Hit(document, score) for document, score in zip(documents, scores[rows].tolist(), strict=True)]
+        return self._corpus.hits(rows, scores[rows])
 
 
 def best_rows(scores: np.ndarray, num: int) -> list[int]:

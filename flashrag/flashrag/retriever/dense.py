@@ -17,39 +17,37 @@ from flashrag.errors import UserError
 from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder import Encoder
 from flashrag.retriever.faiss_index import on_gpus
+from flashrag.retriever.settings import RetrieverSettings
 
 
 class DenseRetriever(Retriever):
     def __init__(
         self,
-        method: str,
+        settings: RetrieverSettings,
         index: faiss.Index,
         corpus: Corpus,
         encoder: Encoder,
         query_instruction: str,
-        topk: int,
-        batch_size: int,
-        faiss_gpu: bool = False,
     ) -> None:
-        _check_index(index, corpus, encoder)
-        self.method = method
+        corpus.check_index_of(index.ntotal)
+        if index.d != encoder.dimension:
+            raise UserError(
+                f"retrieval_model_path: the encoder makes {encoder.dimension} dimensions, but the index has {index.d}; "
+                "give the encoder that it was built with, or build the index again"
+            )
+        self.method = settings.retrieval_method
         self.corpus = self._corpus = corpus
-        self.topk = topk
-        self._index = on_gpus(index) if faiss_gpu else index
-        self._index_guard = threading.Lock() if faiss_gpu else contextlib.nullcontext()
+        self.topk = settings.retrieval_topk
+        self._index = on_gpus(index) if settings.faiss_gpu else index
+        self._index_guard = threading.Lock() if settings.faiss_gpu else contextlib.nullcontext()
         self._encoder = encoder
         self._query_instruction = query_instruction
-        self._batch_size = batch_size
+        self._batch_size = settings.retrieval_batch_size
 
     def rank(self, queries: Sequence[str], num: int) -> list[list[Hit]]:
         scores_NK, rows_NK = self.rank_rows(self.encode_queries(queries), num)
         return [
-            [
-                Hit(document, score)
-                for document, score in zip(
-                    self._corpus.documents(rows_K[rows_K >= 0]), scores_K[rows_K >= 0].tolist(), strict=True
-                )
-            ]
+            self._corpus.hits(rows_K[rows_K >= 0], scores_K[rows_K >= 0])
             for rows_K, scores_K in zip(rows_NK, scores_NK, strict=True)
         ]
 
@@ -68,16 +66,3 @@ class DenseRetriever(Retriever):
             return np.empty((0, num), dtype=np.float32), np.empty((0, num), dtype=np.int64)
         with self._index_guard:
             return self._index.search(vectors, num)
-
-
-def _check_index(index: faiss.Index, corpus: Corpus, encoder: Encoder) -> None:
-    if index.ntotal != len(corpus):
-        raise UserError(
-            f"index_path: the index holds {index.ntotal} vectors, but corpus_path has {len(corpus)} passages "
-            f"({corpus.path}); give the corpus that it was built from, or build the index again"
-        )
-    if index.d != encoder.dimension:
-        raise UserError(
-            f"retrieval_model_path: the encoder makes {encoder.dimension} dimensions, but the index has {index.d}; "
-            "give the encoder that it was built with, or build the index again"
-        )

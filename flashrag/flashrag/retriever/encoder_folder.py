@@ -9,8 +9,11 @@ Does not cover: choosing bge's instruction by the language of each query, as Fla
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from flashrag.corpus import file_sha256
 from flashrag.errors import UserError
@@ -18,38 +21,26 @@ from flashrag.errors import UserError
 PACKAGE_MODEL_FOLDER = "model"
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
 OWN_POOLING = "own"
-POOLING_FLAGS = {  # as sentence-transformers wrote them before version 5
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 
 
 @dataclass(frozen=True)
 class Family:
     """How the encoders of one family were trained: their pooling, and the texts before a query and a passage."""
 
+    in_name: Sequence[str] = ()
     pooling: str = "mean"
     query: str = ""
     passage: str = ""
 
 
-FAMILIES = {  # by what the method's name holds; the first one counts
-    ("bge", "zh"): Family("cls", query="为这个句子生成表示以用于检索相关文章："),
-    ("e5",): Family("mean", query="query: ", passage="passage: "),
-    ("bge",): Family("cls", query="Represent this sentence for searching relevant passages: "),
-    ("contriever",): Family("mean"),
-    ("dpr",): Family("cls"),
-}
+_RULES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+FAMILIES = [Family(**values) for values in _RULES["families"]]
 
 
 def family(retrieval_method: str) -> Family:
-    """The family that the method's name tells; without instructions and with mean pooling where it tells none."""
+    """The family that the method's name tells; one without texts and with mean pooling where it tells none."""
     name = retrieval_method.lower()
-    return next((found for parts, found in FAMILIES.items() if all(part in name for part in parts)), Family())
+    return next((found for found in FAMILIES if all(part in name for part in found.in_name)), Family())
 
 
 def resolve_model_folder(value: str, key: str) -> Path:
@@ -101,7 +92,7 @@ def own_pooling(folder: Path) -> str | None:
     if not path.is_file():
         return OWN_POOLING if (folder / "modules.json").is_file() else None
     settings = json.loads(path.read_text(encoding="utf-8"))
-    modes = settings.get("pooling_mode") or [mode for key, mode in POOLING_FLAGS.items() if settings.get(key)]
+    modes = settings.get("pooling_mode") or [mode for key, mode in _RULES["pooling_flags"].items() if settings.get(key)]
     return modes if isinstance(modes, str) else "+".join(modes) or "mean"
 
 

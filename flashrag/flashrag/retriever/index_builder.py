@@ -8,6 +8,8 @@ Does not cover: building on several machines.
 import sys
 from collections.abc import Sequence
 
+from tqdm import tqdm
+
 from flashrag.corpus import Corpus, open_corpus
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever.build.dense_index import build_dense
@@ -64,7 +66,6 @@ def build_bm25(options: BuildOptions, corpus: Corpus) -> None:
     matrix (figures in docs/indexes.md). An interrupted build starts again from the beginning.
     """
     import bm25s
-    from tqdm import tqdm
 
     from flashrag.retriever.bm25 import SCORING, TOKENIZER_CARD, Tokenizer
 

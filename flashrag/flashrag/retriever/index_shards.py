@@ -13,16 +13,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import faiss
+from tqdm import tqdm
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.retriever.faiss_index import read_index, write_index
 from flashrag.retriever.index_card import IndexCard, JsonRecord, read_card
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.files import staged
-
-if TYPE_CHECKING:
-    import faiss
 
 MAX_SHARDS = 4096
 # Types whose search is the same over a slice: each stored vector is scored by itself. By name: subclasses differ.
@@ -84,8 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def split_index(options: SplitOptions, card: IndexCard | None) -> None:
     """Write every shard with its card; the folder appears whole or not at all."""
-    from tqdm import tqdm
-
     source = _mapped(options.index_path)
     bounds = row_ranges(source.ntotal, options.num_shards)
     split = uuid.uuid4().hex
@@ -149,10 +146,8 @@ def read_shards(folder: Path) -> list[ShardCard]:
     return cards
 
 
-def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int, file: Path) -> int:
+def _write_slice(index_path: Path, source: faiss.Index, start: int, stop: int, file: Path) -> int:
     """Write the rows from `start` up to `stop` of the mapped `source` as an index; returns its `row_offset`."""
-    import faiss
-
     shard = _mapped(index_path)  # the same quantizers and settings; its vectors are replaced, and never read
     inner, inner_source = _innermost(shard), _innermost(source)
     if type(inner).__name__ in LIST_TYPES:
@@ -175,7 +170,7 @@ def _write_slice(index_path: Path, source: "faiss.Index", start: int, stop: int,
     return row_offset
 
 
-def _mapped(path: Path) -> "faiss.Index":
+def _mapped(path: Path) -> faiss.Index:
     """The memory-mapped index at `path`; raises UserError if it is not an index of a type with an exact split."""
     index = read_index(path, mmap=True, key="--index_path")
     kind = type(_innermost(index)).__name__
@@ -187,10 +182,8 @@ def _mapped(path: Path) -> "faiss.Index":
     return index
 
 
-def _innermost(index: "faiss.Index") -> "faiss.Index":
+def _innermost(index: faiss.Index) -> faiss.Index:
     """The index that stores the vectors, behind any transformation of them (OPQ, PCA)."""
-    import faiss
-
     while isinstance(index, faiss.IndexPreTransform):
         index = faiss.downcast_index(index.index)
     return index

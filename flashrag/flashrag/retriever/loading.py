@@ -189,13 +189,4 @@ def _load_dense(
         query_instruction = spaced(settings.instruction)
     else:
         query_instruction = card.query_instruction if card else family(settings.retrieval_method).query
-    return DenseRetriever(
-        method=settings.retrieval_method,
-        index=index,
-        corpus=corpus,
-        encoder=encoder,
-        query_instruction=query_instruction,
-        topk=settings.retrieval_topk,
-        batch_size=settings.retrieval_batch_size,
-        faiss_gpu=settings.faiss_gpu,
-    )
+    return DenseRetriever(settings, index, corpus, encoder, query_instruction)

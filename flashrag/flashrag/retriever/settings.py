@@ -51,12 +51,6 @@ class MultiRetrieverSetting(BaseModel):
         description="keys of one retriever each; its retrieval_topk is how many candidates it gives, by default 100",
     )
 
-    @model_validator(mode="after")
-    def _process_wide_keys_outside(self) -> Self:
-        if any(settings.gpu_id is not None for settings in self.retriever_list):
-            raise ValueError("gpu_id holds for the whole process; set it beside multi_retriever_setting")
-        return self
-
 
 class RetrieverSettings(BaseModel):
     """The settings of a retriever. Relative paths start at the working directory, as in FlashRAG."""
@@ -134,7 +128,7 @@ class RetrieverSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for problem in _contradictions(self):
+        if problem := next(_contradictions(self), None):
             raise ValueError(problem)
         return self
 
@@ -161,6 +155,8 @@ def _contradictions(given: RetrieverSettings) -> Iterator[str]:
                 yield f"{key} is {str(value)!r}, but use_multi_retriever is true; set it inside retriever_list"
     elif kind is Kind.HYBRID:
         yield "retrieval_method is not set; give e5, bge, minilm, …, bm25 or remote, or set use_multi_retriever"
+    if multi is not None and any(part.gpu_id is not None for part in multi.retriever_list):
+        yield "gpu_id holds for the whole process; set it beside multi_retriever_setting"
     for key, needed in NEEDED_KEYS[kind].items():
         if not getattr(given, key):
             yield f"{key} is not set, but retrieval_method {method!r} {needed}"

@@ -149,7 +149,7 @@ def test_without_a_card_count_and_dimension_are_still_checked(folder, tmp_path):
     for name, index in (("count", faiss.IndexFlatIP(384)), ("dimension", faiss.IndexFlatIP(8))):
         index.add(np.ones((len(PASSAGES) - (name == "count"), index.d), dtype=np.float32))
         faiss.write_index(index, str(tmp_path / f"{name}.index"))
-    with pytest.raises(UserError, match="index holds 11 vectors, but corpus_path has 12 passages"):
+    with pytest.raises(UserError, match="index holds 11 passages, but corpus_path has 12 "):
         get_retriever(settings(folder, index_path=str(tmp_path / "count.index")))
     with pytest.raises(UserError, match="retrieval_model_path: the encoder makes 384 dimensions, but the index has 8"):
         get_retriever(settings(folder, index_path=str(tmp_path / "dimension.index")))

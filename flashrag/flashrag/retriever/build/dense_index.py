@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from tqdm import tqdm
+
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError
 from flashrag.retriever.build.options import BuildOptions
@@ -29,9 +32,6 @@ from flashrag.system.files import staged
 from flashrag.system.machine import library_versions
 
 if TYPE_CHECKING:
-    import numpy as np
-    from tqdm import tqdm
-
     from flashrag.retriever.encoder import Encoder
 
 BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
@@ -80,21 +80,19 @@ def _plan(options: BuildOptions, dimension: int, count: int) -> IndexPlan:
 def _encode_missing(parts: PartFolder, options: BuildOptions, corpus: Corpus, model_folder: Path) -> IndexPlan | None:
     """Encode the parts that are not there yet. Returns the index's plan, or None if every part was there."""
     missing = parts.missing()
-    todo = sum(len(parts.rows(number)) for number in missing)
+    todo = sum(len(parts.rows[number]) for number in missing)
     done = len(corpus) - todo
     if done:
         print(f"resume: {done} of {len(corpus)} passages are encoded already in {parts.path}", file=sys.stderr)
     if not missing:
         return None
-    from tqdm import tqdm
-
     manifest = parts.manifest
     encoder = _encoder(options, manifest, model_folder)
     plan = _plan(options, encoder.dimension, len(corpus))
     _check_space(options, plan, todo, len(corpus))
     with tqdm(total=len(corpus), initial=done, unit=" passages", desc="encode", smoothing=0.05) as bar:
         for number in missing:
-            blocks = _vectors(corpus, parts.rows(number), encoder, manifest, options.batch_size, bar)
+            blocks = _vectors(corpus, parts.rows[number], encoder, manifest, options.batch_size, bar)
             parts.write(number, encoder.dimension, blocks)
     return plan
 
@@ -113,10 +111,8 @@ def _encoder(options: BuildOptions, manifest: Manifest, model_folder: Path) -> "
 
 
 def _vectors(
-    corpus: Corpus, rows: range, encoder: "Encoder", manifest: Manifest, batch_size: int, bar: "tqdm"
-) -> "Iterator[np.ndarray]":
-    import numpy as np
-
+    corpus: Corpus, rows: range, encoder: "Encoder", manifest: Manifest, batch_size: int, bar: tqdm
+) -> Iterator[np.ndarray]:
     size = batch_size * BATCHES_PER_CHUNK
     for start in range(rows.start, rows.stop, size):
         texts = corpus.contents(start, min(start + size, rows.stop))

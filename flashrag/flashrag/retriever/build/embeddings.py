@@ -53,9 +53,8 @@ class Embeddings:
 
     def sample(self, size: int) -> np.ndarray:
         """`size` vectors drawn without replacement, the same ones every time; all of them where there are fewer."""
-        if size >= self.count:
-            return np.concatenate(list(self.blocks()))
-        chosen = np.random.default_rng(SAMPLE_SEED).choice(self.count, size, replace=False, shuffle=False)
+        number = min(size, self.count)
+        chosen = np.random.default_rng(SAMPLE_SEED).choice(self.count, number, replace=False, shuffle=False)
         return self.rows(np.sort(chosen))
 
 
@@ -101,22 +100,16 @@ class PartFolder:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-
-    def __len__(self) -> int:
-        """The number of parts, written or not."""
-        return -(-self.manifest.count // self.manifest.part_size)
-
-    def rows(self, number: int) -> range:
-        start = number * self.manifest.part_size
-        return range(start, min(start + self.manifest.part_size, self.manifest.count))
+        count, size = manifest.count, manifest.part_size
+        self.rows = [range(start, min(start + size, count)) for start in range(0, count, size)]  # of each part
 
     def missing(self) -> list[int]:
-        return [number for number in range(len(self)) if not self._is_whole(number)]
+        return [number for number in range(len(self.rows)) if not self._is_whole(number)]
 
     def write(self, number: int, dimension: int, blocks: Iterable[np.ndarray]) -> None:
         """Write one part from float32 blocks that together have its rows; it appears when it is whole."""
         dtype = np.dtype(self.manifest.dtype)
-        header = {"descr": dtype.str, "fortran_order": False, "shape": (len(self.rows(number)), dimension)}
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (len(self.rows[number]), dimension)}
         with staged(self._file(number)) as new, new.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for block in blocks:  # plain writes: a full disk raises an error; with a memory map it would be a SIGBUS
@@ -126,10 +119,10 @@ class PartFolder:
         missing = self.missing()
         if missing:
             raise UserError(
-                f"{self.path} holds {len(self) - len(missing)} of {len(self)} parts; "
+                f"{self.path} holds {len(self.rows) - len(missing)} of {len(self.rows)} parts; "
                 "finish it first: the command that began it resumes at the first missing part"
             )
-        return Embeddings([partial(_open_part, self._file(number)) for number in range(len(self))])
+        return Embeddings([partial(_open_part, self._file(number)) for number in range(len(self.rows))])
 
     def _file(self, number: int) -> Path:
         return self.path / f"{number:05d}.npy"
@@ -139,7 +132,7 @@ class PartFolder:
             array = _open_part(self._file(number))
         except (OSError, ValueError):  # absent, or cut short by a crash of the machine
             return False
-        return len(array) == len(self.rows(number)) and array.dtype == np.dtype(self.manifest.dtype)
+        return len(array) == len(self.rows[number]) and array.dtype == np.dtype(self.manifest.dtype)
 
 
 @contextmanager
@@ -172,24 +165,19 @@ def _has_parts(folder: Path) -> bool:
 
 def read_embeddings(path: Path, count: int, dimension: int) -> Embeddings:
     """The vectors in a .npy file, or in a raw float32 file as FlashRAG saves one; raises UserError."""
-    if path.suffix == ".npy":
-        try:
-            array = _open_part(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--embedding_path: {path} is not a readable .npy file ({error})") from error
-        if array.shape != (count, dimension) or array.dtype not in (np.float32, np.float16):
-            raise UserError(
-                f"--embedding_path: {path} holds {array.dtype} of shape {array.shape}, expected float32 or float16 of "
-                f"shape {(count, dimension)}: {count} passages in the corpus, {dimension} dimensions of the encoder"
-            )
-        return Embeddings([partial(_open_part, path)])
-    expected = count * dimension * np.dtype(np.float32).itemsize
-    if (found := path.stat().st_size) != expected:
+    part = partial(_open_part, path) if path.suffix == ".npy" else partial(_open_raw, path, dimension)
+    wanted = f"{count} passages in the corpus, {dimension} dimensions of the encoder"
+    try:
+        array = part()
+    except (OSError, ValueError) as error:
+        kind = ".npy" if path.suffix == ".npy" else "raw float32"
+        raise UserError(f"--embedding_path: {path} is not a readable {kind} file ({error}); expected {wanted}") from error
+    if array.shape != (count, dimension) or array.dtype not in (np.float32, np.float16):
         raise UserError(
-            f"--embedding_path: {path} has {found} bytes, expected {expected} of raw float32: {count} passages in the "
-            f"corpus, {dimension} dimensions of the encoder; give vectors of this corpus and encoder"
+            f"--embedding_path: {path} holds {array.dtype} of shape {array.shape}, expected float32 or float16 of "
+            f"shape {(count, dimension)}: {wanted}; give vectors of this corpus and encoder"
         )
-    return Embeddings([partial(np.memmap, path, np.float32, "r", shape=(count, dimension))])
+    return Embeddings([part])
 
 
 def _open_part(path: Path) -> np.ndarray:
@@ -197,3 +185,7 @@ def _open_part(path: Path) -> np.ndarray:
     if array.ndim != 2:
         raise ValueError(f"an array of shape {array.shape} instead of (count, dimension)")
     return array
+
+
+def _open_raw(path: Path, dimension: int) -> np.ndarray:
+    return np.memmap(path, np.float32, "r").reshape(-1, dimension)

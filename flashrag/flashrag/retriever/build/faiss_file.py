@@ -2,20 +2,21 @@
 
 Flat, the type that is as large as its vectors, is written block by block without ever being in memory. The others are
 built in memory (SQ8 a quarter of the vectors, IVF-PQ a sixteenth, HNSW and IVF-Flat more than all) after training on a
-seeded sample. Every file can be memory-mapped by faiss. Source: the layout that faiss's own writer gives IndexFlat.
+seeded sample. Every file can be memory-mapped by faiss, which importing this module loads. Source: the layout that faiss's own writer gives IndexFlat.
 """
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import faiss
+import numpy as np
+from tqdm import tqdm
 
 from flashrag.errors import UserError
 from flashrag.retriever.build.embeddings import SAMPLE_SEED, Embeddings
 from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, new_index, parameters, training_size
 from flashrag.retriever.faiss_index import check_gpus, write_index
-
-if TYPE_CHECKING:
-    import faiss
 
 FLAT_COUNT_OFFSET = 8  # after the four letters of the type and the dimension as int32
 
@@ -44,9 +45,6 @@ def build_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gp
 
 def _write_flat(path: Path, embeddings: Embeddings) -> None:
     """Write the same bytes as faiss for an IndexFlat of these vectors."""
-    import faiss
-    import numpy as np
-
     count, dimension = embeddings.count, embeddings.dimension
     one = faiss.IndexFlatIP(dimension)
     one.add(np.zeros((1, dimension), dtype=np.float32))
@@ -61,9 +59,7 @@ def _write_flat(path: Path, embeddings: Embeddings) -> None:
             file.write(block.data)
 
 
-def _trained(index: "faiss.Index", sample: Any, plan: IndexPlan, on_gpus: bool) -> "faiss.Index":
-    import faiss
-
+def _trained(index: faiss.Index, sample: Any, plan: IndexPlan, on_gpus: bool) -> faiss.Index:
     if on_gpus:
         check_gpus("--faiss_gpu")
         index = faiss.index_cpu_to_all_gpus(index)
@@ -78,8 +74,6 @@ def _trained(index: "faiss.Index", sample: Any, plan: IndexPlan, on_gpus: bool) 
 
 
 def _with_progress(embeddings: Embeddings) -> Any:
-    from tqdm import tqdm
-
     with tqdm(total=embeddings.count, unit=" passages", desc="index", smoothing=0.05) as bar:
         for block in embeddings.blocks():
             yield block

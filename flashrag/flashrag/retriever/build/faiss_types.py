@@ -109,9 +109,10 @@ def new_index(plan: IndexPlan) -> "faiss.Index":
     try:
         index = faiss.index_factory(plan.dimension, plan.factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
+        reason = str(error).rpartition(": ")[2]
         raise UserError(
             f"--faiss_type {plan.faiss_type!r} is none of {', '.join(FaissType)} and no faiss index_factory text for "
-            f"{plan.dimension} dimensions ({_reason(error)}); Flat is the exact one"
+            f"{plan.dimension} dimensions ({reason}); Flat is the exact one"
         ) from error
     if (ivf := faiss.try_extract_index_ivf(index)) is not None:
         ivf.nprobe = min(ivf.nlist, round(2 * math.sqrt(ivf.nlist)))
@@ -149,7 +150,3 @@ def _number_of_cells(index: "faiss.Index") -> int:
 
     ivf = faiss.try_extract_index_ivf(index)
     return 0 if ivf is None else ivf.nlist
-
-
-def _reason(error: RuntimeError) -> str:
-    return str(error).rpartition(": ")[2]

@@ -23,7 +23,7 @@ VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 def write(folder, numbers, manifest=MANIFEST):
     with open_parts(folder, manifest) as parts:
         for number in numbers:
-            rows = parts.rows(number)
+            rows = parts.rows[number]
             parts.write(number, 3, [VECTORS[rows.start : rows.start + 1], VECTORS[rows.start + 1 : rows.stop]])
     return parts
 
@@ -36,7 +36,7 @@ def everything(embeddings, rows=2):
 def test_vectors_come_back_in_order(tmp_path, dtype, block):
     parts = write(tmp_path / "e", range(3), MANIFEST.model_copy(update={"dtype": dtype}))
     embeddings = parts.embeddings()
-    assert (embeddings.count, embeddings.dimension, len(parts)) == (5, 3, 3)
+    assert (embeddings.count, embeddings.dimension, len(parts.rows)) == (5, 3, 3)
     found = everything(embeddings, block)
     assert found.dtype == np.float32
     assert np.array_equal(found, VECTORS)  # whole numbers below 2048 are exact in half precision
@@ -161,5 +161,5 @@ def test_npy_files_that_do_not_fit_are_refused(tmp_path, array, message):
 
 def test_a_raw_file_of_another_size_is_refused(tmp_path):
     VECTORS[:4].tofile(tmp_path / "v.memmap")  # 4 * 3 * 4 = 48 bytes
-    with pytest.raises(UserError, match="has 48 bytes, expected 60 of raw float32: 5 passages"):
+    with pytest.raises(UserError, match=r"holds float32 of shape \(4, 3\), expected .*: 5 passages"):
         read_embeddings(tmp_path / "v.memmap", 5, 3)
