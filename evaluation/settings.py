@@ -15,6 +15,7 @@ from flashrag.dataset import DatasetSettings, is_dataset_file
 from flashrag.errors import did_you_mean
 from flashrag.generator import GeneratorSettings
 from flashrag.pipeline import METHODS, PipelineSettings
+from flashrag.records import EXPECTED_FILE, record_file_stem
 from flashrag.retriever import RetrieverSettings
 
 METHOD_NAMES = tuple(METHODS)
@@ -59,7 +60,7 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
     @classmethod
     def _check_dataset_name(cls, name: str) -> str:
         if not is_dataset_file(name) and ("/" in name or name in (".", "..")):
-            raise ValueError("expected the name of a folder in data_dir, or the path of a .jsonl file")
+            raise ValueError(f"expected the name of a folder in data_dir, or the path of {EXPECTED_FILE}")
         return name
 
     @field_validator("metrics")
@@ -107,7 +108,7 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
     @property
     def dataset_title(self) -> str:
         """The name of the data set; for a file, its name without folder and ending."""
-        return Path(self.dataset_name).stem if is_dataset_file(self.dataset_name) else self.dataset_name
+        return record_file_stem(self.dataset_name) or self.dataset_name
 
     @property
     def dataset_label(self) -> str:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from flashrag.dataset import DATASETS, parse_gold_answers, read_questions
+from flashrag.dataset import DATASETS, read_questions
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.questions import parse_gold_answers
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from flashrag.dataset import Question
 from flashrag.errors import UserError
+from flashrag.questions import Question
 from flashrag.system.files import staged
 
 

@@ -1,14 +1,15 @@
-"""Reading question sets: FlashRAG's lines, and every line that is refused."""
+"""Finding question sets in FlashRAG's layout, and sampling them."""
 
-import codecs
+import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flashrag.config import Config
-from flashrag.dataset import DATASETS, DatasetSettings, Question, load_questions, read_questions
+from flashrag.dataset import DATASETS, DatasetSettings, load_questions
 from flashrag.errors import UserError
 from flashrag.utils import get_dataset
 
@@ -22,67 +23,28 @@ def write(folder: Path, lines: list[Any], split: str = "dev") -> Path:
     return path
 
 
-def test_a_line_is_kept_as_it_is(tmp_path: Path):
-    path = write(tmp_path, [LINE, "\n", {**LINE, "id": 7, "question": " ¿Quién? ", "metadata": None}])
-    assert read_questions(path) == [
-        Question("dev_0", "Who?", ("King Wu", "Wu"), {"hops": 2}),
-        Question("7", " ¿Quién? ", ("King Wu", "Wu"), {}),
-    ]
-    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
-    assert len(read_questions(path)) == 2
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        ("{not json\n", "Invalid JSON"),
-        ('["a list"]\n', "Input should be an object"),
-        ({**LINE, "id": None}, "id: None was given"),
-        ({**LINE, "id": ""}, "id: '' was given"),
-        ({**LINE, "id": True}, "id: True was given"),
-        ({**LINE, "question": " "}, "question: ' ' was given; expected a text that is not blank"),
-        ({**LINE, "question": 3}, "question: 3 was given"),
-        ({key: value for key, value in LINE.items() if key != "golden_answers"}, "golden_answers is not set"),
-        ({**LINE, "golden_answers": 1999}, "golden_answers: 1999 was given; expected a list of at least one string"),
-        ({**LINE, "golden_answers": {"a": 1}}, "golden_answers: {'a': 1}"),
-        ({**LINE, "golden_answers": [["a"], []]}, r"golden_answers: \[\['a'\], \[\]\]"),
-        ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "multiple-choice questions .* are not supported"),
-        ({**LINE, "golden_answers": []}, r"golden_answers: \[\]"),
-        ({**LINE, "golden_answers": ["a", 1]}, r"golden_answers: \['a', 1\]"),
-        ({**LINE, "metadata": [1]}, r"metadata: \[1\]"),
-        (LINE, "id 'dev_0' is already in line 1"),
-    ],
-)
-def test_the_first_bad_line_is_named(tmp_path: Path, bad: Any, reason: str):
-    path = write(tmp_path, [LINE, "\n", bad])
-    with pytest.raises(UserError, match=rf"dev\.jsonl line 3:? .*{reason}|dev\.jsonl line 3 {reason}"):
-        read_questions(path)
-
-
-@pytest.mark.parametrize(
-    ("given", "read"),
-    [
-        ("King Wu", ("King Wu",)),
-        (["King Wu", "Wu", "King Wu"], ("King Wu", "Wu")),
-        ([["King Wu", "Wu"], ["Zhou Wuwang"]], ("King Wu", "Wu", "Zhou Wuwang")),
-        (["Wu", ["King Wu"]], ("Wu", "King Wu")),
-        (True, ("yes",)),
-        (False, ("no",)),
-        ([True], ("yes",)),
-        ("", ("",)),  # an answer that nothing matches is the file's, not ours to drop
-    ],
-)
-def test_golden_answers_have_several_shapes(tmp_path: Path, given: Any, read: tuple[str, ...]):
-    (question,) = read_questions(write(tmp_path, [{**LINE, "golden_answers": given}]))
-    assert question.golden_answers == read
-
-
-def test_any_jsonl_file_is_taken_by_its_path(tmp_path: Path):
-    path = write(tmp_path, [LINE])
-    settings = DatasetSettings(data_dir="/nowhere", dataset_name=str(path))
+@pytest.mark.parametrize("name", ["dev.jsonl", "dev.json", "dev.jsonl.gz"])
+def test_any_file_is_taken_by_its_path(tmp_path: Path, name: str):
+    content = json.dumps([LINE] if name == "dev.json" else LINE).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    settings = DatasetSettings(data_dir="/nowhere", dataset_name=str(tmp_path / name))
     assert [question.id for question in load_questions(settings, None)] == ["dev_0"]
-    with pytest.raises(UserError, match=r"dataset_name=/nowhere/x\.jsonl does not exist"):
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"dataset_name=/nowhere/x\.jsonl does not exist; give the path of a \.jsonl"):
         load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="/nowhere/x.jsonl"), None)
+
+
+def test_a_split_may_have_any_ending(tmp_path: Path):
+    write(tmp_path, [LINE])
+    with lzma.open(tmp_path / "zhou" / "test.jsonl.xz", "wb") as file:
+        file.write((tmp_path / "zhou" / "dev.jsonl").read_bytes())
+    (tmp_path / "zhou" / "README.md").write_text("no split")
+    settings = DatasetSettings(data_dir=str(tmp_path), dataset_name="zhou")
+    assert load_questions(settings, "test") == load_questions(settings, "dev")
+    with pytest.raises(UserError, match=r"split=train: .*train\.jsonl does not exist; .* holds the splits: dev, test$"):
+        load_questions(settings, "train")
 
 
 def test_a_published_data_set_that_is_missing_is_refused_with_the_download_command(tmp_path: Path):
@@ -98,17 +60,6 @@ def test_a_published_data_set_that_is_missing_is_refused_with_the_download_comma
 
 def test_every_registered_data_set_is_evaluated_on_a_split_that_it_has():
     assert all(spec.evaluated_split in spec.rows for spec in DATASETS.values())
-
-
-def test_a_file_without_text_or_questions_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="holds no question"):
-        read_questions(write(tmp_path, ["\n"]))
-    path = write(tmp_path, [])
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="line 1: Invalid JSON"):
-        read_questions(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_questions(tmp_path)
 
 
 def test_a_missing_data_set_is_refused_with_the_ones_that_exist(tmp_path: Path):

@@ -126,7 +126,7 @@ def test_a_file_that_changed_at_the_source_is_not_taken(
     ("content", "message"),
     [
         (file_of(124), "has 124 questions; FlashRAG's README gives 125"),
-        (b"<html>a login page</html>\n", "Invalid JSON"),
+        (b"<html>a login page</html>\n", "is not valid JSON"),
     ],
 )
 def test_what_is_no_such_file_is_not_taken(

@@ -6,6 +6,7 @@ Ray or an engine starts. The published command line is `training/run.sh`.
 
 import sys
 import traceback
+from collections import Counter
 from pathlib import Path
 
 import hydra
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
 from flashrag.generator import check_model_folder, local_folder
+from flashrag.questions import FIELDS, Question, parse_question, read_each
+from flashrag.records import Record
 from flashrag.tools import check_sandbox
 from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectories import cut_torn_tails
@@ -44,7 +47,7 @@ def check_input(config: DictConfig) -> None:
     for key in ("train_files", "val_files"):
         files = config.data[key]
         for file in [files] if isinstance(files, str) else files:
-            check_questions(f"data.{key}={file}", Path(file), config.data.prompt_key)
+            check_questions(f"data.{key}", Path(file), config.data.prompt_key)
     if folder := local_folder(str(config.actor_rollout_ref.model.path), MODEL_KEY):
         check_model_folder(folder, MODEL_KEY)
     check_server(settings.url)
@@ -69,20 +72,28 @@ def check_variant(config: DictConfig, settings: SearchSettings) -> None:
         )
 
 
-def check_questions(given: str, path: Path, prompt_key: str) -> None:
-    """Raise `UserError` unless the files are parquet files of training rows."""
+def check_questions(key: str, path: Path, prompt_key: str) -> None:
+    """Raise `UserError` unless the file of this key is a parquet file of questions, each with its gold answers."""
     import pyarrow
     from pyarrow import parquet
 
     remedy = "make it with training/data_preprocess_hpqa.py"
     if not path.is_file():
-        raise UserError(f"{given} does not exist; {remedy}")
+        raise UserError(f"{key}={path} does not exist; {remedy}")
     try:
         columns = set(parquet.read_schema(path).names)
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{given} is not a parquet file; {remedy}") from error
+        raise UserError(f"{key}={path} is not a parquet file; {remedy}") from error
     if lacking := {prompt_key, *ROW_COLUMNS} - columns:
-        raise UserError(f"{given} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}")
+        raise UserError(f"{key}={path} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}")
+
+    def read(record: Record, index: int, left_out: Counter[str]) -> Question:
+        return parse_question(record.content, default_id=str(index), question_key=prompt_key, left_out=left_out)
+
+    try:
+        read_each(path, read, FIELDS | {prompt_key.lower()})
+    except UserError as error:  # its message begins with the path
+        raise UserError(f"{key}={error}; {remedy}") from error
 
 
 def check_platform(config: DictConfig) -> None:

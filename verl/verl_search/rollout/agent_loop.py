@@ -34,6 +34,7 @@ from flashrag.episode import (
 )
 from flashrag.errors import ReSearchError
 from flashrag.generator import eos_token_ids
+from flashrag.questions import parse_question
 from flashrag.system.garbage import shorten_pauses
 from flashrag.tools import PythonSandbox, check_sandbox, python_tool
 from verl_search.platform.upstream import silence_chat_turn_builders
@@ -183,10 +184,11 @@ class SearchAgentLoop(AgentLoopBase):
 
 def _asked(row: dict[str, Any]) -> dict[str, Any]:
     """The fields of a trajectory that a dataset row determines."""
+    question = parse_question(row, default_id=str(row["index"]), question_key="raw_prompt")
     return {
-        "question_id": str(row["extra_info"].get("id", row["index"])),
-        "question": row["raw_prompt"][-1]["content"],
-        "gold_answers": tuple(row["reward_model"]["ground_truth"]),
+        "question_id": question.id,
+        "question": question.question,
+        "gold_answers": question.golden_answers,
         "data_source": str(row["data_source"]),
         "split": row["split"],
         "step": int(row["global_steps"]),

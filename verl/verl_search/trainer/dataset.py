@@ -11,10 +11,16 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
+from flashrag.questions import question_text
 
 
 class QuestionDataset(RLHFDataset):
-    """Rows of `training/data_preprocess_hpqa.py`: question, data_source, reward_model, extra_info."""
+    """Rows of `training/data_preprocess_hpqa.py`: question, data_source, reward_model, extra_info.
+
+    Their maker sets `split`, "train" or "val", under which the agent loop files their trajectories.
+    """
+
+    split: str
 
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
         """Leave out questions whose prompt exceeds `max_prompt_length` tokens, and say how many."""
@@ -28,7 +34,7 @@ class QuestionDataset(RLHFDataset):
         kept = [
             index
             for index, question in enumerate(dataframe[self.prompt_key])
-            if len(self._prompt_ids(question)) <= self.max_prompt_length
+            if len(self._prompt_ids(question_text(question))) <= self.max_prompt_length
         ]
         left_out = len(dataframe) - len(kept)
         if not kept:
@@ -43,14 +49,7 @@ class QuestionDataset(RLHFDataset):
         return prompt_token_ids(self.tokenizer, question, self.config.prompt_template_name, self.config.apply_chat)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        row = super().__getitem__(item)
-        # The agent loop stores training and validation apart, and upstream does not name the split of a row.
-        row["split"] = "val" if list(self.original_data_files) == _as_list(self.config.val_files) else "train"
-        return row
+        return {**super().__getitem__(item), "split": self.split}
 
     def _build_messages(self, example: dict[str, Any], key: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": example[key]}]
-
-
-def _as_list(files: Any) -> list[str]:
-    return [files] if isinstance(files, str) else list(files)
+        return [{"role": "user", "content": question_text(example[key])}]

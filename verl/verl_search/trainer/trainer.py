@@ -29,6 +29,11 @@ class SearchTrainer(PPOTrainerSync):
         self._alarms = AlarmWatch(config)
         self._dead_replicas: list[str] = []
 
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        # Upstream does not name the split of a row, and the files cannot: both splits may be of the same one.
+        self.train_dataset.split, self.val_dataset.split = "train", "val"
+
     def fit(self, agent_loop_manager: Any) -> None:
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
         try:
