@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
@@ -214,6 +215,41 @@ def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: 
     assert (kept.group_id, kept.session, kept.weights_steps) == ("u7", 1, (2, None))
     assert (kept.question_id, kept.answer, kept.reward, kept.dialect) == ("dev_0", "Wildford", 1.0, "research")
     assert [passage.id for passage in kept.calls[0].passages] == ["204"]
+
+
+@pytest.mark.parametrize(
+    ("ground_truth", "gold_answers"),
+    [
+        ("Wildford", ("Wildford",)),  # verl's documented shape
+        ({"target": ["Hawks", "Wildford"]}, ("Hawks", "Wildford")),  # Search-R1's
+        ({"target": np.array(["Wildford"], dtype=object)}, ("Wildford",)),
+        (np.array(["Wildford"], dtype=object), ("Wildford",)),
+        ([["Hawks"], ["Wildford"]], ("Hawks", "Wildford")),
+    ],
+    ids=str,
+)
+def test_every_shape_of_ground_truth_is_rewarded_as_the_evaluation_reads_it(
+    ground_truth: Any, gold_answers: tuple[str, ...], tmp_path: Path
+) -> None:
+    async def run() -> Any:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+        row = {**ROW, "reward_model": {"style": "rule", "ground_truth": ground_truth}}
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **row)
+
+    assert asyncio.run(run()).reward_score == 1.0
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.gold_answers, kept.reward) == (gold_answers, 1.0)
+
+
+def test_a_row_has_the_id_of_its_data_set_or_its_number(tmp_path: Path) -> None:
+    async def run() -> None:
+        for columns in ({"extra_info": {"id": 5}}, {"extra_info": {}}, {"extra_info": {"index": 7}, "id": "train_7"}):
+            loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER)
+            await loop.run({"temperature": 1.0, "logprobs": True}, **{**ROW, "index": 7, **columns})
+
+    asyncio.run(run())
+    kept = {trajectory.question_id for trajectory in read_trajectories(tmp_path, "train", step=3)}
+    assert kept == {"5", "7", "train_7"}
 
 
 def test_a_deadline_before_the_first_token_leaves_what_the_trainer_reads(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from flashrag.dataset import Question
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
 from training.qa_rows import qa_row, write_parquet_files
+from verl_search.settings import compose_config
 from verl_search.trainer.dataset import QuestionDataset
+from verl_search.trainer.trainer import SearchTrainer
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 QUESTIONS = ["Who?", "Who is the leader of Hawks, and who was the leader before?"]
@@ -42,7 +44,9 @@ def make_dataset(folder: Path, tokenizer, *, split: str = "train", **changes: ob
         }
     )
     files = config.train_files if split == "train" else config.val_files
-    return QuestionDataset(data_files=files, tokenizer=tokenizer, config=config)
+    dataset = QuestionDataset(data_files=files, tokenizer=tokenizer, config=config)
+    dataset.split = split
+    return dataset
 
 
 def test_a_row_carries_question_answers_and_split(tmp_path: Path, tokenizer) -> None:
@@ -70,3 +74,28 @@ def test_nothing_that_fits_is_an_error(tmp_path: Path, tokenizer) -> None:
 def test_a_wrong_prompt_key_names_the_columns(tmp_path: Path, tokenizer) -> None:
     with pytest.raises(UserError, match=r"prompt_key='query' is not a column .*'question'"):
         make_dataset(tmp_path, tokenizer, prompt_key="query")
+
+
+def test_chat_messages_are_a_question(tmp_path: Path, tokenizer) -> None:
+    make_dataset(tmp_path, tokenizer)
+    system = {"role": "system", "content": "You are a helpful and harmless assistant."}
+    rows = [{"prompt": [system, {"role": "user", "content": question}]} for question in QUESTIONS]
+    write_parquet_files({tmp_path / "chat.parquet": rows})
+    shorter = len(prompt_token_ids(tokenizer, QUESTIONS[0]))
+    chat, files = {"prompt_key": "prompt", "max_prompt_length": shorter}, str(tmp_path / "chat.parquet")
+    (row,) = make_dataset(tmp_path, tokenizer, train_files=files, **chat)
+    assert row["raw_prompt"] == [{"role": "user", "content": QUESTIONS[0]}]
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # in torchdata
+def test_the_same_file_for_both_splits_is_told_apart(tmp_path: Path, tokenizer) -> None:
+    make_dataset(tmp_path, tokenizer)
+    file = tmp_path / "train.parquet"
+    keys = [f"data.train_files='{file}'", f"data.val_files='{file}'", "data.train_batch_size=2"]
+    trainer = object.__new__(SearchTrainer)  # what upstream's method reads of a trainer, without the engines
+    trainer.config = compose_config("demo", ["search.url=http://127.0.0.1:1", *keys])
+    trainer.tokenizer, trainer.processor = tokenizer, None
+    trainer.trainer_mode, trainer.parameter_sync_step = "sync", 1
+    trainer._init_dataloader()
+    for loader, split in ((trainer.train_dataloader, "train"), (trainer.val_dataloader, "val")):
+        assert [row for batch in loader for row in batch["split"]] == [split] * len(QUESTIONS)

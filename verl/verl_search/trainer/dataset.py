@@ -17,10 +17,12 @@ from flashrag.questions import question_text
 class QuestionDataset(RLHFDataset):
     """Rows of `training/data_preprocess_hpqa.py`: question, data_source, reward_model, extra_info.
 
-    Their maker sets `split`, "train" or "val", under which the agent loop files their trajectories.
+    `split` is "train" or "val", which the trainer sets. The agent loop files trajectories under it.
     """
 
-    split: str
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.split: str | None = None
 
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
         """Leave out questions whose prompt exceeds `max_prompt_length` tokens, and say how many."""

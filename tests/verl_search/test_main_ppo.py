@@ -1,0 +1,99 @@
+"""The check of the questions before training: every row is read, and the bad ones are named by their numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from flashrag.errors import UserError
+from flashrag.questions import parse_gold_answers, read_questions
+from training import data_preprocess_hpqa
+from training.qa_rows import write_parquet_files
+from verl_search.main_ppo import check_questions
+
+ROW = {
+    "data_source": "nq",
+    "question": "Who?",
+    "reward_model": {"style": "rule", "ground_truth": ["Wu"]},
+    "extra_info": {"index": 0},
+}
+
+
+def rewarded(ground_truth: Any) -> dict[str, Any]:
+    return {**ROW, "reward_model": {"style": "rule", "ground_truth": ground_truth}}
+
+
+def check(folder: Path, *rows: dict[str, Any], prompt_key: str = "question") -> None:
+    path = folder / "train.parquet"
+    pd.DataFrame(list(rows)).to_parquet(path)
+    check_questions("data.train_files", path, prompt_key)
+
+
+@pytest.mark.parametrize(
+    "ground_truth", [{"target": ["Wu", "King Wu"]}, "Wu", ["Wu"], [["Wu"], ["King Wu"]], True, 1969], ids=str
+)
+def test_every_shape_of_ground_truth_is_taken(ground_truth: Any, tmp_path: Path) -> None:
+    check(tmp_path, rewarded(ground_truth))
+    (question,) = read_questions(tmp_path / "train.parquet")  # what the evaluation makes of the same file
+    assert question.golden_answers == parse_gold_answers(ground_truth)
+
+
+def test_chat_messages_are_taken_and_a_system_message_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = {"role": "user", "content": "Who?"}
+    check(tmp_path, {**ROW, "prompt": [user]}, prompt_key="prompt")
+    assert capsys.readouterr().err == ""
+    check(tmp_path, {**ROW, "prompt": [{"role": "system", "content": "Think."}, user]}, ROW | {"prompt": [user]},
+          prompt_key="prompt")  # fmt: skip
+    assert "left out 1 system messages (2 records in all)" in capsys.readouterr().err
+
+
+def test_questions_of_several_data_sets_may_have_the_same_id(tmp_path: Path) -> None:
+    check(tmp_path, {**ROW, "id": "train_0"}, {**ROW, "id": "train_0", "data_source": "hotpotqa"})
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({**ROW, "question": None}, "question: None was given; expected a text that is not blank"),
+        ({**ROW, "question": "  "}, "question: '  ' was given"),
+        (rewarded(None), "reward_model.ground_truth: None was given"),
+        (rewarded([]), r"reward_model.ground_truth: \[\] was given"),
+        (rewarded([" "]), r"reward_model.ground_truth: \[' '\] was given"),
+        ({**ROW, "reward_model": None}, "none of reward_model.ground_truth, golden_answers, .* is set"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_bad_row_is_named_before_anything_starts(bad: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^data\.train_files=\S+train\.parquet row 2: {message}.*; make it with"):
+        check(tmp_path, ROW, bad)
+
+
+def test_the_first_five_bad_rows_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"6 of 8 records cannot be used\. The first 5: row 2: .* row 6: ") as caught:
+        check(tmp_path, ROW, *[{**ROW, "question": ""}] * 6, ROW)
+    assert "row 7" not in str(caught.value)
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.parquet"
+    pd.DataFrame({name: pd.Series(dtype=str) for name in ROW}).to_parquet(path)
+    with pytest.raises(UserError, match=r"^data\.val_files=\S+empty\.parquet holds no question; make it with"):
+        check_questions("data.val_files", path, "question")
+
+
+def test_what_the_preparation_writes_is_taken_and_reads_the_same(tmp_path: Path) -> None:
+    records = [
+        {"question": "Who?", "answer": "Wu", "answer_aliases": ["King Wu"]},
+        {"question": "When?", "answer": 1969},
+    ]
+    source = tmp_path / "musique.json"
+    source.write_text(pd.Series(records).to_json(orient="values"))
+    arguments = ["--train_data_path", str(source), "--dev_data_path", str(source), "--output_dir", str(tmp_path)]
+    assert data_preprocess_hpqa.main(arguments) == 0
+    check_questions("data.train_files", tmp_path / "train.parquet", "question")
+    assert read_questions(tmp_path / "train.parquet") == read_questions(source, "train")
+    write_parquet_files({tmp_path / "chat.parquet": [{**ROW, "question": [{"role": "user", "content": "Who?"}]}]})
+    check_questions("data.train_files", tmp_path / "chat.parquet", "question")
