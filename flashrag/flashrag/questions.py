@@ -5,17 +5,19 @@ that one file means the same to each of them. Names of fields are compared in lo
 
 question  `question`, verl's `extra_info.question`, or `prompt`: a text, or chat messages with one of the user
 answers   verl's `reward_model.ground_truth`, `golden_answers`, `gold_answers`, `answers` or `answer`, each in any shape
-          that `parse_gold_answers` takes; MuSiQue's `answer_aliases` count too
+          that `parse_gold_answers` takes, or PopQA's `possible_answers`, JSON in a text; MuSiQue's `answer_aliases`
+          count too
 id        verl's `extra_info.id`, `_id`, `id`, `qid` or `question_id`: a text or a number; else given by the caller
 
 Sources: FlashRAG's, Search-R1's and verl's documented formats; the files of HotpotQA, 2WikiMultihopQA, MuSiQue,
-StrategyQA, Bamboogle, NQ-open, TriviaQA and SQuAD. Does not cover: opening files (records.py), PopQA's table.
+StrategyQA, Bamboogle, NQ-open, TriviaQA, PopQA and SQuAD. Does not cover: opening files (records.py).
 """
 
+import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +28,8 @@ from flashrag.records import Record, read_records, record_file_stem
 
 T = TypeVar("T")
 _QUESTION_FIELDS = ("question", "extra_info.question", "prompt")
-_ANSWER_FIELDS = ("reward_model.ground_truth", "golden_answers", "gold_answers", "answers", "answer")
+_JSON_FIELD = "possible_answers"
+_ANSWER_FIELDS = ("reward_model.ground_truth", "golden_answers", "gold_answers", "answers", "answer", _JSON_FIELD)
 _ID_FIELDS = ("extra_info.id", "_id", "id", "qid", "question_id", "questionid")
 _OTHER_FIELDS = ("answer_aliases", "answerable", "choices", "metadata")
 FIELDS = frozenset(name.partition(".")[0] for name in (*_QUESTION_FIELDS, *_ANSWER_FIELDS, *_ID_FIELDS, *_OTHER_FIELDS))
@@ -45,11 +48,26 @@ class Question:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_questions(path: Path, id_prefix: str | None = None) -> list[Question]:
+def parse_metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """FlashRAG's `metadata` of a record, {} if there is none; raises `UserError` if it is not an object."""
+    metadata = record.get("metadata")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise UserError(f"metadata: {_shown(metadata)} was given; expected an object, or nothing")
+    return metadata or {}
+
+
+def read_questions(
+    path: Path,
+    id_prefix: str | None = None,
+    *,
+    records: Iterable[Record] | None = None,
+    metadata_of: Callable[[Mapping[str, Any]], Mapping[str, Any]] = parse_metadata,
+) -> list[Question]:
     """Every question of a file, each with an id of its own; raises a `UserError` that names the first bad records.
 
     A record without an id gets `{id_prefix}_{index}`, counted from 0; the prefix is by default the file's name. Records
-    that say `answerable: false` (MuSiQue's unanswerable twins) are left out.
+    that say `answerable: false` are left out: MuSiQue's unanswerable twins have the answer of a question that they do
+    not allow to answer. By default the records are read by `read_records`, of a parquet file only the columns needed.
     """
     prefix = id_prefix or record_file_stem(path.name)
     place_of_id: dict[str, str] = {}
@@ -59,29 +77,26 @@ def read_questions(path: Path, id_prefix: str | None = None) -> list[Question]:
             left_out["unanswerable questions"] += 1
             return None
         question = parse_question(record.content, default_id=f"{prefix}_{index}", left_out=left_out)
-        question = replace(question, metadata=_metadata(record.content))
+        question = replace(question, metadata=metadata_of(record.content))
         first = place_of_id.setdefault(question.id, record.place)
         if first != record.place:
             raise UserError(f"id {question.id!r} is already in {first}")
         return question
 
-    return read_each(path, read)
+    return read_each(read_records(path, FIELDS) if records is None else records, path, read)
 
 
-def read_each(
-    path: Path, read: Callable[[Record, int, Counter[str]], T | None], fields: Collection[str] = FIELDS
-) -> list[T]:
+def read_each(records: Iterable[Record], path: Path, read: Callable[[Record, int, Counter[str]], T | None]) -> list[T]:
     """What `read` makes of each record of a file; raises a `UserError` that names the first bad records.
 
     `read` is given the record, its index from 0, and a count of what it leaves out, which is then said on stderr. It
-    returns None for a record that is left out, and raises `UserError` for a bad one. Of a parquet file only the columns
-    with a name in `fields`, in lower case, are read.
+    returns None for a record that is left out, and raises `UserError` for a bad one.
     """
     results: list[T] = []
     problems: list[str] = []
     left_out: Counter[str] = Counter()
     count = 0
-    for count, record in enumerate(read_records(path, fields), start=1):
+    for count, record in enumerate(records, start=1):
         try:
             if record.fault:
                 raise UserError(record.fault)
@@ -121,10 +136,10 @@ def parse_question(
     name, value = _first(fields, (question_key.lower(),) if question_key else _QUESTION_FIELDS)
     question = question_text(value, name, left_out)
     name, value = _first(fields, _ANSWER_FIELDS)
-    given = _with_aliases(value, fields.get("answer_aliases"))
+    given = _with_aliases(_decoded(value) if name == _JSON_FIELD else value, fields.get("answer_aliases"))
     golden_answers = parse_gold_answers(given)
     if not any(answer.strip() for answer in golden_answers):
-        raise UserError(f"{name}: {_shown(given)} was given; {EXPECTED_ANSWERS}")
+        raise UserError(f"{name}: {_shown(value if given is None else given)} was given; {EXPECTED_ANSWERS}")
     for answer in golden_answers:
         _check_characters(name, answer)
     return Question(_id_text(fields, default_id), question, golden_answers)
@@ -141,24 +156,32 @@ def parse_gold_answers(value: object) -> tuple[str, ...]:
     >>> parse_gold_answers({"target": ["Paris"]}), parse_gold_answers({"value": "Sunset", "aliases": ["Sunset Blvd"]})
     (('Paris',), ('Sunset', 'Sunset Blvd'))
     """
-    match _plain(value):
-        case bool(truth):
-            return ("yes",) if truth else ("no",)
-        case Mapping() as given:
-            parts = {str(name).lower(): part for name, part in given.items()}
-            _, answer = _first_or_none(parts, ("target", "value", "text"))
-            return () if answer is None else parse_gold_answers(_with_aliases(answer, parts.get("aliases")))
-        case list() | tuple() as given:
-            parts = [parse_gold_answers(part) for part in given]
-            # One bad part makes the whole list invalid: without that answer, right predictions would count as wrong.
-            return tuple(dict.fromkeys(text for part in parts for text in part)) if all(parts) else ()
-        case scalar:
-            text = _text_or_number(scalar)
-            return () if text is None else (text,)
+    value = _plain(value)
+    if isinstance(value, bool):
+        return ("yes",) if value else ("no",)
+    if (text := _text_or_number(value)) is not None:
+        return (text,)
+    if isinstance(value, list | tuple):
+        parts = [parse_gold_answers(part) for part in value]
+        # One bad part makes the whole list invalid: without that answer, right predictions would count as wrong.
+        return tuple(dict.fromkeys(text for part in parts for text in part)) if all(parts) else ()
+    if isinstance(value, Mapping):
+        fields = {str(name).lower(): part for name, part in value.items()}
+        _, answer = _first_or_none(fields, ("target", "value", "text"))
+        return () if answer is None else parse_gold_answers(_with_aliases(answer, fields.get("aliases")))
+    return ()
 
 
 def _with_aliases(answer: object, aliases: object) -> object:
     return [answer, aliases] if _plain(aliases) else answer
+
+
+def _decoded(value: object) -> object:
+    """A list that stands as JSON in a text; anything else as it is, a text that is not JSON as None."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return None
 
 
 def question_text(given: object, name: str = "question", left_out: Counter[str] | None = None) -> str:
@@ -194,13 +217,6 @@ def _id_text(fields: Mapping[str, Any], default: str) -> str:
         raise UserError(f"{name}: {_shown(value)} was given; expected a text that is not blank, or a number")
     _check_characters(name, text)
     return text
-
-
-def _metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    metadata = record.get("metadata")
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise UserError(f"metadata: {_shown(metadata)} was given; expected an object, or nothing")
-    return metadata or {}
 
 
 def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:

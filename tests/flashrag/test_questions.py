@@ -169,6 +169,11 @@ ROW = {  # as Search-R1's and verl's scripts write it
             {"id": "5", "question": "Where?", "answers": {"text": ["Denver"], "answer_start": [1]}},
             ("5", "Where?", "Denver"),
         ),
+        (
+            {"id": 42, "question": "Who?", "possible_answers": '["Wu", "King Wu"]'},
+            ("42", "Who?", "Wu", "King Wu"),
+        ),  # PopQA
+        ({"id": 42, "question": "Who?", "possible_answers": ["Wu"]}, ("42", "Who?", "Wu")),
         ({"question": "Who?", "answers": ["Wu"]}, ("x", "Who?", "Wu")),
         ({"question": "Who?", "gold_answers": "Wu"}, ("x", "Who?", "Wu")),
         ({"question": "Who?", "golden_answers": None, "answer": "Wu"}, ("x", "Who?", "Wu")),
@@ -264,7 +269,7 @@ BAD = [
     ({**LINE, "question": None}, "question: None was given; expected a text that is not blank"),
     ({**LINE, "question": 3}, "question: 3 was given"),
     (without("question"), "none of question, extra_info.question, prompt is set; the record has golden_answers, id"),
-    (without("golden_answers"), "none of .*golden_answers, gold_answers, answers, answer is set; the record has"),
+    (without("golden_answers"), "none of .*golden_answers, gold_answers, answers, answer, possible_answers is set"),
     ({**LINE, "golden_answers": None}, "golden_answers: None was given; expected a text that is not blank, a number"),
     ({**LINE, "golden_answers": {"a": 1}}, "golden_answers: {'a': 1} was given"),
     ({**LINE, "golden_answers": [["a"], []]}, r"golden_answers: \[\['a'\], \[\]\] was given"),
@@ -274,6 +279,7 @@ BAD = [
     ({**LINE, "golden_answers": ["a", None]}, r"golden_answers: \['a', None\] was given"),
     ({**LINE, "golden_answers": "half \ud800"}, r"golden_answers: 'half \\ud800' was given, which holds half a char"),
     ({**without("golden_answers"), "answer": "a", "answer_aliases": [{}]}, r"answer: \['a', \[{}\]\] was given"),
+    ({**without("golden_answers"), "possible_answers": "Wu"}, "possible_answers: 'Wu' was given; expected a text"),
     ({**LINE, "golden_answers": [0], "choices": ["a", "b"]}, "multiple-choice questions .* are not supported"),
     ({**LINE, "id": 1, "metadata": [1]}, r"metadata: \[1\] was given; expected an object"),
     (f'{{"question": "Who?", "answer": {"[" * 800}1{"]" * 800}}}\n', "maximum recursion depth exceeded"),

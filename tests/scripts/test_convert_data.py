@@ -1,15 +1,15 @@
 """Every original format by hand, and the real files where they are at hand."""
 
 import json
-import lzma
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from flashrag.dataset import DATASETS, DatasetSettings, Question, load_questions
 from flashrag.metrics import supporting_documents
-from scripts.convert_data import CONVERTERS, main
+from scripts.convert_data import METADATA, main
 
 HOTPOT = {
     "_id": "5a", "question": "Same nationality?", "answer": "yes", "type": "comparison", "level": "hard",
@@ -70,20 +70,34 @@ def test_a_record_of_each_format(dataset: str, name: str, content: str, question
 
 
 def test_every_data_set_has_a_converter():
-    assert CONVERTERS.keys() == DATASETS.keys()
+    assert METADATA.keys() == DATASETS.keys()
 
 
 @pytest.mark.parametrize(
     ("dataset", "name", "content", "message"),
     [
-        ("hotpotqa", "x.json", '[{"question": "Who?"}]', "record 1 is no hotpotqa record (KeyError: 'answer')"),
-        ("hotpotqa", "x.json", json.dumps([HOTPOT, HOTPOT]), "id '5a' is already in line 1"),
+        ("hotpotqa", "x.json", '[{"question": "Who?"}]', "x.json record 1: none of reward_model.ground_truth, golden_"),
+        (
+            "hotpotqa",
+            "x.json",
+            '[{"question": "Who?", "answer": "A", "context": 5}]',
+            "record 1: is no hotpotqa record",
+        ),
+        ("hotpotqa", "x.json", json.dumps([HOTPOT, HOTPOT]), "record 2: id '5a' is already in record 1"),
+        ("musique", "x.json", json.dumps([{**MUSIQUE, "id": "a"}]), "is no musique record (ValueError: "),
         ("strategyqa", "x.json", '[{"question": "Q?", "answer": "yes"}]', "expected true or false"),
-        ("nq", "x.jsonl", '{"question": "Q?", "answer": []}\n', "has no question with an answer"),
-        ("nq", "x.jsonl", '{"question": \n', "is no .jsonl file"),
-        ("nq", "x.json.gz", "x", "its name ends with '.gz'"),
-        ("musique", "x.json", "[]", "holds no record"),
-        ("popqa", "x.tsv", "id\tquestion\tpossible_answers\n1\tQ?\tnot json\n", "record 1 is no popqa record"),
+        ("nq", "x.jsonl", '{"question": "Q?", "answer": []}\n', "line 1: answer: [] was given"),
+        ("nq", "x.jsonl", '{"question": \n', "line 1: is not valid JSON"),
+        ("nq", "x.json.gz", "x", "cannot be read (Not a gzipped file"),
+        ("musique", "x.json", "[]", "holds no question"),
+        ("bamboogle", "x.csv", 'Question,Answer\n"Who?', "x.csv cannot be read: unexpected end of data"),
+        ("bamboogle", "none.tsv", "", "holds no question"),
+        (
+            "popqa",
+            "x.tsv",
+            "id\tquestion\tpossible_answers\n1\tQ?\tnot json\n",
+            "row 1: possible_answers: 'not json' was given",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_told_and_nothing_is_written(
@@ -93,6 +107,18 @@ def test_what_cannot_be_converted_is_told_and_nothing_is_written(
     assert main([dataset, str(tmp_path / name), "--split", "dev", "--data_dir", str(tmp_path / "data")]) == 2
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "data").rglob("*.jsonl"))
+
+
+def test_the_unanswerable_twins_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "x.jsonl").write_text(lines({**MUSIQUE, "answerable": False}, MUSIQUE))
+    assert len(converted("musique", tmp_path / "x.jsonl", tmp_path)) == 1
+    assert "left out 1 unanswerable questions (2 records in all)" in capsys.readouterr().err
+
+
+def test_every_column_of_a_table_is_there_for_the_metadata(tmp_path: Path):
+    pd.DataFrame([HUB]).to_parquet(tmp_path / "x.parquet")
+    (question,) = converted("hotpotqa", tmp_path / "x.parquet", tmp_path)
+    assert question == Question("dev_0", "Same nationality?", ("yes",), HOTPOT_METADATA)
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -120,8 +146,7 @@ def test_the_real_files(dataset: str, name: str, n_questions: int, n_with_suppor
     packed = ORIGINALS / f"{name}.xz"
     if not packed.exists():
         pytest.skip(f"{packed} is not at hand")
-    (tmp_path / name).write_bytes(lzma.decompress(packed.read_bytes()))
-    questions = converted(dataset, tmp_path / name, tmp_path / "data")
+    questions = converted(dataset, packed, tmp_path / "data")
     assert len(questions) == n_questions
     assert sum(supporting_documents(question.metadata) is not None for question in questions) == n_with_support
     assert all(answer.strip() for question in questions for answer in question.golden_answers)

@@ -18,7 +18,7 @@ from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
 from flashrag.generator import check_model_folder, local_folder
 from flashrag.questions import FIELDS, Question, parse_question, read_each
-from flashrag.records import Record
+from flashrag.records import Record, read_records
 from flashrag.tools import check_sandbox
 from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectories import cut_torn_tails
@@ -85,13 +85,16 @@ def check_questions(key: str, path: Path, prompt_key: str) -> None:
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{key}={path} is not a parquet file; {remedy}") from error
     if lacking := {prompt_key, *ROW_COLUMNS} - columns:
-        raise UserError(f"{key}={path} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}")
+        raise UserError(
+            f"{key}={path} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}, or name the "
+            "question's column with data.prompt_key"
+        )
 
     def read(record: Record, index: int, left_out: Counter[str]) -> Question:
         return parse_question(record.content, default_id=str(index), question_key=prompt_key, left_out=left_out)
 
     try:
-        read_each(path, read, FIELDS | {prompt_key.lower()})
+        read_each(read_records(path, FIELDS | {prompt_key.lower()}), path, read)
     except UserError as error:  # its message begins with the path
         raise UserError(f"{key}={error}; {remedy}") from error
 
