@@ -66,7 +66,7 @@ def evaluate(command_line: CommandLine) -> int:
     if not pending:
         print(f"{folder.path}: the run is complete")
     elif command_line.auto_serve:
-        if METHODS[settings.method_name].needs_retriever:
+        if METHODS[settings.method_name].pipeline.needs_retriever:
             check_retrieval(settings)  # checked first, because serving a model takes minutes
         with served(command_line, settings) as settings_served:
             folder = RunFolder(settings_served, folder.questions)
@@ -81,11 +81,11 @@ def evaluate(command_line: CommandLine) -> int:
 def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
     """Ask the model the pending questions; returns whether it was interrupted."""
     settings = folder.settings
-    method = METHODS[settings.method_name]
+    method = METHODS[settings.method_name].pipeline
     assets = check_retrieval(settings) if method.needs_retriever else None
     generator = load_generator(settings) if method.needs_generator else None
     retriever = load_retriever(settings, assets) if method.needs_retriever else None
-    pipeline = method.pipeline(settings, retriever, generator)
+    pipeline = method(settings, retriever, generator)
     pipeline.prepare(folder.questions)
     with folder.working():
         folder.start_session(describe_environment(REPOSITORY, PACKAGES), generator.served_name if generator else None)

@@ -10,6 +10,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{target} exists already; remove it, or give another split or data_dir")
     questions = convert(options.dataset, options.source, options.split)
     with staged(target) as path:
-        path.write_text("".join(map(_line, questions)), encoding="utf-8")
+        lines = (json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions)
+        path.write_text("".join(lines), encoding="utf-8")
     expected = DATASETS[options.dataset].rows.get(options.split)
     note = f" (FlashRAG's {options.split} split has {expected})" if expected not in (None, len(questions)) else ""
     print(f"{len(questions)} questions -> {target}{note}")
@@ -61,16 +63,6 @@ def _metadata(dataset: str, record: Mapping[str, Any]) -> dict[str, Any]:
         return METADATA[dataset](record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"is no {dataset} record ({type(error).__name__}: {error})") from error
-
-
-def _line(question: Question) -> str:
-    fields = {
-        "id": question.id,
-        "question": question.question,
-        "golden_answers": question.golden_answers,
-        "metadata": question.metadata,
-    }
-    return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def _kept(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -16,27 +16,23 @@ if __package__ in (None, ""):  # run as a script: make the repository's own fold
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.questions import Question, read_questions
-from flashrag.system.arguments import CommandParser, flag
-from training.qa_rows import qa_row, write_parquet_files
+from flashrag.questions import read_questions
+from flashrag.system.arguments import flag, parse_options
+from training.qa_rows import qa_rows, write_parquet_files
 
 ALL = -1
+DATA_SOURCE = "hotpotqa"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
+    """Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh."""
+
     train_data_path: Path = flag("for example hotpot_train_v1.1.json")
     dev_data_path: Path = flag("for example hotpot_dev_distractor_v1.json")
     output_dir: Path = flag("folder of train.parquet and test.parquet")
     dev_sample_size: int = flag("dev questions to validate on; -1 for all", 100)
     seed: int = flag("seed of the dev sample", 0)
-
-
-def rows_of(questions: Sequence[Question], split: str) -> list[dict[str, Any]]:
-    """Training rows, one per question, in order."""
-    return [
-        qa_row(question, data_source="hotpotqa", index=index, split=split) for index, question in enumerate(questions)
-    ]
 
 
 def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[str, Any]]:
@@ -48,15 +44,13 @@ def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[st
 
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = CommandParser(description="Turn HotpotQA's files into train.parquet and test.parquet for training/run.sh")
-    parser.add_fields(Options)
-    options = parser.parse_into(Options, arguments)
+    options = parse_options(Options, "python training/data_preprocess_hpqa.py", arguments)
     if options.dev_sample_size < 1 and options.dev_sample_size != ALL:
-        parser.error(f"--dev_sample_size is {options.dev_sample_size}, expected 1 or more, or -1 for all")
+        raise UserError(f"--dev_sample_size is {options.dev_sample_size}, expected 1 or more, or -1 for all")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise UserError(f"--output_dir {options.output_dir} is a file; give a folder")
-    train = rows_of(read_questions(options.train_data_path, id_prefix="train"), "train")
-    dev = rows_of(read_questions(options.dev_data_path, id_prefix="dev"), "dev")
+    train = qa_rows(read_questions(options.train_data_path, id_prefix="train"), "train", DATA_SOURCE)
+    dev = qa_rows(read_questions(options.dev_data_path, id_prefix="dev"), "dev", DATA_SOURCE)
     test = sample(dev, options.dev_sample_size, options.seed)
     train_path, test_path = options.output_dir / "train.parquet", options.output_dir / "test.parquet"
     write_parquet_files({train_path: train, test_path: test})

@@ -4,7 +4,7 @@ A row has the columns that verl documents for RL data (prompt, data_source, rewa
 (the published prompt_key) and the agent loop that answers it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,25 @@ from flashrag.questions import Question
 from flashrag.system.files import staged
 
 
-def qa_row(question: Question, *, data_source: str, index: int, split: str) -> dict[str, Any]:
-    """One training row; texts are kept verbatim, so that evaluation on the same question builds the same prompt."""
-    return {
-        "data_source": data_source,
-        "question": question.question,
-        "ability": "question_answering",
-        "reward_model": {"style": "rule", "ground_truth": list(question.golden_answers)},
-        "extra_info": {"id": question.id, "index": index, "split": split},
-        "prompt": [{"role": "user", "content": question.question}],
-        "agent_name": "search_agent",  # the name under which verl_search registers its agent loop
-    }
+def qa_rows(
+    questions: Iterable[Question], split: str, data_source: str | Callable[[Question], str]
+) -> list[dict[str, Any]]:
+    """A row for each question; texts are kept verbatim, so that evaluation on the same question builds the same prompt.
+
+    Validation reports each `data_source` apart; a function gives that of each question.
+    """
+    return [
+        {
+            "data_source": data_source if isinstance(data_source, str) else data_source(question),
+            "question": question.question,
+            "ability": "question_answering",
+            "reward_model": {"style": "rule", "ground_truth": list(question.golden_answers)},
+            "extra_info": {"id": question.id, "index": index, "split": split},
+            "prompt": [{"role": "user", "content": question.question}],
+            "agent_name": "search_agent",  # the name under which verl_search registers its agent loop
+        }
+        for index, question in enumerate(questions)
+    ]
 
 
 def write_parquet_files(rows_by_path: Mapping[Path, Sequence[Mapping[str, Any]]]) -> None:

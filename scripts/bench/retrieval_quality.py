@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/bench
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -22,9 +22,10 @@ from evaluation.report.tables import markdown_table
 from flashrag.config import Config
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.questions import question_text, read_each
+from flashrag.records import Record, read_records
 from flashrag.retriever import load_retriever, prepare_process
 from flashrag.system.arguments import flag, parse_options
-from scripts.bench.inputs import read_lines
 
 CUTS = (2, 5)
 QUERIES_PER_CALL = 256
@@ -46,7 +47,7 @@ class GoldQuestion(NamedTuple):
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(QualityOptions, "python scripts/bench/retrieval_quality.py", argv)
-    data_sets = {path.stem: read_questions(path) for path in options.questions}
+    data_sets = {path.stem: read_each(read_records(path), path, gold_question) for path in options.questions}
     recall = {path.stem: measure(path, data_sets) for path in options.config}
     sizes = {name: len(questions) for name, questions in data_sets.items()}
     columns = [(retriever, f"recall@{cut}") for retriever in recall for cut in CUTS]
@@ -56,18 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_questions(path: Path) -> list[GoldQuestion]:
-    """Raises UserError naming the first line without question or gold passages."""
-
-    def parse(record: Mapping[str, Any]) -> GoldQuestion:
-        if not (gold := frozenset(map(str, record["metadata"]["golden_doc_ids"]))):
-            raise ValueError("no gold passage")
-        return GoldQuestion(record["question"], gold)
-
-    questions = list(read_lines(path, parse, '{"question": …, "metadata": {"golden_doc_ids": [id, …]}}'))
-    if not questions:
-        raise UserError(f"--questions: {path} holds no questions")
-    return questions
+def gold_question(record: Record, *_: object) -> GoldQuestion:
+    """Raises UserError where question or gold passages are missing."""
+    match record.content:
+        case {"question": text, "metadata": {"golden_doc_ids": [_, *_] as gold}}:
+            return GoldQuestion(question_text(text), frozenset(map(str, gold)))
+    raise UserError('expected {"question": …, "metadata": {"golden_doc_ids": [id, …]}}')
 
 
 def measure(config: Path, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> dict[str, dict[str, float]]:

@@ -55,10 +55,6 @@ RESTART = "restart the server N times under clients that retry, instead of mixed
 SOAK = "the soak"  # a group of --help
 
 
-class NotSurvived(ReSearchError):
-    """The server did something that it must not do."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SoakOptions(IndexOptions):
     """Try to break the retrieval server."""
@@ -108,7 +104,7 @@ def _soak(options: SoakOptions, config: Path, pool: Pool) -> None:
     seconds = round(time.monotonic() - started, 1)
     print(json.dumps({"violations": len(problems), **figures, "seconds": seconds}), flush=True)
     if problems:
-        raise NotSurvived(f"{len(problems)} violations")
+        raise ReSearchError(f"{len(problems)} violations")
 
 
 def survive_mix(config: Path, truth: Truth, pool: Pool, options: SoakOptions) -> tuple[dict[str, Any], list[str]]:

@@ -110,15 +110,8 @@ def test_every_form_of_a_file_gives_the_same_rows(name: str, tmp_path: Path) -> 
     assert data_preprocess_hpqa.main(arguments) == 0
     rows = read(tmp_path, "train.parquet")
     assert [row["extra_info"]["id"] for row in rows] == ["h0", "h1", "h2"]
-    assert rows == [
-        qa_rows.qa_row(
-            Question(f"h{number}", hub(number)["question"], (hub(number)["answer"],)),
-            data_source="hotpotqa",
-            index=number,
-            split="train",
-        )
-        for number in range(3)
-    ]
+    questions = [Question(record["id"], record["question"], (record["answer"],)) for record in records]
+    assert rows == qa_rows.qa_rows(questions, "train", "hotpotqa")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +223,7 @@ def test_output_dir_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
-    row = qa_rows.qa_row(Question("a", "Who?", ("Ada",)), data_source="demo", index=0, split="train")
+    (row,) = qa_rows.qa_rows([Question("a", "Who?", ("Ada",))], "train", "demo")
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with pytest.raises(UserError, match="cannot write"):

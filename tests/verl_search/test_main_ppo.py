@@ -97,3 +97,8 @@ def test_what_the_preparation_writes_is_taken_and_reads_the_same(tmp_path: Path)
     assert read_questions(tmp_path / "train.parquet") == read_questions(source, "train")
     write_parquet_files({tmp_path / "chat.parquet": [{**ROW, "question": [{"role": "user", "content": "Who?"}]}]})
     check_questions("data.train_files", tmp_path / "chat.parquet", "question")
+
+
+def test_a_wrong_prompt_key_names_the_columns(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lacks the columns \['query'\], it has .*'question'.* with data\.prompt_key"):
+        check(tmp_path, ROW, prompt_key="query")

@@ -24,7 +24,7 @@ from flashrag.system.processes import run_guarded, tail
 from training.demo.folder import DATASET, DemoRun, Stopwatch
 from training.demo.report import show_report, write_report
 from training.demo.world import make_world, write_corpus, write_world
-from training.qa_rows import qa_row, write_parquet_files
+from training.qa_rows import qa_rows, write_parquet_files
 from training.trainer_process import run_trainer
 from verl_search.settings import CONFIG_DIR
 
@@ -50,14 +50,10 @@ def write_data(run: DemoRun) -> None:
         # Articles of another world, without those about anything that this world names.
         other = make_world(run.seed + 1000).facts
         write_corpus(run.corpus, {title: stated for title, stated in other.items() if title not in world.facts})
-    rows_by_path = {
-        run.world / f"{split}.parquet": [
-            qa_row(question, data_source=f"{question.metadata['hops']}hop", index=index, split=split)
-            for index, question in enumerate(questions)
-        ]
+    write_parquet_files({
+        run.world / f"{split}.parquet": qa_rows(questions, split, lambda question: f"{question.metadata['hops']}hop")
         for split, questions in world.questions_by_split.items()
-    }
-    write_parquet_files(rows_by_path)
+    })  # fmt: skip
 
 
 def run_command(run: DemoRun, name: str, *arguments: object) -> None:

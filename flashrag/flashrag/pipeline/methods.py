@@ -1,8 +1,8 @@
 """The methods of an evaluation, by the names that `--method_name` takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from flashrag.pipeline.active_pipeline import ReSearchPipeline, SearchO1Pipeline, SearchR1Pipeline
 from flashrag.pipeline.basic import BasicPipeline
@@ -11,22 +11,13 @@ from flashrag.pipeline.chain_of_thought import FLAREPipeline, IRCOTPipeline, Sel
 from flashrag.pipeline.sequential import IterativePipeline, SequentialPipeline, ZeroShotPipeline
 
 
-@dataclass(frozen=True, slots=True)
-class MethodSpec:
+class MethodSpec(NamedTuple):
     """One method. Call `pipeline(config, retriever, generator)` with None for a part that it does not need."""
 
     name: str
     pipeline: type[BasicPipeline]
     description: str
     citation: str
-
-    @property
-    def needs_retriever(self) -> bool:
-        return self.pipeline.needs_retriever
-
-    @property
-    def needs_generator(self) -> bool:
-        return self.pipeline.needs_generator
 
 
 _SPECS = (

@@ -19,8 +19,8 @@ def test_every_method_is_there_under_its_name():
         "oracle-passages": "OraclePassagesPipeline",
     }
     assert all(spec.name == name and spec.description and spec.citation for name, spec in METHODS.items())
-    assert [name for name, spec in METHODS.items() if not spec.needs_retriever] == ["zero-shot", "random"]
-    assert [name for name, spec in METHODS.items() if not spec.needs_generator] == ["random"]
+    assert [name for name, spec in METHODS.items() if not spec.pipeline.needs_retriever] == ["zero-shot", "random"]
+    assert [name for name, spec in METHODS.items() if not spec.pipeline.needs_generator] == ["random"]
 
 
 def test_the_prompts_teach_the_words_that_the_methods_look_for():

@@ -72,7 +72,7 @@ async def test_a_cut_off_answer_says_so(make, server, question):
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if spec.needs_generator])
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if spec.pipeline.needs_generator])
 async def test_servers_that_fail_are_typed_errors_in_every_method(make, index, server, method: str):
     question = Question("q", "Who?", ("Wu",), {"supporting": ["King Wu of Zhou"]})
     server.replies = []  # an exhausted script is HTTP 500
@@ -88,7 +88,7 @@ async def test_servers_that_fail_are_typed_errors_in_every_method(make, index, s
         "self-ask": ["Follow up: a?"],
         "search-o1": ["<|begin_search_query|> a <|end_search_query|>"],
     }.get(method, ["<search> a </search>"])
-    if METHODS[method].needs_retriever:
+    if METHODS[method].pipeline.needs_retriever:
         with pytest.raises(SearchError, match="the index is gone"):
             await make(method).answer(question)
 

@@ -74,7 +74,7 @@ def test_missing_flags_and_files_are_refused(tmp_path, capsys):
     questions.write_text('{"question": "why?"}\n')
     assert main([*flags, "--questions", str(questions)]) == 2
     refusals = capsys.readouterr().err.splitlines()[-2:]
-    assert refusals[0].startswith("error: --questions: /no/questions.jsonl cannot be read")
+    assert refusals[0].startswith("error: /no/questions.jsonl is not a file")
     assert refusals[1].startswith("error: index_path: nothing at /no/minilm.index")
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from fastapi import FastAPI, Request, Response
 
+from flashrag.errors import ReSearchError
 from scripts.bench import retrieval
 from scripts.bench.inputs import question_supply
-from scripts.bench.load import Load, Refused
+from scripts.bench.load import Load
 from scripts.bench.retrieval import Contest, Plan, best_batch
 from scripts.bench.servers import Server
 
@@ -92,5 +93,5 @@ def test_an_overload_is_twice_the_capacity(measured: Contest, tmp_path):
 
 
 def test_a_refused_request_ends_the_measurement(measured: Contest):
-    with pytest.raises(Refused, match=r"\{200: 1, 400: 1\}"):
+    with pytest.raises(ReSearchError, match=r"\{200: 1, 400: 1\}"):
         measured.post("ours", 1, ["a question", " "])

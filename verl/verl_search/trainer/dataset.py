@@ -26,11 +26,6 @@ class QuestionDataset(RLHFDataset):
 
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
         """Leave out questions whose prompt exceeds `max_prompt_length` tokens, and say how many."""
-        if self.prompt_key not in dataframe.column_names:
-            raise UserError(
-                f"prompt_key={self.prompt_key!r} is not a column of {self.data_files}; "
-                f"its columns are {dataframe.column_names}"
-            )
         if not self.filter_overlong_prompts:
             return dataframe
         kept = [
