@@ -79,7 +79,7 @@ def unit_vectors(rows: int, dimension: int) -> np.ndarray:
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("faiss_type", ["Flat", "SQ8", "IVF16,Flat", "IVF16,SQ8", "OPQ8,IVF16,PQ8x4"])
+@pytest.mark.parametrize("faiss_type", ["Flat", "SQ8", "IVF16,Flat", "IVF16,SQ8", "RR8,IVF16,PQ8x4np"])
 @pytest.mark.parametrize("queries", [1, 50])  # faiss multiplies matrices from 20 queries on
 def test_split_and_merged_is_the_whole_index(tmp_path, faiss_type, queries):
     vectors = unit_vectors(2001, 32)
