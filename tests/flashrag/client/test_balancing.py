@@ -21,15 +21,18 @@ class Replica:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server: uvicorn.Server | None = None
+        self.reset()
+
+    def reset(self) -> None:
         self.queries: list[str] = []
         self.probes = 0
         self.status = 200
         self.healthy = True
         self.headers: dict[str, str] = {}
         self.delay_s = 0.0
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.server: uvicorn.Server | None = None
 
     def start(self) -> "Replica":
         config = uvicorn.Config(self.app(), port=self.port, log_level="critical", lifespan="off")
@@ -69,14 +72,24 @@ class Replica:
         return app
 
 
-@pytest.fixture
-def replicas() -> Iterator[list[Replica]]:
-    some = [Replica(name).start() for name in "abc"]
+@pytest.fixture(scope="module")
+def three() -> Iterator[list[Replica]]:
+    some = [Replica(name) for name in "abc"]
     yield some
     for replica in some:
         replica.ask_to_stop()
     for replica in some:
         replica.stop()
+
+
+@pytest.fixture
+def replicas(three: list[Replica]) -> list[Replica]:
+    """Three servers that run and have seen nothing yet."""
+    for replica in three:
+        replica.reset()
+        if replica.server is None:
+            replica.start()
+    return three
 
 
 def urls(replicas: list[Replica]) -> list[str]:
