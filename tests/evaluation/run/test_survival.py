@@ -74,7 +74,7 @@ class ScriptedModel:
                 case 0:  # more is promised than comes: the server closes the connection
                     return Response(body[: len(body) // 2], headers={"content-length": str(len(body))})
                 case 5:
-                    await asyncio.sleep(3.0)  # longer than the client waits
+                    await asyncio.sleep(2.0)  # longer than the client waits
                 case 10:
                     return JSONResponse({"error": "boom"}, status_code=500)
                 case 15:
@@ -150,7 +150,7 @@ def command_in(questions: Path, urls: dict[str, str], model_folder: Path) -> Cal
             "save_note": note,
             "generator_model": model_folder,
             "generator_max_input_len": 4096,
-            "generator_timeout_s": 2.0,
+            "generator_timeout_s": 1.0,
             "generator_max_retries": 4,
             "concurrency": 16,
             "metrics": "em,f1,retrieval_recall",

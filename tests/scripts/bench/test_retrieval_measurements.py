@@ -19,7 +19,7 @@ from scripts.bench.servers import Server
 
 PLAN = Plan(
     rounds=2, batch_sizes=(4, 8), client_counts=(2,), throughput_clients=4, ladder_rounds=2, memory_rounds=2,
-    limit_queries=8, blocking_queries=8, single_queries=3, ladder_queries=8, overload_s=2.0,
+    limit_queries=8, blocking_queries=8, single_queries=3, ladder_queries=8, overload_s=0.5,
     throughput_queries=64, cached_queries=8, memory_queries=8,
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ def measured(server: Server, monkeypatch: pytest.MonkeyPatch) -> Contest:
     monkeypatch.setattr(retrieval, "our_server", lambda *_: contextlib.nullcontext(server))
     monkeypatch.setattr(retrieval, "in_own_process", lambda make: contextlib.nullcontext(make()))
     monkeypatch.setattr(retrieval, "read_settings", lambda _: SimpleNamespace(max_queue_queries=100))
-    monkeypatch.setattr(retrieval, "SAMPLE_MEMORY_EVERY_S", 0.2)
+    monkeypatch.setattr(retrieval, "SAMPLE_MEMORY_EVERY_S", 0.05)
     limits = {"raw": FakeDirect(), "direct": FakeDirect()}
     servers = dict.fromkeys(("ours", "original", "blocking"), server)
     return Contest(PLAN, question_supply([f"question {n}" for n in range(50)]), Load(), limits, servers)  # type: ignore
