@@ -31,15 +31,18 @@ PASSAGES = {
 
 
 class GatedRetriever:
-    """The real retriever; while `gate` is closed its searches wait."""
+    """The real retriever; while `gate` is closed its searches wait, `held` of them now."""
 
     def __init__(self, retriever: Any) -> None:
         self._retriever = retriever
         self.gate = threading.Event()
         self.gate.set()
+        self.held = 0
 
     def rank(self, queries: list[str], num: int) -> Any:
+        self.held += 1
         self.gate.wait(30)
+        self.held -= 1
         return self._retriever.rank(queries, num)
 
     def __getattr__(self, name: str) -> Any:
@@ -81,30 +84,48 @@ class Seen:
         return sum(url.endswith("/search") for url in self.requests)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def seen() -> Seen:
     return Seen()
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Browser, site: Site, seen: Seen) -> Iterator[Page]:
+    with opened(browser, site.url, seen) as tab:
+        yield tab
+
+
 @pytest.fixture
-def page(browser: Browser, site: Site, seen: Seen) -> Iterator[Page]:
+def page(tab: Page, site: Site, seen: Seen) -> Iterator[Page]:
     """The page, just opened; it must have asked only its own origin, and met no error of its own."""
-    with opened(browser, site.url, seen) as page:
-        yield page
+    site.retriever.gate.set()
+    tab.goto("about:blank")  # ends what the last test's page still asks for
+    tab.emulate_media(color_scheme="light")
+    tab.set_viewport_size({"width": 1280, "height": 720})
+    seen.requests.clear()
+    seen.complaints.clear()
+    tab.goto(site.url)
+    yield tab
     assert all(url.startswith(site.url + "/") for url in seen.requests)
     assert seen.complaints == []
 
 
 @contextmanager
-def opened(browser: Browser, url: str, seen: Seen, **options: Any) -> Iterator[Page]:
-    with browser.new_context(**options) as context:
+def opened(browser: Browser, url: str, seen: Seen) -> Iterator[Page]:
+    with browser.new_context() as context:
         page = context.new_page()
         page.set_default_timeout(10_000)
+        page.clock.install()
         page.on("request", lambda request: seen.requests.append(request.url))
         page.on("pageerror", lambda error: seen.complaints.append(str(error)))
         page.on("console", lambda line: "Failed to load resource" in line.text or seen.complaints.append(line.text))
         page.goto(url)
         yield page
+
+
+def look_again(page: Page) -> None:
+    """Let the page's clock leap over the time after which it asks for the server's state again."""
+    page.clock.fast_forward(2000)
 
 
 def search(page: Page, query: str) -> None:
@@ -223,13 +244,17 @@ def test_a_busy_server_says_when_to_come_back(page: Page, site: Site):
     body = {"query": "Italy"}
     others = [threading.Thread(target=httpx.post, args=(f"{site.url}/search",), kwargs={"json": body | {"top_n": n}})
               for n in (1, 2)]  # fmt: skip
-    for other in others:  # one is searched, one waits: the queue is full
-        other.start()
-        time.sleep(0.3)
+    others[0].start()
+    while not site.retriever.held:
+        time.sleep(0.01)
+    others[1].start()  # one is searched, one waits: the queue is full
+    while "rag_queue_queries 1.0" not in httpx.get(f"{site.url}/metrics").text:
+        time.sleep(0.01)
     search(page, "France")
     expect(page.locator("#message")).to_have_text(
         re.compile(r"^The server is busy: its queue is full\. Try again in \d+ seconds?\.$")
     )
+    look_again(page)
     expect(page.locator("#queue")).to_have_text("1 of 1")
     site.retriever.gate.set()
     for other in others:
@@ -242,19 +267,24 @@ def test_the_state_and_the_load_are_live(page: Page, site: Site):
     expect(page.locator("#status-word")).to_have_text("healthy")
     expect(page.locator("#status-text")).to_have_text("bm25 · 5 passages")
     expect(page.locator("#retrievers")).to_have_text("1 of 1")
-    for _ in range(30):
-        httpx.post(f"{site.url}/search", json={"query": "Italy"})
+    with httpx.Client() as client:
+        for _ in range(30):
+            client.post(f"{site.url}/search", json={"query": "Italy"})
+    look_again(page)
     expect(page.locator("#qps")).to_have_text(re.compile(r"^[1-9][\d.]*$"))
     expect(page.locator("#p50")).to_have_text(re.compile(r"^[\d.]+ m?s$"))
     expect(page.locator("#p99")).to_have_text(re.compile(r"^[\d.]+ m?s$"))
 
 
 def test_a_server_that_goes_away_is_told(page: Page):
+    expect(page.locator("#status-word")).to_have_text("healthy")
     page.context.set_offline(True)
+    look_again(page)
     expect(page.locator("#status-word")).to_have_text("unreachable")
     search(page, "Italy")
     expect(page.locator("#message")).to_have_text("The server cannot be reached. Is it running?")
     page.context.set_offline(False)
+    look_again(page)
     expect(page.locator("#status-word")).to_have_text("healthy")
 
 
@@ -281,6 +311,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
         page.reload()
         search(page, "France")
         expect(page.locator("#results h3")).to_have_text(["Paris"])
+        look_again(page)
         expect(page.locator("#qps")).not_to_have_text("–")  # /metrics takes it too
         assert "s3cret" not in page.url + page.content()
         assert page.context.cookies() == [] and page.evaluate("localStorage.length") == 0
@@ -301,21 +332,24 @@ def test_a_server_that_loads_is_told(
         search(page, "Italy")
         expect(page.locator("#message")).to_have_text(re.compile("does not take searches now .*loading.* Try again in"))
         gate.set()
+        while httpx.get(f"{url}/health").status_code != 200:
+            time.sleep(0.01)
+        look_again(page)
         expect(page.locator("#status-word")).to_have_text("healthy")
         search(page, "France")
         expect(page.locator("#results h3")).to_have_text(["Paris"])
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 360), ("dark", 1200)])
-def test_it_fits_dark_and_narrow_screens(browser: Browser, site: Site, tmp_path: Path, scheme: Any, width: int):
-    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
-    with opened(browser, site.url, Seen(), **options) as page:
-        search(page, "attack lengthy Italy")
-        expect(page.locator("#results li")).to_have_count(4)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        for selector in ("body", "h1 span", "dt", ".facts", ".passage", "button", "#message", "#status b", "nav a"):
-            assert contrast(page, selector) >= 4.5, selector  # WCAG 2.2, level AA
-        assert len(page.screenshot(path=tmp_path / "page.png")) > 10_000
+def test_it_fits_dark_and_narrow_screens(page: Page, tmp_path: Path, scheme: Any, width: int):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    search(page, "attack lengthy Italy")
+    expect(page.locator("#results li")).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for selector in ("body", "h1 span", "dt", ".facts", ".passage", "button", "#message", "#status b", "nav a"):
+        assert contrast(page, selector) >= 4.5, selector  # WCAG 2.2, level AA
+    assert len(page.screenshot(path=tmp_path / "page.png")) > 10_000
 
 
 def contrast(page: Page, selector: str) -> float:
