@@ -311,7 +311,8 @@ async def test_a_fault_is_tried_again_and_one_that_stays_is_a_typed_error(
     faulty: FaultyServer, tokenizer: Any, ask: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("flashrag.generator.completion._jitter", lambda _: 0.0)  # no wait between the attempts
-    chosen = settings(faulty.url, generator_max_retries=2, generator_timeout_s=0.5)
+    timeout_s = 0.25 if fault == "stall" else 5.0  # a good reply takes 10 ms
+    chosen = settings(faulty.url, generator_max_retries=2, generator_timeout_s=timeout_s)
     generator = OpenAICompletionGenerator(chosen, "m", tokenizer, [EOS], "EMPTY")
 
     async def request() -> Any:
