@@ -1,18 +1,17 @@
 """The shipped training configs: they compose, verl accepts them, and the full run holds the published values."""
 
-import copy
 import importlib
 from pathlib import Path
 
 import pandas
 import pytest
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from flashrag.errors import UserError
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
+from tests.verl_search.composing import composed
 from verl_search.main_ppo import check_input, complete, run, validate
-from verl_search.settings import AGENT_LOOP_CONFIG, CONFIG_DIR, SearchSettings, compose_config
+from verl_search.settings import AGENT_LOOP_CONFIG, CONFIG_DIR, SearchSettings
 from verl_search.trainer.run_folder import read_end
 
 INPUT = [
@@ -55,13 +54,8 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(scope="module")
-def published() -> DictConfig:
-    """The full run's config; composing one takes half a second."""
-    return compose_config("research", INPUT)
-
-
-def test_full_run_holds_the_published_values(published: DictConfig) -> None:
+def test_full_run_holds_the_published_values() -> None:
+    published = composed("research", *INPUT)
     assert {key: OmegaConf.select(published, key) for key in PUBLISHED} == PUBLISHED
 
 
@@ -71,14 +65,14 @@ def test_config_passes_verls_own_validation(name: str, tmp_path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "qwen2"}')
-    config = compose_config(name, [*INPUT, f"actor_rollout_ref.model.path={model}"])
+    config = composed(name, *INPUT, f"actor_rollout_ref.model.path={model}")
     complete(config)
     validate(config)
     SearchSettings.from_config(config.search)
 
 
 def test_lengths_follow_the_published_ones() -> None:
-    config = compose_config("research", INPUT)
+    config = composed("research", *INPUT)
     complete(config)
     assert config.actor_rollout_ref.rollout.max_model_len == 512 + 8192
     assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu == 2 * (512 + 8192)
@@ -87,7 +81,7 @@ def test_lengths_follow_the_published_ones() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 8])
 def test_ray_is_started_with_what_its_processes_reserve(processes: int) -> None:
-    config = compose_config("cpu", [*INPUT, f"trainer.n_gpus_per_node={processes}"])
+    config = composed("cpu", *INPUT, f"trainer.n_gpus_per_node={processes}")
     complete(config)
     # verl asks Ray for 3 CPUs and one "GPU" slot per training process; a missing one would be waited for without end.
     assert config.ray_kwargs.ray_init.num_gpus == processes
@@ -95,7 +89,7 @@ def test_ray_is_started_with_what_its_processes_reserve(processes: int) -> None:
 
 
 def test_a_cpu_machine_trains_with_one_process_unless_told_otherwise() -> None:
-    assert compose_config("cpu", INPUT).trainer.n_gpus_per_node == 1
+    assert composed("cpu", *INPUT).trainer.n_gpus_per_node == 1
 
 
 def test_every_shipped_training_config_is_covered() -> None:
@@ -105,7 +99,7 @@ def test_every_shipped_training_config_is_covered() -> None:
 
 @pytest.mark.filterwarnings("ignore:Disabled critic")
 def test_a_config_that_verl_refuses_is_a_user_error() -> None:
-    config = compose_config("research", [*INPUT, "actor_rollout_ref.actor.loss_agg_mode=nonsense"])
+    config = composed("research", *INPUT, "actor_rollout_ref.actor.loss_agg_mode=nonsense")
     complete(config)
     with pytest.raises(UserError, match="verl refuses the training config"):
         validate(config)
@@ -113,13 +107,13 @@ def test_a_config_that_verl_refuses_is_a_user_error() -> None:
 
 def test_missing_values_are_named() -> None:
     with pytest.raises(UserError, match=r"search.url, data.train_files, data.val_files, actor_rollout_ref.model.path"):
-        check_input(compose_config("research", []))
+        check_input(composed("research"))
 
 
 def test_the_program_that_started_the_trainer_can_read_why_it_ended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = compose_config("research", [*INPUT, f"trainer.default_local_dir='{tmp_path}'"])
+    config = composed("research", *INPUT, f"trainer.default_local_dir='{tmp_path}'")
     assert run(config) == 2
     end = read_end(tmp_path)
     assert end is not None
@@ -129,25 +123,25 @@ def test_the_program_that_started_the_trainer_can_read_why_it_ended(
     assert [path.name for path in tmp_path.iterdir()] == ["ended.json"]
 
 
-def test_a_missing_file_is_named(published: DictConfig) -> None:
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"data.train_files=train.parquet does not exist"):
-        check_input(published)
+        check_input(composed("research", *INPUT))
 
 
 def test_a_file_that_holds_no_training_rows_is_named(tmp_path) -> None:
     text, columns = tmp_path / "text.parquet", tmp_path / "columns.parquet"
     text.write_text("no parquet")
     with pytest.raises(UserError, match=r"data.train_files=.*text.parquet is not a parquet file"):
-        check_input(compose_config("research", [*INPUT, f"data.train_files={text}"]))
+        check_input(composed("research", *INPUT, f"data.train_files={text}"))
     pandas.DataFrame({"question": ["Who?"], "data_source": ["toy"]}).to_parquet(columns)
     with pytest.raises(UserError, match=r"lacks the columns \['extra_info', 'reward_model'\]"):
-        check_input(compose_config("research", [*INPUT, f"data.train_files={columns}"]))
+        check_input(composed("research", *INPUT, f"data.train_files={columns}"))
 
 
 def test_tokens_without_a_probability_are_not_corrected() -> None:
     overrides = ["search.mask_results=false", "algorithm.rollout_correction.bypass_mode=true"]
     with pytest.raises(UserError, match=r"search\.mask_results=false trains on tokens that no engine gave"):
-        check_input(compose_config("research", [*INPUT, *overrides]))
+        check_input(composed("research", *INPUT, *overrides))
 
 
 @pytest.mark.parametrize(
@@ -176,22 +170,19 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
         ("actor_rollout_ref.rollout.name=sglang", "set actor_rollout_ref.rollout.skip_tokenizer_init=false"),
     ],
 )
-def test_a_wrong_value_is_refused_before_anything_starts(override: str, message: str, published: DictConfig) -> None:
-    config = copy.deepcopy(published)
-    key, _, value = override.lstrip("+").partition("=")
-    OmegaConf.update(config, key, yaml.safe_load(value), force_add=override.startswith("+"))
+def test_a_wrong_value_is_refused_before_anything_starts(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_input(config)
+        check_input(composed("research", *INPUT, override))
 
 
 def test_the_engine_for_cpus_is_the_same_in_training_and_in_serving() -> None:
-    engine = compose_config("cpu", INPUT).actor_rollout_ref.rollout.engine_kwargs.vllm
+    engine = composed("cpu", *INPUT).actor_rollout_ref.rollout.engine_kwargs.vllm
     assert (engine.distributed_executor_backend, engine.block_size) == (ONE_PROCESS_EXECUTOR, CACHE_BLOCK_TOKENS)
 
 
 @pytest.mark.parametrize("name", ["research", "cpu", "demo"])
 def test_what_a_config_names_in_our_package_is_there(name: str) -> None:
-    config = compose_config(name, INPUT)
+    config = composed(name, *INPUT)
     sampler, loops = config.trainer.v1.sampler.custom_sampler, OmegaConf.load(AGENT_LOOP_CONFIG)
     named = [(config.data.custom_cls.path, config.data.custom_cls.name), (sampler.path, sampler.name)]
     named += [tuple(loop["_target_"].rsplit(".", 1)) for loop in loops]

@@ -1,9 +1,7 @@
 """What the agent loop hands to verl: ids, mask, log-probabilities, versions; and what it asks the engine for."""
 
 import asyncio
-import copy
 import dataclasses
-import functools
 import gc
 import time
 from collections.abc import Sequence
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
@@ -24,11 +21,11 @@ from flashrag.document import Document, Hit, Passage
 from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, Segment, Source, ToolCall, Trajectory
 from flashrag.errors import ReSearchError, SearchError, ToolError
 from flashrag.tools import PythonSandbox
+from tests.verl_search.composing import composed
 from verl_search.rollout import agent_loop
 from verl_search.rollout.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
 from verl_search.rollout.reward import episode_reward
 from verl_search.rollout.trajectories import read_trajectories
-from verl_search.settings import compose_config
 from verl_search.trainer.stopping import StopTraining
 
 # prompt: 1 2 | sampled: 10 11 | spliced: 20 21 22 | sampled: 12
@@ -162,16 +159,10 @@ class ScriptedServerManager:
 PYTHON_TOOL = ("search.python_tool=true", "search.prompt_template_name=qa_python_template")
 
 
-@functools.cache
-def composed(*overrides: str) -> DictConfig:
-    given = ["search.url=http://127.0.0.1:1", f"actor_rollout_ref.model.path='{BASE_MODEL}'"]
-    return compose_config("demo", [*given, *overrides])
-
-
 def make_loop(folder: Path, *texts: str, overrides: Sequence[str] = ()) -> SearchAgentLoop:
     """A loop of the demo's config on a scripted engine; its searches find one document. Call within an event loop."""
-    config = copy.deepcopy(composed(*overrides))
-    config.search.trajectory_dir = str(folder)
+    given = ["search.url=http://127.0.0.1:1", f"actor_rollout_ref.model.path='{BASE_MODEL}'"]
+    config = composed("demo", *given, f"search.trajectory_dir='{folder}'", *overrides)
     tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
     loop = SearchAgentLoop(
         trainer_config=DictConfigWrap(config),

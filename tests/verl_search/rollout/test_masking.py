@@ -14,9 +14,9 @@ from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
 from verl.utils.config import omega_conf_to_dataclass
 
 from flashrag.episode import EndReason, Episode, Source, Trajectory
+from tests.verl_search.composing import composed
 from verl_search.rollout.agent_loop import agent_loop_output
 from verl_search.rollout.reward import episode_reward
-from verl_search.settings import compose_config
 
 TRAJECTORY = Path(__file__).parent / "data" / "trajectory.json"
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
@@ -29,18 +29,22 @@ def real_trajectory() -> Episode:
     return Episode(kept.prompt_ids, list(kept.segments), list(kept.calls), EndReason(kept.end_reason))
 
 
+@cache
+def policy() -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
+
+
 def gradient(targets: list[int]) -> torch.Tensor:
     """The gradient of verl's loss when the response's targets are these; the model reads the real response."""
     episode = real_trajectory()
     output = agent_loop_output(episode, episode_reward(episode, ["?"]), {})
-    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
+    model = policy()
+    model.zero_grad()
     logits = model(torch.tensor([output.prompt_ids + output.response_ids])).logits
     predicting = logits[0, len(output.prompt_ids) - 1 : -1].log_softmax(-1)
     log_prob = predicting.gather(-1, torch.tensor(targets)[:, None])[:, 0][None]
     mask = torch.tensor([output.response_mask])
-    actor = omega_conf_to_dataclass(
-        compose_config("demo", ["actor_rollout_ref.model.path=unused"]).actor_rollout_ref.actor
-    )
+    actor = omega_conf_to_dataclass(composed("demo", "actor_rollout_ref.model.path=unused").actor_rollout_ref.actor)
     # Old and reference policy differ from the new one, so that ratio, clip and KL all take part.
     old_log_prob = log_prob.detach() - 0.05
     loss, _ = get_policy_loss_fn("vanilla")(

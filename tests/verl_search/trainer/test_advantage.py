@@ -9,14 +9,14 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 import verl_search.trainer.trainer  # noqa: F401  # what the trainer's process imports must be enough
-from verl_search.settings import compose_config
+from tests.verl_search.composing import composed
 
 FAILED = [0, 0, 0]
 
 
 def advantages(rows: list[tuple[str, float, list[int]]], *overrides: str) -> list[list[float]]:
     """The advantages of (group, reward, mask) rows, as the trainer computes them with the shipped config."""
-    config: Any = compose_config("research", ["actor_rollout_ref.model.path=unused", *overrides]).algorithm
+    config: Any = composed("research", *overrides).algorithm
     mask = torch.tensor([row[2] for row in rows])
     rewards = torch.zeros(mask.shape)
     rewards[:, -1] = torch.tensor([row[1] for row in rows])

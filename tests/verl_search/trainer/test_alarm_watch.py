@@ -1,7 +1,5 @@
 """What alarms do to a run: notices, metrics, a save that is due, the stop and the checkpoint that it names."""
 
-import copy
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,20 +9,13 @@ import pytest
 from omegaconf import DictConfig
 
 from flashrag.errors import UserError
-from verl_search.settings import compose_config
+from tests.verl_search.composing import composed
 from verl_search.trainer.alarm_watch import AlarmWatch, RunCollapsed, configured_rules
 from verl_search.trainer.stopping import NOTICE, StopTraining
 
 
 def config(save_path: Path, *overrides: str) -> DictConfig:
-    made = copy.deepcopy(composed(*overrides))
-    made.trainer.default_local_dir = str(save_path)
-    return made
-
-
-@functools.cache
-def composed(*overrides: str) -> DictConfig:
-    return compose_config("demo", [*overrides])
+    return composed("demo", f"trainer.default_local_dir='{save_path}'", *overrides)
 
 
 COLLAPSE = ("+alarms.collapse.window=2", "alarms.collapse.patience=1")

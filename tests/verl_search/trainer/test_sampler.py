@@ -8,8 +8,8 @@ import pytest
 import torch
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
+from tests.verl_search.composing import composed
 from verl_search.rollout.agent_loop import fingerprint
-from verl_search.settings import compose_config
 from verl_search.trainer.sampler import check_failed_share, check_trained_tensors
 from verl_search.trainer.stopping import StopTraining
 
@@ -105,7 +105,7 @@ def make_buffer(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch, refill: Any, 
     """The sampler as verl's trainer builds it from the shipped config."""
     monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", queue)
     monkeypatch.setattr("verl_search.trainer.sampler.tq", queue)
-    config = compose_config("demo", ["search.url=http://x", "data.train_batch_size=2", *overrides])
+    config = composed("demo", "search.url=http://x", "data.train_batch_size=2", *overrides)
     trainer = SimpleNamespace(config=config, trainer_mode="sync", _add_prompts_to_generate=refill)
     return PPOTrainer._build_replay_buffer(trainer)
 
