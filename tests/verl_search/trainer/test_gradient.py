@@ -23,9 +23,9 @@ from verl.workers.utils.losses import ppo_loss
 import verl_search.trainer.trainer  # noqa: F401  # registers the advantage
 from flashrag.episode import EndReason, Episode, Segment, Source
 from flashrag.metrics import AnswerScore
+from tests.verl_search.composing import composed
 from verl_search.rollout.agent_loop import agent_loop_output
 from verl_search.rollout.reward import Reward
-from verl_search.settings import compose_config
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 TOKENS = range(10, 200)
@@ -84,7 +84,7 @@ def nested(rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 def trained_loss(*overrides: str) -> torch.Tensor:
-    config = compose_config("demo", ["actor_rollout_ref.model.path=unused", *overrides])
+    config = composed("demo", "actor_rollout_ref.model.path=unused", *overrides)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     batch = outputs()
     masks = [torch.tensor(output.response_mask) for output in batch]
