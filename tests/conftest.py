@@ -4,6 +4,7 @@ And what several packages' tests share: a browser, and real HTTP servers around 
 """
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -25,6 +26,8 @@ from tests.browser import find_chromium, open_browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+# A shell that runs the tests in the background has their processes ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 NO_BROWSER = "there is no browser"
 
 

@@ -146,8 +146,6 @@ class Clone:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A shell that runs these tests in the background has its children ignore Ctrl-C.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         try:
             wait_for(process, log, ready, timeout_s)
