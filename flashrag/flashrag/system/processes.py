@@ -23,9 +23,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def guarded_processes() -> Iterator[None]:
-    """Within the block SIGTERM acts like Ctrl-C. No descendant is left after the block, however it ends."""
+    """Within the block SIGTERM acts like Ctrl-C. No process that it started is left after it, however it ends."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous, older = signal.signal(signal.SIGTERM, _interrupt), psutil.Process().children(recursive=True)
     # A shell that starts this process in the background makes it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -34,7 +34,7 @@ def guarded_processes() -> Iterator[None]:
         # A second Ctrl-C must not interrupt the cleaning-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            end_descendants()
+            end_descendants(older)
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, previous)
@@ -84,9 +84,9 @@ def stop_process(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def end_descendants() -> None:
-    """End every descendant of this process."""
-    descendants = psutil.Process().children(recursive=True)
+def end_descendants(spared: Sequence[psutil.Process]) -> None:
+    """End every other descendant of this process."""
+    descendants = [process for process in psutil.Process().children(recursive=True) if process not in spared]
     for process in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from flashrag.system.processes import guarded_processes
+
 # A child that starts a grandchild in a session of its own and then ends: nothing of ours points to the grandchild.
 ORPHAN = (
     "import subprocess, sys; "
@@ -74,3 +76,13 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
     _, alive = psutil.wait_procs([child], timeout=10)
     assert not alive
+
+
+def test_a_process_that_was_there_before_the_block_is_left_alone() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as older:
+        try:
+            with guarded_processes():
+                pass
+            assert older.poll() is None
+        finally:
+            older.kill()
