@@ -2,7 +2,7 @@
 
 Flat, the type that is as large as its vectors, is written block by block without ever being in memory. The others are
 built in memory (SQ8 a quarter of the vectors, IVF-PQ a sixteenth, HNSW and IVF-Flat more than all) after training on a
-seeded sample. Every file can be memory-mapped by faiss, which importing this module loads. Source: the layout that faiss's own writer gives IndexFlat.
+seeded sample. faiss can memory-map every file. Source: the layout that faiss's own writer gives IndexFlat.
 """
 
 import struct
