@@ -1,0 +1,44 @@
+"""The plan that `--check` prints: what a command would do, from the same facts as its rules.
+
+A plan is sections of named entries; each entry is a function of the facts. Where a fact cannot be gathered, its entries
+say "unknown", and the findings below the plan give the reason.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.text import Text
+
+from flashrag.errors import EXIT_USER_ERROR, UserError
+from flashrag.preflight.findings import Finding, Severity
+
+F = TypeVar("F")
+Entry = Callable[[F], str | Text]
+Plan = Mapping[str, Mapping[str, Entry[F]]]
+COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+UNKNOWN = "unknown"
+
+
+def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:
+    """Print the plan and the findings on stdout; returns the exit code: 2 if there is an error, else 0.
+
+    A pipe or a file gets plain text, a terminal gets colours. Nothing is wrapped, so that commands can be copied.
+    """
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for title, entries in plan.items():
+        console.print(title, style="bold")
+        width = max(map(len, entries))
+        for name, entry in entries.items():
+            try:
+                value = entry(facts)
+            except UserError:
+                value = UNKNOWN
+            console.print(Text.assemble(f"  {name:{width}}  ", value))
+    errors = sum(finding.severity is Severity.ERROR for finding in findings)
+    console.print("findings", style="bold")
+    for finding in findings:
+        console.print(Text(f"  {finding}", style=COLORS[finding.severity]))
+    plural = "" if errors == 1 else "s"
+    console.print(f"  {errors} error{plural}: this would {'not ' if errors else ''}start")
+    return EXIT_USER_ERROR if errors else 0
