@@ -3,6 +3,7 @@
     settings.py           the keys of a generator, checked at the start
     server.py             the model server: the models it serves, and the generator that uses it
     model_folder.py       the model's folder: its required files, its tokenizer, the tokens that end a sequence
+    model_facts.py        what the model's files say: shapes, positions, parameters
     completion.py         one request: the server's reply, and when to try again
     openai_completion.py  the generator on any OpenAI-compatible server (SGLang, vLLM, …)
 
@@ -10,6 +11,7 @@ Importing this package is light.
 """
 
 from flashrag.generator.completion import Completion, ScoredToken, with_retries
+from flashrag.generator.model_facts import ModelFacts, read_model_config, read_model_facts
 from flashrag.generator.model_folder import check_model_folder, eos_token_ids, load_tokenizer, local_folder
 from flashrag.generator.server import load_generator
 from flashrag.generator.settings import GeneratorSettings, SamplingSettings
@@ -17,6 +19,7 @@ from flashrag.generator.settings import GeneratorSettings, SamplingSettings
 __all__ = [
     "Completion",
     "GeneratorSettings",
+    "ModelFacts",
     "SamplingSettings",
     "ScoredToken",
     "check_model_folder",
@@ -24,5 +27,7 @@ __all__ = [
     "load_generator",
     "load_tokenizer",
     "local_folder",
+    "read_model_config",
+    "read_model_facts",
     "with_retries",
 ]
