@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.preflight import enforce, show_check
 from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import count_gpus
 from verl_search.settings import CONFIG_DIR, compose_config
@@ -60,6 +61,7 @@ def make_parser() -> CommandParser:
             group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
     rest = parser.add_argument_group("configuration and keys")
     rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research if there is a GPU, else cpu")
+    rest.add_argument("--check", action="store_true", help="show what would run and what is wrong, and start nothing")
     rest.add_argument("--wandb_api_key", metavar="KEY", help="default: that in WANDB_API_KEY; offline without a key")
     return parser
 
@@ -104,16 +106,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, extra = parse_flags(sys.argv[1:] if argv is None else argv)
     config_name = flags.config_name or ("research" if count_gpus() else "cpu")
     overrides = [*hydra_overrides(flags), *extra]
-    from verl_search.main_ppo import check_input
+    from verl_search.main_ppo import preflight
+    from verl_search.preflight.facts import TrainingFacts
 
     config = compose_config(config_name, [o for o in overrides if not o.startswith("hydra.")])
-    check_input(config)
+    facts = TrainingFacts(config, config_name)
+    findings = preflight(facts)
+    if flags.check:
+        from verl_search.preflight.plan import TRAINING_PLAN
+
+        return show_check(TRAINING_PLAN, facts, findings)
+    enforce(findings, facts.save_path)
     from flashrag.system.processes import run_guarded
     from training.trainer_process import run_trainer
 
     save_path = Path(flags.save_path)
     run_guarded(
-        lambda: run_trainer(config_name, overrides, save_path, config.trainer.total_training_steps),
+        lambda: run_trainer(config_name, overrides, save_path, facts.total_steps, examined=True),
         resume_hint="the same command resumes from the last checkpoint",
     )
     print(f"done: checkpoints, metrics and trajectories are in {save_path}")

@@ -11,6 +11,7 @@ from typing import NoReturn
 from flashrag.errors import EXIT_USER_ERROR, UserError
 from flashrag.system.processes import start_process, tail
 from training.progress import NoticePrinter, ProgressPrinter
+from verl_search.main_ppo import EXAMINED_VARIABLE
 from verl_search.trainer.run_folder import METRICS_FOLDER, forget_end, read_end
 from verl_search.trainer.stopping import (
     COMMAND_VARIABLE,
@@ -50,12 +51,22 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
     return environment
 
 
-def run_trainer(config_name: str, overrides: Sequence[str], save_path: Path, total_steps: int | None = None) -> None:
+def run_trainer(
+    config_name: str,
+    overrides: Sequence[str],
+    save_path: Path,
+    total_steps: int | None = None,
+    *,
+    examined: bool = False,
+) -> None:
     """Train to the end, printing one line a step and the trainer's notices.
 
+    `examined`: the caller has run the preflight, so the trainer does not repeat it.
     Raises `UserError`, `StopTraining` (it ended on purpose) or `TrainingFailed` otherwise.
     """
     environment = trainer_environment(config_name, save_path)
+    if examined:
+        environment[EXAMINED_VARIABLE] = "1"
     forget_end(save_path)
     log_path = save_path / "train.log"
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]

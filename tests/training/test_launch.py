@@ -1,9 +1,14 @@
 """The published command line: flags become overrides, mistakes are named, the key never becomes an argument."""
 
+import json
 import os
 import subprocess
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import pandas
 import pytest
 
 from flashrag.errors import UserError
@@ -81,11 +86,72 @@ def test_mistakes_are_named(argv: list[str], message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_missing_file_ends_with_code_2_before_any_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*REQUIRED, "--config_name", "cpu"]) == 2
-    assert capsys.readouterr().err == (
-        "error: data.train_files=train.parquet does not exist; make it with training/data_preprocess_hpqa.py\n"
-    )
+def test_all_that_is_missing_is_told_at_once_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*REQUIRED, "--config_name", "cpu", "data.max_response_length=4096"]) == 2
+    first, *found = capsys.readouterr().err.splitlines()
+    assert first == "error: 4 things keep this from starting:"
+    remedy = "does not exist; make it with training/data_preprocess_hpqa.py"
+    assert found[0].startswith("  1. actor_rollout_ref.model.path=m is no folder here, is not in the hub's cache")
+    assert found[1:3] == [
+        f"  2. data.train_files=train.parquet {remedy} [data.train]",
+        f"  3. data.val_files=test.parquet {remedy} [data.val]",
+    ]
+    assert found[3].startswith("  4. no retrieval server answers at search_url=http://127.0.0.1:8000")
+
+
+@pytest.fixture
+def healthy_url() -> Iterator[str]:
+    """A server that is as healthy as a retrieval server."""
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = json.dumps({"status": "healthy", "retrieval_method": "bm25", "documents": 7}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_check_shows_the_plan_and_writes_nothing(
+    tmp_path: Path, healthy_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"data_source": "nq", "reward_model": {"ground_truth": ["Wu"]}, "extra_info": {"index": 0}}
+    for split, count in (("train", 9), ("dev", 2)):
+        rows = [{**row, "question": f"Who is {split} {number}?"} for number in range(count)]
+        pandas.DataFrame(rows).to_parquet(tmp_path / f"{split} ü.parquet")
+    argv = [
+        *("--config_name", "cpu", "--actor_model_path", str(REPOSITORY / "training" / "demo" / "base_model")),
+        *("--search_url", healthy_url, "--train_data_path", str(tmp_path / "train ü.parquet")),
+        *("--dev_data_path", str(tmp_path / "dev ü.parquet"), "--save_path", str(tmp_path / "out é")),
+        *("--train_batch_size", "4", "--ppo_mini_batch_size", "2", "--max_response_length", "512", "--check"),
+    ]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    for line in (
+        "  model                 "
+        + str(REPOSITORY / "training/demo/base_model: Qwen2ForCausalLM, 1,154,816 parameters"),
+        f"  retrieval server      {healthy_url}: bm25, 7 documents",
+        "  training questions    9 of 9",
+        "  steps             20; 2 an epoch, 10 epochs; saved every 10, validated every 10",
+        "  a step            4 questions x 5 rollouts = 20 episodes, 2 weight updates",
+        "  tokens of a step  at most 20,480 (each episode 1,024: prompt, sampled and spliced)",
+        "disk              2 checkpoints of 13 MiB, trajectories at most 5 MiB",
+        f"written to        {tmp_path}/out é (checkpoints, metrics/, trajectories/, train.log)",
+        "User: Who is train 0? Assistant:",
+        "  1   <·think·>· I· ",
+        "· \\boxed·{·W·u·}·",
+        "0 errors: this would start",
+    ):
+        assert line in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dev ü.parquet", "train ü.parquet"]
 
 
 @pytest.mark.parametrize("key_flag", [["--wandb_api_key", "s3cret"], ["--wandb_api_key=s3cret"]])

@@ -10,7 +10,7 @@ from flashrag.errors import UserError
 from flashrag.questions import parse_gold_answers, read_questions
 from training import data_preprocess_hpqa
 from training.qa_rows import write_parquet_files
-from verl_search.main_ppo import check_questions
+from verl_search.preflight.facts import read_questions as check_questions
 
 ROW = {
     "data_source": "nq",

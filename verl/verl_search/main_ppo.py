@@ -4,53 +4,47 @@ Upstream's PPO entry with our config group, agent loop, dataset and sampler. Thi
 Ray or an engine starts. The published command line is `training/run.sh`.
 """
 
+import os
 import sys
 import traceback
-from collections import Counter
 from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from flashrag.client import check_server
 from flashrag.errors import ReSearchError, UserError
-from flashrag.generator import check_model_folder, local_folder
-from flashrag.questions import FIELDS, Question, parse_question, read_each
-from flashrag.records import Record, read_records
-from flashrag.tools import check_sandbox
+from flashrag.generator import local_folder, read_model_facts
+from flashrag.preflight import Finding, enforce, examine
+from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
+from verl_search.preflight.rules import TRAINING_RULES
+from verl_search.preflight.sizes import bucket_megabytes
 from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectories import cut_torn_tails
 from verl_search.settings import AGENT_LOOP_CONFIG, SearchSettings, register_with_hydra
-from verl_search.trainer.alarm_watch import configured_rules
 from verl_search.trainer.run_folder import write_end
 from verl_search.trainer.stopping import StopTraining, TrainingFailed, resume_command
 
-MODEL_KEY = "actor_rollout_ref.model.path"
-REQUIRED_KEYS = ("search.url", "data.train_files", "data.val_files", MODEL_KEY)
 # verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
 RAY_CPUS_PER_PROCESS = 4
-ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
+# Set by a program that has examined the same run a moment ago, such as training/launch.py.
+EXAMINED_VARIABLE = "RESEARCH_EXAMINED"
 
 
-def check_input(config: DictConfig) -> None:
-    """Raise `UserError` for a missing value, file, model or server; seconds, not minutes."""
-    missing = [key for key in REQUIRED_KEYS if OmegaConf.select(config, key) is None]
-    if missing:
-        raise UserError(f"the training config lacks {', '.join(missing)}; give each as key=value")
-    settings = SearchSettings.from_config(config.search)
-    configured_rules(config)
-    check_variant(config, settings)
-    if settings.python_tool:
-        check_sandbox()
-    for key in ("train_files", "val_files"):
-        files = config.data[key]
-        for file in [files] if isinstance(files, str) else files:
-            check_questions(f"data.{key}", Path(file), config.data.prompt_key)
-    if folder := local_folder(str(config.actor_rollout_ref.model.path), MODEL_KEY):
-        check_model_folder(folder, MODEL_KEY)
-    check_server(settings.url)
+def preflight(facts: TrainingFacts) -> list[Finding]:
+    """All findings about a run; seconds, not minutes."""
+
+    def variants(facts: TrainingFacts) -> None:
+        check_variant(facts.config, facts.settings)
+
+    return examine({**TRAINING_RULES, "config.variant": variants}, facts)
+
+
+def check_input(config: DictConfig, config_name: str = "") -> None:
+    """Raise `UserError` with everything that keeps the run from starting; keep warnings in the run's folder."""
+    facts = TrainingFacts(config, config_name)
+    enforce(preflight(facts), facts.save_path)
 
 
 def check_variant(config: DictConfig, settings: SearchSettings) -> None:
@@ -72,33 +66,6 @@ def check_variant(config: DictConfig, settings: SearchSettings) -> None:
         )
 
 
-def check_questions(key: str, path: Path, prompt_key: str) -> None:
-    """Raise `UserError` unless the file of this key is a parquet file of questions, each with its gold answers."""
-    import pyarrow
-    from pyarrow import parquet
-
-    remedy = "make it with training/data_preprocess_hpqa.py"
-    if not path.is_file():
-        raise UserError(f"{key}={path} does not exist; {remedy}")
-    try:
-        columns = set(parquet.read_schema(path).names)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{key}={path} is not a parquet file; {remedy}") from error
-    if lacking := {prompt_key, *ROW_COLUMNS} - columns:
-        raise UserError(
-            f"{key}={path} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {remedy}, or name the "
-            "question's column with data.prompt_key"
-        )
-
-    def read(record: Record, index: int, left_out: Counter[str]) -> Question:
-        return parse_question(record.content, default_id=str(index), question_key=prompt_key, left_out=left_out)
-
-    try:
-        read_each(read_records(path, FIELDS | {prompt_key.lower()}), path, read)
-    except UserError as error:  # its message begins with the path
-        raise UserError(f"{key}={error}; {remedy}") from error
-
-
 def check_platform(config: DictConfig) -> None:
     """Raise `UserError` when the config is for another kind of machine."""
     from verl.plugin.platform.platform_manager import get_platform
@@ -113,7 +80,8 @@ def check_platform(config: DictConfig) -> None:
 
 def train(config: DictConfig) -> None:
     """Validate everything, then hand over to upstream's trainer."""
-    check_input(config)
+    if not os.environ.get(EXAMINED_VARIABLE):
+        check_input(config)
     # From here on verl is imported, which takes half a minute on two cores.
     from verl_search.platform import upstream
 
@@ -140,11 +108,14 @@ def train(config: DictConfig) -> None:
 
 
 def complete(config: DictConfig) -> None:
-    """Fill in the derived values of our configs: lengths in tokens, Ray's CPUs, the path of agent_loop.yaml."""
+    """Fill in the derived values: lengths in tokens, the weights' buffer, Ray's CPUs, the path of agent_loop.yaml."""
     sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
     rollout.max_model_len = rollout.max_model_len or sequence_tokens
+    if folder := local_folder(config.actor_rollout_ref.model.path, MODEL_KEY):
+        megabytes = bucket_megabytes(read_model_facts(folder, MODEL_KEY), config)
+        rollout.checkpoint_engine.update_weights_bucket_megabytes = megabytes
     if config.trainer.device == "cpu":
         # A request for more CPUs than Ray has waits for ever. These are reservations, not threads.
         ray_init = config.ray_kwargs.ray_init

@@ -11,6 +11,7 @@ from flashrag.errors import UserError
 
 KEY = "generator_model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+HUB_TIMEOUT_S = 5.0
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -45,22 +46,42 @@ def check_tokenizer_folder(folder: Path, key: str) -> None:
         )
 
 
-def check_model_path(path: str) -> None:
-    """Raise `UserError` when `path` is meant as a folder and holds no tokenizer; a hub's name is left to the loader."""
-    if folder := local_folder(path, KEY):
-        check_tokenizer_folder(folder, KEY)
+def check_model_path(path: str, key: str = KEY) -> None:
+    """Raise `UserError` unless `path` is a folder with a tokenizer, or a name that the hub or its cache knows."""
+    if folder := local_folder(path, key):
+        check_tokenizer_folder(folder, key)
+    else:
+        check_hub_name(path, key)
 
 
-def load_tokenizer(path: str) -> Any:
+def check_hub_name(name: str, key: str) -> None:
+    """Raise `UserError` unless the model is in the hub's cache on this machine, or the hub answers that it has it."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+            huggingface_hub.model_info(name, timeout=HUB_TIMEOUT_S)
+    except HFValidationError as error:
+        raise UserError(f"{key}={name} is neither a folder nor the name of a model ({error}); give one") from error
+    except Exception as error:  # refused, unknown, gated, no network: several libraries' own types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{key}={name} is no folder here, is not in the hub's cache, and the hub did not confirm it ({reason}); "
+            "give the folder of a Hugging Face model"
+        ) from error
+
+
+def load_tokenizer(path: str, key: str = KEY) -> Any:
     """The tokenizer of the model at `path`; raises `UserError` when there is none."""
-    check_model_path(path)
+    check_model_path(path, key)
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # a damaged file can make the loader raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"{KEY}={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})") from error
+        raise UserError(f"{key}={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})") from error
 
 
 def eos_token_ids(tokenizer: Any, path: str) -> list[int]:

@@ -12,6 +12,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
 from flashrag.questions import question_text
+from verl_search.preflight.facts import fits
 
 
 class QuestionDataset(RLHFDataset):
@@ -28,11 +29,8 @@ class QuestionDataset(RLHFDataset):
         """Leave out questions whose prompt exceeds `max_prompt_length` tokens, and say how many."""
         if not self.filter_overlong_prompts:
             return dataframe
-        kept = [
-            index
-            for index, question in enumerate(dataframe[self.prompt_key])
-            if len(self._prompt_ids(question_text(question))) <= self.max_prompt_length
-        ]
+        questions = [question_text(question) for question in dataframe[self.prompt_key]]
+        kept = [i for i, fit in enumerate(fits(questions, self._prompt_ids, self.max_prompt_length)) if fit]
         left_out = len(dataframe) - len(kept)
         if not kept:
             raise UserError(

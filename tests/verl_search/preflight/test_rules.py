@@ -1,0 +1,135 @@
+"""Each rule of a training run, over facts that are given by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashrag.generator import ModelFacts
+from flashrag.preflight import Severity, examine
+from flashrag.questions import Question
+from tests.flashrag.preflight.test_machine import GOOD
+from tests.verl_search.composing import composed
+from verl_search.preflight import rules, sizes
+from verl_search.preflight.facts import Asked, TrainingFacts, fits
+
+MODEL = ModelFacts("Qwen2ForCausalLM", 1024, 4, 1000, 1_000_000, 64 * 2**20, 4_000_000)
+
+
+def asked(count: int, too_long: int = 0, prefix: str = "q") -> Asked:
+    return Asked([Question(str(i), f"{prefix}{i}", ("a",)) for i in range(count)], too_long, [1, 2])
+
+
+def told(rule: rules.Rule[TrainingFacts], *overrides: str, **facts: Any) -> list[tuple[Severity, str]]:
+    """The findings of one rule for the demo's config (batch 8, prompts of 256, responses of 384 tokens)."""
+    known = TrainingFacts(composed("demo", "trainer.default_local_dir=/tmp/none", *overrides), "demo")
+    given = {"machine": GOOD, "model": MODEL, "train": asked(20), "val": asked(3, prefix="v"), **facts}
+    known.__dict__["_gathered"] = given
+    return [(finding.severity, finding.message) for finding in examine({"rule": rule}, known)]
+
+
+def test_fewer_questions_than_a_batch():
+    ((severity, message),) = told(rules.training_questions, train=asked(9, too_long=2))[:1]
+    assert severity is Severity.ERROR
+    assert "data.train_batch_size=8, but only 7 questions of data.train_files can be used" in message
+
+
+def test_questions_that_do_not_fill_a_batch_are_said_once_an_epoch_is_all():
+    assert told(rules.training_questions, "trainer.total_training_steps=2") == [
+        (Severity.NOTE, "4 of 20 training questions do not fill a last batch and are not used")
+    ]
+    assert told(rules.training_questions, "trainer.total_training_steps=3") == [], "the next epoch shuffles"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "too_long", "severity", "words"),
+    [
+        ([], 3, Severity.ERROR, "no prompt fits data.max_prompt_length=256 tokens; raise it"),
+        ([], 1, Severity.WARNING, "1 of 3 questions are left out, because their prompts exceed"),
+        (["data.filter_overlong_prompts=false"], 1, Severity.ERROR, "1 of 3 prompts exceed"),
+    ],
+)
+def test_prompts_that_are_too_long(overrides, too_long, severity, words):
+    ((found, message),) = told(rules.validation_questions, *overrides, val=asked(3, too_long))
+    assert found is severity
+    assert words in message
+
+
+def test_only_prompts_that_could_be_too_long_are_encoded():
+    encoded: list[str] = []
+
+    def prompt_ids(question: str) -> list[int]:
+        encoded.append(question)
+        return [0] * (10 + len(question) // 2)
+
+    # 10 tokens of template and 5 bytes fit into 15 for sure; 6 bytes may be 6 tokens, and are 3.
+    assert fits(["12345", "123456", "1" * 12, "é" * 3], prompt_ids, 15) == [True, True, False, True]
+    assert encoded == ["", "123456", "1" * 12, "é" * 3]
+
+
+def test_validation_on_training_questions():
+    ((severity, message),) = told(rules.splits_differ, val=asked(25))
+    assert (severity, message[:59]) == (Severity.WARNING, "20 of 25 validation questions are training questions, too: ")
+    assert told(rules.splits_differ) == []
+
+
+def test_a_sequence_must_fit_the_model():
+    assert told(rules.sequence_fits_the_model, "data.max_response_length=768") == []  # 256 + 768 = 1024
+    ((severity, message),) = told(rules.sequence_fits_the_model, "data.max_response_length=769")
+    assert severity is Severity.ERROR
+    assert "make 1025 tokens, but the model takes 1024" in message
+    assert (
+        told(rules.sequence_fits_the_model, "data.max_response_length=9999", model=replace(MODEL, positions=None)) == []
+    )
+
+
+def test_heads_are_split_evenly():
+    assert told(rules.heads_divide, "actor_rollout_ref.rollout.tensor_model_parallel_size=2") == []
+    ((severity, message),) = told(rules.heads_divide, "actor_rollout_ref.rollout.tensor_model_parallel_size=3")
+    assert severity is Severity.ERROR
+    assert "does not divide the model's 4 attention heads" in message
+
+
+def test_the_weights_buffer_grows_with_the_largest_tensor():
+    ((severity, message),) = told(rules.bucket_is_large_enough)  # 64 Mi elements of 4 bytes
+    assert severity is Severity.NOTE
+    assert message.endswith("update_weights_bucket_megabytes=16 is raised to 256: the model's largest tensor needs it")
+    assert told(rules.bucket_is_large_enough, model=replace(MODEL, largest_tensor=4 * 2**20)) == []
+
+
+def test_memory_and_disk_on_paper():
+    config = composed("demo")
+    assert sizes.training_memory(MODEL, config) == {
+        "actor: weights, gradients, optimizer": 16_000_000,
+        "engines: weights": 4_000_000,
+        "logits of a micro-batch": 8192 * 1000 * 8,
+        "reference: weights": 4_000_000,
+    }
+    assert sizes.checkpoint_bytes(MODEL, config) == (4 + 8 + 4) * 1_000_000
+    assert sizes.kept_checkpoints(config, 25) == 1  # of 3 that are written
+    config.trainer.max_actor_ckpt_to_keep = None
+    assert sizes.kept_checkpoints(config, 25) == 3
+    assert told(rules.memory_is_enough) == []
+    ((severity, message),) = told(rules.memory_is_enough, machine=replace(GOOD, memory_bytes=2**26))
+    assert severity is Severity.WARNING
+    assert "at least 85 MiB of memory on paper, this machine has 64 MiB" in message
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_an_error_and_for_all_of_them_a_warning(tmp_path: Path):
+    place, keep = f"trainer.default_local_dir={tmp_path}", "trainer.max_actor_ckpt_to_keep=null"
+    huge = replace(MODEL, parameters=2**55)
+    ((severity, message),) = told(rules.disk_is_enough, place, model=huge)
+    assert severity is Severity.ERROR
+    assert "are free, but a checkpoint need" in message
+    assert told(rules.disk_is_enough, place) == []
+    steps = ["trainer.save_freq=1", "trainer.total_training_steps=100000000", keep]
+    ((severity, message),) = told(rules.disk_is_enough, place, *steps)
+    assert severity is Severity.WARNING
+    assert message.endswith("Or keep fewer: trainer.max_actor_ckpt_to_keep=2")
+
+
+def test_a_long_temporary_folder_leaves_no_room_for_rays_sockets():
+    ((severity, message),) = told(rules.ray_has_room_for_sockets, machine=replace(GOOD, temporary=Path("/" + "t" * 40)))
+    assert severity is Severity.ERROR
+    assert "has a path of 41 bytes; expected at most 39, because Ray makes sockets in it" in message

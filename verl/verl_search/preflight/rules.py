@@ -1,0 +1,170 @@
+"""The rules of a training run over its facts. `TRAINING_RULES` names them all.
+
+Rules about settings alone stand in settings_rules.py.
+"""
+
+from collections.abc import Iterator
+
+from flashrag.episode import check_chat_template
+from flashrag.preflight import (
+    MACHINE_RULES,
+    Finding,
+    Rule,
+    Severity,
+    error,
+    gib,
+    note,
+    output_folder,
+    socket_folder,
+    warning,
+)
+from flashrag.tools import check_sandbox
+from verl_search.preflight.facts import Asked, TrainingFacts
+from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints, training_memory
+from verl_search.trainer.alarm_watch import configured_rules
+
+RAY_SOCKET_NAME = 68  # bytes of "/ray/session_2026-11-26_01-46-22_123456_1234567/sockets/plasma_store"
+
+
+def settings_are_valid(facts: TrainingFacts) -> None:
+    assert facts.settings
+
+
+def alarms_are_valid(facts: TrainingFacts) -> None:
+    configured_rules(facts.config)
+
+
+def sandbox_works(facts: TrainingFacts) -> None:
+    if facts.settings.python_tool:
+        check_sandbox()
+
+
+def server_answers(facts: TrainingFacts) -> None:
+    assert facts.server
+
+
+def model_is_there(facts: TrainingFacts) -> None:
+    assert facts.tokenizer
+    assert facts.model_folder is None or facts.model
+
+
+def training_questions(facts: TrainingFacts) -> Iterator[Finding]:
+    yield from _prompts_fit(facts, "data.train_files", facts.train)
+    batch = facts.config.data.gen_batch_size or facts.config.data.train_batch_size
+    if facts.train.used and not facts.steps_per_epoch:
+        yield error(
+            f"data.train_batch_size={batch}, but only {facts.train.used} questions of data.train_files can be used; "
+            f"lower it (--train_batch_size, --ppo_mini_batch_size), or give more questions"
+        )
+    elif (unused := facts.train.used % batch) and facts.total_steps <= facts.steps_per_epoch:
+        yield note(f"{unused} of {facts.train.used} training questions do not fill a last batch and are not used")
+
+
+def validation_questions(facts: TrainingFacts) -> Iterator[Finding]:
+    yield from _prompts_fit(facts, "data.val_files", facts.val)
+
+
+def _prompts_fit(facts: TrainingFacts, key: str, asked: Asked) -> Iterator[Finding]:
+    most, data = facts.config.data.max_prompt_length, facts.config.data
+    if asked.too_long == 0:
+        return
+    if asked.used == 0:
+        yield error(f"{key}: no prompt fits data.max_prompt_length={most} tokens; raise it (--max_prompt_length)")
+    elif data.filter_overlong_prompts:
+        yield warning(
+            f"{key}: {asked.too_long} of {len(asked.questions)} questions are left out, because their prompts exceed "
+            f"data.max_prompt_length={most} tokens"
+        )
+    else:
+        yield error(
+            f"{key}: {asked.too_long} of {len(asked.questions)} prompts exceed data.max_prompt_length={most} tokens; "
+            "raise it, or leave them out with data.filter_overlong_prompts=true"
+        )
+
+
+def splits_differ(facts: TrainingFacts) -> Iterator[Finding]:
+    training = {question.question for question in facts.train.questions}
+    if shared := sum(question.question in training for question in facts.val.questions):
+        yield warning(
+            f"{shared} of {len(facts.val.questions)} validation questions are training questions, too: validation will "
+            "look better than the model is"
+        )
+
+
+def chat_template_is_there(facts: TrainingFacts) -> None:
+    if facts.settings.apply_chat:
+        check_chat_template(facts.tokenizer)
+
+
+def sequence_fits_the_model(facts: TrainingFacts) -> Iterator[Finding]:
+    positions = facts.model and facts.model.positions
+    if positions and facts.sequence_tokens > positions:
+        data = facts.config.data
+        yield error(
+            f"data.max_prompt_length={data.max_prompt_length} and data.max_response_length={data.max_response_length} "
+            f"make {facts.sequence_tokens} tokens, but the model takes {positions} (its config.json); lower them"
+        )
+
+
+def heads_divide(facts: TrainingFacts) -> Iterator[Finding]:
+    parallel = facts.config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    heads = facts.model and facts.model.attention_heads
+    if heads and heads % parallel:
+        yield error(
+            f"actor_rollout_ref.rollout.tensor_model_parallel_size={parallel} does not divide the model's {heads} "
+            "attention heads; give a divisor"
+        )
+
+
+def bucket_is_large_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    key = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+    configured = facts.config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
+    if facts.model and (needed := bucket_megabytes(facts.model, facts.config)) > configured:
+        yield note(f"{key}={configured} is raised to {needed}: the model's largest tensor needs it")
+
+
+def memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    if facts.config.trainer.device != "cpu" or facts.model is None:
+        return
+    needed, there = sum(training_memory(facts.model, facts.config).values()), facts.machine.memory_bytes
+    if needed > there:
+        yield warning(
+            f"training needs at least {gib(needed)} of memory on paper, this machine has {gib(there)}: give a smaller "
+            "model, or lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
+        )
+
+
+def disk_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    model = facts.model
+    one = 0 if model is None else checkpoint_bytes(model, facts.config) or 0
+    saves = facts.config.trainer.save_freq > 0
+    problems = [*output_folder("trainer.default_local_dir", facts.save_path, one * saves, "a checkpoint")]
+    yield from problems
+    kept = kept_checkpoints(facts.config, facts.total_steps)
+    if not problems:
+        for finding in output_folder("trainer.default_local_dir", facts.save_path, one * kept, f"{kept} checkpoints"):
+            yield Finding(Severity.WARNING, finding.message + ". Or keep fewer: trainer.max_actor_ckpt_to_keep=2")
+
+
+def ray_has_room_for_sockets(facts: TrainingFacts) -> Iterator[Finding]:
+    yield from socket_folder(facts.machine, RAY_SOCKET_NAME, "Ray")
+
+
+TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
+    "search.settings": settings_are_valid,
+    "search.alarms": alarms_are_valid,
+    "search.sandbox": sandbox_works,
+    "model.files": model_is_there,
+    "model.chat-template": chat_template_is_there,
+    "model.positions": sequence_fits_the_model,
+    "model.heads": heads_divide,
+    "model.bucket": bucket_is_large_enough,
+    "data.train": training_questions,
+    "data.val": validation_questions,
+    "data.splits": splits_differ,
+    "search.server": server_answers,
+    "machine.memory": memory_is_enough,
+    "machine.disk": disk_is_enough,
+    "machine.sockets": ray_has_room_for_sockets,
+    **MACHINE_RULES,
+}

@@ -1,0 +1,66 @@
+"""What a run takes on paper: memory of the training processes and engines, disk of checkpoints and trajectories.
+
+Weights, gradients and optimizer are exact for full training. Activations are not counted, except for the logits, which
+are the largest of them with a vocabulary of 50,000 and more.
+"""
+
+from omegaconf import DictConfig
+
+from flashrag.generator import ModelFacts
+
+BYTES = {"fp32": 4, "float32": 4, "fp16": 2, "float16": 2, "bf16": 2, "bfloat16": 2}
+ADAM_BYTES = 8  # two moments in float32 for each parameter
+JSON_BYTES_PER_TOKEN = 12  # of a trajectory: text, ids and log-probabilities, compressed by nothing
+MIB = 2**20
+
+
+def training_memory(model: ModelFacts, config: DictConfig) -> dict[str, int]:
+    """Bytes over all processes by purpose; {} where the number of parameters is unknown."""
+    if model.parameters is None:
+        return {}
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    engines = max(1, processes // rollout.tensor_model_parallel_size)
+    weight = BYTES.get(actor.fsdp_config.model_dtype or "fp32", 4)
+    tokens = actor.ppo_max_token_len_per_gpu or 2 * (config.data.max_prompt_length + config.data.max_response_length)
+    sizes = {
+        "actor: weights, gradients, optimizer": model.parameters * (2 * weight + ADAM_BYTES),
+        "engines: weights": engines * model.parameters * BYTES.get(rollout.dtype, 2),
+        # In float32, and once more for their gradient.
+        "logits of a micro-batch": processes * tokens * (model.vocabulary or 0) * 8,
+    }
+    if actor.use_kl_loss or config.algorithm.use_kl_in_reward:
+        sizes["reference: weights"] = model.parameters * weight
+    return sizes
+
+
+def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:
+    """One checkpoint of full training; None where the number of parameters is unknown."""
+    if model.parameters is None:
+        return None
+    actor = config.actor_rollout_ref.actor
+    weight, contents = BYTES.get(actor.fsdp_config.model_dtype or "fp32", 4), actor.checkpoint.save_contents
+    parts = {"model": weight, "optimizer": ADAM_BYTES, "hf_model": weight}
+    return model.parameters * sum(parts.get(part, 0) for part in contents)
+
+
+def kept_checkpoints(config: DictConfig, total_steps: int) -> int:
+    """How many are on disk at the end: one each `save_freq` steps and the last, unless fewer are kept."""
+    if config.trainer.save_freq <= 0:
+        return 0
+    written = -(-total_steps // config.trainer.save_freq)
+    return min(written, config.trainer.max_actor_ckpt_to_keep or written)
+
+
+def trajectory_bytes(config: DictConfig, total_steps: int) -> int:
+    """An upper bound: every kept episode as long as it may be."""
+    kept = total_steps // config.search.trajectory_keep_every + config.search.trajectory_keep_last
+    episodes = min(kept, total_steps) * config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    return episodes * (config.data.max_prompt_length + config.data.max_response_length) * JSON_BYTES_PER_TOKEN
+
+
+def bucket_megabytes(model: ModelFacts, config: DictConfig) -> int:
+    """The buffer that weights travel through to the engine: as configured, or larger if a tensor needs it."""
+    configured = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
+    weight = BYTES.get(config.actor_rollout_ref.actor.fsdp_config.model_dtype or "fp32", 4)
+    return max(configured, -(-(model.largest_tensor or 0) * weight // MIB))
