@@ -147,7 +147,7 @@ def test_check_shows_the_plan_and_writes_nothing(
         f"written to        {tmp_path}/out é (checkpoints, metrics/, trajectories/, train.log)",
         "User: Who is train 0? Assistant:",
         "  1   <·think·>· I· ",
-        "· \\boxed·{·W·u·}·",
+        r"· \·boxed·{·W·u·}·",
         "0 errors: this would start",
     ):
         assert line in shown

@@ -97,8 +97,8 @@ def chat_template_is_there(facts: TrainingFacts) -> None:
 
 
 def sequence_fits_the_model(facts: TrainingFacts) -> Iterator[Finding]:
-    positions = facts.model and facts.model.positions
-    if positions and facts.sequence_tokens > positions:
+    positions = None if (model := facts.model) is None else model.positions
+    if positions is not None and facts.sequence_tokens > positions:
         data = facts.config.data
         yield error(
             f"data.max_prompt_length={data.max_prompt_length} and data.max_response_length={data.max_response_length} "
@@ -108,7 +108,7 @@ def sequence_fits_the_model(facts: TrainingFacts) -> Iterator[Finding]:
 
 def heads_divide(facts: TrainingFacts) -> Iterator[Finding]:
     parallel = facts.config.actor_rollout_ref.rollout.tensor_model_parallel_size
-    heads = facts.model and facts.model.attention_heads
+    heads = None if (model := facts.model) is None else model.attention_heads
     if heads and heads % parallel:
         yield error(
             f"actor_rollout_ref.rollout.tensor_model_parallel_size={parallel} does not divide the model's {heads} "
