@@ -118,12 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return show_check(TRAINING_PLAN, facts, findings)
     enforce(findings, facts.save_path)
     from flashrag.system.processes import run_guarded
+    from training.failure import what_a_repeat_does
     from training.trainer_process import run_trainer
 
     save_path = Path(flags.save_path)
     run_guarded(
         lambda: run_trainer(config_name, overrides, save_path, facts.total_steps, examined=True),
-        resume_hint="the same command resumes from the last checkpoint",
+        resume_hint=lambda: what_a_repeat_does(save_path),
     )
     print(f"done: checkpoints, metrics and trajectories are in {save_path}")
     return 0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from flashrag.errors import EXIT_USER_ERROR, UserError
-from flashrag.system.processes import start_process, tail
+from flashrag.system.processes import start_process
+from training.failure import describe_failure
 from training.progress import NoticePrinter, ProgressPrinter
 from verl_search.main_ppo import EXAMINED_VARIABLE
 from verl_search.trainer.run_folder import METRICS_FOLDER, forget_end, read_end
@@ -95,8 +96,5 @@ def raise_end(save_path: Path, log_path: Path, log_start: int, returncode: int) 
         raise UserError(end.reason)
     if end is not None and end.exit_code == EXIT_STOPPED:
         raise StopTraining(f"{end.reason}\nThe trainer's log is {log_path}.")
-    reason = tail(log_path, from_byte=log_start) if end is None else end.reason
-    raise TrainingFailed(
-        f"the trainer ended with exit code {returncode}: {reason}\n"
-        f"Its log is {log_path}; the same command resumes from the last checkpoint in {save_path}."
-    )
+    reason = "" if end is None else end.reason
+    raise TrainingFailed(describe_failure(save_path, log_path, log_start, returncode, reason))

@@ -273,7 +273,7 @@ def the_trainer_is_killed(folder: Path, port: int, last: int) -> None:
         console += killed.communicate()[0]
     assert killed.returncode == 1, console
     assert "the trainer's process died: " in console
-    assert f"the same command resumes from the last checkpoint in {folder / 'run'}" in console
+    assert f" is in {folder / 'run'}: the same command resumes from it." in console
 
 
 def its_steps_are_trained_again_and_the_worker_is_killed(folder: Path, port: int, lost: int) -> int:

@@ -20,20 +20,27 @@ def report(folder: Path, log: str, end: ReSearchError | None = None) -> str:
     with pytest.raises(ReSearchError) as raised:
         raise_end(folder, folder / "train.log", len(EARLIER), returncode=1)
     assert raised.type is (TrainingFailed if end is None else type(end))
-    return str(raised.value).splitlines()[0]
+    return str(raised.value)
 
 
 def test_the_reason_is_the_trainers_own_whatever_the_log_says(tmp_path: Path) -> None:
     others = "(SearchTaskRunner pid=1) error: Connection lost\n" * 5_000
-    assert report(tmp_path, others, StopTraining("the server is gone")) == "the server is gone"
+    stopped = report(tmp_path, others, StopTraining("the server is gone"))
+    assert stopped == f"the server is gone\nThe trainer's log is {tmp_path / 'train.log'}."
     assert report(tmp_path, others, UserError("no such file")) == "no such file"
-    assert report(tmp_path, others, TrainingFailed("OSError: x")) == "the trainer ended with exit code 1: OSError: x"
+    failed = report(tmp_path, others, TrainingFailed("OSError: x"))
+    assert failed.startswith("the trainer ended with exit code 1: OSError: x\n    (SearchTaskRunner pid=1) error: ")
 
 
 def test_a_trainer_that_left_no_note_is_reported_by_its_own_part_of_the_log(tmp_path: Path) -> None:
     write_end(tmp_path, StopTraining("of an earlier run"))
     forget_end(tmp_path)
-    assert report(tmp_path, "Segmentation fault\n") == "the trainer ended with exit code 1: Segmentation fault"
+    assert report(tmp_path, "Segmentation fault\n").splitlines() == [
+        "the trainer ended with exit code 1",
+        "    Segmentation fault",
+        "No checkpoint was saved: the same command starts from the beginning.",
+        f"The whole log: {tmp_path / 'train.log'}",
+    ]
 
 
 def test_a_note_needs_a_folder(tmp_path: Path) -> None:

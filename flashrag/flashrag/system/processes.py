@@ -40,13 +40,13 @@ def guarded_processes() -> Iterator[None]:
             signal.signal(signal.SIGTERM, previous)
 
 
-def run_guarded(work: Callable[[], None], resume_hint: str) -> None:
+def run_guarded(work: Callable[[], None], resume_hint: str | Callable[[], str]) -> None:
     """Do work that starts processes, and end those that are left; a `KeyboardInterrupt` then carries the hint."""
     try:
         with guarded_processes():
             work()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(resume_hint) from None
+        raise KeyboardInterrupt(resume_hint if isinstance(resume_hint, str) else resume_hint()) from None
 
 
 def _interrupt(*_: object) -> None:
@@ -103,7 +103,12 @@ def _end(processes: Sequence[psutil.Process]) -> None:
 
 def tail(path: Path, from_byte: int = 0) -> str:
     """The last lines of a log, or of its part from a byte on, for an error message."""
+    return "\n".join(read_log(path, from_byte).splitlines()[-TAIL_LINES:])
+
+
+def read_log(path: Path, from_byte: int = 0) -> str:
+    """A log, or its part from a byte on; empty if it cannot be read."""
     with contextlib.suppress(OSError), path.open("rb") as log:
         log.seek(from_byte)
-        return "\n".join(log.read().decode("utf-8", errors="replace").splitlines()[-TAIL_LINES:])
+        return log.read().decode("utf-8", errors="replace")
     return ""

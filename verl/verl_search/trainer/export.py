@@ -17,8 +17,8 @@ from typing import Any
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
+from verl_search.trainer.run_folder import LATEST
 
-LATEST = "latest_checkpointed_iteration.txt"
 EXPECTED = "expected a folder global_step_N of a training run, its actor folder, or the run's folder (its last step)"
 
 

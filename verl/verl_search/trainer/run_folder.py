@@ -17,6 +17,16 @@ from flashrag.system.json_lines import GrowingFile
 
 METRICS_FOLDER = "metrics"
 END_FILE = "ended.json"
+LATEST = "latest_checkpointed_iteration.txt"  # verl's: the step of the last checkpoint
+
+
+def last_step(folder: Path) -> int | None:
+    """The step of the run's last checkpoint; None if there is none that the same command would resume from."""
+    try:
+        step = int((folder / LATEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return step if (folder / f"global_step_{step}").is_dir() else None
 
 
 class MetricFiles:
