@@ -81,6 +81,11 @@ TABLE = (
     ),
     # ---- training
     Entry(r"bash training/run\.sh$", run_by="tests/end_to_end/test_demo.py"),
+    Entry(
+        r"bash training/run\.sh --check ",
+        needs=("data/train.parquet", "8000"),
+        prints="0 errors: this would start",
+    ),
     Entry(r"bash training/run\.sh --actor_model_path ", run_by="tests/end_to_end/test_training.py"),
     Entry(
         r"python training/data_preprocess_hpqa\.py ",

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
+from flashrag.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from tests.docs.pages import LANGUAGES, REASONS, ROOT, Block, blocks, pages, statements, without_comment
+from verl_search.trainer.stopping import EXIT_STOPPED
 
 PROGRAM = re.compile(r" {4,}(bash|python3?|scripts/|serve|ray|curl)\b")
 
@@ -59,3 +61,9 @@ done
 )
 def test_a_comment_begins_at_a_word_of_its_own(line: str, text: str) -> None:
     assert without_comment(line) == text
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
+    listed = [int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)]
+    assert listed == [0, EXIT_FAILED, EXIT_USER_ERROR, EXIT_STOPPED, EXIT_INTERRUPTED]

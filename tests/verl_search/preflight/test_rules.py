@@ -74,6 +74,14 @@ def test_validation_on_training_questions():
     assert told(rules.splits_differ) == []
 
 
+def test_prompts_in_the_question_column():
+    instructed = asked(20, prefix="Answer the given question. You must conduct reasoning inside <think> and </think>. ")
+    ((severity, message),) = told(rules.questions_are_no_prompts, train=instructed)
+    assert severity is Severity.WARNING
+    assert "begin with the same 83 characters ('Answer the given question." in message
+    assert "name the column of the questions (--prompt_key)" in message
+
+
 def test_a_sequence_must_fit_the_model():
     assert told(rules.sequence_fits_the_model, "data.max_response_length=768") == []  # 256 + 768 = 1024
     ((severity, message),) = told(rules.sequence_fits_the_model, "data.max_response_length=769")

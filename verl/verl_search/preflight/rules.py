@@ -3,6 +3,7 @@
 Rules about settings alone stand in settings_rules.py.
 """
 
+import os
 from collections.abc import Iterator
 
 from flashrag.episode import check_chat_template
@@ -23,6 +24,7 @@ from verl_search.preflight.facts import Asked, TrainingFacts
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints, training_memory
 from verl_search.trainer.alarm_watch import configured_rules
 
+COMPARED, LONGEST_COMMON_BEGINNING = 20, 80  # questions; characters
 RAY_SOCKET_NAME = 68  # bytes of "/ray/session_2026-11-26_01-46-22_123456_1234567/sockets/plasma_store"
 
 
@@ -89,6 +91,18 @@ def splits_differ(facts: TrainingFacts) -> Iterator[Finding]:
             f"{shared} of {len(facts.val.questions)} validation questions are training questions, too: validation will "
             "look better than the model is"
         )
+
+
+def questions_are_no_prompts(facts: TrainingFacts) -> Iterator[Finding]:
+    """Rows made for other trainers hold a whole prompt in place of a question; ours would stand around it."""
+    for key, asked in (("data.train_files", facts.train), ("data.val_files", facts.val)):
+        texts = [question.question for question in asked.questions[:COMPARED]]
+        common = os.path.commonprefix(texts) if len(texts) == COMPARED else ""
+        if len(common) >= LONGEST_COMMON_BEGINNING:
+            yield warning(
+                f"{key}: the questions begin with the same {len(common)} characters ({common[:60]!r}…): prompts stand in "
+                f"the column {facts.config.data.prompt_key!r}; name the column of the questions (--prompt_key)"
+            )
 
 
 def chat_template_is_there(facts: TrainingFacts) -> None:
@@ -162,6 +176,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "data.train": training_questions,
     "data.val": validation_questions,
     "data.splits": splits_differ,
+    "data.questions": questions_are_no_prompts,
     "search.server": server_answers,
     "machine.memory": memory_is_enough,
     "machine.disk": disk_is_enough,
