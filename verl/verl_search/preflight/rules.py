@@ -97,11 +97,11 @@ def questions_are_no_prompts(facts: TrainingFacts) -> Iterator[Finding]:
     """Rows made for other trainers hold a whole prompt in place of a question; ours would stand around it."""
     for key, asked in (("data.train_files", facts.train), ("data.val_files", facts.val)):
         texts = [question.question for question in asked.questions[:COMPARED]]
-        common = os.path.commonprefix(texts) if len(texts) == COMPARED else ""
+        common = os.path.commonprefix(texts) if len(texts) == COMPARED else ""  # noqa: RUF071  (texts, no paths)
         if len(common) >= LONGEST_COMMON_BEGINNING:
             yield warning(
-                f"{key}: the questions begin with the same {len(common)} characters ({common[:60]!r}…): prompts stand in "
-                f"the column {facts.config.data.prompt_key!r}; name the column of the questions (--prompt_key)"
+                f"{key}: the questions begin with the same {len(common)} characters ({common[:60]!r}…): prompts stand "
+                f"in the column {facts.config.data.prompt_key!r}; name the column of the questions (--prompt_key)"
             )
 
 
