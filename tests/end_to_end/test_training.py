@@ -34,6 +34,7 @@ PYTHON_PATH = os.pathsep.join(
     [str(REPOSITORY), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 MARK = "RESEARCH_TEST_RUN"
+ODD_SAVE_PATH = "outputs/läuft gut, ${x}"  # a path may hold anything
 # What a model may come up with: programs, and a part of what it is told of each.
 PROGRAMS = json.loads(Path(__file__).with_name("programs.json").read_text(encoding="utf-8"))
 
@@ -88,7 +89,8 @@ def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[s
     clone = folder.with_name("clone")
     copy_repository(clone)
     folder.mkdir()
-    for name, target in {"models/Qwen2.5-7B": BASE_MODEL, "data": data, "outputs/run": folder}.items():
+    links = {"models/Qwen2.5-7B": BASE_MODEL, "data": data, "outputs/run": folder, ODD_SAVE_PATH: folder}
+    for name, target in links.items():
         (clone / name).parent.mkdir(exist_ok=True)
         (clone / name).symlink_to(target)
     command = printed("README.md", "bash training/run.sh --actor_model_path").text.replace("http://127.0.0.1:8000", url)
@@ -175,7 +177,7 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
         metrics = train(
             *(tmp_path / "run", url, tmp_path / "data", "search.python_tool=true", "search.search_timeout_s=60"),
             *("--prompt_template_name", "qa_python_template", "--max_prompt_length", 400),
-            *("--rollout_n", 2, "trainer.total_training_steps=2"),
+            *("--rollout_n", 2, "trainer.total_training_steps=2", "--save_path", ODD_SAVE_PATH),
             "+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors=['programming_model:WritesPrograms']",
         )
     assert sorted(metrics) == [1, 2]

@@ -192,6 +192,7 @@ def ready(process: subprocess.Popen) -> None:
     assert READY.fullmatch(process.stdout.readline().strip())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_loading_ends_it_too(site, signal_number):
     with held_server(site) as (process, _):
@@ -199,6 +200,7 @@ def test_a_signal_while_loading_ends_it_too(site, signal_number):
         assert process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_load_that_fails_ends_it_with_its_message(site):
     with held_server(site) as (process, _):
         process.stdin.write("bad\n")
@@ -206,6 +208,7 @@ def test_a_load_that_fails_ends_it_with_its_message(site):
         assert process.stderr.read() == "error: index_path: made up\n"
 
 
+@pytest.mark.slow
 def test_the_port_answers_while_it_loads_and_sigterm_finishes_what_is_in_hand_and_refuses_the_rest(site):
     with held_server(site) as (process, url), ThreadPoolExecutor() as threads, httpx.Client() as client:
         answer = client.get(f"{url}/health")
@@ -230,6 +233,7 @@ def test_the_port_answers_while_it_loads_and_sigterm_finishes_what_is_in_hand_an
         assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_draining_has_an_end(site):
     with held_server(site, drain_timeout_s=0.2) as (process, url), ThreadPoolExecutor() as threads:
         ready(process)
@@ -254,6 +258,7 @@ def test_an_idle_connection_is_left_to_its_client_to_close(site):
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_up_is_not_worked_for_and_a_second_signal_ends_draining_at_once(site):
     with held_server(site, drain_timeout_s=60) as (process, url), ThreadPoolExecutor() as threads:
         ready(process)
@@ -276,6 +281,7 @@ def test_a_client_that_hangs_up_is_not_worked_for_and_a_second_signal_ends_drain
             assert last.result().status_code >= 500
 
 
+@pytest.mark.slow
 def test_a_body_that_never_ends_keeps_nobody_waiting_and_runs_into_the_deadline(site):
     with held_server(site, request_timeout_s=0.5) as (process, url):
         ready(process)

@@ -198,6 +198,7 @@ def undisturbed(command_in: Callable[..., list[str]], tmp_path_factory: pytest.T
     return items
 
 
+@pytest.mark.slow
 def test_a_server_that_drops_stalls_and_garbles_changes_nothing(
     command: Callable[..., list[str]], model: ScriptedModel, undisturbed: list[dict[str, Any]], tmp_path: Path
 ):
@@ -207,6 +208,7 @@ def test_a_server_that_drops_stalls_and_garbles_changes_nothing(
     assert items_of(tmp_path, "faulty") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_failed_question_is_recorded_counted_and_asked_again_by_resume(
     command: Callable[..., list[str]],
     model: ScriptedModel,
@@ -239,6 +241,7 @@ def test_a_failed_question_is_recorded_counted_and_asked_again_by_resume(
     assert sorted(json.loads(line)["attempt"] for line in lines) == [1] * (N_QUESTIONS - failed) + [2] * failed
 
 
+@pytest.mark.slow
 def test_a_retrieval_server_dies_and_comes_back(
     command: Callable[..., list[str]],
     served: Callable[..., AbstractContextManager[str]],
