@@ -7,13 +7,15 @@ Does not cover: the encoder's time (retrieval.py), finding the right passages (r
 """
 
 import ctypes
+import itertools
 import json
 import math
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +36,6 @@ from flashrag.retriever.build.faiss_types import FaissType, plan_index
 from flashrag.system.arguments import flag, parse_options
 from scripts.bench.inputs import read_unique_questions
 from scripts.bench.report import shown
-from scripts.bench.servers import in_own_process
 
 REAL_TYPES = {  # with the search parameters to try beside the builder's own
     "Flat": [{}],
@@ -50,7 +51,7 @@ WIKIPEDIA_2018 = 21_015_324  # passages of a hundred words: DPR's corpus, which 
 SIZES = (10_000, 100_000, 1_000_000)
 SEED = 20181220
 MIN_MEASURED_S = 2.0
-BATCH = 64
+SPEEDS = {"qps_1_thread": (1, 1), "qps_2_threads": (2, 1), "qps_batches": (2, 64)}  # threads, queries at a time
 DIMENSION = 768
 VECTORS_PER_CENTRE = 200
 CENTRE_COSINE = 0.8
@@ -117,72 +118,67 @@ def build_and_measure(
 
     Recall is of the five `exact` rows, None without them. Speeds are of faiss alone: query vectors in, rows out.
     """
-    from faiss.contrib.evaluation import knn_intersection_measure
-
     from flashrag.retriever.build.faiss_file import build_index
 
     embeddings, path = Embeddings([partial(np.load, vectors, mmap_mode="r")]), vectors.with_suffix(".index")
     started = time.perf_counter()
     build_index(path, plan_index(faiss_type, embeddings.dimension, embeddings.count), embeddings)
-    build_s, rows = time.perf_counter() - started, []  # training, adding and writing, without the encoder
-    with in_own_process(LoadedIndex, path) as index:
-        for setting in settings:
-            searched_with, found = index.search(queries, setting)
-            recall = None if exact is None else knn_intersection_measure(found, exact)
-            name = {"faiss_type": faiss_type, "searched_with": searched_with, "recall_at_5": recall}
-            size = {"build_s": build_s, "index_mb": path.stat().st_size / 1e6, "memory_mb": index.memory_mb()}
-            ways = {"qps_1_thread": (1, 1), "qps_2_threads": (2, 1), "qps_batches": (2, BATCH)}
-            speed = {key: index.queries_per_second(queries, threads, batch) for key, (threads, batch) in ways.items()}
-            rows.append({**name, **size, **speed})
+    build_s = time.perf_counter() - started  # training, adding and writing, without the encoder
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        measured = fresh.submit(search_and_measure, path, queries, exact, settings).result()
     path.unlink()
+    return [{"faiss_type": faiss_type, "build_s": build_s, **row} for row in measured]
+
+
+def search_and_measure(
+    path: Path, queries: np.ndarray, exact: np.ndarray | None, settings: Sequence[Mapping[str, int]]
+) -> list[Row]:
+    """What a row says of an index once it is built, in a process that holds nothing else.
+
+    Memory is what loading the index and searching it once adds to this process.
+    """
+    import faiss
+    from faiss.contrib.evaluation import knn_intersection_measure
+
+    process = psutil.Process()
+    ctypes.CDLL(None).malloc_trim(0)  # else the index could reuse what imports freed, and look smaller
+    before = process.memory_info().rss
+    index = read_index(path)
+    index.search(queries[:1], 5)
+    size = {"index_mb": path.stat().st_size / 1e6, "memory_mb": (process.memory_info().rss - before) / 1e6}
+    rows = []
+    ivf, hnsw = faiss.try_extract_index_ivf(index), getattr(index, "hnsw", None)
+    for setting in settings:
+        set_search_depth(index, setting.get("nprobe"), setting.get("efSearch"))
+        cells = f"nprobe {ivf.nprobe} of {ivf.nlist}" if ivf else "all"
+        recall = None if exact is None else knn_intersection_measure(index.search(queries, 5)[1], exact)
+        found = {"searched_with": f"efSearch {hnsw.efSearch}" if hnsw else cells, "recall_at_5": recall}
+        speed = {name: queries_per_second(index, queries, *callers) for name, callers in SPEEDS.items()}
+        rows.append({**found, **size, **speed})
     return rows
 
 
-class LoadedIndex:
-    """An index in a process that holds nothing else."""
+def queries_per_second(index: Any, queries: np.ndarray, threads: int, batch: int) -> float:
+    """Over at least MIN_MEASURED_S; each thread is one caller, as in the server."""
+    import faiss
 
-    def __init__(self, path: Path) -> None:
-        process = psutil.Process()
-        ctypes.CDLL(None).malloc_trim(0)  # else the index could reuse what imports freed, and look smaller
-        before = process.memory_info().rss
-        self._index = read_index(path)
-        self._index.search(np.zeros((1, self._index.d), dtype=np.float32), 5)
-        self._memory_mb = (process.memory_info().rss - before) / 1e6
+    parts = [queries[start : start + batch] for start in range(0, len(queries), batch)]
+    for part in parts[:2]:
+        index.search(part, 5)
+    endless, started = itertools.cycle(parts), time.perf_counter()
 
-    def memory_mb(self) -> float:
-        """Of this process, added by loading the index and searching it once."""
-        return self._memory_mb
+    def caller(_: int) -> int:
+        done = 0
+        while not done or time.perf_counter() < started + MIN_MEASURED_S:
+            part = next(endless)
+            index.search(part, 5)
+            done += len(part)
+        return done
 
-    def search(self, queries: np.ndarray, setting: Mapping[str, int]) -> tuple[str, np.ndarray]:
-        """The search parameters in force from now on, and the five best rows of each query."""
-        import faiss
-
-        set_search_depth(self._index, setting.get("nprobe"), setting.get("efSearch"))
-        ivf, hnsw = faiss.try_extract_index_ivf(self._index), getattr(self._index, "hnsw", None)
-        cells = f"nprobe {ivf.nprobe} of {ivf.nlist}" if ivf else "all"
-        return f"efSearch {hnsw.efSearch}" if hnsw else cells, self._index.search(queries, 5)[1]
-
-    def queries_per_second(self, queries: np.ndarray, threads: int, batch: int) -> float:
-        """Over at least MIN_MEASURED_S; each thread is one caller, as in the server."""
-        import faiss
-
-        parts = [queries[start : start + batch] for start in range(0, len(queries), batch)]
-        for part in parts[:2]:
-            self._index.search(part, 5)
-        started = time.perf_counter()
-
-        def caller(first: int) -> int:
-            done, number = 0, first
-            while not done or time.perf_counter() < started + MIN_MEASURED_S:
-                part = parts[number % len(parts)]
-                self._index.search(part, 5)
-                done, number = done + len(part), number + threads
-            return done
-
-        # OpenMP's number of threads is set for each calling thread separately.
-        with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
-            done = sum(pool.map(caller, range(threads)))
-        return done / (time.perf_counter() - started)
+    # OpenMP's number of threads is set for each calling thread separately.
+    with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        done = sum(pool.map(caller, range(threads)))
+    return done / (time.perf_counter() - started)
 
 
 def write_clustered(path: Path, count: int, num_queries: int, dimension: int, seed: int) -> np.ndarray:
