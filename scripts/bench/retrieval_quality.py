@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside scripts/bench
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -22,13 +22,14 @@ from evaluation.report.tables import markdown_table
 from flashrag.config import Config
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.questions import question_text, read_each
+from flashrag.metrics import support_coverage
+from flashrag.questions import Question, question_text, read_each
 from flashrag.records import Record, read_records
 from flashrag.retriever import load_retriever, prepare_process
 from flashrag.system.arguments import flag, parse_options
 
 CUTS = (2, 5)
-QUERIES_PER_CALL = 256
+DataSets = Mapping[str, Sequence[Question]]
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,6 @@ class QualityOptions:
 
     config: Sequence[Path] = flag("yaml with FlashRAG's retrieval keys, one per retriever")
     questions: Sequence[Path] = flag("jsonl with metadata.golden_doc_ids, one per data set")
-
-
-class GoldQuestion(NamedTuple):
-    text: str
-    gold: frozenset[str]
 
 
 @exit_on_user_error
@@ -57,40 +53,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def gold_question(record: Record, *_: object) -> GoldQuestion:
-    """Raises UserError where question or gold passages are missing."""
+def gold_question(record: Record, *_: object) -> Question:
+    """Needs no answers; raises UserError where question or gold passages are missing."""
     match record.content:
-        case {"question": text, "metadata": {"golden_doc_ids": [_, *_] as gold}}:
-            return GoldQuestion(question_text(text), frozenset(map(str, gold)))
+        case {"question": text, "metadata": {"golden_doc_ids": [_, *_]} as metadata}:
+            return Question(record.place, question_text(text), (), metadata)
     raise UserError('expected {"question": …, "metadata": {"golden_doc_ids": [id, …]}}')
 
 
-def measure(config: Path, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> dict[str, dict[str, float]]:
+def measure(config: Path, data_sets: DataSets) -> dict[str, dict[str, float]]:
     """The recall of one retriever, by data set and cut."""
     prepare_process()
     retriever, figures = load_retriever(Config(str(config))), {}
     if isinstance(retriever.corpus, Corpus):  # a remote retriever's cannot be read from here
         check_gold(retriever.corpus, data_sets)
-    for name, questions in data_sets.items():
-        found = []
-        for start in tqdm(range(0, len(questions), QUERIES_PER_CALL), desc=f"{config.stem} {name}", leave=False):
-            texts = [question.text for question in questions[start : start + QUERIES_PER_CALL]]
-            found += [[hit.document.id for hit in hits] for hits in retriever.rank(texts, max(CUTS))]
+    for name, questions in tqdm(data_sets.items(), config.stem, leave=False):
+        ranked = retriever.rank([question.question for question in questions], max(CUTS))
+        found = [[hit.document.id for hit in hits] for hits in ranked]
         figures[name] = {f"recall@{cut}": mean_recall(questions, found, cut) for cut in CUTS}
     return figures
 
 
-def mean_recall(questions: Sequence[GoldQuestion], found: Sequence[Sequence[str]], cut: int) -> float:
+def mean_recall(questions: Sequence[Question], found: Sequence[Sequence[str]], cut: int) -> float:
     """The mean over questions of the share of gold passages among the first `cut` ids."""
-    shares = [len(one.gold & set(ids[:cut])) / len(one.gold) for one, ids in zip(questions, found, strict=True)]
-    return sum(shares) / len(shares)
+    return mean(support_coverage(one.metadata, ids[:cut], ()) or 0.0 for one, ids in zip(questions, found, strict=True))
 
 
-def check_gold(corpus: Corpus, data_sets: Mapping[str, Sequence[GoldQuestion]]) -> None:
+def check_gold(corpus: Corpus, data_sets: DataSets) -> None:
     """Raises UserError for a gold passage that the corpus does not hold: it would silently lower every figure."""
     ids = {corpus[row].id for row in range(len(corpus))}
     for name, questions in data_sets.items():
-        if absent := set().union(*(question.gold for question in questions)) - ids:
+        if absent := {str(gold) for question in questions for gold in question.metadata["golden_doc_ids"]} - ids:
             problem = f"{len(absent)} gold passages of {name} are not in the corpus ({min(absent)!r}, …)"
             raise UserError(f"--questions: {problem}; give the corpus that the questions were made for")
 

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from flashrag.questions import read_each
+from flashrag.questions import Question, read_each
 from flashrag.records import read_records
 from flashrag.retriever.index_builder import main as build
-from scripts.bench.retrieval_quality import GoldQuestion, gold_question, main, mean_recall
+from scripts.bench.retrieval_quality import gold_question, main, mean_recall
 
 PASSAGES = {"a": "Rome Italy", "b": "Paris France", "c": "Rome Paris railway", "d": "whale"}
 QUESTIONS = [("whale?", ["d"]), ("Rome Paris Italy?", ["a", "b"]), ("jazz?", ["b"])]
@@ -45,7 +45,7 @@ def test_figures_of_a_small_corpus(world, capsys):
 
 
 def test_recall_counts_a_gold_passage_once():
-    questions = [GoldQuestion("", frozenset("ab")), GoldQuestion("", frozenset("c"))]
+    questions = [Question("", "", (), {"golden_doc_ids": [*gold]}) for gold in ("ab", "c")]
     assert mean_recall(questions, [["a", "a"], ["x", "c"]], 1) == 0.25  # (1/2 + 0) / 2
     assert mean_recall(questions, [["a", "a"], ["x", "c"]], 2) == 0.75  # (1/2 + 1) / 2
 
