@@ -6,10 +6,13 @@ differently. Does not cover: approximate indexes, whose answers depend on how th
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from flashrag.corpus import read_lines
+from flashrag.retriever import RetrieverSettings, resolve_model_folder
+from scripts.bench.inputs import IndexOptions
 
 TOLERANCE = 1e-4
 
@@ -40,34 +43,29 @@ class Truth:
             return "a passage that the corpus does not hold"
         if ranking.ids is not None and [self._ids[row] for row in rows] != ranking.ids:
             return "the id of another passage"
-        if len(rows) != min(num, len(self._ids)):
-            return f"{len(rows)} passages instead of {min(num, len(self._ids))}"
-        if len(set(rows)) != len(rows):
-            return "a passage twice"
+        if (right := min(num, len(self._ids))) != len(rows) or right != len(set(rows)):
+            return f"{len(rows)} passages, {len(set(rows))} different ones, instead of {right}"
         found = scores_N[rows]
-        if ranking.scores is not None and not np.allclose(ranking.scores, found, rtol=0, atol=TOLERANCE):
-            return "a score that is not the passage's"
-        if np.any(np.diff(found) > TOLERANCE):
-            return "passages out of order"
-        if found.min() < np.partition(scores_N, -len(rows))[-len(rows)] - TOLERANCE:
-            return "a better passage left out"
-        return None
+        if ranking.scores is not None and not _close(ranking.scores, found):
+            return "scores that are not the passages'"
+        return None if _close(found, np.sort(scores_N)[::-1][: len(rows)]) else "not the best passages, best first"
 
 
-def direct_truth(index_path: Path, corpus_path: Path, model_path: str, queries: Sequence[str]) -> Truth:
+def _close(left: Sequence[float] | np.ndarray, right: np.ndarray) -> bool:
+    return len(left) == len(right) and np.allclose(left, right, rtol=0, atol=TOLERANCE)
+
+
+def direct_truth(served: IndexOptions, queries: Sequence[str]) -> Truth:
     """Score every passage for every query, without the code that the server runs."""
     import faiss
     from sentence_transformers import SentenceTransformer
 
-    from flashrag.corpus import read_lines
-    from flashrag.retriever import RetrieverSettings, resolve_model_folder
-
-    folder = str(resolve_model_folder(model_path, "--model_path"))
+    folder = str(resolve_model_folder(served.model_path, "--model_path"))
     model = SentenceTransformer(folder, device="cpu", local_files_only=True)
     model.max_seq_length = RetrieverSettings.model_fields["retrieval_query_max_length"].default
-    index = faiss.read_index(str(index_path))
+    index = faiss.read_index(str(served.index_path))
     queries_QD = model.encode(list(queries), normalize_embeddings=True, show_progress_bar=False)
-    ids, contents = zip(*((line.id, line.contents) for _, line in read_lines(corpus_path)), strict=True)
+    ids, contents = zip(*((line.id, line.contents) for _, line in read_lines(served.corpus_path)), strict=True)
     return Truth(queries_QD @ index.reconstruct_n(0, index.ntotal).T, queries, ids, contents)
 
 
@@ -75,22 +73,15 @@ def parse_rankings(route: str, scored: bool, payload: Any) -> list[Ranking]:
     """The answer to each query of one request; raises KeyError, TypeError or ValueError for any other shape."""
     match route:
         case "/search":
-            documents, scores = payload if scored else (payload, None)
-            return [_ranking(documents, scores)]
+            pairs = [payload if scored else (payload, None)]
         case "/batch_search":
-            lists, scores = payload if scored else (payload, [None] * len(payload))
-            return [_ranking(documents, of_query) for documents, of_query in zip(lists, scores, strict=True)]
+            pairs = zip(*payload, strict=True) if scored else [(documents, None) for documents in payload]
+        case "/retrieve" if scored:
+            pairs = [([hit["document"] for hit in hits], [hit["score"] for hit in hits]) for hits in payload["result"]]
         case "/retrieve":
-            if not scored:
-                return [_ranking(documents, None) for documents in payload["result"]]
-            lists = payload["result"]
-            return [_ranking([hit["document"] for hit in hits], [hit["score"] for hit in hits]) for hits in lists]
+            pairs = [(documents, None) for documents in payload["result"]]
         case "/queries":
             return [Ranking(contents) for _, contents in zip(payload["queries"], payload["answers"], strict=True)]
-    raise ValueError(f"no such route: {route}")
-
-
-def _ranking(documents: list[dict[str, str]], scores: list[float] | None) -> Ranking:
-    if scores is not None and len(scores) != len(documents):
-        raise ValueError(f"{len(documents)} documents but {len(scores)} scores")
-    return Ranking([document["contents"] for document in documents], [document["id"] for document in documents], scores)
+        case _:
+            raise ValueError(f"no such route: {route}")
+    return [Ranking([one["contents"] for one in some], [one["id"] for one in some], scores) for some, scores in pairs]

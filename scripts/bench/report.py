@@ -1,32 +1,25 @@
 """The figures of a benchmark: rounds side by side, medians and their spread, a table, and one line of JSON last."""
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluation.report.tables import markdown_table
 
-Work = TypeVar("Work")
-Way = TypeVar("Way", bound=Hashable)
-Result = TypeVar("Result")
 
-
-def paired_rounds(rounds: Iterable[Work], ways: Mapping[Way, Callable[[Work], Result]]) -> dict[Way, list[Result]]:
+def paired_rounds(title: str, rounds: Sequence[Any], ways: Mapping[Any, Callable[[Any], Any]]) -> dict[Any, list[Any]]:
     """The results of each way, one per round; every way does the same work, and the order is reversed each round.
 
     A machine that slows down slows all ways alike, so compare the ways within a round.
     """
-    results: dict[Way, list[Result]] = {way: [] for way in ways}
-    for number, work in enumerate(rounds):
+    results: dict[Any, list[Any]] = {way: [] for way in ways}
+    for number, work in enumerate(tqdm(rounds, title, unit="round")):
         for way in list(ways)[:: -1 if number % 2 else 1]:
             results[way].append(ways[way](work))
     return results
-
-
-def median(values: Sequence[float] | np.ndarray) -> float:
-    return float(np.median(values))
 
 
 def ratios(rounds: Mapping[str, Sequence[float]], *pairs: tuple[str, str]) -> dict[str, np.ndarray]:
@@ -38,7 +31,7 @@ def print_report(figures: Mapping[str, Any], targets: Mapping[str, str], **round
     """A table of the figures and of the rounds behind them, then the figures as JSON: of a list, the median."""
     rows = [(name, shown(value), targets.get(name, "")) for name, value in _flat({**figures, **rounds})]
     print(markdown_table(("figure", "median (lowest–highest round)", "target"), rows))
-    medians = {key: float(f"{median(v):.5g}") for key, v in figures.items() if isinstance(v, list | np.ndarray)}
+    medians = {key: float(f"{np.median(v):.5g}") for key, v in figures.items() if isinstance(v, list | np.ndarray)}
     print(json.dumps({**figures, **medians}, default=float), flush=True)
 
 
@@ -62,7 +55,7 @@ def shown(value: Any) -> str:
     ('160 (90–176)', '0.209', '1,717', '21,015,324', '–')
     """
     if isinstance(value, list | np.ndarray):
-        return f"{shown(median(value))} ({shown(float(min(value)))}–{shown(float(max(value)))})"
+        return f"{shown(np.median(value))} ({shown(float(min(value)))}–{shown(float(max(value)))})"
     if isinstance(value, float):
         return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
     return "–" if value is None else f"{value:,}" if type(value) is int else str(value)

@@ -10,6 +10,7 @@ and an engine that takes no time. One JSON line comes last.
 
 import asyncio
 import contextlib
+import itertools
 import math
 import os
 import sys
@@ -17,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,10 +25,10 @@ from uuid import uuid4
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tqdm import tqdm
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from verl.workers.rollout.replica import TokenOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from flashrag.client import RetrievalClient
 from flashrag.corpus import read_lines
@@ -38,10 +38,10 @@ from flashrag.errors import exit_on_user_error
 from flashrag.generator import check_model_folder, eos_token_ids
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
-from scripts.bench.inputs import DemoOptions, demo_config, demo_corpus, demo_questions
+from scripts.bench.inputs import DemoOptions
 from scripts.bench.report import paired_rounds, print_report, ratios
 from scripts.bench.servers import our_server
-from scripts.bench.transcripts import FORCED, MAX_SEARCHES, TOP_N, ForcedTokens, Transcript, Turn, write_transcripts
+from scripts.bench.transcripts import FORCED, TOP_N, ForcedTokens, Transcript, Turn, write_transcripts
 from verl_search.rollout.agent_loop import SearchAgentLoop
 from verl_search.settings import compose_config
 
@@ -67,13 +67,10 @@ class Engine:
 
     def __init__(self, model: Path):
         os.environ.update(vllm_environment())
-        from vllm import AsyncEngineArgs, SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        # One message per request instead of one per token, as an episode asks for: every way has the same engine.
-        self._params = partial(SamplingParams, output_kind=RequestOutputKind.FINAL_ONLY)
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(
+        self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(
             model=str(model), dtype="float32", enforce_eager=True, max_num_seqs=64, max_model_len=2048,
             distributed_executor_backend=ONE_PROCESS_EXECUTOR, block_size=CACHE_BLOCK_TOKENS,
             logits_processors=[f"{ForcedTokens.__module__}:{ForcedTokens.__name__}"],
@@ -81,18 +78,15 @@ class Engine:
 
     async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> TokenOutput:
         """Sample `sampled_ids` after `prompt_ids`; `params` are vLLM's."""
-        sampling = self._params(extra_args={FORCED: sampled_ids}, **params)
-        outputs = [o async for o in self._llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex)]
+        # One message per request instead of one per token, as an episode asks for: every way has the same engine.
+        sampling = SamplingParams(extra_args={FORCED: sampled_ids}, output_kind=RequestOutputKind.FINAL_ONLY, **params)
+        outputs = [o async for o in self.llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex)]
         (done,) = outputs[-1].outputs
         log_probs = [by_id[token].logprob for token, by_id in zip(done.token_ids, done.logprobs, strict=True)]
         return TokenOutput(token_ids=done.token_ids, log_probs=log_probs, stop_reason="completed")
 
-    async def forget(self) -> None:
-        """Empty the prefix cache."""
-        await self._llm.reset_prefix_cache()
-
     def close(self) -> None:
-        self._llm.shutdown()
+        self.llm.shutdown()
 
 
 async def sample_at_once(_: list[int], sampled_ids: list[int], **__: Any) -> TokenOutput:
@@ -111,27 +105,21 @@ class Rollouts:
 
     async def limit(self, transcripts: Sequence[Transcript]) -> None:
         """The engine alone: each trajectory's turns one after the other, with results known beforehand."""
-        await asyncio.gather(*(self._follow(transcript, waits=False) for transcript in transcripts))
+        await asyncio.gather(*(self.turn_sync([transcript], waits=False) for transcript in transcripts))
 
     async def sequential(self, transcripts: Sequence[Transcript]) -> None:
         """One trajectory and one call at a time, as the pilot did."""
         for transcript in transcripts:
-            await self._follow(transcript, waits=True)
+            await self.turn_sync([transcript])
 
-    async def _follow(self, transcript: Transcript, *, waits: bool) -> None:
-        ids = [*transcript.prompt_ids]
-        for turn in transcript.turns:
-            await self._sample(ids, turn)
-            if waits:
-                await asyncio.sleep(turn.wait_s)
-
-    async def turn_sync(self, transcripts: Sequence[Transcript]) -> None:
+    async def turn_sync(self, transcripts: Sequence[Transcript], *, waits: bool = True) -> None:
         """All sample their next turn, all search and wait for the slowest, all go on, as a batch of chat turns does."""
         ids = [[*transcript.prompt_ids] for transcript in transcripts]
-        for number in range(MAX_SEARCHES + 1):
-            turns = [(ids[i], t.turns[number]) for i, t in enumerate(transcripts) if number < len(t.turns)]
-            await asyncio.gather(*(self._sample(so_far, turn) for so_far, turn in turns))
-            await asyncio.sleep(max((turn.wait_s for _, turn in turns), default=0.0))
+        for turns in itertools.zip_longest(*(transcript.turns for transcript in transcripts)):
+            asked = [(so_far, turn) for so_far, turn in zip(ids, turns, strict=True) if turn]
+            await asyncio.gather(*(self._sample(so_far, turn) for so_far, turn in asked))
+            if waits:
+                await asyncio.sleep(max(turn.wait_s for _, turn in asked))
 
     async def _sample(self, ids: list[int], turn: Turn) -> None:
         """Sample one turn after `ids`, which grow by it and its result."""
@@ -190,9 +178,9 @@ def measure(options: RolloutOptions, url: str) -> tuple[dict[str, list[float]], 
     """Sampled tokens per second of each way, and milliseconds of our own Python per turn, in each round."""
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     codec = EpisodeCodec(tokenizer, eos_token_ids(tokenizer, str(options.model)))
-    groups = demo_questions(options.demo_dir, math.ceil(options.trajectories / GROUP_SIZE))
+    groups = options.first_questions(math.ceil(options.trajectories / GROUP_SIZE))
     questions = [group.question for group in groups for _ in range(GROUP_SIZE)][: options.trajectories]
-    passages = [line.contents for _, line in read_lines(demo_corpus(options.demo_dir))]
+    passages = [line.contents for _, line in read_lines(options.demo_dir / "data" / "demo" / "corpus.jsonl")]
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         config, client = rollout_config(url, options.model, Path(folder)), RetrievalClient(url, top_n=TOP_N)
         transcripts = runner.run(write_transcripts(questions, passages, codec, client, options.seed))
@@ -214,12 +202,12 @@ def measure(options: RolloutOptions, url: str) -> tuple[dict[str, list[float]], 
             runner.run(ways.limit(some))
 
             def rate(way: Coroutine, followed: Sequence[Transcript] = transcripts) -> float:
-                runner.run(engine.forget())
+                runner.run(engine.llm.reset_prefix_cache())
                 started = time.perf_counter()
                 runner.run(way)
                 return sum(transcript.sampled_tokens for transcript in followed) / (time.perf_counter() - started)
 
-            rates = paired_rounds(tqdm(range(options.rounds), unit="round"), {
+            rates = paired_rounds("rollouts", range(options.rounds), {
                 "limit": lambda _: rate(ways.limit(transcripts)),
                 "ours": lambda _: rate(ways.ours(transcripts)),
                 "server": lambda _: rate(ways.ours(transcripts, client)),
@@ -240,8 +228,7 @@ def figures(rates: Mapping[str, Sequence[float]], python_ms: Sequence[float]) ->
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(RolloutOptions, "python scripts/bench/rollout.py", argv)
     check_model_folder(options.model, "--model_path")
-    logs = options.demo_dir / "logs"
-    with our_server(demo_config(options.demo_dir, logs), 1, logs) as retrieval:
+    with our_server(options.serving_config, options.logs) as retrieval:
         rates, python_ms = measure(options, retrieval.url)
     rounds = {f"{way}, sampled tokens/s": per_s for way, per_s in rates.items()}
     print_report(figures(rates, python_ms), TARGETS, **rounds)

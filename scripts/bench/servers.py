@@ -1,4 +1,4 @@
-"""The servers under test, each in processes of its own, and the same retriever without a server: the limit.
+"""The server under test, and the same retriever in another process: called directly, which is the limit, or as a rival.
 
 The rival is an async handler that searches on the event loop, one query at a time, as the first public code does. It
 encodes with `SentenceTransformer.encode`, as that code's library does, or with our encoder, so that the handler alone
@@ -7,28 +7,28 @@ differs from our server.
 
 import contextlib
 import multiprocessing
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.managers import BaseManager
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
 import psutil
+import uvicorn
 from fastapi import FastAPI
 
-from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
+from flashrag.retriever import check_assets, load_retriever_from, prepare_process
 from flashrag.system.local_server import LOOPBACK, free_port, serving
 from rag_serving.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_N = 5  # passages that each query asks for
-BLOCKING_CONFIG, BLOCKING_ENCODER = "RESEARCH_BENCH_CONFIG", "RESEARCH_BENCH_OUR_ENCODER"
 MIB = 1 << 20
 Kind = TypeVar("Kind")
 
@@ -51,31 +51,14 @@ class Server:
         return [root, *root.children(recursive=True)]
 
 
-def our_server(
-    config: Path, num_retriever: int, folder: Path, port: int | None = None
-) -> AbstractContextManager[Server]:
-    """`rag_serving/serving.py`, healthy; its output goes into `folder`."""
-    command = [str(ROOT / "rag_serving" / "serving.py"), "--config", str(config), "--num_retriever", str(num_retriever)]
-    return _running(command, port or free_port(), folder / "server.log")
-
-
-def blocking_server(config: Path, folder: Path, *, our_encoder: bool) -> AbstractContextManager[Server]:
-    """uvicorn over `blocking_app`, healthy."""
-    command = ["-m", "uvicorn", "--factory", f"{__name__}:{blocking_app.__name__}", "--log-level", "warning"]
-    given = {BLOCKING_CONFIG: str(config), BLOCKING_ENCODER: "yes" if our_encoder else ""}
-    return _running(command, free_port(), folder / f"blocking_{our_encoder=}.log", **given)
-
-
 @contextlib.contextmanager
-def _running(arguments: Sequence[str], port: int, log_path: Path, **environment: str) -> Iterator[Server]:
-    url, command = f"http://{LOOPBACK}:{port}", [sys.executable, *arguments, "--port", str(port)]
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # children import from where this process does
-    with serving(command, url, log_path, environment=environment) as process:
+def our_server(config: Path, folder: Path, num_retriever: int = 1, port: int | None = None) -> Iterator[Server]:
+    """`rag_serving/serving.py`, healthy; its output goes into `folder`."""
+    port = port or free_port()
+    url, program = f"http://{LOOPBACK}:{port}", str(ROOT / "rag_serving" / "serving.py")
+    flags = ["--config", str(config), "--num_retriever", str(num_retriever), "--port", str(port)]
+    with serving([sys.executable, program, *flags], url, folder / "server.log") as process:
         yield Server(url, process)
-
-
-class _Process(BaseManager):
-    pass
 
 
 @contextlib.contextmanager
@@ -84,16 +67,26 @@ def in_own_process(make: Callable[..., Kind], *arguments: object, **named: objec
 
     It shares its interpreter with nothing else that is measured.
     """
-    _Process.register("make", make)
-    with _Process(ctx=multiprocessing.get_context("spawn")) as process:
+    BaseManager.register("make", make)
+    with BaseManager(ctx=multiprocessing.get_context("spawn")) as process:
         yield process.make(*arguments, **named)  # pyrefly: ignore
 
 
 class Direct:
-    """Times the retriever's own calls; thread settings are those that a server in this process would find."""
+    """The retriever of a server's config, with our encoder or with sentence-transformers' own `encode`.
+
+    Its own calls are timed; thread settings are those that a server in this process would find.
+    """
 
     def __init__(self, config: Path, *, our_encoder: bool) -> None:
-        self._retriever = measured_retriever(config, our_encoder=our_encoder)
+        prepare_process()
+        assets = check_assets(read_settings(config))
+        self._retriever = load_retriever_from(assets)
+        if not our_encoder:
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer(str(assets.model_folder))
+            self._retriever.encode_queries = partial(model.encode, normalize_embeddings=True)  # pyrefly: ignore
 
     def call_ms(self, batch_size: int, questions: Sequence[str]) -> np.ndarray:
         """The time of each call when `questions` are ranked `batch_size` at a time."""
@@ -108,33 +101,17 @@ class Direct:
         """Processor time of this process so far."""
         return time.process_time()
 
+    def serve(self) -> str:
+        """Begin to serve as the rival; returns its address. It answers as our server does when asked for scores."""
+        app, port = FastAPI(), free_port()
 
-def measured_retriever(config: Path, *, our_encoder: bool) -> Retriever:
-    """The retriever of a server's config, with our encoder or with sentence-transformers' own `encode`."""
-    prepare_process()
-    assets = check_assets(read_settings(config))
-    retriever = load_retriever_from(assets)
-    if not our_encoder:
-        from sentence_transformers import SentenceTransformer
+        @app.post("/search")
+        async def search(request: dict[str, Any]) -> list:
+            documents, scores = self._retriever.search(request["query"], request["top_n"], return_score=True)
+            return [[{"id": document.id, "contents": document.contents} for document in documents], scores]
 
-        model = SentenceTransformer(str(assets.model_folder))
-        retriever.encode_queries = lambda queries: model.encode(queries, normalize_embeddings=True)  # pyrefly: ignore
-    return retriever
-
-
-def blocking_app() -> FastAPI:
-    """Answers as our server does when it is asked for scores, which the benchmark always does."""
-    config, our_encoder = Path(os.environ[BLOCKING_CONFIG]), bool(os.environ[BLOCKING_ENCODER])
-    retriever, app = measured_retriever(config, our_encoder=our_encoder), FastAPI()
-    retriever.search("warm-up")
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "healthy"}
-
-    @app.post("/search")
-    async def search(request: dict[str, Any]) -> list:
-        documents, scores = retriever.search(request["query"], request["top_n"], return_score=True)
-        return [[{"id": document.id, "contents": document.contents} for document in documents], scores]
-
-    return app
+        server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_level="warning"))
+        Thread(target=server.run, daemon=True).start()
+        while not server.started:
+            time.sleep(0.1)
+        return f"http://{LOOPBACK}:{port}"

@@ -27,7 +27,6 @@ MAX_RESULT_TOKENS = 160
 # With its tags and its query a turn has about 29 tokens; the demo's trained model takes 26.
 MEDIAN_THINK_TOKENS = 4
 THINK_SIGMA = 0.5
-MAX_THINK_TOKENS = 160
 MEDIAN_WAIT_S = 0.1
 P99_WAIT_S = 1.0
 WAIT_SIGMA = math.log(P99_WAIT_S / MEDIAN_WAIT_S) / NormalDist().inv_cdf(0.99)
@@ -70,7 +69,7 @@ async def write_transcripts(
         return rng.choice(passages).partition("\n")[0]
 
     def thought_and(written: str) -> list[int]:
-        length = min(MAX_THINK_TOKENS, max(1, round(rng.lognormvariate(math.log(MEDIAN_THINK_TOKENS), THINK_SIGMA))))
+        length = max(1, round(rng.lognormvariate(math.log(MEDIAN_THINK_TOKENS), THINK_SIGMA)))
         thought: list[int] = []
         while len(thought) < length:
             thought += codec.encode_text(rng.choice(passages))

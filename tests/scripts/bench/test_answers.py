@@ -29,12 +29,13 @@ def test_right_answers(num, ranking):
     [
         (1, Ranking(["x"]), "a passage that the corpus does not hold"),
         (1, Ranking(["b"], ["1"]), "the id of another passage"),
-        (2, Ranking(["b"]), "1 passages instead of 2"),
-        (2, Ranking(["b", "b"]), "a passage twice"),
-        (1, Ranking(["b"], ["2"], [0.8998]), "a score that is not the passage's"),
-        (2, Ranking(["d", "b"]), "passages out of order"),
-        (1, Ranking(["d"]), "a better passage left out"),
-        (2, Ranking(["b", "a"]), "a better passage left out"),
+        (2, Ranking(["b"]), "1 passages, 1 different ones, instead of 2"),
+        (2, Ranking(["b", "b"]), "2 passages, 1 different ones, instead of 2"),
+        (1, Ranking(["b"], ["2"], [0.8998]), "scores that are not the passages'"),
+        (2, Ranking(["b", "d"], ["2", "4"], [0.9]), "scores that are not the passages'"),
+        (2, Ranking(["d", "b"]), "not the best passages, best first"),
+        (1, Ranking(["d"]), "not the best passages, best first"),
+        (2, Ranking(["b", "a"]), "not the best passages, best first"),
     ],
 )
 def test_wrong_answers(num, ranking, problem):
@@ -68,7 +69,7 @@ def test_every_dialect_is_read(route, scored, payload, rankings):
 @pytest.mark.parametrize(
     ("route", "scored", "payload"),
     [
-        ("/search", True, [[DOC, OTHER], [0.5]]),  # a score missing
+        ("/search", True, [[DOC, OTHER]]),  # the scores missing
         ("/search", False, [[DOC], [0.5]]),  # scores that nobody asked for
         ("/batch_search", True, [[[DOC], [OTHER]], [[0.5]]]),
         ("/retrieve", False, {"results": []}),
@@ -84,7 +85,7 @@ def test_another_shape_is_an_error(route, scored, payload):
 @pytest.mark.slow
 def test_the_direct_search_scores_every_passage(dense_site):
     queries = ["Where did jazz begin?", "the capital of Italy"]
-    truth = direct_truth(dense_site.index_path, dense_site.corpus_path, dense_site.model_path, queries)
+    truth = direct_truth(dense_site, queries)
     assert truth.scores_QN.shape == (2, dense_site.passages)
     best = [dense_site.titles[row] for row in truth.scores_QN.argmax(axis=1)]
     assert best == ["Jazz", "Rome"]

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 
 from flashrag.dataset import Question
-from flashrag.episode import Generation, Trajectory
+from flashrag.episode import Segment, Source, Trajectory
 from flashrag.pipeline import BasicPipeline, PipelineSettings
 from scripts.bench.evaluation import TARGETS, Bench, figures, main
 from scripts.bench.report import print_report
@@ -26,13 +26,10 @@ def test_the_figures_are_medians_and_the_rounds_ratios(capsys):
     assert "| ours_over_sequential | 10 (5–12.5) | >= 8 |" in table
 
 
-class FakeModel:
-    """Samples as many tokens as the prompt has."""
+class FakeConnection:
+    """In place of the generator and of the retrieval client, which the fake pipeline does not use."""
 
     served_name = "m"
-
-    async def generate(self, token_ids: list[int], *_: object) -> Generation:
-        return Generation(list(token_ids), None)
 
     async def aclose(self) -> None: ...
 
@@ -46,8 +43,7 @@ def test_the_engine_alone_gets_the_requests_of_the_pipeline(serve: Any):
         asked.append(await request.json())
         return {}
 
-    bench = Bench.__new__(Bench)  # without the servers of a real one
-    bench.url, bench.failed, bench.generator, bench.client = f"{serve(app)}/v1/completions", 0, FakeModel(), FakeModel()
+    bench = Bench(FakeConnection(), FakeConnection(), f"{serve(app)}/v1/completions")
 
     class Asking(BasicPipeline):
         needs_retriever = needs_generator = False
@@ -55,16 +51,22 @@ def test_the_engine_alone_gets_the_requests_of_the_pipeline(serve: Any):
         async def answer(self, question: Question) -> Trajectory:
             if question.id == "bad":
                 raise ValueError("no answer")
-            await bench.generator.generate([1] * int(question.id), 384)
-            return Trajectory(question.id, question.question, question.golden_answers)
+            # A prompt of n tokens and two turns of n sampled ones; the result between them has two tokens.
+            n = int(question.id)
+            sampled, result = Segment(Source.MODEL, "", (7,) * n), Segment(Source.RESULT, "", (5, 5))
+            made = {"prompt_ids": (1,) * n, "segments": (sampled, result, sampled)}
+            spans = ((0.0, n), (n, 10.0 + n))
+            return Trajectory(question.id, question.question, question.golden_answers, **made, generate_spans=spans)
 
     bench.pipeline = lambda concurrency: Asking(PipelineSettings(concurrency=concurrency))
     questions = [Question(name, "?", ("x",)) for name in ("1", "2", "3", "bad")]
-    per_s = bench.measure(questions, few=1, concurrency=2, rounds=2)
-    assert {way: len(rounds) for way, rounds in per_s.items()} == {"ours": 2, "limit": 2, "sequential": 2}
-    assert bench.failed == 3  # once in the pass that is recorded, then once in each round
-    lengths = [(len(body["prompt"]), body["max_tokens"], body["min_tokens"]) for body in asked]
-    assert sorted(lengths) == [(n, n, n) for n in (1, 1, 2, 2, 3, 3)]
+    per_s = bench.measure(questions, few=1, concurrency=1, rounds=1)
+    assert {way: len(rounds) for way, rounds in per_s.items()} == {"ours": 1, "limit": 1, "sequential": 1}
+    assert bench.failed == 1  # in the round; the pass before the rounds is not measured
+    # In the order in which the engine answered: all first turns, then all second ones.
+    prompts = [[1], [1, 1], [1, 1, 1], [1, 7, 5, 5], [1, 1, 7, 7, 5, 5], [1, 1, 1, 7, 7, 7, 5, 5]]
+    assert [body["prompt"] for body in asked] == prompts
+    assert [(body["max_tokens"], body["min_tokens"]) for body in asked] == [(n, n) for n in (1, 2, 3, 1, 2, 3)]
 
 
 def test_a_folder_without_a_demo_is_refused(tmp_path: Path, capsys):

@@ -11,7 +11,7 @@ def test_every_way_does_each_round_s_work_and_the_order_is_reversed():
     def way(name):
         return lambda work: done.append((name, work)) or work * 10
 
-    assert paired_rounds([1, 2], {"a": way("a"), "b": way("b")}) == {"a": [10, 20], "b": [10, 20]}
+    assert paired_rounds("title", [1, 2], {"a": way("a"), "b": way("b")}) == {"a": [10, 20], "b": [10, 20]}
     assert done == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
 
 

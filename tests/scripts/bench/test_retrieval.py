@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from scripts.bench.retrieval import best_batch, figures, main
+from scripts.bench.retrieval import PLANS, best_batch, figures, main
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -33,6 +33,11 @@ RAW = {
     },
     "memory_mib": {1: [400, 410], 4: [440, 451]},
 }
+
+
+def test_a_quick_run_has_the_sizes_of_a_full_one():
+    assert PLANS.quick.keys() == PLANS.full.keys()
+    assert PLANS.targets.keys() <= figures(RAW, 5, 0).keys()
 
 
 def medians() -> dict[str, float]:

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi import FastAPI, Request, Response
+from omegaconf import OmegaConf
 
 from flashrag.errors import ReSearchError
 from scripts.bench import retrieval
 from scripts.bench.inputs import question_supply
 from scripts.bench.load import Load
-from scripts.bench.retrieval import Contest, Plan, best_batch
+from scripts.bench.retrieval import PLANS, Contest, best_batch
 from scripts.bench.servers import Server
 
-PLAN = Plan(
-    rounds=2, batch_sizes=(4, 8), client_counts=(2,), throughput_clients=4, ladder_rounds=2, memory_rounds=2,
-    limit_queries=8, blocking_queries=8, single_queries=3, ladder_queries=8, overload_s=0.5,
-    throughput_queries=64, cached_queries=8, memory_queries=8,
-)  # fmt: skip
+SMALL = {"batch_sizes": [4, 8], "throughput_clients": 4, "memory_rounds": 2, "overload_s": 0.5}
+SMALL |= {"limit_queries": 8, "blocking_queries": 8, "latency_queries": 8, "cached_queries": 8, "memory_queries": 8}
+PLAN = OmegaConf.merge(PLANS.quick, {**SMALL, "throughput_queries": 64})
 
 
 class FakeDirect:
@@ -36,6 +35,15 @@ class FakeDirect:
 
 @pytest.fixture(scope="module")
 def server(serve: Any) -> Server:
+    return Server(serve(echo_app()), SimpleNamespace(pid=os.getpid()))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def rival(serve: Any) -> str:
+    return serve(echo_app())
+
+
+def echo_app() -> FastAPI:
     app = FastAPI()
 
     @app.post("/search")
@@ -47,18 +55,21 @@ def server(serve: Any) -> Server:
     async def health() -> str:
         return "healthy"
 
-    return Server(serve(app), SimpleNamespace(pid=os.getpid()))  # type: ignore[arg-type]
+    return app
 
 
 @pytest.fixture
-def measured(server: Server, monkeypatch: pytest.MonkeyPatch) -> Contest:
+def measured(server: Server, rival: str, monkeypatch: pytest.MonkeyPatch) -> Contest:
     monkeypatch.setattr(retrieval, "our_server", lambda *_: contextlib.nullcontext(server))
     monkeypatch.setattr(retrieval, "in_own_process", lambda make: contextlib.nullcontext(make()))
     monkeypatch.setattr(retrieval, "read_settings", lambda _: SimpleNamespace(max_queue_queries=100))
     monkeypatch.setattr(retrieval, "SAMPLE_MEMORY_EVERY_S", 0.05)
     limits = {"raw": FakeDirect(), "direct": FakeDirect()}
-    servers = dict.fromkeys(("ours", "original", "blocking"), server)
-    return Contest(PLAN, question_supply([f"question {n}" for n in range(50)]), Load(), limits, servers)  # type: ignore
+    rivals, supply = (
+        dict.fromkeys(("original", "blocking"), rival),
+        question_supply([f"question {n}" for n in range(50)]),
+    )
+    return Contest(PLAN, supply, Load(), limits, server, rivals)  # type: ignore
 
 
 def test_closed_loops_have_a_figure_for_each_round(measured: Contest):
@@ -94,4 +105,4 @@ def test_an_overload_is_twice_the_capacity(measured: Contest, tmp_path):
 
 def test_a_refused_request_ends_the_measurement(measured: Contest):
     with pytest.raises(ReSearchError, match=r"\{200: 1, 400: 1\}"):
-        measured.post("ours", 1, ["a question", " "])
+        measured.post(measured.ours.url, 1, ["a question", " "])

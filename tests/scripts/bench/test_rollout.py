@@ -101,7 +101,7 @@ async def on_the_engine(folder: Path) -> None:
         await _every_way(
             Rollouts(engine.sample, rollout_config("http://127.0.0.1:1", BASE_MODEL, folder), tokenizer), transcripts
         )
-        await engine.forget()
+        await engine.llm.reset_prefix_cache()
 
 
 async def _every_way(rollouts: Rollouts, transcripts: list[Transcript]) -> None:

@@ -1,0 +1,65 @@
+"""The configuration that every run of the methods' benchmark shares, and what the command does with it."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from evaluation.command_line import load_settings, parse_command_line
+from scripts.bench import methods
+from scripts.bench.methods import CONFIG, MODEL_TOKENS, main
+from scripts.bench.servers import Server
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A folder like the demo's, with a trained model."""
+    (tmp_path / "demo" / "training" / "global_step_20" / "actor" / "huggingface").mkdir(parents=True)
+    return tmp_path / "demo"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The arguments of each evaluation, in place of servers and evaluations."""
+    runs: list[list[str]] = []
+    monkeypatch.setattr(methods, "our_server", lambda *_: contextlib.nullcontext(Server("http://127.0.0.1:1", None)))
+    monkeypatch.setattr(methods, "model_server", lambda _: contextlib.nullcontext(("http://127.0.0.1:2", None)))
+    monkeypatch.setattr(methods, "evaluation", lambda arguments: runs.append(arguments) or 0)
+    return runs
+
+
+def test_every_method_is_evaluated_and_the_report_is_over_the_folders_of_the_runs(demo: Path, asked: list[list[str]]):
+    flags = ["--demo_dir", str(demo), "--out", str(demo.parent / "out")]
+    assert main([*flags, "--models", "base", "trained", "--methods", "research", "naive"]) == 0
+    *runs, report = asked
+    settings = [load_settings(parse_command_line(run)) for run in runs]
+    notes_and_methods = [("base", "research"), ("base", "naive"), ("trained", "research"), ("trained", "naive")]
+    assert [(one.save_note, one.method_name) for one in settings] == notes_and_methods
+    assert report == [
+        "report",
+        *(str(one.run_folder) for one in settings),
+        "--out",
+        str(demo.parent / "out" / "report"),
+    ]
+
+
+def test_the_shared_configuration_fits_the_demo_s_model(demo: Path, asked: list[list[str]]):
+    assert main(["--demo_dir", str(demo), "--methods", "flare"]) == 0
+    settings = load_settings(parse_command_line(asked[0]))
+    assert asked[0][:2] == ["--config_path", str(CONFIG)]
+    assert settings.generator_max_input_len == MODEL_TOKENS == 2048
+    assert (settings.retrieval_topk, settings.max_searches, settings.generation_params.temperature) == (2, 4, 0.0)
+
+
+def test_an_evaluation_that_ends_badly_ends_the_command(
+    demo: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(methods, "evaluation", lambda _: 2)
+    assert main(["--demo_dir", str(demo), "--methods", "flare"]) == 1
+    assert "flare ended with exit code 2" in capsys.readouterr().err
+    assert asked == []
+
+
+def test_questions_without_their_corpus_are_refused(demo: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["--demo_dir", str(demo), "--questions", "q.jsonl"]) == 2
+    assert "belong together" in capsys.readouterr().err
