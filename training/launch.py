@@ -16,7 +16,7 @@ from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import enforce, show_check
 from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import count_gpus
-from verl_search.settings import CONFIG_DIR, compose_config
+from verl_search.composition import CONFIG_DIR, check_command_line, compose_config, quoted
 
 
 class Flag(NamedTuple):
@@ -70,9 +70,12 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags and the trailing key=value overrides; raises `UserError` for anything else, with a suggestion."""
     parser = make_parser()
     flags, rest = parser.parse_known_args(argv)
+    check_command_line(rest)
     for word in rest:
-        if word.startswith("-") or "=" not in word:
+        if word.startswith("-") or not ("=" in word or word.startswith("~")):
             raise UserError(f"unknown argument {word!r}{parser.nearest_flag(word)}")
+        if (name := word.partition("=")[0]) in FLAGS:
+            raise UserError(f"unknown setting {word!r}; did you mean the flag --{name}, or {FLAGS[name].key}=…?")
     if flags.wandb_api_key:
         raise UserError("--wandb_api_key reached Python; start through training/run.sh or export WANDB_API_KEY")
     return flags, rest
@@ -89,16 +92,8 @@ def hydra_overrides(flags: argparse.Namespace) -> list[str]:
     given = {flag.key: getattr(flags, name) for name, flag in FLAGS.items() if getattr(flags, name) is not None}
     if flags.reward_manager is not None:
         given[FLAGS["reward_manager"].key] = REWARD_MANAGERS[flags.reward_manager]
-    overrides = [f"{key}={_quoted(value)}" for key, value in given.items()]
-    return [*overrides, f"hydra.run.dir={_quoted(str(Path(flags.save_path) / 'hydra'))}"]
-
-
-def _quoted(value: object) -> str:
-    """A value quoted for Hydra's grammar, because paths and addresses may hold characters with a meaning in it."""
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
+    return [*overrides, f"hydra.run.dir={quoted(str(Path(flags.save_path) / 'hydra'))}"]
 
 
 @exit_on_user_error
@@ -109,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from verl_search.main_ppo import preflight
     from verl_search.preflight.facts import TrainingFacts
 
-    config = compose_config(config_name, [o for o in overrides if not o.startswith("hydra.")])
+    config = compose_config(config_name, overrides)
     facts = TrainingFacts(config, config_name)
     findings = preflight(facts)
     if flags.check:

@@ -38,7 +38,6 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
         "VERL_FILE_LOGGER_PATH": str(metrics_dir / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"),
         "TENSORBOARD_DIR": str(save_path / "tensorboard"),
         "WANDB_DIR": str(save_path),
-        "HYDRA_FULL_ERROR": "1",
         COMMAND_VARIABLE: resume_command(),
     }
     if "OMP_NUM_THREADS" not in os.environ:

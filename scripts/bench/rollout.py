@@ -42,8 +42,8 @@ from scripts.bench.inputs import DemoOptions
 from scripts.bench.report import paired_rounds, print_report, ratios
 from scripts.bench.servers import our_server
 from scripts.bench.transcripts import FORCED, TOP_N, ForcedTokens, Transcript, Turn, write_transcripts
+from verl_search.composition import compose_config
 from verl_search.rollout.agent_loop import SearchAgentLoop
-from verl_search.settings import compose_config
 
 RESPONSE_TOKENS = 1700
 GROUP_SIZE = 8  # trajectories that share a prompt, as in training

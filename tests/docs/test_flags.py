@@ -20,7 +20,8 @@ from rag_serving.settings import read_settings
 from tests.docs.pages import ROOT, Block, Command, blocks, commands, inline_code
 from tests.test_commands import parser_of
 from training.launch import hydra_overrides, parse_flags
-from verl_search.settings import SearchSettings, compose_config
+from verl_search.composition import compose_config
+from verl_search.settings import SearchSettings
 from verl_search.trainer.alarm_watch import configured_rules
 
 NOT_RUN = [command for command in commands() if command.not_run]
@@ -77,7 +78,7 @@ def check_flags(text: str) -> None:
 
 @cache
 def composed(overrides: tuple[str, ...]) -> DictConfig:
-    return compose_config("research", [each for each in overrides if not each.startswith("hydra.")])
+    return compose_config("research", overrides)
 
 
 def compose(arguments: list[str]) -> DictConfig:

@@ -13,7 +13,7 @@ import pytest
 
 from flashrag.errors import UserError
 from training.launch import FLAGS, hydra_overrides, main, make_parser, parse_flags
-from verl_search.settings import compose_config
+from verl_search.composition import compose_config
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIRED = [

@@ -10,7 +10,7 @@ import functools
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from verl_search.settings import compose_config
+from verl_search.composition import compose_config
 
 
 @functools.cache

@@ -11,8 +11,9 @@ from flashrag.errors import UserError
 from flashrag.preflight import PreflightFailed
 from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
 from tests.verl_search.composing import composed
+from verl_search.composition import CONFIG_DIR
 from verl_search.main_ppo import check_input, complete, run, validate
-from verl_search.settings import AGENT_LOOP_CONFIG, CONFIG_DIR, SearchSettings
+from verl_search.settings import SearchSettings
 from verl_search.trainer.run_folder import read_end
 
 INPUT = [
@@ -186,7 +187,7 @@ def test_the_engine_for_cpus_is_the_same_in_training_and_in_serving() -> None:
 @pytest.mark.parametrize("name", ["research", "cpu", "demo"])
 def test_what_a_config_names_in_our_package_is_there(name: str) -> None:
     config = composed(name, *INPUT)
-    sampler, loops = config.trainer.v1.sampler.custom_sampler, OmegaConf.load(AGENT_LOOP_CONFIG)
+    sampler, loops = config.trainer.v1.sampler.custom_sampler, OmegaConf.load(CONFIG_DIR / "agent_loop.yaml")
     named = [(config.data.custom_cls.path, config.data.custom_cls.name), (sampler.path, sampler.name)]
     named += [tuple(loop["_target_"].rsplit(".", 1)) for loop in loops]
     if name != "research":

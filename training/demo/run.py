@@ -26,7 +26,7 @@ from training.demo.report import show_report, write_report
 from training.demo.world import make_world, write_corpus, write_world
 from training.qa_rows import qa_rows, write_parquet_files
 from training.trainer_process import run_trainer
-from verl_search.settings import CONFIG_DIR
+from verl_search.composition import CONFIG_DIR, quoted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASE_MODEL = Path(__file__).parent / "base_model"
@@ -111,15 +111,15 @@ def train(run: DemoRun, search_url: str) -> None:
     """verl's trainer with config/demo.yaml."""
     overrides = [
         f"search.url={search_url}",
-        f"data.train_files='{run.world / 'train.parquet'}'",
-        f"data.val_files='{run.world / 'dev.parquet'}'",
+        f"data.train_files={quoted(str(run.world / 'train.parquet'))}",
+        f"data.val_files={quoted(str(run.world / 'dev.parquet'))}",
         f"data.seed={run.seed}",
         f"search.seed={run.seed}",
         f"actor_rollout_ref.actor.data_loader_seed={run.seed}",
-        f"actor_rollout_ref.model.path='{BASE_MODEL}'",
+        f"actor_rollout_ref.model.path={quoted(str(BASE_MODEL))}",
         f"trainer.total_training_steps={run.steps}",
-        f"trainer.default_local_dir='{run.training}'",
-        f"hydra.run.dir='{run.training / 'hydra'}'",
+        f"trainer.default_local_dir={quoted(str(run.training))}",
+        f"hydra.run.dir={quoted(str(run.training / 'hydra'))}",
     ]
     run_trainer("demo", overrides, run.training, run.steps)
 

@@ -10,19 +10,21 @@ import traceback
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flashrag.errors import ReSearchError, UserError
+from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
 from flashrag.preflight import Finding, enforce, examine
+from verl_search.composition import CONFIG_DIR, check_command_line, check_composed, in_one_line, register_with_hydra
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import TRAINING_RULES
 from verl_search.preflight.sizes import bucket_megabytes
 from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectories import cut_torn_tails
-from verl_search.settings import AGENT_LOOP_CONFIG, SearchSettings, register_with_hydra
+from verl_search.settings import SearchSettings
 from verl_search.trainer.run_folder import write_end
 from verl_search.trainer.stopping import StopTraining, TrainingFailed, resume_command
 
@@ -120,7 +122,7 @@ def complete(config: DictConfig) -> None:
         # A request for more CPUs than Ray has waits for ever. These are reservations, not threads.
         ray_init = config.ray_kwargs.ray_init
         ray_init.num_cpus = ray_init.num_cpus or RAY_CPUS_PER_PROCESS * (config.trainer.n_gpus_per_node + 1)
-    rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(AGENT_LOOP_CONFIG)
+    rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(CONFIG_DIR / "agent_loop.yaml")
 
 
 def validate(config: DictConfig) -> None:
@@ -149,10 +151,25 @@ def run(config: DictConfig) -> int:
 
 
 @hydra.main(config_path="config", config_name="research", version_base=None)
-def main(config: DictConfig) -> None:
-    sys.exit(run(config))
+def run_composed(config: DictConfig) -> None:
+    """Check how Hydra composed the config, and train. Ends by itself, because Hydra adds lines to an exception."""
+    refused = 0
+    if not os.environ.get(EXAMINED_VARIABLE):
+        started = HydraConfig.get()
+        overrides = OmegaConf.to_container(started.overrides.task, resolve=False)
+        refused = exit_on_user_error(check_composed)(config, started.job.config_name, overrides)
+    sys.exit(refused or run(config))
+
+
+@exit_on_user_error
+def main() -> None:
+    """Let Hydra compose the config of the command line; its own flags work too (--cfg job), except --multirun."""
+    check_command_line(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error over several lines and exits with code 1
+    register_with_hydra()
+    with in_one_line():
+        run_composed()
 
 
 if __name__ == "__main__":
-    register_with_hydra()
-    main()
+    sys.exit(main())

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from flashrag.errors import UserError
-from verl_search.settings import CONFIG_DIR
+from verl_search.composition import CONFIG_DIR
 from verl_search.trainer.alarms import Action, Alarms, Rule, parse_rules
 
 METRIC = "rollout/x"

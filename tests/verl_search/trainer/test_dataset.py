@@ -10,7 +10,7 @@ from flashrag.dataset import Question
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
 from training.qa_rows import qa_rows, write_parquet_files
-from verl_search.settings import compose_config
+from verl_search.composition import compose_config
 from verl_search.trainer.dataset import QuestionDataset
 from verl_search.trainer.trainer import SearchTrainer
 
