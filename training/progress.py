@@ -43,9 +43,9 @@ def validation_line(step: int, metrics: Mapping[str, Any]) -> str:
     parts = []
     for key, value in metrics.items():
         section, _, rest = key.partition("/")
-        if section.startswith("val") and rest.endswith("/em/mean@1"):
-            source = rest.split("/")[0]
-            searches = metrics.get(f"val-aux/{source}/searches/mean@1", float("nan"))
+        source, is_em, answers = rest.partition("/em/mean@")  # over so many answers to each question
+        if section.startswith("val") and is_em:
+            searches = metrics.get(f"val-aux/{source}/searches/mean@{answers}", float("nan"))
             parts.append(f"{source}: EM {value:.3f}, {searches:.2f} searches")
     return f"{step:>4} validation: {'; '.join(parts)}" if parts else ""
 

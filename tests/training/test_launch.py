@@ -67,12 +67,36 @@ def test_paths_with_unusual_characters_survive() -> None:
     assert compose_config("research", overrides).actor_rollout_ref.model.path == odd
 
 
+def test_a_path_with_what_verl_takes_for_a_reference_is_refused() -> None:
+    flags, _ = parse_flags([*REQUIRED, "--save_path", "out/${x}"])
+    with pytest.raises(
+        UserError, match=r"'out/\$\{x\}' cannot stand in the training config: \$\{…\} refers to another"
+    ):
+        hydra_overrides(flags)
+
+
+def test_a_mistake_in_a_setting_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*REQUIRED, "--config_name", "cpu", "search.topn=3"]) == 2
+    assert capsys.readouterr().err == "error: unknown setting 'search.topn'; did you mean 'search.top_n'?\n"
+
+
+def test_a_count_that_is_none_is_told_before_sizes_are_made_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*REQUIRED, "--config_name", "cpu", "--check", "--train_batch_size", "0"]) == 2
+    told = "error: data.train_batch_size=0: expected a whole number from 1 on [settings.counts]\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([*REQUIRED, "--rolout_n", "3"], r"unknown argument '--rolout_n'; did you mean '--rollout_n'\?"),
         ([*REQUIRED, "--zzz"], "unknown argument '--zzz'; --help shows the arguments"),
         ([*REQUIRED, "stray"], "unknown argument 'stray'"),
+        ([*REQUIRED, "rollout_n=3"], "did you mean the flag --rollout_n, or actor_rollout_ref.rollout.n=…?"),
+        ([*REQUIRED, "--multirun"], "--multirun: one command trains one config"),
+        ([*REQUIRED, "search.top_n=1,2"], "one command trains one config"),
+        ([*REQUIRED, "~trainer.nnodes"], "takes a setting away"),
+        ([*REQUIRED, "data.seed=a=b"], "quote its value"),
         (REQUIRED[2:], "the following arguments are required: --actor_model_path"),
         ([*REQUIRED, "--rollout_n", "many"], "invalid int value: 'many'"),
         ([*REQUIRED, "--apply_chat", "yes"], "'yes' is neither true nor false"),

@@ -45,6 +45,8 @@ def test_validation_is_named_by_source() -> None:
     assert validation_line(10, VALIDATION) == "  10 validation: 2hop: EM 0.500, 1.75 searches"
     assert validation_line(10, STEP) == ""
     assert step_line(0, 40, VALIDATION) == ""
+    of_four_answers = {key.replace("@1", "@4"): value for key, value in VALIDATION.items()}
+    assert validation_line(10, of_four_answers) == validation_line(10, VALIDATION)
 
 
 def test_news_are_printed_once_and_a_half_written_line_waits(

@@ -17,10 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
-from flashrag.preflight import Finding, enforce, examine
+from flashrag.preflight import Finding, PreflightFailed, enforce, examine
 from verl_search.composition import CONFIG_DIR, check_command_line, check_composed, in_one_line, register_with_hydra
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import TRAINING_RULES
+from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.preflight.sizes import bucket_megabytes
 from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectories import cut_torn_tails
@@ -35,12 +36,15 @@ EXAMINED_VARIABLE = "RESEARCH_EXAMINED"
 
 
 def preflight(facts: TrainingFacts) -> list[Finding]:
-    """All findings about a run; seconds, not minutes."""
+    """All findings about a run; seconds, not minutes. Raises `PreflightFailed` for counts that are none."""
+    settings = examine(SETTINGS_RULES, facts.config)
+    if no_counts := [finding for finding in settings if finding.rule == "settings.counts"]:
+        raise PreflightFailed(no_counts)
 
     def variants(facts: TrainingFacts) -> None:
         check_variant(facts.config, facts.settings)
 
-    return examine({**TRAINING_RULES, "config.variant": variants}, facts)
+    return examine({"settings": lambda _: settings, **TRAINING_RULES, "config.variant": variants}, facts)
 
 
 def check_input(config: DictConfig, config_name: str = "") -> None:
@@ -52,8 +56,6 @@ def check_input(config: DictConfig, config_name: str = "") -> None:
 def check_variant(config: DictConfig, settings: SearchSettings) -> None:
     """Raise `UserError` for choices that do not go together."""
     rollout = config.actor_rollout_ref.rollout
-    if (mode := config.trainer.v1.trainer_mode) != "sync":
-        raise UserError(f"trainer.v1.trainer_mode={mode}: search rollouts are trained on in mode sync only")
     if rollout.name not in ENGINES:
         raise UserError(f"actor_rollout_ref.rollout.name={rollout.name!r} is not one of {', '.join(ENGINES)}")
     if rollout.name == "sglang" and rollout.skip_tokenizer_init:
@@ -128,12 +130,13 @@ def complete(config: DictConfig) -> None:
 def validate(config: DictConfig) -> None:
     """Upstream's own validation of the completed config; raises `UserError` with its message."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
 
     try:
+        omega_conf_to_dataclass(config.actor_rollout_ref.rollout)  # upstream does so in each worker
         validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     except (AssertionError, ValueError, HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"verl refuses the training config: {error}") from error
+        raise UserError(f"verl refuses the training config: {' '.join(str(error).split())}") from error
 
 
 def run(config: DictConfig) -> int:

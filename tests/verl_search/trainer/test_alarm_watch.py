@@ -65,8 +65,9 @@ def test_a_collapse_stops_the_run_and_names_the_best_checkpoint(tmp_path: Path) 
     assert not stop.value.saves_checkpoint
 
 
-def test_a_resumed_run_knows_the_best_checkpoint(tmp_path: Path) -> None:
-    see(AlarmWatch(config(tmp_path)), 1, saved=True, **{"val-core__1hop__em__mean@1": 0.5})
+@pytest.mark.parametrize("answers", [1, 4])  # to each question of a validation (val_kwargs.n)
+def test_a_resumed_run_knows_the_best_checkpoint(tmp_path: Path, answers: int) -> None:
+    see(AlarmWatch(config(tmp_path)), 1, saved=True, **{f"val-core__1hop__em__mean@{answers}": 0.5})
     watch = AlarmWatch(config(tmp_path, "alarms.kl.action=stop", "alarms.kl.patience=1"))
     see(watch, 2, actor__kl_loss=0.9)
     with pytest.raises(RunCollapsed, match=r"global_step_1 \(validation EM 0\.500\)"):

@@ -54,6 +54,14 @@ def test_a_row_carries_question_answers_and_split(tmp_path: Path, tokenizer) -> 
     assert make_dataset(tmp_path, tokenizer, split="val")[0]["split"] == "val"
 
 
+def test_a_row_does_not_choose_another_agent_loop(tmp_path: Path, tokenizer) -> None:
+    make_dataset(tmp_path, tokenizer)
+    rows = [{"question": QUESTIONS[0], "agent_name": "tool_agent"}]  # as verl's tool data sets have it
+    write_parquet_files({tmp_path / "tools.parquet": rows})
+    (row,) = make_dataset(tmp_path, tokenizer, train_files=str(tmp_path / "tools.parquet"))
+    assert "agent_name" not in row
+
+
 def test_what_does_not_fit_is_left_out_and_counted(
     tmp_path: Path, tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:

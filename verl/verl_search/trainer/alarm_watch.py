@@ -83,7 +83,7 @@ class AlarmWatch:
             raise RunCollapsed(f"{self._stop}. {self._where_to_go_on()}")
 
     def _see_validation(self, metrics: Mapping[str, Any]) -> None:
-        scores = [value for name, value in metrics.items() if name.startswith("val-") and name.endswith("/em/mean@1")]
+        scores = [value for name, value in metrics.items() if name.startswith("val-") and "/em/mean@" in name]
         self._validation_em = fmean(scores) if scores else self._validation_em
 
     def _where_to_go_on(self) -> str:

@@ -44,7 +44,9 @@ class QuestionDataset(RLHFDataset):
         return prompt_token_ids(self.tokenizer, question, self.config.prompt_template_name, self.config.apply_chat)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        return {**super().__getitem__(item), "split": self.split}
+        row = {**super().__getitem__(item), "split": self.split}
+        row.pop("agent_name", None)  # verl's tool data sets name another agent loop here, one that does not search
+        return row
 
     def _build_messages(self, example: dict[str, Any], key: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": question_text(example[key])}]

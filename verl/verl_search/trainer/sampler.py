@@ -35,6 +35,7 @@ class SearchReplayBuffer(ReplayBuffer):
             filter_groups_metric=filter_groups["metric"] if filter_groups["enable"] else None,
             train_batch_size=batch_size,
             gen_batch_size=1,  # upstream's own value when it refills
+            max_inflight_gen_batches=filter_groups["max_inflight_gen_batches"],
         )
         self.max_failed_share = float(sampler_kwargs["max_failed_share"])
         self._submit = refill_fn

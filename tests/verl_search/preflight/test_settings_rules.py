@@ -1,0 +1,192 @@
+"""Settings that are out of range or do not fit together; the numbers of each message are worked out beside it."""
+
+import pytest
+
+from flashrag.preflight import Severity, examine
+from tests.verl_search.composing import composed
+from verl_search.preflight.settings_rules import GROUP_METRICS, SETTINGS_RULES
+
+ACTOR, ROLLOUT, REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
+STATIC = [f"{ACTOR}.use_dynamic_bsz=false", f"{ACTOR}.ppo_micro_batch_size_per_gpu=4"]  # micro-batches of 4 episodes
+
+
+@pytest.mark.parametrize("name", ["research", "cpu", "demo"])
+def test_the_shipped_configs_have_no_finding(name: str) -> None:
+    assert examine(SETTINGS_RULES, composed(name)) == []
+
+
+def findings(*overrides: str, config: str = "research") -> list[tuple[str, Severity, str]]:
+    found = examine(SETTINGS_RULES, composed(config, *overrides))
+    return [(finding.rule, finding.severity, finding.message) for finding in found]
+
+
+# The published config: 8 processes, engines of 2 GPUs, 256 questions x 5 answers in a step, in one update.
+@pytest.mark.parametrize(
+    ("rule", "overrides", "message"),
+    [
+        ("counts", ["data.train_batch_size=0"], "data.train_batch_size=0: expected a whole number from 1 on"),
+        ("counts", ["trainer.nnodes=null"], "trainer.nnodes=None: expected a whole number from 1 on"),
+        ("counts", ["trainer.total_epochs=1.5"], "trainer.total_epochs=1.5: expected a whole number from 1 on"),
+        ("counts", [f"{ROLLOUT}.max_model_len=-1"], "max_model_len=-1: expected a whole number from 1 on, or null"),
+        (
+            "counts",
+            ["trainer.total_training_steps=0"],
+            "total_training_steps=0: expected a whole number from 1 on, or null",
+        ),
+        ("counts", ["data.dataloader_num_workers=-1"], "dataloader_num_workers=-1: expected a whole number from 0 on"),
+        ("ranges", [f"{ROLLOUT}.temperature=0"], "temperature=0: expected a number above 0: GRPO compares samples"),
+        ("ranges", [f"{ROLLOUT}.gpu_memory_utilization=1.2"], "1.2: expected a share of the memory above 0, up to 1"),
+        ("ranges", [f"{ROLLOUT}.gpu_memory_utilization=0"], "0: expected a share of the memory above 0, up to 1"),
+        ("ranges", [f"{ROLLOUT}.top_p=0"], "top_p=0: expected a number above 0, up to 1"),
+        ("ranges", [f"{ROLLOUT}.top_k=-2"], "top_k=-2: expected a whole number from 1 on, or -1 for no limit"),
+        (
+            "ranges",
+            [f"{ROLLOUT}.val_kwargs.temperature=-1"],
+            "temperature=-1: expected a number from 0 on; 0 is greedy",
+        ),
+        ("ranges", [f"{ACTOR}.optim.lr=0"], "lr=0: expected a number above 0"),
+        ("ranges", [f"{ACTOR}.optim.lr=null"], "lr=None: expected a number above 0"),
+        (
+            "frequencies",
+            ["trainer.save_freq=null"],
+            "save_freq=None: expected the steps between two saves, or -1 for none",
+        ),
+        ("frequencies", ["trainer.test_freq=2.5"], "test_freq=2.5: expected the steps between two validations"),
+        (
+            "frequencies",
+            ["trainer.val_only=true", "trainer.val_before_train=false"],
+            "would train; set the latter to true",
+        ),
+        ("groups", [f"{ROLLOUT}.n=1"], "a single one teaches nothing; give 2 or more (--rollout_n)"),
+        (
+            "groups",
+            ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc"],
+            "algorithm.filter_groups.metric=acc: expected one of reward, em, f1,",
+        ),
+        # 64 questions, but an update of 256.
+        ("batches", ["data.train_batch_size=64"], "lower the latter (--ppo_mini_batch_size 64)"),
+        ("batches", ["data.gen_batch_size=100"], "100 does not divide data.train_batch_size=256"),
+        ("batches", ["data.train_max_samples=100"], "data.train_max_samples=100 are less than a step's questions"),
+        (
+            "batches",
+            [f"{ACTOR}.ulysses_sequence_parallel_size=3"],
+            "ulysses_sequence_parallel_size=3 does not divide the 8 GPUs",
+        ),
+        # 3 x 5 = 15 episodes among 8 processes; with sequences over 2 GPUs, among 8 / 2 = 4.
+        (
+            "batches",
+            ["data.train_batch_size=3", f"{ACTOR}.ppo_mini_batch_size=3"],
+            "times actor_rollout_ref.rollout.n=5 makes 15 episodes, which 8 training processes cannot share evenly",
+        ),
+        (
+            "batches",
+            ["data.train_batch_size=6", f"{ACTOR}.ppo_mini_batch_size=6", f"{ACTOR}.ulysses_sequence_parallel_size=2"],
+            "makes 30 episodes, which 4 training processes cannot share evenly; give multiples of 4",
+        ),
+        # 256 x 5 / 8 = 160 episodes for each process: 160 / 4 = 40 micro-batches, but 160 / 3 is no whole number.
+        ("batches", [*STATIC, f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=3"], "=3: expected a divisor of 160"),
+        ("batches", STATIC, "log_prob_micro_batch_size_per_gpu=None: expected a divisor of 160, the episodes of one"),
+        (
+            "engines",
+            [f"{ROLLOUT}.tensor_model_parallel_size=3"],
+            "makes 3 GPUs for an engine, which does not divide the 8 of",
+        ),
+        ("engines", ["trainer.n_gpus_per_node=1"], "makes 2 GPUs for an engine, which does not divide the 1 of"),
+        ("engines", [f"{ROLLOUT}.pipeline_model_parallel_size=2"], "verl's engines take 1 only"),
+        # 512 + 8192 = 8704 tokens in an episode.
+        ("lengths", [f"{ROLLOUT}.max_model_len=8703"], "max_model_len=8703 has no room for the 8704 tokens of"),
+        ("lengths", [f"{ACTOR}.ppo_max_token_len_per_gpu=8000"], "ppo_max_token_len_per_gpu=8000 has no room for one"),
+        ("lengths", [f"{REF}.log_prob_max_token_len_per_gpu=8000"], "no room for one episode's 8704 tokens of"),
+        (
+            "lengths",
+            [f"{ROLLOUT}.response_length=100"],
+            "response_length=100 differs from data.max_response_length=8192",
+        ),
+        (
+            "probabilities",
+            [f"{ROLLOUT}.calculate_log_probs=false", "algorithm.rollout_correction.rollout_is=token"],
+            "algorithm.rollout_correction needs actor_rollout_ref.rollout.calculate_log_probs=true",
+        ),
+        (
+            "micro-batching",
+            [f"{ROLLOUT}.log_prob_use_dynamic_bsz=false"],
+            "differs from actor_rollout_ref.actor.use_dynamic",
+        ),
+        ("determinism", [f"{ROLLOUT}.full_determinism=true"], "they are all the same; give search.seed a number"),
+        ("resuming", ["trainer.resume_mode=always"], "resume_mode=always: expected auto, disable or resume_path"),
+        ("resuming", ["trainer.resume_mode=resume_path"], "resume_from_path=None: expected the folder of a checkpoint"),
+        ("resuming", ["trainer.resume_from_path=a/global_step_3"], "is not read; add trainer.resume_mode=resume_path"),
+        (
+            "question-files",
+            ["data.train_files=train.pq"],
+            "train.pq: verl reads only files whose name ends in .parquet",
+        ),
+        ("question-files", ["data.val_files=[a.parquet, b.json]"], "data.val_files=b.json: verl reads only"),
+        ("prompts", ["data.apply_chat=true"], "data.apply_chat=True differs from search.apply_chat=False"),
+        ("without-effect", ["trainer.use_v1=false"], "verl's former trainer knows nothing of search rollouts"),
+    ],
+)
+def test_what_cannot_be_trained_is_an_error(rule: str, overrides: list[str], message: str) -> None:
+    ((found, severity, text),) = findings(*overrides)
+    assert (found, severity) == (f"settings.{rule}", Severity.ERROR)
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "overrides", "message"),
+    [
+        ("frequencies", ["trainer.save_freq=-1"], "trainer.save_freq=-1: no checkpoint is saved, not even at the end"),
+        ("batches", [f"{ACTOR}.ppo_mini_batch_size=96"], "the last update of each step is filled up with padding"),
+        (
+            "groups",
+            [f"{ROLLOUT}.val_kwargs.n=4"],
+            "val_kwargs.n=4 with val_kwargs.temperature=0 asks for the same answer",
+        ),
+        ("probabilities", [f"{ROLLOUT}.calculate_log_probs=false"], "the alarm likelihood_drop sees none"),
+        ("lengths", ["search.max_result_tokens=8192"], "one result take all of data.max_response_length=8192"),
+        ("metrics-file", ["trainer.logger=[console]"], "trainer.logger=['console'] lacks file"),
+        (
+            "search-deadline",
+            ["search.search_timeout_s=60"],
+            "search_timeout_s=60 ends a search before the first of its 8",
+        ),
+    ],
+)
+def test_what_is_hardly_meant_is_a_warning(rule: str, overrides: list[str], message: str) -> None:
+    ((found, severity, text),) = findings(*overrides)
+    assert (found, severity) == (f"settings.{rule}", Severity.WARNING)
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.n_gpus_per_node=2"],  # one engine of 2 GPUs; 1280 episodes among 2
+        ["data.train_batch_size=512"],  # two updates
+        [*STATIC, f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=8"],  # 160 / 4 and 160 / 8
+        [f"{ROLLOUT}.max_model_len=8704"],
+        [f"{ACTOR}.ppo_max_token_len_per_gpu=8704"],
+        [f"{ACTOR}.ulysses_sequence_parallel_size=2", f"{ACTOR}.ppo_max_token_len_per_gpu=4352"],  # 2 x 4352 = 8704
+        ["search.max_result_tokens=8191"],
+        [f"{ROLLOUT}.n=1", "trainer.val_only=true"],
+        [f"{ROLLOUT}.val_kwargs.n=4", f"{ROLLOUT}.val_kwargs.temperature=1.0"],
+        ["trainer.resume_mode=resume_path", "trainer.resume_from_path=run/best_checkpoint/global_step_7"],
+        ["trainer.logger=file"],
+        ["search.search_timeout_s=61"],
+        [f"{ROLLOUT}.full_determinism=true", "search.seed=0"],
+    ],
+)
+def test_what_fits_has_no_finding(overrides: list[str]) -> None:
+    assert findings(*overrides) == []
+
+
+def test_a_cpu_takes_one_kind_of_fsdp() -> None:
+    ((rule, _, text),) = findings(f"{ACTOR}.strategy=fsdp", config="cpu")
+    assert (rule, text) == ("settings.engines", f"{ACTOR}.strategy=fsdp: only fsdp2 runs on a CPU")
+    assert findings(f"{ACTOR}.strategy=fsdp") == []
+
+
+def test_a_group_is_judged_by_what_its_episodes_are_measured_by() -> None:
+    from tests.verl_search.trainer.test_sampler import rollout
+
+    assert set(GROUP_METRICS) <= {*rollout(), "reward"}

@@ -1,0 +1,204 @@
+"""Rules over the settings of a training run alone: values that are out of range, or do not fit together.
+
+Each stands for a condition that verl, an engine or our trainer meets only after minutes, or never.
+Does not cover: settings without effect (upstream_settings.py), kinds of values (composition.py), files and servers.
+Rules about what must divide what, or fit into what, stand in batch_rules.py.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from omegaconf import DictConfig, OmegaConf
+
+from flashrag.preflight import Finding, Rule, error, warning
+from verl_search.preflight.batch_rules import ACTOR, ROLLOUT, batches, engines, is_count, lengths, micro_batching_agrees
+from verl_search.preflight.upstream_settings import settings_without_effect
+
+COUNTS = (
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    f"{ACTOR}.ppo_mini_batch_size",
+    f"{ACTOR}.ppo_epochs",
+    f"{ACTOR}.ulysses_sequence_parallel_size",
+    f"{ROLLOUT}.n",
+    f"{ROLLOUT}.val_kwargs.n",
+    f"{ROLLOUT}.tensor_model_parallel_size",
+    f"{ROLLOUT}.data_parallel_size",
+    f"{ROLLOUT}.max_num_seqs",
+    f"{ROLLOUT}.max_num_batched_tokens",
+    f"{ROLLOUT}.agent.num_workers",
+    f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+    "trainer.total_epochs",
+)
+COUNTS_OR_NULL = (
+    "data.gen_batch_size",
+    "data.val_batch_size",
+    f"{ACTOR}.ppo_max_token_len_per_gpu",
+    f"{ACTOR}.ppo_micro_batch_size_per_gpu",
+    f"{ROLLOUT}.max_model_len",
+    "trainer.total_training_steps",
+    "trainer.max_actor_ckpt_to_keep",
+)
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    f"{ROLLOUT}.temperature": (lambda value: value > 0, "a number above 0: GRPO compares samples that differ"),
+    f"{ROLLOUT}.val_kwargs.temperature": (lambda value: value >= 0, "a number from 0 on; 0 is greedy"),
+    f"{ROLLOUT}.top_p": (lambda value: 0 < value <= 1, "a number above 0, up to 1"),
+    f"{ROLLOUT}.val_kwargs.top_p": (lambda value: 0 < value <= 1, "a number above 0, up to 1"),
+    f"{ROLLOUT}.top_k": (lambda value: value >= 1 or value in (-1, 0), "a whole number from 1 on, or -1 for no limit"),
+    f"{ROLLOUT}.gpu_memory_utilization": (lambda value: 0 < value <= 1, "a share of the memory above 0, up to 1"),
+    f"{ACTOR}.optim.lr": (lambda value: value > 0, "a number above 0"),
+    f"{ACTOR}.optim.lr_warmup_steps_ratio": (lambda value: 0 <= value <= 1, "a share of the steps, from 0 to 1"),
+    f"{ACTOR}.optim.clip_grad": (lambda value: value > 0, "a number above 0"),
+    f"{ACTOR}.clip_ratio": (lambda value: value > 0, "a number above 0"),
+    f"{ACTOR}.kl_loss_coef": (lambda value: value >= 0, "a number from 0 on"),
+}
+# What a group can be judged by: its reward, or a measure of its episodes (verl_search/rollout/measures.py).
+GROUP_METRICS = ("reward", "em", "f1", "format_valid", "searches", "tool_calls", "sampled_tokens", "spliced_tokens")
+
+
+def counts(config: DictConfig) -> Iterator[Finding]:
+    for key in (*COUNTS, *COUNTS_OR_NULL):
+        value = OmegaConf.select(config, key)
+        if not (is_count(value) or (value is None and key in COUNTS_OR_NULL)):
+            yield error(f"{key}={value}: expected a whole number from 1 on{', or null' * (key in COUNTS_OR_NULL)}")
+    if not is_count(workers := config.data.dataloader_num_workers, least=0):
+        yield error(f"data.dataloader_num_workers={workers}: expected a whole number from 0 on")
+
+
+def ranges(config: DictConfig) -> Iterator[Finding]:
+    for key, (holds, expected) in RANGES.items():
+        value = OmegaConf.select(config, key)
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        if not is_number or not holds(value):
+            yield error(f"{key}={value}: expected {expected}")
+
+
+def frequencies(config: DictConfig) -> Iterator[Finding]:
+    trainer = config.trainer
+    for name, what in (("save_freq", "saves"), ("test_freq", "validations")):
+        if not isinstance(trainer[name], int):
+            yield error(f"trainer.{name}={trainer[name]}: expected the steps between two {what}, or -1 for none")
+    if isinstance(trainer.save_freq, int) and trainer.save_freq <= 0 and not trainer.val_only:
+        yield warning(
+            f"trainer.save_freq={trainer.save_freq}: no checkpoint is saved, not even at the end; give the steps "
+            "between two (--save_freq)"
+        )
+    if trainer.val_only and not trainer.val_before_train:
+        yield error("trainer.val_only=true with trainer.val_before_train=false would train; set the latter to true")
+
+
+def groups(config: DictConfig) -> Iterator[Finding]:
+    rollout, algorithm = config.actor_rollout_ref.rollout, config.algorithm
+    if rollout.n == 1 and not config.trainer.val_only:
+        yield error(
+            f"{ROLLOUT}.n=1: GRPO compares the answers to one question with each other, so a single one teaches "
+            "nothing; give 2 or more (--rollout_n)"
+        )
+    if algorithm.filter_groups.enable and algorithm.filter_groups.metric not in GROUP_METRICS:
+        yield error(
+            f"algorithm.filter_groups.metric={algorithm.filter_groups.metric}: expected one of "
+            f"{', '.join(GROUP_METRICS)}"
+        )
+    if rollout.val_kwargs.n > 1 and rollout.val_kwargs.temperature == 0:
+        yield warning(
+            f"{ROLLOUT}.val_kwargs.n={rollout.val_kwargs.n} with val_kwargs.temperature=0 asks for the same answer "
+            "each time; set n=1, or a temperature above 0"
+        )
+
+
+def probabilities(config: DictConfig) -> Iterator[Finding]:
+    rollout, correction = config.actor_rollout_ref.rollout, config.algorithm.rollout_correction
+    if rollout.calculate_log_probs:
+        return
+    if correction.bypass_mode or correction.rollout_is or correction.rollout_rs:
+        yield error(f"algorithm.rollout_correction needs {ROLLOUT}.calculate_log_probs=true")
+    else:
+        yield warning(
+            f"{ROLLOUT}.calculate_log_probs=false: trajectories hold no probabilities, and the alarm likelihood_drop "
+            "sees none"
+        )
+
+
+def determinism(config: DictConfig) -> Iterator[Finding]:
+    if config.actor_rollout_ref.rollout.full_determinism and config.search.seed is None:
+        yield error(
+            f"{ROLLOUT}.full_determinism=true with search.seed=null samples all answers to a question with one seed, "
+            "so they are all the same; give search.seed a number"
+        )
+
+
+def resuming(config: DictConfig) -> Iterator[Finding]:
+    mode, path = config.trainer.resume_mode, config.trainer.resume_from_path
+    if mode not in ("auto", "disable", "resume_path"):
+        yield error(f"trainer.resume_mode={mode}: expected auto, disable or resume_path")
+    elif mode == "resume_path" and "global_step_" not in str(path):
+        yield error(
+            f"trainer.resume_from_path={path}: expected the folder of a checkpoint, …/global_step_N, because "
+            "trainer.resume_mode=resume_path"
+        )
+    elif mode != "resume_path" and path:
+        yield error(f"trainer.resume_from_path={path} is not read; add trainer.resume_mode=resume_path")
+
+
+def metrics_file(config: DictConfig) -> Iterator[Finding]:
+    if "file" not in (config.trainer.logger or ()):
+        yield warning(
+            f"trainer.logger={config.trainer.logger} lacks file: the console shows no steps, the run has no report, "
+            "and after a resume the alarms do not know the steps before it"
+        )
+
+
+def question_files(config: DictConfig) -> Iterator[Finding]:
+    for key in ("train_files", "val_files"):
+        files = config.data[key] or ()
+        for file in [files] if isinstance(files, str) else files:
+            if not str(file).endswith(".parquet"):
+                yield error(f"data.{key}={file}: verl reads only files whose name ends in .parquet; rename it")
+
+
+def prompts_are_one(config: DictConfig) -> Iterator[Finding]:
+    for name in ("apply_chat", "prompt_template_name"):
+        if (own := config.data[name]) != (of_search := config.search[name]):
+            yield error(f"data.{name}={own} differs from search.{name}={of_search}; set the latter only")
+
+
+def search_deadline(config: DictConfig) -> Iterator[Finding]:
+    search = config.search
+    if search.search_timeout_s is not None and search.search_timeout_s <= search.timeout_s and search.max_attempts > 1:
+        yield warning(
+            f"search.search_timeout_s={search.search_timeout_s} ends a search before the first of its "
+            f"{search.max_attempts} attempts does (search.timeout_s={search.timeout_s}); raise the former, or lower "
+            "the latter"
+        )
+
+
+def _once_counts_hold(rule: Rule[DictConfig]) -> Rule[DictConfig]:
+    """The rule, for a config whose counts are numbers that it can calculate with."""
+
+    def guarded(config: DictConfig) -> Iterable[Finding] | None:
+        return () if any(True for _ in counts(config)) else rule(config)
+
+    return guarded
+
+
+SETTINGS_RULES: dict[str, Rule[DictConfig]] = {
+    "settings.counts": counts,
+    "settings.ranges": ranges,
+    "settings.frequencies": frequencies,
+    "settings.groups": _once_counts_hold(groups),
+    "settings.batches": _once_counts_hold(batches),
+    "settings.engines": _once_counts_hold(engines),
+    "settings.lengths": _once_counts_hold(lengths),
+    "settings.probabilities": probabilities,
+    "settings.micro-batching": micro_batching_agrees,
+    "settings.determinism": determinism,
+    "settings.resuming": resuming,
+    "settings.metrics-file": metrics_file,
+    "settings.question-files": question_files,
+    "settings.prompts": prompts_are_one,
+    "settings.search-deadline": search_deadline,
+    "settings.without-effect": settings_without_effect,
+}
