@@ -4,7 +4,7 @@ import pytest
 
 from flashrag.preflight import Severity, examine
 from tests.verl_search.composing import composed
-from verl_search.preflight.settings_rules import GROUP_METRICS, SETTINGS_RULES
+from verl_search.preflight.settings_rules import CHOICES, GROUP_METRICS, LOGGERS, SETTINGS_RULES
 
 ACTOR, ROLLOUT, REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
 STATIC = [f"{ACTOR}.use_dynamic_bsz=false", f"{ACTOR}.ppo_micro_batch_size_per_gpu=4"]  # micro-batches of 4 episodes
@@ -46,6 +46,11 @@ def findings(*overrides: str, config: str = "research") -> list[tuple[str, Sever
         ),
         ("ranges", [f"{ACTOR}.optim.lr=0"], "lr=0: expected a number above 0"),
         ("ranges", [f"{ACTOR}.optim.lr=null"], "lr=None: expected a number above 0"),
+        ("choices", [f"{ACTOR}.kl_loss_type=full"], "kl_loss_type=full: expected one of kl, k1, abs, mse, k2,"),
+        ("choices", [f"{ACTOR}.policy_loss.loss_mode=ppo"], "loss_mode=ppo: expected one of vanilla, dppo_tv"),
+        ("choices", [f"{ACTOR}.optim.lr_scheduler_type=linear"], "linear: expected one of constant, cosine"),
+        ("choices", ["algorithm.rollout_correction.rollout_is=seq"], "rollout_is=seq: expected one of None, token"),
+        ("choices", ["trainer.logger=[file, mlfow]"], "mlfow is not one of console, file, tensorboard"),
         (
             "frequencies",
             ["trainer.save_freq=null"],
@@ -144,6 +149,7 @@ def test_what_cannot_be_trained_is_an_error(rule: str, overrides: list[str], mes
         ),
         ("probabilities", [f"{ROLLOUT}.calculate_log_probs=false"], "the alarm likelihood_drop sees none"),
         ("lengths", ["search.max_result_tokens=8192"], "one result take all of data.max_response_length=8192"),
+        ("added", ["+trainer.total_epoch=3"], "did you mean 'trainer.total_epochs'?; it has an effect only where"),
         ("metrics-file", ["trainer.logger=[console]"], "trainer.logger=['console'] lacks file"),
         (
             "search-deadline",
@@ -172,12 +178,22 @@ def test_what_is_hardly_meant_is_a_warning(rule: str, overrides: list[str], mess
         [f"{ROLLOUT}.val_kwargs.n=4", f"{ROLLOUT}.val_kwargs.temperature=1.0"],
         ["trainer.resume_mode=resume_path", "trainer.resume_from_path=run/best_checkpoint/global_step_7"],
         ["trainer.logger=file"],
+        [f"{ACTOR}.kl_loss_type=k3+", f"{ACTOR}.policy_loss.loss_mode=gspo"],
+        [f"+{ROLLOUT}.engine_kwargs.vllm.block_size=16", "+alarms.mine.metric=actor/lr"],
         ["search.search_timeout_s=61"],
         [f"{ROLLOUT}.full_determinism=true", "search.seed=0"],
     ],
 )
 def test_what_fits_has_no_finding(overrides: list[str]) -> None:
     assert findings(*overrides) == []
+
+
+def test_the_choices_are_verls() -> None:
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+    from verl.utils.tracking import Tracking
+
+    assert set(CHOICES[f"{ACTOR}.policy_loss.loss_mode"]) == set(POLICY_LOSS_REGISTRY)
+    assert set(LOGGERS) == set(Tracking.supported_backend)
 
 
 def test_a_cpu_takes_one_kind_of_fsdp() -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flashrag.preflight import Finding, Rule, error, warning
 from verl_search.preflight.batch_rules import ACTOR, ROLLOUT, batches, engines, is_count, lengths, micro_batching_agrees
-from verl_search.preflight.upstream_settings import settings_without_effect
+from verl_search.preflight.upstream_settings import added_settings, settings_without_effect
 
 COUNTS = (
     "data.train_batch_size",
@@ -55,6 +55,21 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     f"{ACTOR}.clip_ratio": (lambda value: value > 0, "a number above 0"),
     f"{ACTOR}.kl_loss_coef": (lambda value: value >= 0, "a number from 0 on"),
 }
+_KL = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    f"{ACTOR}.kl_loss_type": (*_KL, *(f"{name}+" for name in _KL)),
+    f"{ACTOR}.policy_loss.loss_mode": (
+        *("vanilla", "dppo_tv", "dppo_kl", "gspo", "sapo", "gpg", "clip_cov", "kl_cov", "geo_mean", "dro", "cispo"),
+        "bypass_mode",
+    ),
+    f"{ACTOR}.optim.lr_scheduler_type": ("constant", "cosine"),
+    "algorithm.kl_ctrl.type": ("fixed", "adaptive"),
+    "algorithm.rollout_correction.rollout_is": (None, "token", "sequence"),
+}
+LOGGERS = (
+    *("console", "file", "tensorboard", "wandb", "mlflow", "swanlab", "vemlp_wandb", "clearml", "trackio"),
+    "rl_insight",
+)
 # What a group can be judged by: its reward, or a measure of its episodes (verl_search/rollout/measures.py).
 GROUP_METRICS = ("reward", "em", "f1", "format_valid", "searches", "tool_calls", "sampled_tokens", "spliced_tokens")
 
@@ -74,6 +89,16 @@ def ranges(config: DictConfig) -> Iterator[Finding]:
         is_number = isinstance(value, int | float) and math.isfinite(value)
         if not is_number or not holds(value):
             yield error(f"{key}={value}: expected {expected}")
+
+
+def choices(config: DictConfig) -> Iterator[Finding]:
+    for key, known in CHOICES.items():
+        if (value := OmegaConf.select(config, key)) not in known:
+            yield error(f"{key}={value}: expected one of {', '.join(map(str, known))}")
+    logger = config.trainer.logger or ()
+    for name in [logger] if isinstance(logger, str) else logger:
+        if name not in LOGGERS:
+            yield error(f"trainer.logger={logger}: {name} is not one of {', '.join(LOGGERS)}")
 
 
 def frequencies(config: DictConfig) -> Iterator[Finding]:
@@ -187,6 +212,7 @@ def _once_counts_hold(rule: Rule[DictConfig]) -> Rule[DictConfig]:
 SETTINGS_RULES: dict[str, Rule[DictConfig]] = {
     "settings.counts": counts,
     "settings.ranges": ranges,
+    "settings.choices": choices,
     "settings.frequencies": frequencies,
     "settings.groups": _once_counts_hold(groups),
     "settings.batches": _once_counts_hold(batches),
@@ -201,4 +227,5 @@ SETTINGS_RULES: dict[str, Rule[DictConfig]] = {
     "settings.prompts": prompts_are_one,
     "settings.search-deadline": search_deadline,
     "settings.without-effect": settings_without_effect,
+    "settings.added": added_settings,
 }

@@ -15,8 +15,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
+from flashrag.errors import did_you_mean
 from flashrag.preflight import Finding, error, warning
-from verl_search.composition import leaves
+from verl_search.composition import CONFIG_DIR, leaves
 
 LIST = Path(__file__).with_name("upstream_settings.yaml")
 DEFAULTS = Path(__file__).with_name("upstream_defaults.yaml")
@@ -50,8 +51,12 @@ def upstream_defaults() -> Mapping[str, Any]:
 def entry_of(key: str) -> Unhonoured | None:
     """The entry that lists a key, or else the smallest listed group that it is in."""
     entries = {own: entry for entry in unhonoured_settings() for own in entry.keys}
-    ends = [len(key), *(dot.start() for dot in reversed([*re.finditer(r"\.", key)]))]
-    return next((entries[key[:end]] for end in ends if key[:end] in entries), None)
+    return next((entries[group] for group in _with_groups(key) if group in entries), None)
+
+
+def _with_groups(key: str) -> list[str]:
+    """A key and the groups that it is in, the smallest first."""
+    return [key, *(key[: dot.start()] for dot in reversed([*re.finditer(r"\.", key)]))]
 
 
 def settings_without_effect(config: DictConfig) -> Iterator[Finding]:
@@ -67,3 +72,22 @@ def settings_without_effect(config: DictConfig) -> Iterator[Finding]:
         if entry.keys in changed and not has_effect:
             told = ", ".join(f"{key}={OmegaConf.select(config, key)}" for key in changed[entry.keys])
             yield (error if entry.verdict == "refuse" else warning)(f"{told}: {entry.reason}")
+
+
+@functools.cache
+def known_settings() -> frozenset[str]:
+    """The dotted keys of verl's config and of ours."""
+    ours = (path for path in CONFIG_DIR.glob("*.yaml") if path.stem != "agent_loop")
+    groups = [leaves(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in ours]
+    return frozenset({*upstream_defaults(), *(key for group in groups for key in group)})
+
+
+def added_settings(config: DictConfig) -> Iterator[Finding]:
+    """A warning for each setting that was added to the config, except alarms and what verl hands on to libraries."""
+    known = known_settings()
+    for key, value in leaves(OmegaConf.to_container(config, resolve=False)).items():
+        if not (key.startswith("alarms.") or any(group in known for group in _with_groups(key))):
+            yield warning(
+                f"{key}={value}: neither verl nor ReSearch has this setting in its config{did_you_mean(key, known)}; "
+                "it has an effect only where verl's code asks for it"
+            )
