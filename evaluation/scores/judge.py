@@ -23,6 +23,7 @@ from flashrag.client import check_address
 from flashrag.episode import Trajectory
 from flashrag.errors import GenerationError, ReSearchError
 from flashrag.system.json_lines import KeyedLog, encode_object
+from flashrag.system.network import client_settings
 
 INSTRUCTIONS = " ".join(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split())
 KEY_VARIABLES = ("JUDGE_API_KEY", "OPENAI_API_KEY")
@@ -129,7 +130,11 @@ class Judge:
         if self._client is None:
             key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "EMPTY")
             self._client = openai.AsyncOpenAI(
-                base_url=settings.url, api_key=key, timeout=settings.timeout_s, max_retries=0
+                base_url=settings.url,
+                api_key=key,
+                timeout=settings.timeout_s,
+                max_retries=0,
+                http_client=openai.DefaultAsyncHttpxClient(**client_settings(settings.url)),
             )
 
         async def request() -> str:

@@ -17,22 +17,22 @@ import httpx
 
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.errors import UserError
+from flashrag.system.network import parse_address, proxy_for
 
 FIRST_ASIDE_S = 0.5
 LONGEST_ASIDE_S = 30.0
 PROBE_TIMEOUT_S = 2.0  # a retrieval server answers /health at once under any load
-# A name or an address, IPv6 included, as httpx holds it; it lets other characters through.
-_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
 def check_address(url: str, key: str) -> str:
-    """One address without a trailing slash; raises `UserError` naming `key` when it is not an http(s) address."""
+    """One address without a trailing slash; raises `UserError` if it, or the proxy for it, cannot be used."""
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise UserError(f"{key}={url!r} is not an address ({error}); expected e.g. http://127.0.0.1:8000") from error
-    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.raw_host):
-        raise UserError(f"{key}={url!r} is not an http address; expected e.g. http://127.0.0.1:8000")
+        parse_address(url, ("http", "https"))
+    except ValueError as error:
+        raise UserError(
+            f"{key}={url!r} is not an http address ({error}); expected e.g. http://127.0.0.1:8000"
+        ) from error
+    proxy_for(url)
     return url.rstrip("/")
 
 

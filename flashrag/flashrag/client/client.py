@@ -38,6 +38,7 @@ from flashrag.client.reply import (
 )
 from flashrag.document import Document, Hit
 from flashrag.errors import SearchError
+from flashrag.system.network import client_settings, detour, proxy_for
 
 CONNECT_TIMEOUT_S = 5.0
 BATCH_QUERIES = 64  # per request: well under a server's limits, and small enough to find room in its queue
@@ -52,7 +53,7 @@ class RetrievalClient:
 
     `url` is an address, several separated by commas, or a sequence. `timeout_s` limits a request, `deadline_s` a search
     with all its attempts, `max_connections` the connections to each server. `token` is the servers' bearer token, by
-    default the environment variable RESEARCH_SERVER_TOKEN. Raises `UserError` for an unusable address or token.
+    default the environment variable RESEARCH_SERVER_TOKEN. Raises `UserError` for an unusable address, token or proxy.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ class RetrievalClient:
         try:
             return parse(json.loads(content))
         except (ValueError, RecursionError) as error:
-            raise SearchError(f"{server.url}{route} answered {excerpt(content)!r}; {error}") from error
+            raise SearchError(
+                f"{server.url}{route} answered {excerpt(content)!r}; {error}{detour(server.url)}"
+            ) from error
 
     async def _ask_each(self, route: str, body: bytes, deadline: float) -> tuple[Server, bytes]:
         """One attempt: ask one server after the other until one answers."""
@@ -154,7 +157,7 @@ class RetrievalClient:
                 check_alive(response)
         except (httpx.RequestError, aiohttp.ClientError, TimeoutError) as error:
             server.failed(asked_at, retry_after_s=0.0)
-            raise Retryable(f"{server.url}{route} {_failure(error, timeout_s)}") from error
+            raise Retryable(f"{server.url}{route} {_failure(error, timeout_s)}{detour(server.url)}") from error
         except Retryable as error:
             if error.busy:
                 server.busy(error.retry_after_s)
@@ -177,10 +180,12 @@ class RetrievalClient:
     def _server(self, url: str) -> Server:
         # A request waits for a slot, never for the pool, so that the remaining time that it states stays true.
         # On aiohttp a request costs the same at any number of connections; httpx's own pool looks at each of them.
+        # Behind a proxy httpx's pool serves, because aiohttp knows no SOCKS proxies.
         connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
         timeout = httpx.Timeout(connect=connect_s, read=self._timeout_s, write=self._timeout_s, pool=connect_s)
         limits = httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections)
-        http = HttpxAiohttpClient(base_url=url, timeout=timeout, limits=limits)
+        kind = httpx.AsyncClient if proxy_for(url) else HttpxAiohttpClient
+        http = kind(base_url=url, timeout=timeout, limits=limits, **client_settings(url))
         return Server(url, http, asyncio.Semaphore(self._max_connections))
 
     async def aclose(self) -> None:

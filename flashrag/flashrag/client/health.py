@@ -12,6 +12,7 @@ import httpx
 from flashrag.client.balancing import authorization, check_addresses
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.errors import UserError
+from flashrag.system.network import detour, get
 
 REMEDY = "start one with: python rag_serving/serving.py --config rag_serving/serving_config.yaml --port P"
 _log = logging.getLogger(__name__)
@@ -37,15 +38,15 @@ def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str =
 def _health_or_problem(url: str, timeout_s: float, given: str) -> httpx.Response | str:
     """The server's /health reply, or the reason why the server cannot be used."""
     try:
-        health = httpx.get(f"{url}/health", timeout=timeout_s)
+        health = get(f"{url}/health", timeout_s=timeout_s)
         # /health is open to everyone; /metrics asks for the token, as the search routes do.
-        metrics = httpx.get(f"{url}/metrics", timeout=timeout_s, headers=authorization())
+        metrics = get(f"{url}/metrics", timeout_s=timeout_s, headers=authorization())
     except httpx.RequestError as error:
-        return f"no retrieval server answers at {given} ({type(error).__name__} {error})"
+        return f"no retrieval server answers at {given} ({type(error).__name__} {error}){detour(url)}"
     if '"loading"' in health.text and health.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         return f"the retrieval server at {given} is still loading its index: try again when it says ready"
     if not health.is_success:
-        return f"{given}/health answered {health.status_code}, expected 200"
+        return f"{given}/health answered {health.status_code}, expected 200{detour(url)}"
     if metrics.status_code == httpx.codes.UNAUTHORIZED:
         return f"{given} asks for another token; set {TOKEN_VARIABLE} to the server's"
     return health

@@ -14,6 +14,7 @@ import httpx
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.document import Document, Hit
 from flashrag.errors import SearchError
+from flashrag.system.network import detour
 
 RETRY_AFTER_CAP_S = 30.0
 
@@ -48,7 +49,8 @@ def excerpt(content: bytes) -> str:
 
 
 def _told(response: httpx.Response) -> str:
-    return f"{response.request.url} answered {response.status_code}: {excerpt(response.content)}"
+    url = str(response.request.url)
+    return f"{url} answered {response.status_code}: {excerpt(response.content)}{detour(url)}"
 
 
 def _retry_after_s(response: httpx.Response) -> float:

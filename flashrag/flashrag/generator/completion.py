@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from flashrag.errors import GenerationError
+from flashrag.system.network import detour
 
 Reply = TypeVar("Reply")
 
@@ -83,7 +84,8 @@ async def with_retries(request: Callable[[], Awaitable[Reply]], url: str, max_re
         # A time-out's own text is empty.
         cause = f" ({type(error.__cause__).__name__} {error.__cause__}".rstrip() + ")" if error.__cause__ else ""
         tries = attempts.statistics["attempt_number"]
-        raise GenerationError(f"{url}: {error}{cause} (attempt {tries} of {1 + max_retries})") from error
+        tried = f"(attempt {tries} of {1 + max_retries})"
+        raise GenerationError(f"{url}: {error}{cause} {tried}{detour(url)}") from error
 
 
 def _may_pass(error: BaseException) -> bool:

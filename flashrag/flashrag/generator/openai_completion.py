@@ -15,6 +15,7 @@ import openai
 from flashrag.episode import RESEARCH, Dialect, Generation
 from flashrag.generator.completion import Completion, Reply, first_choice, read_completion, with_retries
 from flashrag.generator.settings import GeneratorSettings
+from flashrag.system.network import client_settings
 
 
 class TokenIdOrigin(StrEnum):
@@ -42,6 +43,7 @@ class OpenAICompletionGenerator:
             base_url=settings.api_base_url,
             api_key=api_key,
             timeout=settings.generator_timeout_s,
+            http_client=openai.DefaultAsyncHttpxClient(**client_settings(settings.api_base_url)),
             max_retries=0,  # the client would not try a cut-off reply again
         )
 

@@ -11,6 +11,7 @@ import httpx
 from flashrag.errors import UserError
 from flashrag.generator.model_folder import check_model_path, eos_token_ids, load_tokenizer
 from flashrag.generator.settings import Framework, GeneratorSettings
+from flashrag.system.network import detour, get
 
 if TYPE_CHECKING:
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
@@ -65,20 +66,20 @@ def find_served_model(settings: GeneratorSettings, api_key: str) -> str:
 def _model_cards(settings: GeneratorSettings, api_key: str) -> list[dict[str, Any]]:
     url = f"{settings.api_base_url}/models"
     try:
-        response = httpx.get(url, timeout=5.0, headers={"Authorization": f"Bearer {api_key}"})
+        response = get(url, timeout_s=5.0, headers={"Authorization": f"Bearer {api_key}"})
     except httpx.TransportError as error:
         raise UserError(
-            f"no model server answers at sgl_remote_url={settings.sgl_remote_url} ({error}); {_REMEDY}"
+            f"no model server answers at sgl_remote_url={settings.sgl_remote_url} ({error}){detour(url)}; {_REMEDY}"
         ) from error
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise UserError(f"{url} answered {response.status_code}; put the server's key into OPENAI_API_KEY")
+        raise UserError(f"{url} answered {response.status_code}; put the server's key into OPENAI_API_KEY{detour(url)}")
     try:
         cards = response.raise_for_status().json()["data"]
         return [card for card in cards if card["id"]]
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{url} answered {response.status_code} {response.text[:100]!r}; "
-            f"sgl_remote_url must be an OpenAI-compatible model server; {_REMEDY}"
+            f"sgl_remote_url must be an OpenAI-compatible model server{detour(url)}; {_REMEDY}"
         ) from error
 
 

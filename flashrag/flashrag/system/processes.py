@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from flashrag.system.network import direct_environment
+
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 STOP_GRACE_S = 15.0
 TAIL_LINES = 25
@@ -65,7 +67,7 @@ def start_process(command: Sequence[str], log_path: Path, env: Mapping[str, str]
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **direct_environment(os.environ), **(env or {})},
             start_new_session=True,
             preexec_fn=_end_with_parent,  # a single system call: nothing in it can wait for a lock
         )
