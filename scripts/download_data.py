@@ -8,6 +8,7 @@ Does not cover: original files (convert_data.py), corpora and indexes.
 """
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from flashrag.dataset import DATASETS, read_questions
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
+from flashrag.system.network import detour, direct_environment
 
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 ALL = "all"
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--lock", type=Path, help=f"file with sizes and hashes to check against (default: {{data_dir}}/{_LOCK})")
     options = parser.parse_args(argv)
     names = list(wanted_files(options.datasets, options.split))
+    os.environ.update(direct_environment(os.environ))  # for a mirror on this machine
     lock_path = options.lock or options.data_dir / _LOCK
     for name in names:
         print(fetch(name, options.data_dir, lock_path, options.revision, options.endpoint), flush=True)
@@ -131,17 +134,20 @@ def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> t
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     where = {"repo_type": "dataset", "revision": revision, "endpoint": endpoint}
+    url = hf_hub_url(REPOSITORY, name, **where)
+    by_proxy = detour(url)
     try:
-        stated = get_hf_file_metadata(hf_hub_url(REPOSITORY, name, **where), endpoint=endpoint)
+        stated = get_hf_file_metadata(url, endpoint=endpoint)
         path = Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where))
     except HfHubHTTPError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{name} cannot be fetched from {REPOSITORY} at {revision!r}: {reason}") from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise UserError(f"{name} cannot be fetched from {REPOSITORY} at {revision!r}: {reason}{by_proxy}") from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError, ImportError) as error:
+        # The last two: httpx cannot use one of the environment's proxies, even if it is not asked for this address.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         remedy = "Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), copy the file to the data folder"
         remedy = f"{remedy}, or convert the original (scripts/convert_data.py)"
-        raise UserError(f"{name} cannot be fetched: {reason}. {remedy}") from error
+        raise UserError(f"{name} cannot be fetched: {reason}{by_proxy}. {remedy}") from error
     return path, stated.commit_hash, stated.etag if len(stated.etag or "") == _SHA256_DIGITS else None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 from fastapi import FastAPI, Request, Response
+from huggingface_hub import close_session
 
 from scripts.download_data import REPOSITORY, main
+from tests.proxies import HttpProxy, clear_proxies, running
 
 COMMIT = "1" * 40
 
@@ -189,6 +192,24 @@ def test_without_a_network_the_ways_out_are_told(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert main([*argv, "http://127.0.0.1:1"]) == 2
     assert "cannot be fetched" in capsys.readouterr().err
+
+
+def test_a_mirror_on_this_machine_needs_no_proxy(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    close_session()  # the next client reads the variables again
+    with running(HttpProxy()) as proxy:
+        clear_proxies(monkeypatch)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert main(arguments) == 0
+        assert proxy.asked == []
+        assert main([*arguments[:-1], "http://hub.test", "--data_dir", str(tmp_path)]) == 2
+    assert f"through the proxy {proxy.url} (from http_proxy)" in capsys.readouterr().err
+    monkeypatch.setenv("http_proxy", "htp://proxy")
+    assert main([*arguments[:-1], "http://hub.test", "--data_dir", str(tmp_path)]) == 2
+    assert "http_proxy='htp://proxy' is not a proxy's address" in capsys.readouterr().err
+    close_session()
 
 
 def test_a_file_of_ones_own_is_left_alone(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
