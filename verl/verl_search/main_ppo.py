@@ -18,7 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
 from flashrag.preflight import Finding, PreflightFailed, enforce, examine
+from flashrag.system.network import direct_environment
 from verl_search.composition import CONFIG_DIR, check_command_line, check_composed, in_one_line, register_with_hydra
+from verl_search.platform.ray_cluster import configured_ray, needs, ray_init_settings
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import TRAINING_RULES
 from verl_search.preflight.settings_rules import SETTINGS_RULES
@@ -29,8 +31,6 @@ from verl_search.settings import SearchSettings
 from verl_search.trainer.run_folder import write_end
 from verl_search.trainer.stopping import StopTraining, TrainingFailed, resume_command
 
-# verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
-RAY_CPUS_PER_PROCESS = 4
 # Set by a program that has examined the same run a moment ago, such as training/launch.py.
 EXAMINED_VARIABLE = "RESEARCH_EXAMINED"
 
@@ -93,6 +93,7 @@ def train(config: DictConfig) -> None:
     check_platform(config)
     for condition in ("always", config.actor_rollout_ref.rollout.name, config.trainer.device):
         upstream.check_contract(upstream.required_names(condition))
+    os.environ.update(direct_environment(os.environ))  # of the processes that Ray starts
     complete(config)
     validate(config)
     from ray.exceptions import RayActorError, RayTaskError
@@ -112,7 +113,7 @@ def train(config: DictConfig) -> None:
 
 
 def complete(config: DictConfig) -> None:
-    """Fill in the derived values: lengths in tokens, the weights' buffer, Ray's CPUs, the path of agent_loop.yaml."""
+    """Fill in the derived values: lengths in tokens, the weights' buffer, which Ray, the path of agent_loop.yaml."""
     sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
@@ -120,10 +121,11 @@ def complete(config: DictConfig) -> None:
     if folder := local_folder(config.actor_rollout_ref.model.path, MODEL_KEY):
         megabytes = bucket_megabytes(read_model_facts(folder, MODEL_KEY), config)
         rollout.checkpoint_engine.update_weights_bucket_megabytes = megabytes
+    ray_init = config.ray_kwargs.ray_init
     if config.trainer.device == "cpu":
-        # A request for more CPUs than Ray has waits for ever. These are reservations, not threads.
-        ray_init = config.ray_kwargs.ray_init
-        ray_init.num_cpus = ray_init.num_cpus or RAY_CPUS_PER_PROCESS * (config.trainer.n_gpus_per_node + 1)
+        ray_init.num_cpus = ray_init.num_cpus or needs(config).cpus
+    for key, value in ray_init_settings(configured_ray(config), os.environ).items():
+        OmegaConf.update(ray_init, key, value, force_add=True)
     rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(CONFIG_DIR / "agent_loop.yaml")
 
 

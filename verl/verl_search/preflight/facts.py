@@ -19,6 +19,7 @@ from flashrag.generator import ModelFacts, check_model_folder, load_tokenizer, l
 from flashrag.preflight import Machine, fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
+from verl_search.platform.ray_cluster import RayChoice, check_ray, configured_ray, needs
 from verl_search.settings import SearchSettings
 
 MODEL_KEY = "actor_rollout_ref.model.path"
@@ -96,6 +97,13 @@ class TrainingFacts:
     def server(self) -> dict[str, Any]:
         """The /health reply of the first healthy retrieval server."""
         return check_server(self.settings.url).json()
+
+    @fact
+    def ray(self) -> RayChoice:
+        """The Ray to use; a cluster among them has answered, and has room."""
+        choice = configured_ray(self.config)
+        check_ray(choice, needs(self.config))
+        return choice
 
     @fact
     def steps_per_epoch(self) -> int:

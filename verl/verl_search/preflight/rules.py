@@ -45,6 +45,11 @@ def server_answers(facts: TrainingFacts) -> None:
     assert facts.server
 
 
+def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
+    if facts.ray.note:
+        yield note(facts.ray.note)
+
+
 def model_is_there(facts: TrainingFacts) -> None:
     assert facts.tokenizer
     assert facts.model_folder is None or facts.model
@@ -178,6 +183,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "data.splits": splits_differ,
     "data.questions": questions_are_no_prompts,
     "search.server": server_answers,
+    "ray.cluster": ray_is_there,
     "machine.memory": memory_is_enough,
     "machine.disk": disk_is_enough,
     "machine.sockets": ray_has_room_for_sockets,

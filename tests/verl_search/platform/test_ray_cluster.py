@@ -1,0 +1,215 @@
+"""Which Ray a run uses, and whether the cluster that it is to join answers, takes our token and has room."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from fastapi import FastAPI
+from omegaconf import OmegaConf
+from ray._private.authentication_test_utils import reset_auth_token_state
+from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
+
+from flashrag.errors import UserError
+from flashrag.system.local_server import free_port
+from tests.proxies import clear_proxies
+from tests.verl_search.composing import composed
+from verl_search.main_ppo import complete
+from verl_search.platform import ray_cluster
+from verl_search.platform.ray_cluster import Needs, Node, RayChoice, check_nodes, check_ray, choose_ray
+
+JOINED = RayChoice("10.0.0.1:6379", "RAY_ADDRESS")
+NEEDS = Needs(nodes=1, gpus_per_node=1, cpus=8)
+OWN_ADDRESS = "127.0.0.1"
+
+
+@pytest.fixture(autouse=True)
+def no_ray_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_proxies(monkeypatch)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Control(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):
+    """A cluster's control service, as far as it tells its nodes."""
+
+    def __init__(self, nodes: list[Node], token: str | None):
+        self.nodes = nodes
+        self.token = token
+
+    def GetAllNodeInfo(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002
+        if self.token and ("authorization", f"Bearer {self.token}") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        nodes = [
+            gcs_pb2.GcsNodeInfo(node_manager_address=node.address, resources_total={"GPU": node.gpus, "CPU": node.cpus})
+            for node in self.nodes
+        ]
+        return gcs_service_pb2.GetAllNodeInfoReply(node_info_list=nodes)
+
+
+@contextmanager
+def cluster(*nodes: Node, token: str | None = None) -> Iterator[RayChoice]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(Control(list(nodes), token), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield RayChoice(f"127.0.0.1:{port}", "RAY_ADDRESS")
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("variable", "configured", "expected"),
+    [
+        (None, None, RayChoice("local")),  # whatever cluster runs on this machine
+        ("", None, RayChoice("local")),
+        (" local ", None, RayChoice("local")),
+        ("10.0.0.1:6379", None, JOINED),
+        ("10.0.0.1:6379", "local", RayChoice("local")),
+        (None, "10.0.0.2:6379", RayChoice("10.0.0.2:6379", "ray_kwargs.ray_init.address")),
+        ("auto", None, RayChoice("auto", "RAY_ADDRESS")),
+        ("ray://head:10001", None, RayChoice("ray://head:10001", "RAY_ADDRESS")),
+        ("[fd00::1]:6379", None, RayChoice("[fd00::1]:6379", "RAY_ADDRESS")),
+    ],
+)
+def test_a_run_joins_only_what_is_named(variable: str | None, configured: str | None, expected: RayChoice):
+    assert choose_ray({} if variable is None else {"RAY_ADDRESS": variable}, configured, 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://127.0.0.1:8265", "the address of Ray's dashboard"),
+        ("head", "names no port"),
+        ("head:six", "Invalid port"),
+        ("head:0", "0 is no port"),
+        ("grpc://head:1", "begins with none of"),
+        (":6379", "names no host"),
+    ],
+)
+def test_an_address_that_is_none_of_rays_is_refused(address: str, reason: str):
+    with pytest.raises(UserError, match=rf"^RAY_ADDRESS=.*{reason}.*expected the address that `ray start` prints"):
+        choose_ray({"RAY_ADDRESS": address}, None, 1)
+
+
+def test_several_nodes_need_a_cluster():
+    with pytest.raises(UserError, match=r"nnodes=2 needs a Ray cluster.*set RAY_ADDRESS=HEAD:6379"):
+        choose_ray({}, None, 2)
+    assert choose_ray({"RAY_ADDRESS": "head:6379"}, None, 2).joins
+
+
+def test_a_dead_address_is_refused_at_once():
+    choice = RayChoice(f"127.0.0.1:{free_port()}", "RAY_ADDRESS")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS={choice.address} .*unset it"):
+        check_ray(choice, NEEDS)
+    with pytest.raises(UserError, match="no Ray cluster answers at RAY_ADDRESS=ray://"):
+        check_ray(choice._replace(address=f"ray://{choice.address}"), NEEDS)
+    assert time.monotonic() - started < 2
+
+
+def test_a_left_behind_address_file_is_refused_for_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    auto = choose_ray({"RAY_ADDRESS": "auto"}, None, 1)
+    with pytest.raises(UserError, match="RAY_ADDRESS=auto, but no Ray cluster runs on this machine"):
+        check_ray(auto, NEEDS)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match="no Ray cluster answers at RAY_ADDRESS=auto"):
+        check_ray(auto, NEEDS)
+
+
+def test_another_server_is_told_apart(serve: Callable[[Any], str]):
+    address = serve(FastAPI()).removeprefix("http://")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=f"RAY_ADDRESS={address} answers, but not as a Ray cluster"):
+        check_ray(RayChoice(address, "RAY_ADDRESS"), NEEDS)
+    assert time.monotonic() - started < 7
+
+
+def test_a_server_that_never_answers_is_left_after_seconds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ray_cluster, "TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(UserError, match="answers, but not as a Ray cluster"):
+            check_ray(RayChoice(address, "RAY_ADDRESS"), NEEDS)
+        assert time.monotonic() - started < 2
+
+
+def test_a_cluster_with_room_is_joined_past_any_proxy(monkeypatch: pytest.MonkeyPatch, closed_url: str):
+    for name in ("http_proxy", "grpc_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, closed_url)
+    with cluster(Node(OWN_ADDRESS, 1, 8)) as choice:
+        check_ray(choice, NEEDS)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "needed", "message"),
+    [
+        ([Node(OWN_ADDRESS, 0, 16)], NEEDS, "has 0 nodes with 1 GPUs .* and 16 CPUs in all; the run needs 1 and 8"),
+        ([Node(OWN_ADDRESS, 1, 2)], NEEDS, "--num-gpus=1 --num-cpus=8"),
+        ([Node(OWN_ADDRESS, 8, 64), Node("10.9.9.9", 4, 64)], Needs(2, 8, 1), "has 1 nodes with 8 GPUs"),
+        ([Node("198.51.100.7", 8, 64)], NEEDS, "this machine is no node of .*`ray start --address=10.0.0.1:6379` here"),
+        ([], NEEDS, "this machine is no node of"),
+    ],
+)
+def test_a_cluster_without_room_is_refused(nodes: list[Node], needed: Needs, message: str):
+    with pytest.raises(UserError, match=message):
+        check_nodes(nodes, JOINED, needed)
+
+
+@pytest.mark.parametrize(
+    ("variables", "outcome"),
+    [
+        ({}, "refuses our token; set RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_MODE": "token"}, "and there is none in RAY_AUTH_TOKEN or ~/.ray/auth_token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/no/file"}, "RAY_AUTH_TOKEN_PATH=/no/file holds none"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"}, "refuses our token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "right"}, "joined"),
+    ],
+)
+def test_a_cluster_that_wants_a_token(
+    variables: dict[str, str], outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with cluster(Node(OWN_ADDRESS, 1, 8), token="right") as choice, monkeypatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        reset_auth_token_state()  # Ray reads them once
+        try:
+            check_ray(choice, NEEDS)
+            told = "joined"
+        except UserError as error:
+            told = str(error)
+    reset_auth_token_state()
+    assert outcome in told
+    assert "right" not in told and "wrong" not in told
+
+
+def test_a_run_of_its_own_gives_ray_its_resources():
+    config = composed("cpu", "actor_rollout_ref.model.path=org/model")
+    complete(config)
+    ray_init = config.ray_kwargs.ray_init
+    assert (ray_init.address, ray_init.num_cpus, ray_init.num_gpus) == ("local", 8, 1)
+
+
+def test_a_run_that_joins_leaves_them_out_and_tells_its_workers_where_to_write(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("TENSORBOARD_DIR", "/runs/tensorboard")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    config = composed("cpu", "actor_rollout_ref.model.path=org/model")
+    complete(config)
+    ray_init = config.ray_kwargs.ray_init
+    assert (ray_init.address, ray_init.num_cpus, ray_init.num_gpus) == ("10.0.0.1:6379", None, None)
+    variables = OmegaConf.to_container(ray_init.runtime_env.env_vars)
+    assert isinstance(variables, dict)
+    assert variables["TENSORBOARD_DIR"] == "/runs/tensorboard" and "127.0.0.1" in variables["NO_PROXY"]
+    assert "secret" not in str(ray_init)

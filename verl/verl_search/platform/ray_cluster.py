@@ -1,0 +1,214 @@
+"""The Ray of a training run: one of its own on this machine, or a cluster that it joins because it was told to.
+
+By itself `ray.init` joins any cluster that `ray start` began on this machine, and even the address of one that has
+died, and then refuses num_cpus and num_gpus (ray 2.60). Here a run joins only what `ray_kwargs.ray_init.address` or
+RAY_ADDRESS names. `check_ray` asks that cluster before anything starts, within seconds; Ray's own client waits half a
+minute for a dead one, and ends the process without a token. Does not cover: Ray Serve (docs/cluster.md).
+"""
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from flashrag.errors import UserError
+from flashrag.system.network import direct_environment, is_this_machine, parse_address
+
+OWN, ANY = "local", "auto"  # Ray's words
+ADDRESS_KEY, ADDRESS_VARIABLE = "ray_kwargs.ray_init.address", "RAY_ADDRESS"
+CLIENT_SCHEME = "ray://"
+TIMEOUT_S = 5.0
+# verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
+CPUS_PER_PROCESS = 4
+# What a run's processes read from the environment. Those of a cluster have that of `ray start`. Keys and tokens are
+# left out: Ray prints these variables and stores them.
+FORWARDED = (
+    "VERL_FILE_LOGGER_PATH", "TENSORBOARD_DIR", "WANDB_DIR", "WANDB_MODE", "WANDB_BASE_URL", "VERL_PLATFORM",
+    "OMP_NUM_THREADS", "HF_HUB_OFFLINE",
+)  # fmt: skip
+
+
+class RayChoice(NamedTuple):
+    """The address that `ray.init` gets, and the key or variable that gave it; "" if none did."""
+
+    address: str
+    source: str = ""
+
+    @property
+    def joins(self) -> bool:
+        return self.address != OWN
+
+    @property
+    def note(self) -> str:
+        """A line for the user; empty for a Ray of the run's own."""
+        if not self.joins:
+            return ""
+        return (
+            f"training joins the Ray cluster at {self.address} ({self.source}), whose nodes have the processors, "
+            "GPUs and keys that `ray start` gave them"
+        )
+
+
+class Needs(NamedTuple):
+    """What a run reserves of a cluster."""
+
+    nodes: int
+    gpus_per_node: int
+    cpus: int
+
+
+class Node(NamedTuple):
+    """A living node of a cluster."""
+
+    address: str
+    gpus: float
+    cpus: float
+
+
+def configured_ray(config: DictConfig) -> RayChoice:
+    """The Ray for the run of a training config in this process's environment; raises `UserError` as `choose_ray`."""
+    return choose_ray(os.environ, OmegaConf.select(config, ADDRESS_KEY), config.trainer.nnodes)
+
+
+def needs(config: DictConfig) -> Needs:
+    """What verl's processes reserve. More CPUs than Ray has are waited for without end; they are not threads."""
+    trainer = config.trainer
+    cpus = CPUS_PER_PROCESS * (trainer.n_gpus_per_node + 1) if trainer.device == "cpu" else 1
+    return Needs(trainer.nnodes, trainer.n_gpus_per_node, cpus)
+
+
+def choose_ray(environ: Mapping[str, str], configured: str | None, nodes: int) -> RayChoice:
+    """The Ray for a run on so many nodes; raises `UserError` for an address that Ray's trainer cannot take."""
+    given, source = (configured or "").strip(), ADDRESS_KEY
+    if not given:
+        given, source = environ.get(ADDRESS_VARIABLE, "").strip(), ADDRESS_VARIABLE
+    if given in ("", OWN):
+        if nodes > 1:
+            raise UserError(
+                f"trainer.nnodes={nodes} needs a Ray cluster, and no {ADDRESS_VARIABLE} names one: start it with "
+                f"`ray start` on each node, then set {ADDRESS_VARIABLE}=HEAD:6379"
+            )
+        return RayChoice(OWN)
+    if given != ANY:
+        check_ray_address(given, source)
+    return RayChoice(given, source)
+
+
+def check_ray_address(address: str, source: str) -> None:
+    """Raise `UserError` unless the address is host:port, or that of a Ray client server."""
+    expected = f"expected the address that `ray start` prints, e.g. 10.0.0.1:6379, or {ANY}, or {OWN}"
+    if address.startswith(("http://", "https://")):
+        raise UserError(f"{source}={address} is the address of Ray's dashboard, for `ray job submit`; {expected}")
+    try:
+        parsed = parse_address(address if "://" in address else f"gcs://{address}", ("gcs", "ray"))
+        if parsed.port is None:
+            raise ValueError("it names no port")
+    except ValueError as error:
+        raise UserError(f"{source}={address!r} is not a Ray address ({error}); {expected}") from error
+
+
+def check_ray(choice: RayChoice, needed: Needs) -> None:
+    """Ask the chosen cluster; raises `UserError` if it does not answer, refuses us, or has too little for the run.
+
+    Nothing is asked for a Ray of the run's own; of a client server (ray://) only whether it is there.
+    """
+    if not choice.joins:
+        return
+    address = _found(choice)
+    remedy = f"start the cluster (`ray start`), correct {choice.source}, or unset it for a Ray of the run's own"
+    parsed = parse_address(f"gcs://{address.removeprefix(CLIENT_SCHEME)}", ("gcs",))
+    assert parsed.port is not None, "checked by choose_ray"
+    try:
+        socket.create_connection((parsed.host, parsed.port), TIMEOUT_S).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {choice.source}={choice.address} ({error}); {remedy}") from error
+    if not address.startswith(CLIENT_SCHEME):
+        check_nodes(_living_nodes(address, choice, remedy), choice, needed)
+
+
+def check_nodes(nodes: Iterable[Node], choice: RayChoice, needed: Needs) -> None:
+    """Raise `UserError` unless this machine is one of the nodes, and they have what the run needs.
+
+    Ray would wait for ever for processors that no node has.
+    """
+    nodes = list(nodes)
+    where = f"the Ray cluster at {choice.source}={choice.address}"
+    if not any(is_this_machine(node.address) for node in nodes):
+        raise UserError(f"this machine is no node of {where}; run `ray start --address={choice.address}` here first")
+    able = sum(node.gpus >= needed.gpus_per_node for node in nodes)
+    cpus = sum(node.cpus for node in nodes)
+    if able < needed.nodes or cpus < needed.cpus:
+        raise UserError(
+            f"{where} has {able} nodes with {needed.gpus_per_node} GPUs (without accelerators: slots for training "
+            f"processes) and {cpus:g} CPUs in all; the run needs {needed.nodes} and {needed.cpus}. Start nodes with "
+            f"`ray start --num-gpus={needed.gpus_per_node} --num-cpus={needed.cpus}`, or change trainer.n_gpus_per_node"
+        )
+
+
+def ray_init_settings(choice: RayChoice, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The keys of `ray_kwargs.ray_init` that the choice fixes."""
+    if not choice.joins:
+        return {"address": OWN}
+    forwarded = {name: environ[name] for name in FORWARDED if name in environ} | direct_environment(environ)
+    return {"address": choice.address, "num_cpus": None, "num_gpus": None, "runtime_env.env_vars": forwarded}
+
+
+def _found(choice: RayChoice) -> str:
+    """The address behind "auto"; any other as it is."""
+    if choice.address != ANY:
+        return choice.address
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address(ANY) or ANY
+    except ConnectionError as error:
+        raise UserError(
+            f"{choice.source}={ANY}, but no Ray cluster runs on this machine; `ray start --head` begins one"
+        ) from error
+
+
+def _living_nodes(address: str, choice: RayChoice, remedy: str) -> list[Node]:
+    """The cluster's living nodes, from its control service; raises `UserError` if it refuses, or is something else."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
+    from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
+
+    _check_token(choice)
+    try:
+        with init_grpc_channel(address, GLOBAL_GRPC_OPTIONS) as channel:
+            asked = gcs_service_pb2.GetAllNodeInfoRequest(state_filter=gcs_pb2.GcsNodeInfo.ALIVE)
+            answer = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(asked, timeout=TIMEOUT_S)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise UserError(
+                f"the Ray cluster at {choice.source}={choice.address} refuses our token; set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's (`ray get-auth-token` on its head)"
+            ) from error
+        raise UserError(
+            f"{choice.source}={choice.address} answers, but not as a Ray cluster ({error.code().name}); {remedy}"
+        ) from error
+    return [
+        Node(node.node_manager_address, node.resources_total.get("GPU", 0.0), node.resources_total.get("CPU", 0.0))
+        for node in answer.node_info_list
+    ]
+
+
+def _check_token(choice: RayChoice) -> None:
+    """Raise `UserError` if Ray is to use a token and there is none: its client would end this process."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    from ray._raylet import AuthenticationTokenLoader
+    from ray.exceptions import AuthenticationError
+
+    missing = "there is none in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    try:
+        if not is_token_auth_enabled() or AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+            return
+    except AuthenticationError:
+        missing = f"RAY_AUTH_TOKEN_PATH={os.environ.get('RAY_AUTH_TOKEN_PATH')} holds none"
+    raise UserError(
+        f"RAY_AUTH_MODE=token wants a token for {choice.source}={choice.address}, and {missing}; set RAY_AUTH_TOKEN to "
+        "the cluster's (`ray get-auth-token` on its head)"
+    )
