@@ -27,7 +27,7 @@ CPU_CONFIGS = ("cpu", "demo")
 
 
 def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
-    """The platform of a CPU config, the paths of verl's loggers, and wandb's offline mode unless there is a key."""
+    """The platform of a CPU config, and the paths of verl's loggers."""
     metrics_dir = save_path / METRICS_FOLDER
     try:
         metrics_dir.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
     environment = {
         "VERL_FILE_LOGGER_PATH": str(metrics_dir / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"),
         "TENSORBOARD_DIR": str(save_path / "tensorboard"),
-        "WANDB_DIR": str(save_path),
+        "WANDB_DIR": os.environ.get("WANDB_DIR") or str(save_path),
         COMMAND_VARIABLE: resume_command(),
     }
     if "OMP_NUM_THREADS" not in os.environ:
@@ -46,8 +46,6 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
     if config_name in CPU_CONFIGS:
         # verl would take a GPU of the machine even if torch was built for the CPU.
         environment["VERL_PLATFORM"] = "cpu"
-    if not os.environ.get("WANDB_API_KEY"):
-        environment["WANDB_MODE"] = "offline"
     return environment
 
 

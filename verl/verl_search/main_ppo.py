@@ -30,6 +30,7 @@ from verl_search.rollout.trajectories import cut_torn_tails
 from verl_search.settings import SearchSettings
 from verl_search.trainer.run_folder import write_end
 from verl_search.trainer.stopping import StopTraining, TrainingFailed, resume_command
+from verl_search.trainer.wandb_mode import MODE_VARIABLE, configured_wandb
 
 # Set by a program that has examined the same run a moment ago, such as training/launch.py.
 EXAMINED_VARIABLE = "RESEARCH_EXAMINED"
@@ -86,6 +87,7 @@ def train(config: DictConfig) -> None:
     """Validate everything, then hand over to upstream's trainer."""
     if not os.environ.get(EXAMINED_VARIABLE):
         check_input(config)
+    set_environment(config)
     # From here on verl is imported, which takes half a minute on two cores.
     from verl_search.platform import upstream
 
@@ -93,7 +95,6 @@ def train(config: DictConfig) -> None:
     check_platform(config)
     for condition in ("always", config.actor_rollout_ref.rollout.name, config.trainer.device):
         upstream.check_contract(upstream.required_names(condition))
-    os.environ.update(direct_environment(os.environ))  # of the processes that Ray starts
     complete(config)
     validate(config)
     from ray.exceptions import RayActorError, RayTaskError
@@ -110,6 +111,13 @@ def train(config: DictConfig) -> None:
         raise TrainingFailed(f"{type(error.cause).__name__}: {error.cause}") from error
     except RayActorError as error:
         raise TrainingFailed(f"the trainer's process died: {' '.join(str(error).split())}") from error
+
+
+def set_environment(config: DictConfig) -> None:
+    """Set what the processes that Ray starts inherit: the way around proxies, and wandb's mode."""
+    os.environ.update(direct_environment(os.environ))
+    if mode := configured_wandb(config).mode:
+        os.environ[MODE_VARIABLE] = mode
 
 
 def complete(config: DictConfig) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, NamedTuple
-from urllib.request import proxy_bypass_environment
 
 import httpx
 import psutil
@@ -88,9 +87,9 @@ def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> Proxy | Non
     return Proxy(named, _usable_proxy(named, environ[named].strip()))
 
 
-def client_settings(url: str) -> dict[str, Any]:
+def client_settings(url: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The arguments that make a client of httpx (or httpx2, openai's) take the right way to `url`, and to no other."""
-    if proxy := proxy_for(url):
+    if proxy := proxy_for(url, environ):
         return {"proxy": proxy.url}
     if httpx.URL(url).scheme == "http":
         return {"trust_env": False}
@@ -105,9 +104,9 @@ def get(url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None)
         return client.get(url, headers=headers)
 
 
-def detour(url: str) -> str:
+def detour(url: str, environ: Mapping[str, str] | None = None) -> str:
     """What a message about a failed request adds if a proxy may have caused the failure or written the answer."""
-    if not (proxy := proxy_for(url)):
+    if not (proxy := proxy_for(url, environ)):
         return ""
     host = httpx.URL(url).host
     return f"; the request went through the proxy {proxy}: if {host} can be reached without it, add it to NO_PROXY"
@@ -143,8 +142,9 @@ def _is_excluded(target: httpx.URL, no_proxy: str) -> bool:
             with suppress(ValueError):  # not a network
                 if address in ip_network(entry.strip("[]"), strict=False):
                     return True
-    names = ",".join(entry.removeprefix("*") for entry in entries)
-    return proxy_bypass_environment(f"{target.host}:{target.port or DEFAULT_PORTS[target.scheme]}", {"no": names})
+    spellings = (f".{target.host}", f".{target.host}:{target.port or DEFAULT_PORTS[target.scheme]}")
+    names = [f".{name}" for entry in entries if (name := entry.lower().lstrip("*."))]
+    return any(spelling.endswith(name) for spelling in spellings for name in names)
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

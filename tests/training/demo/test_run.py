@@ -152,11 +152,6 @@ def test_the_gpu_stack_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPat
         check_cpu_stack()
 
 
-def test_a_cpu_config_is_trained_on_the_cpu_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+def test_a_cpu_config_is_trained_on_the_cpu_platform(tmp_path: Path) -> None:
     assert trainer_environment("demo", tmp_path)["VERL_PLATFORM"] == "cpu"
-    on_gpus = trainer_environment("research", tmp_path)
-    assert "VERL_PLATFORM" not in on_gpus
-    assert on_gpus["WANDB_MODE"] == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "key")
-    assert "WANDB_MODE" not in trainer_environment("research", tmp_path)
+    assert "VERL_PLATFORM" not in trainer_environment("research", tmp_path)

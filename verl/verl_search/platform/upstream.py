@@ -115,6 +115,13 @@ def replace_sync_trainer(trainer: type) -> None:
     trainer_base.TRAINER_REGISTRY["sync"] = trainer
 
 
+def replace_tracking(tracking: type) -> None:
+    """Make upstream's trainer log through `tracking`."""
+    from verl.trainer.ppo.v1 import trainer_base
+
+    trainer_base.Tracking = tracking
+
+
 def upstream_task_runner() -> Any:
     """Upstream's task runner as a plain object, to be run within an actor of our own."""
     from verl.trainer.main_ppo import TaskRunnerV1

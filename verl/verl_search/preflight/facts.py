@@ -21,6 +21,7 @@ from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
 from verl_search.platform.ray_cluster import RayChoice, check_ray, configured_ray, needs
 from verl_search.settings import SearchSettings
+from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
 
 MODEL_KEY = "actor_rollout_ref.model.path"
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
@@ -104,6 +105,10 @@ class TrainingFacts:
         choice = configured_ray(self.config)
         check_ray(choice, needs(self.config))
         return choice
+
+    @fact
+    def wandb(self) -> WandbChoice:
+        return configured_wandb(self.config)
 
     @fact
     def steps_per_epoch(self) -> int:

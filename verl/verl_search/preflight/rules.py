@@ -50,6 +50,11 @@ def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
         yield note(facts.ray.note)
 
 
+def wandb_is_there(facts: TrainingFacts) -> Iterator[Finding]:
+    if facts.wandb.note:
+        yield warning(facts.wandb.note)
+
+
 def model_is_there(facts: TrainingFacts) -> None:
     assert facts.tokenizer
     assert facts.model_folder is None or facts.model
@@ -184,6 +189,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "data.questions": questions_are_no_prompts,
     "search.server": server_answers,
     "ray.cluster": ray_is_there,
+    "wandb.server": wandb_is_there,
     "machine.memory": memory_is_enough,
     "machine.disk": disk_is_enough,
     "machine.sockets": ray_has_room_for_sockets,

@@ -12,9 +12,10 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 import verl_search.trainer.advantage  # noqa: F401  # registers the estimator that the config names
-from verl_search.platform.upstream import replace_sync_trainer, upstream_task_runner
+from verl_search.platform.upstream import replace_sync_trainer, replace_tracking, upstream_task_runner
 from verl_search.trainer.alarm_watch import AlarmWatch
 from verl_search.trainer.stopping import StopTraining
+from verl_search.trainer.tracking import OptionalTracking
 from verl_search.trainer.watch import a_process_died, dead_replicas, hand_over_weights
 
 
@@ -105,4 +106,5 @@ class SearchTaskRunner:
 
     def run(self, config: Any) -> None:
         replace_sync_trainer(SearchTrainer)
+        replace_tracking(OptionalTracking)
         upstream_task_runner().run(config)
