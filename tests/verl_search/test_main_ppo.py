@@ -1,16 +1,23 @@
-"""The check of the questions before training: every row is read, and the bad ones are named by their numbers."""
+"""Before training starts every row is read, the bad ones are named, and the environment of its processes is set."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import wandb
 
 from flashrag.errors import UserError
 from flashrag.questions import parse_gold_answers, read_questions
+from tests.proxies import clear_proxies
+from tests.verl_search.composing import composed
 from training import data_preprocess_hpqa
 from training.qa_rows import write_parquet_files
+from verl_search.main_ppo import set_environment
+from verl_search.preflight.facts import TrainingFacts
 from verl_search.preflight.facts import read_questions as check_questions
+from verl_search.preflight.rules import ray_is_there, wandb_is_there
 
 ROW = {
     "data_source": "nq",
@@ -102,3 +109,33 @@ def test_what_the_preparation_writes_is_taken_and_reads_the_same(tmp_path: Path)
 def test_a_wrong_prompt_key_names_the_columns(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lacks the columns \['query'\], it has .*'question'.* with data\.prompt_key"):
         check(tmp_path, ROW, prompt_key="query")
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A copy of the environment, without what users may have set for proxies, Ray and wandb."""
+    clear_proxies(monkeypatch)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "RAY_"))}
+    monkeypatch.setattr(os, "environ", kept)
+    return kept
+
+
+def test_a_run_sets_what_its_processes_inherit(environ: dict[str, str]) -> None:
+    environ["ALL_PROXY"] = "socks5://proxy:1"
+    set_environment(composed("cpu"))
+    assert environ["WANDB_MODE"] == "offline"
+    assert "127.0.0.1" in environ["no_proxy"].split(",")
+
+
+def test_the_look_before_the_start_includes_ray_and_wandb(environ: dict[str, str], closed_url: str) -> None:
+    facts = TrainingFacts(composed("cpu", "trainer.default_local_dir=/runs/a"))
+    assert not facts.ray.joins and not list(ray_is_there(facts))
+    assert facts.wandb.mode == "offline" and not list(wandb_is_there(facts))
+    environ |= {"RAY_ADDRESS": closed_url.removeprefix("http://"), "WANDB_API_KEY": "k" * 40}
+    environ["WANDB_BASE_URL"] = closed_url
+    facts = TrainingFacts(composed("cpu", "trainer.default_local_dir=/runs/a"))
+    with pytest.raises(UserError, match="no Ray cluster answers at RAY_ADDRESS="):
+        list(ray_is_there(facts))
+    (offline,) = wandb_is_there(facts)
+    assert offline.message.endswith("wandb sync /runs/a/wandb/offline-run-*")
+    wandb.teardown()  # it reads the variables once

@@ -6,6 +6,7 @@ json_lines.py    logs of JSON lines that survive a kill
 processes.py     child processes that never outlive their parent
 local_server.py  a server as a child process: started, waited for, stopped
 model_server.py  SGLang or vLLM as such a server
+network.py       the way to an address: straight, or through a proxy
 machine.py       GPUs, library versions, git revision
 garbage.py       short pauses of the garbage collector
 """

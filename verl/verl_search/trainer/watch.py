@@ -54,6 +54,7 @@ def a_process_died(error: RayActorError) -> StopTraining:
 
 def dead_replicas(engine: str, addresses: Sequence[str]) -> list[str]:
     """The rollout servers that are gone or whose engine is dead. A slow server does not count."""
+    # The run's own machines, whichever they are, are asked without a proxy.
     with httpx.Client(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
         return [address for address in addresses if _is_dead(client, f"http://{address}{HEALTH_ROUTES[engine]}")]
 
