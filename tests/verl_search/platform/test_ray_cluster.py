@@ -1,6 +1,8 @@
 """Which Ray a run uses, and whether the cluster that it is to join answers, takes our token and has room."""
 
 import socket
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +19,12 @@ from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 
 from flashrag.errors import UserError
 from flashrag.system.local_server import free_port
+from flashrag.system.processes import start_process, stop_process, tail
 from tests.proxies import clear_proxies
 from tests.verl_search.composing import composed
 from verl_search.main_ppo import complete
 from verl_search.platform import ray_cluster
-from verl_search.platform.ray_cluster import Needs, Node, RayChoice, check_nodes, check_ray, choose_ray
+from verl_search.platform.ray_cluster import Needs, Node, RayChoice, check_nodes, check_own_token, check_ray, choose_ray
 
 JOINED = RayChoice("10.0.0.1:6379", "RAY_ADDRESS")
 NEEDS = Needs(nodes=1, gpus_per_node=1, cpus=8)
@@ -193,6 +196,19 @@ def test_a_cluster_that_wants_a_token(
     assert "right" not in told and "wrong" not in told
 
 
+def test_a_ray_of_ones_own_needs_a_place_for_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    check_ray(RayChoice("local"), NEEDS)
+    (tmp_path / "home").write_text("no folder can be made in a file")
+    with pytest.raises(UserError, match=r"keeps its token in .*/\.ray/auth_token \(HOME\).*set RAY_AUTH_TOKEN"):
+        check_ray(RayChoice("local"), NEEDS)
+    check_own_token({"RAY_AUTH_TOKEN": "secret"})
+    check_own_token({"RAY_AUTH_MODE": "disabled"})
+    check_own_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "home")})
+    with pytest.raises(UserError, match=r"keeps its token in /no/file \(RAY_AUTH_TOKEN_PATH\)"):
+        check_own_token({"RAY_AUTH_TOKEN_PATH": "/no/file"})
+
+
 def test_a_run_of_its_own_gives_ray_its_resources():
     config = composed("cpu", "actor_rollout_ref.model.path=org/model")
     complete(config)
@@ -213,3 +229,41 @@ def test_a_run_that_joins_leaves_them_out_and_tells_its_workers_where_to_write(m
     assert isinstance(variables, dict)
     assert variables["TENSORBOARD_DIR"] == "/runs/tensorboard" and "127.0.0.1" in variables["NO_PROXY"]
     assert "secret" not in str(ray_init)
+
+
+OWN_RAY = """
+import ray
+ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False)
+print("cpus:", ray.cluster_resources()["CPU"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_real_cluster_is_asked_and_a_run_of_its_own_leaves_it_alone():
+    """A cluster that `ray start` began here: RAY_ADDRESS joins it, and without it a run has its own processors."""
+    port = free_port()
+    command = f"ray start --head --block --port={port} --num-cpus=8 --num-gpus=1 --include-dashboard=false"
+    command += f" --ray-client-server-port={free_port()} --min-worker-port=0 --max-worker-port=0"
+    choice = RayChoice(f"127.0.0.1:{port}", "RAY_ADDRESS")
+    # Ray makes sockets there, whose paths are short.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        environment = {"RAY_TMPDIR": folder, "HOME": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+        environment["RAY_raylet_start_wait_time_s"] = "120"  # on busy cores
+        binary = Path(sys.executable).with_name("ray")
+        head = start_process([str(binary), *command.split()[1:]], Path(folder) / "head.log", environment)
+        try:
+            deadline, found = time.monotonic() + 100, Path(folder) / "ray" / "ray_current_cluster"
+            while not found.is_file():  # what ray.init would follow
+                assert time.monotonic() < deadline and head.poll() is None, tail(Path(folder) / "head.log")
+                time.sleep(0.2)
+            check_ray(choice, NEEDS)
+            with pytest.raises(UserError, match="the run needs 1 and 9"):
+                check_ray(choice, NEEDS._replace(cpus=9))
+            log = Path(folder) / "own.log"
+            own = start_process([sys.executable, "-c", OWN_RAY], log, environment)
+            assert own.wait(150) == 0, tail(log)
+            assert "cpus: 3.0" in log.read_text()
+            check_ray(choice, NEEDS)
+        finally:
+            stop_process(head)

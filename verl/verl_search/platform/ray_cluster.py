@@ -9,11 +9,13 @@ minute for a dead one, and ends the process without a token. Does not cover: Ray
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from flashrag.errors import UserError
+from flashrag.preflight import is_writable
 from flashrag.system.network import direct_environment, is_this_machine, parse_address
 
 OWN, ANY = "local", "auto"  # Ray's words
@@ -112,9 +114,10 @@ def check_ray_address(address: str, source: str) -> None:
 def check_ray(choice: RayChoice, needed: Needs) -> None:
     """Ask the chosen cluster; raises `UserError` if it does not answer, refuses us, or has too little for the run.
 
-    Nothing is asked for a Ray of the run's own; of a client server (ray://) only whether it is there.
+    A Ray of the run's own needs a place for its token; a client server (ray://) is only asked whether it is there.
     """
     if not choice.joins:
+        check_own_token(os.environ)
         return
     address = _found(choice)
     remedy = f"start the cluster (`ray start`), correct {choice.source}, or unset it for a Ray of the run's own"
@@ -126,6 +129,20 @@ def check_ray(choice: RayChoice, needed: Needs) -> None:
         raise UserError(f"no Ray cluster answers at {choice.source}={choice.address} ({error}); {remedy}") from error
     if not address.startswith(CLIENT_SCHEME):
         check_nodes(_living_nodes(address, choice, remedy), choice, needed)
+
+
+def check_own_token(environ: Mapping[str, str]) -> None:
+    """Raise `UserError` where Ray could neither read nor make the token that it gives every cluster of its own."""
+    if environ.get("RAY_AUTH_MODE", "token").lower() != "token" or environ.get("RAY_AUTH_TOKEN"):
+        return
+    given = environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(given or Path.home() / ".ray" / "auth_token")
+    if not path.is_file() and (given or not is_writable(path.parent)):
+        named = "RAY_AUTH_TOKEN_PATH" if given else "HOME"
+        raise UserError(
+            f"Ray keeps its token in {path} ({named}), which is not there and cannot be made; set RAY_AUTH_TOKEN to a "
+            "secret of your choice, or RAY_AUTH_MODE=disabled on a machine of your own"
+        )
 
 
 def check_nodes(nodes: Iterable[Node], choice: RayChoice, needed: Needs) -> None:
