@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.preflight import enforce, show_check
+from flashrag.preflight import CHECK_HELP, enforce, show_check
 from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import count_gpus
 from verl_search.composition import CONFIG_DIR, check_command_line, compose_config, quoted
@@ -61,7 +61,7 @@ def make_parser() -> CommandParser:
             group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
     rest = parser.add_argument_group("configuration and keys")
     rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research if there is a GPU, else cpu")
-    rest.add_argument("--check", action="store_true", help="show what would run and what is wrong, and start nothing")
+    rest.add_argument("--check", action="store_true", help=CHECK_HELP)
     rest.add_argument("--wandb_api_key", metavar="KEY", help="default: that in WANDB_API_KEY; offline without a key")
     return parser
 

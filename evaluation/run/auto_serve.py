@@ -12,7 +12,8 @@ from evaluation.command_line import CommandLine, load_settings
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
 from flashrag.generator import check_model_folder
-from flashrag.system.model_server import ModelServerOptions, model_server
+from flashrag.system.engine import ModelServerOptions
+from flashrag.system.model_server import model_server
 from flashrag.system.processes import guarded_processes
 from verl_search.trainer.export import export, find_checkpoint
 

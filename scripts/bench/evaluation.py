@@ -29,7 +29,8 @@ from flashrag.errors import exit_on_user_error
 from flashrag.generator import GeneratorSettings, load_generator
 from flashrag.pipeline import METHODS, BasicPipeline, PipelineSettings
 from flashrag.system.arguments import flag, in_range, parse_options
-from flashrag.system.model_server import Engine, ModelServerOptions, model_server
+from flashrag.system.engine import Engine, ModelServerOptions
+from flashrag.system.model_server import model_server
 from scripts.bench.inputs import DemoOptions
 from scripts.bench.load import Load
 from scripts.bench.report import paired_rounds, print_report, ratios

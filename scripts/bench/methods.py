@@ -17,7 +17,8 @@ from flashrag.config import read_yaml_mapping
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.pipeline import METHODS
 from flashrag.system.arguments import flag, parse_options
-from flashrag.system.model_server import Engine, ModelServerOptions, model_server
+from flashrag.system.engine import Engine, ModelServerOptions
+from flashrag.system.model_server import model_server
 from scripts.bench.inputs import DemoOptions
 from scripts.bench.servers import ROOT, our_server
 

@@ -37,7 +37,7 @@ from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
 from flashrag.generator import check_model_folder, eos_token_ids
 from flashrag.system.arguments import flag, in_range, parse_options
-from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
+from flashrag.system.engine import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
 from scripts.bench.inputs import DemoOptions
 from scripts.bench.report import paired_rounds, print_report, ratios
 from scripts.bench.servers import our_server

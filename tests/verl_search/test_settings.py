@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from flashrag.errors import UserError
 from flashrag.preflight import PreflightFailed
-from flashrag.system.model_server import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
+from flashrag.system.engine import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
 from tests.verl_search.composing import composed
 from verl_search.composition import CONFIG_DIR
 from verl_search.main_ppo import check_input, complete, run, validate

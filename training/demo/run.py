@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
+from flashrag.system.engine import Engine, ModelServerOptions, vllm_is_for_cpus
 from flashrag.system.local_server import LOOPBACK, free_port, serving
-from flashrag.system.model_server import Engine, ModelServerOptions, model_server, vllm_is_for_cpus
+from flashrag.system.model_server import model_server
 from flashrag.system.processes import run_guarded, tail
 from training.demo.folder import DATASET, DemoRun, Stopwatch
 from training.demo.report import show_report, write_report

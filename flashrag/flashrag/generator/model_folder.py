@@ -5,7 +5,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flashrag.errors import UserError
 
@@ -27,14 +27,38 @@ def local_folder(path: str, key: str) -> Path | None:
 
 def check_model_folder(folder: Path, key: str) -> None:
     """Raise `UserError` unless the folder holds a Hugging Face model: configuration, weights, tokenizer."""
+    check_config(folder, key)
+    check_weights(folder, key)
+    check_tokenizer_folder(folder, key)
+
+
+def check_config(folder: Path, key: str) -> None:
+    """Raise `UserError` unless the folder holds a model's configuration."""
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{key}={folder} {problem}; give the folder of a Hugging Face model")
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{key}={folder} holds no config.json; expected a Hugging Face model folder. A training checkpoint "
             "becomes one with: scripts/export_checkpoint.sh CHECKPOINT OUT"
         )
+
+
+def read_json_object(file: Path, key: str) -> dict[str, Any]:
+    """The object in a file of the model's folder; raises `UserError`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {file} cannot be read ({error}); expected a JSON object: copy it again") from error
+    return content
+
+
+def check_weights(folder: Path, key: str) -> None:
+    """Raise `UserError` unless the folder holds weights."""
     if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         raise UserError(f"{key}={folder} holds no weights ({' or '.join(WEIGHTS)}); export or download the model again")
-    check_tokenizer_folder(folder, key)
 
 
 def check_tokenizer_folder(folder: Path, key: str) -> None:
@@ -104,8 +128,51 @@ def _configured_eos_ids(path: str) -> list[int | None]:
         file = Path(cached_file(path, "generation_config.json"))
     except OSError:
         return []
-    try:
-        ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read ({error}); expected a JSON object") from error
+    ids = read_json_object(file, KEY).get("eos_token_id")
     return ids if isinstance(ids, list) else [ids]
+
+
+class EndTokens(NamedTuple):
+    """The tokens that end a sequence, by the files of a folder: engines end at each of them.
+
+    `text` and `tokenizer` (its id) are None where the files do not tell; `configured` are the ids of the file `source`.
+    """
+
+    text: str | None
+    tokenizer: int | None
+    configured: tuple[int, ...]
+    source: str
+
+
+def read_end_tokens(folder: Path, key: str) -> EndTokens:
+    """The end of a sequence by the folder's files, without transformers; raises `UserError` if one cannot be read."""
+    source = "generation_config.json" if (folder / "generation_config.json").is_file() else "config.json"
+    ids = read_json_object(folder / source, key).get("eos_token_id")
+    configured = tuple(number for number in (ids if isinstance(ids, list) else [ids]) if isinstance(number, int))
+    text, added = None, None
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings = read_json_object(folder / name, key)
+            token = settings.get("eos_token")
+            text = (token.get("content") if isinstance(token, dict) else token) or text
+            added = settings.get("added_tokens_decoder")
+    return EndTokens(text, _token_id(folder, key, text, added) if text else None, configured, source)
+
+
+def _token_id(folder: Path, key: str, text: str, added: Any) -> int | None:
+    for number, token in added.items() if isinstance(added, dict) else ():
+        if isinstance(token, dict) and token.get("content") == text and number.isdecimal():
+            return int(number)
+    if not (file := folder / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        number = Tokenizer.from_file(str(file)).token_to_id(text)
+    except Exception as error:  # the library raises nothing more exact
+        raise UserError(f"{key}: {file} cannot be read ({error}); copy that of the base model there") from error
+    if number is None:
+        raise UserError(
+            f"{key}: the tokenizer's eos_token {text!r} is not in {file}; copy both files of the base model"
+        )
+    return number

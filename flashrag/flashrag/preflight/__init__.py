@@ -9,6 +9,7 @@ from flashrag.preflight.findings import (
     error,
     examine,
     fact,
+    gathered,
     keep_findings,
     note,
     warning,
@@ -16,15 +17,17 @@ from flashrag.preflight.findings import (
 from flashrag.preflight.machine import (
     MACHINE_RULES,
     Machine,
+    check_readable,
     free_bytes,
     gib,
     is_writable,
     output_folder,
     socket_folder,
 )
-from flashrag.preflight.plan import Plan, show_check
+from flashrag.preflight.plan import CHECK_HELP, Plan, show_check
 
 __all__ = [
+    "CHECK_HELP",
     "MACHINE_RULES",
     "Finding",
     "Machine",
@@ -32,11 +35,13 @@ __all__ = [
     "PreflightFailed",
     "Rule",
     "Severity",
+    "check_readable",
     "enforce",
     "error",
     "examine",
     "fact",
     "free_bytes",
+    "gathered",
     "gib",
     "is_writable",
     "keep_findings",

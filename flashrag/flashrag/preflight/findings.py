@@ -68,22 +68,38 @@ def note(message: str) -> Finding:
 
 
 class fact(Generic[Value]):
-    """A property that is computed on first use. A `UserError` is kept too, and raised again on each use."""
+    """A property that is computed on first use. A `UserError` is kept too, and raised again on each use.
+
+    A file that cannot be read, or is gone by now, counts as one.
+    """
 
     def __init__(self, gather: Callable[[Any], Value]) -> None:
         self._gather = gather
         functools.update_wrapper(self, gather)  # pyrefly: ignore[bad-argument-type]
 
     def __get__(self, facts: Any, owner: type | None = None) -> Value:
+        if facts is None:  # asked of the class
+            return self  # pyrefly: ignore[bad-return]
         gathered, name = facts.__dict__.setdefault("_gathered", {}), self._gather.__name__
         if name not in gathered:
             try:
                 gathered[name] = self._gather(facts)
             except UserError as reason:
                 gathered[name] = reason
+            except OSError as reason:
+                gathered[name] = UserError(f"{reason}; see that this user can read it")
         if isinstance(gathered[name], UserError):
             raise gathered[name]
         return gathered[name]
+
+
+def gathered(name: str) -> Rule[Any]:
+    """The rule that the fact of this name can be gathered."""
+
+    def rule(facts: Any) -> None:
+        getattr(facts, name)
+
+    return rule
 
 
 class PreflightFailed(UserError):

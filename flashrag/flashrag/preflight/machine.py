@@ -15,6 +15,7 @@ from typing import Protocol
 
 import psutil
 
+from flashrag.errors import UserError
 from flashrag.preflight.findings import Finding, error, warning
 
 GIB = 2**30
@@ -81,6 +82,19 @@ def is_writable(folder: Path) -> bool:
     """Whether files could be made in the folder, or the folder itself where it is missing."""
     existing = nearest_existing(folder)
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def check_readable(key: str, path: Path) -> None:
+    """Raise UserError where `path` is there, but is no file that this user may read, or an empty one."""
+    if path.is_dir():
+        problem = "is a folder, expected a file"
+    elif path.exists() and not os.access(path, os.R_OK):
+        problem = "must not be read by you; see its permissions"
+    elif path.is_file() and not path.stat().st_size:
+        problem = "is empty"
+    else:
+        return
+    raise UserError(f"{key}: {path} {problem}; give another file")
 
 
 def gib(count: float) -> str:

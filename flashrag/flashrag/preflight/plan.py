@@ -18,6 +18,7 @@ Entry = Callable[[F], str | Text]
 Plan = Mapping[str, Mapping[str, Entry[F]]]
 COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 UNKNOWN = "unknown"
+CHECK_HELP = "print what would be done and everything that is wrong with it, and start nothing"
 
 
 def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:

@@ -4,6 +4,7 @@ Covers any server that answers `GET /health` with 200 once it can work.
 """
 
 import contextlib
+import errno
 import socket
 import subprocess
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from flashrag.errors import ReSearchError
+from flashrag.errors import ReSearchError, UserError
 from flashrag.system.network import get
 from flashrag.system.processes import start_process, stop_process, tail
 
@@ -43,6 +44,37 @@ def serving(
         yield process
     finally:
         stop_process(process)
+
+
+def listening_socket(host: str, port: int, backlog: int = 1) -> socket.socket:
+    """A socket that listens at once: another server could bind the same port until one of them does.
+
+    Raises `UserError` that names the flag, --host or --port, that has to change.
+    """
+    elsewhere = f"--host {host!r} is not an address of this machine ({{}}); try {LOOPBACK}, or 0.0.0.0 for all of them"
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except (OSError, UnicodeError) as error:
+        raise UserError(elsewhere.format(error)) from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago is free
+    try:
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(elsewhere.format(error.strerror)) from error
+        remedy = "stop the program that uses it, or give another --port"
+        if error.errno == errno.EACCES:
+            remedy = "the system keeps low ports for root: give a --port from 1024 on"
+        raise UserError(f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); {remedy}") from error
+    return listener
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `UserError` unless a server could listen there now; 0 stands for any free port."""
+    listening_socket(host, port).close()
 
 
 def free_port() -> int:

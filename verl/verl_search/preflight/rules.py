@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from flashrag.episode import check_chat_template
+from flashrag.generator import ModelFolder, end_tokens_agree
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
@@ -20,7 +21,7 @@ from flashrag.preflight import (
     warning,
 )
 from flashrag.tools import check_sandbox
-from verl_search.preflight.facts import Asked, TrainingFacts
+from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints, training_memory
 from verl_search.trainer.alarm_watch import configured_rules
 
@@ -58,6 +59,11 @@ def wandb_is_there(facts: TrainingFacts) -> Iterator[Finding]:
 def model_is_there(facts: TrainingFacts) -> None:
     assert facts.tokenizer
     assert facts.model_folder is None or facts.model
+
+
+def sequences_end(facts: TrainingFacts) -> Iterator[Finding]:
+    if facts.model_folder is not None:
+        yield from end_tokens_agree(ModelFolder(facts.model_folder, MODEL_KEY))
 
 
 def training_questions(facts: TrainingFacts) -> Iterator[Finding]:
@@ -179,6 +185,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.alarms": alarms_are_valid,
     "search.sandbox": sandbox_works,
     "model.files": model_is_there,
+    "model.end-tokens": sequences_end,
     "model.chat-template": chat_template_is_there,
     "model.positions": sequence_fits_the_model,
     "model.heads": heads_divide,

