@@ -1,7 +1,8 @@
 """The retrieval server's command: `python rag_serving/serving.py --config … --num_retriever N --port P`
 
-Flags, configuration and port are checked first, then the files, before torch or faiss is imported. The port answers
-"loading" meanwhile. The first SIGTERM or Ctrl-C drains: new searches are refused, those in hand are finished.
+A preflight (preflight.py) looks at flags, configuration, port and files before torch is imported; `--check` ends there.
+Then the port answers "loading" while the retriever is loaded. The first SIGTERM or Ctrl-C drains: new searches are
+refused, those in hand are finished.
 Exit codes: 0 after that, 2 for a bad input, 128 + its number for a second signal, which ends the process at once.
 """
 
@@ -23,19 +24,20 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 import uvicorn
 
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.preflight import CHECK_HELP, enforce, examine, show_check
 from flashrag.retriever import Retriever, check_assets, load_retriever_from, prepare_process
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
+from rag_serving.preflight import BACKLOG, PLAN, SERVING_RULES, ServingFacts
 from rag_serving.service import Service, Status
-from rag_serving.settings import ServerSettings, read_settings
+from rag_serving.settings import ServerSettings
 from rag_serving.workers import Facts, ProcessWorkers
 
 # Longer than clients keep an idle connection (aiohttp 15 s, httpx 5 s): a server that closes first may close it just
 # as the next request arrives.
 KEEP_ALIVE_S = 75
 CLOSE_TIMEOUT_S = 1  # for connections, once every request is answered
-BACKLOG = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +58,24 @@ class ServeOptions:
         "to listen on, TCP; 0 takes a free one, which the line `ready: …` names",
         8000, group="address", type=in_range(int, 0, 65535), metavar="PORT",
     )  # fmt: skip
+    check: bool = flag(CHECK_HELP, False, group="address")
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(ServeOptions, "python rag_serving/serving.py", argv)
-    settings = read_settings(options.config)
     prepare_process(options.num_retriever)
-    with contextlib.closing(_bound_socket(options.host, options.port)) as listener:
-        server = _Server(settings, options.num_retriever, listener)
-        server.run(sockets=[listener])
+    facts = ServingFacts(options.config, options.num_retriever, options.host, options.port)
+    try:
+        findings = examine(SERVING_RULES, facts)
+        if options.check:
+            return show_check(PLAN, facts, findings)
+        enforce(findings)
+        server = _Server(facts)
+        server.run(sockets=[facts.listener])
+    finally:
+        with contextlib.suppress(UserError):
+            facts.listener.close()
     if server.failure is not None:
         raise server.failure
     return 0
@@ -83,8 +93,9 @@ def _load(settings: ServerSettings) -> Retriever:
 class _Server(uvicorn.Server):
     """uvicorn, with a ready line, an end when loading fails, and draining."""
 
-    def __init__(self, settings: ServerSettings, num_retriever: int, listener: socket.socket) -> None:
-        app = create_app(settings, ProcessWorkers(partial(_load, settings), num_retriever))
+    def __init__(self, facts: ServingFacts) -> None:
+        settings = facts.settings
+        app = create_app(settings, ProcessWorkers(partial(_load, settings), facts.num_retriever))
         super().__init__(uvicorn.Config(
             app, log_level="warning", access_log=False, backlog=BACKLOG,
             timeout_graceful_shutdown=CLOSE_TIMEOUT_S, timeout_keep_alive=KEEP_ALIVE_S,
@@ -93,8 +104,7 @@ class _Server(uvicorn.Server):
         self.service: Service = app.state.service
         self._drain_timeout_s = settings.drain_timeout_s
         self._drain_until: float | None = None
-        host, port = listener.getsockname()[:2]
-        self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._url = facts.url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -121,26 +131,6 @@ class _Server(uvicorn.Server):
         if self._drain_until is not None and (not self.service.in_hand or time.monotonic() > self._drain_until):
             self.should_exit = True
         return await super().on_tick(counter)
-
-
-def _bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens at once: another server could bind the same port until one of them does."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except OSError as error:
-        raise UserError(f"--host {host!r} is not an address of this machine ({error}); try 127.0.0.1") from error
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago is free
-    try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise UserError(
-            f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); "
-            "stop the program that uses it, or give another --port"
-        ) from error
-    return listener
 
 
 if __name__ == "__main__":

@@ -27,7 +27,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.errors import SearchError, UserError
-from flashrag.retriever import PROCESS_VARIABLES, Retriever, check_assets, is_sharded, load_retriever_from
+from flashrag.preflight import enforce, examine
+from flashrag.retriever import (
+    PROCESS_VARIABLES,
+    RETRIEVER_RULES,
+    Retriever,
+    RetrieverFacts,
+    check_assets,
+    is_sharded,
+    load_retriever_from,
+)
 from flashrag.retriever.index_shards import ShardCard, read_shards
 from flashrag.system.garbage import shorten_pauses
 from rag_serving.app import create_app
@@ -66,7 +75,10 @@ def app(options: ClusterOptions) -> Application:
     sharded = is_sharded(settings)
     if sharded and settings.faiss_gpu:
         raise UserError("faiss_gpu: true was given, but shards are searched on the processors; set it to false")
-    check_assets(settings, shards=sharded)  # here, once, rather than in every process
+    # Here, once, rather than in every process. The memory is that of other machines.
+    rules = {name: rule for name, rule in RETRIEVER_RULES.items() if name != "retriever.memory"}
+    enforce(examine(rules, RetrieverFacts(lambda: settings, sharded)))
+    check_assets(settings, shards=sharded)
     shards = _shards(settings, options) if sharded else []
     actor = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus, "runtime_env": _process_variables()}
     replica = Replica.options(  # pyrefly: ignore

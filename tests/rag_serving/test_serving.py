@@ -75,15 +75,19 @@ def refused(capsys, monkeypatch):
     return run
 
 
-def test_a_port_in_use_is_refused_before_anything_loads(site, refused):
-    # A dense config whose files are missing: the port comes first, so nothing else is even looked at.
-    dense = site.with_config(retrieval_method="e5", retrieval_model_path="no/such")
+def test_a_port_in_use_and_a_missing_model_are_told_together(site, capsys):
+    dense = site.with_config(retrieval_method="e5", retrieval_model_path="no/such", index_path="/no/index")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert refused("--config", str(dense), "--port", str(port)) == (
-            f"error: --port {port}: cannot listen on 127.0.0.1:{port} (Address already in use); "
-            "stop the program that uses it, or give another --port"
-        )
+        assert main(["--config", str(dense), "--port", str(port)]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "error: 3 things keep this from starting:"
+    assert others[0] == (
+        f"  1. --port {port}: cannot listen on 127.0.0.1:{port} (Address already in use); "
+        "stop the program that uses it, or give another --port [serving.address]"
+    )
+    assert others[1].startswith("  2. retrieval_model_path: 'no/such' is neither a folder")
+    assert others[2].startswith("  3. index_path: nothing at /no/index")
 
 
 def test_files_that_are_missing_end_it_with_one_line_and_2(site, refused):
@@ -109,10 +113,10 @@ def test_an_unknown_key_is_refused(site, refused):
 
 
 def test_a_missing_config_and_a_foreign_host_are_refused(site, refused):
-    expected = "error: config file not found: /no/serving.yaml; give the path of a YAML file"
+    expected = "error: config file not found: /no/serving.yaml; give the path of a YAML file [serving.config]"
     assert refused("--config", "/no/serving.yaml", "--port", "0") == expected
     line = refused("--config", str(site.config), "--host", "203.0.113.7", "--port", "0")
-    assert "cannot listen on 203.0.113.7:0" in line
+    assert "--host '203.0.113.7' is not an address of this machine" in line
 
 
 @pytest.mark.parametrize(

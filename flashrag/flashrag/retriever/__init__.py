@@ -1,6 +1,7 @@
 """Retrieval: load a checked retriever (dense, BM25, hybrid, remote, reranked) from FlashRAG's configuration keys.
 
     settings.py       the configuration's keys
+    preflight/        what is wrong with keys and files, all at once
     loading.py        from the keys to checked files, and to a retriever
     base.py           the interface of every retriever
     dense.py bm25.py  over a local index; hybrid.py fuses several, reranker.py scores again, remote.py asks a server
@@ -28,13 +29,17 @@ from flashrag.retriever.loading import (
     load_retriever_from,
     prepare_process,
 )
+from flashrag.retriever.preflight import RETRIEVER_PLAN, RETRIEVER_RULES, RetrieverFacts
 from flashrag.retriever.settings import RetrieverSettings
 
 __all__ = [
     "PROCESS_VARIABLES",
+    "RETRIEVER_PLAN",
+    "RETRIEVER_RULES",
     "Assets",
     "Hit",
     "Retriever",
+    "RetrieverFacts",
     "RetrieverSettings",
     "check_assets",
     "is_sharded",

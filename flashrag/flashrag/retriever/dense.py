@@ -13,9 +13,9 @@ import numpy as np
 
 from flashrag.corpus import Corpus
 from flashrag.document import Hit
-from flashrag.errors import UserError
 from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder import Encoder
+from flashrag.retriever.encoder_folder import check_dimension
 from flashrag.retriever.faiss_index import on_gpus
 from flashrag.retriever.settings import RetrieverSettings
 
@@ -30,11 +30,7 @@ class DenseRetriever(Retriever):
         query_instruction: str,
     ) -> None:
         corpus.check_index_of(index.ntotal)
-        if index.d != encoder.dimension:
-            raise UserError(
-                f"retrieval_model_path: the encoder makes {encoder.dimension} dimensions, but the index has {index.d}; "
-                "give the encoder that it was built with, or build the index again"
-            )
+        check_dimension(encoder.dimension, index.d)
         self.method = settings.retrieval_method
         self.corpus = self._corpus = corpus
         self.topk = settings.retrieval_topk

@@ -8,15 +8,16 @@ Does not cover: choosing bge's instruction by the language of each query, as Fla
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from flashrag.corpus import file_sha256
 from flashrag.errors import UserError
+from flashrag.generator import read_json_object
 
 PACKAGE_MODEL_FOLDER = "model"
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
@@ -79,6 +80,41 @@ def model_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def most_tokens(folder: Path) -> int | None:
+    """The longest text that the encoder takes, in tokens; None where its files set no limit.
+
+    The configuration of some families (RoBERTa, MPNet) counts two positions that no token can have; the tokenizer does
+    not.
+    """
+    limits = (
+        _settings(folder, "config.json").get("max_position_embeddings"),
+        _settings(folder, "tokenizer_config.json").get("model_max_length"),
+    )
+    return min((int(limit) for limit in limits if isinstance(limit, int | float) and limit > 0), default=None)
+
+
+def embedding_dimension(folder: Path, pooling: str) -> int | None:
+    """The dimension of the encoder's vectors; None where the folder's own modules change it, or nothing says it."""
+    size = _settings(folder, "config.json").get("hidden_size")
+    if not isinstance(size, int) or pooling == OWN_POOLING or any(folder.glob("*_Dense")):
+        return None
+    return size * len(pooling.split("+"))
+
+
+def check_dimension(of_encoder: int, of_index: int) -> None:
+    """Raise UserError unless the encoder makes vectors of the index's dimension."""
+    if of_encoder != of_index:
+        raise UserError(
+            f"retrieval_model_path: the encoder makes {of_encoder} dimensions, but the index has {of_index}; give the "
+            "encoder that it was built with, or build the index again"
+        )
+
+
+def _settings(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    return read_json_object(path, "the encoder") if path.is_file() else {}
+
+
 def pooling_method(folder: Path, retrieval_method: str, explicit: str | None) -> str:
     return explicit or own_pooling(folder) or family(retrieval_method).pooling
 
@@ -88,10 +124,9 @@ def own_pooling(folder: Path) -> str | None:
 
     None where there are no such settings, `own` where their modules pool in another way.
     """
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
+    settings = _settings(folder, "1_Pooling/config.json")
+    if not settings:
         return OWN_POOLING if (folder / "modules.json").is_file() else None
-    settings = json.loads(path.read_text(encoding="utf-8"))
     modes = settings.get("pooling_mode") or [mode for key, mode in _RULES["pooling_flags"].items() if settings.get(key)]
     return modes if isinstance(modes, str) else "+".join(modes) or "mean"
 

@@ -1,7 +1,8 @@
 """Build an index: `python -m flashrag.retriever.index_builder --retrieval_method e5 --model_path … --corpus_path … …`
 
 Writes `<method>_<faiss_type>.index` with its card (dense) or the folder `bm25`, and the memory-mapped corpus beside it.
-Files appear whole or not at all: an error or Ctrl-C leaves earlier ones in place.
+Files appear whole or not at all: an error or Ctrl-C leaves earlier ones in place. `--check` prints the plan and what is
+wrong with it (build/preflight.py), and writes nothing.
 Does not cover: building on several machines.
 """
 
@@ -12,8 +13,10 @@ from tqdm import tqdm
 
 from flashrag.corpus import Corpus, open_corpus
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.preflight import enforce, examine, show_check
 from flashrag.retriever.build.dense_index import build_dense
-from flashrag.retriever.build.options import BuildOptions, check_options, parse_args
+from flashrag.retriever.build.options import BuildOptions, parse_args
+from flashrag.retriever.build.preflight import BUILD_RULES, PLAN, BuildFacts
 from flashrag.retriever.encoder_folder import resolve_model_folder
 from flashrag.retriever.index_card import IndexCard, card_path, path_bytes
 from flashrag.retriever.loading import prepare_process
@@ -27,8 +30,12 @@ PASSAGES_PER_READ = 1024  # of a bm25 build
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
-    check_options(options)
     prepare_process()
+    facts = BuildFacts(options)
+    findings = examine(BUILD_RULES, facts)
+    if options.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
     try:
         count = build(options)
     except OSError as error:

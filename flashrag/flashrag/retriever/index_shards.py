@@ -7,10 +7,11 @@ Does not cover: graphs (HNSW), whose search has no exact split; bm25, whose word
 corpus. Serving the shards: rag_serving/cluster/deployments.py.
 """
 
+import contextlib
 import itertools
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,30 @@ import faiss
 from tqdm import tqdm
 
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.preflight import (
+    CHECK_HELP,
+    MACHINE_RULES,
+    Finding,
+    Machine,
+    Plan,
+    check_readable,
+    enforce,
+    error,
+    examine,
+    fact,
+    free_bytes,
+    gathered,
+    gib,
+    output_folder,
+    show_check,
+)
 from flashrag.retriever.faiss_index import read_index, write_index
 from flashrag.retriever.index_card import IndexCard, JsonRecord, read_card
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.files import staged
 
 MAX_SHARDS = 4096
+WHOLE_INDEX_BYTES = 64 << 20  # so small an index is read once before it is mapped: a damaged one can end the process
 # Types whose search is the same over a slice: each stored vector is scored by itself. By name: subclasses differ.
 CODE_TYPES = {"IndexFlat", "IndexFlatIP", "IndexScalarQuantizer", "IndexPQ"}
 LIST_TYPES = {"IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ"}
@@ -55,6 +74,7 @@ class SplitOptions:
     index_path: Path = flag("the index file that index_builder wrote")
     num_shards: int = flag("slices of equal size, at least 1", type=in_range(int, 1, MAX_SHARDS))
     save_dir: Path = flag("folder that the shards' folder goes into", Path("indexes"))
+    check: bool = flag(CHECK_HELP, False)
 
     @property
     def target(self) -> Path:
@@ -62,19 +82,88 @@ class SplitOptions:
         return self.save_dir / f"{self.index_path.stem}.{self.num_shards}shards"
 
 
+class SplitFacts:
+    """The index to split, opened without being read."""
+
+    def __init__(self, options: SplitOptions) -> None:
+        self.options = options
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def card(self) -> IndexCard | None:
+        path = self.options.index_path
+        if not path.exists():
+            raise UserError(f"--index_path: nothing at {path}; give the index file that index_builder wrote")
+        if path.is_dir():
+            raise UserError(
+                f"--index_path: {path} is a folder, but a dense index is a file; a bm25 index is not split: its word "
+                "statistics are those of the whole corpus. It is memory-mapped: serve it whole on every node"
+            )
+        check_readable("--index_path", path)
+        return read_card(path, "dense")
+
+    @fact
+    def index_bytes(self) -> int:
+        return self.options.index_path.stat().st_size if self.index else 0
+
+    @fact
+    def index(self) -> faiss.Index:
+        _ = self.card  # the file is there, and as long as the card says
+        if self.options.index_path.stat().st_size <= WHOLE_INDEX_BYTES:
+            read_index(self.options.index_path, key="--index_path")
+        return _mapped(self.options.index_path)
+
+    @fact
+    def rows(self) -> list[tuple[int, int]]:
+        return row_ranges(self.index.ntotal, self.options.num_shards)
+
+
+def _place(facts: SplitFacts) -> Iterator[Finding]:
+    options, needed = facts.options, 0
+    if options.target.is_file():
+        yield error(f"--save_dir {options.save_dir}: {options.target} is a file in the shards' place; remove it")
+    with contextlib.suppress(UserError):  # its reason is told by another rule
+        needed = facts.index_bytes
+    yield from output_folder("--save_dir", options.save_dir, needed, "the shards")
+
+
+SPLIT_RULES = {
+    "split.index": gathered("index"),
+    "split.shards": gathered("rows"),
+    "split.folder": _place,
+    **MACHINE_RULES,
+}
+
+
+def _sizes(facts: SplitFacts) -> str:
+    shards = [stop - start for start, stop in facts.rows]
+    return f"{len(shards)} of {max(shards):,} rows, about {gib(facts.index_bytes / len(shards))} each"
+
+
+PLAN: Plan[SplitFacts] = {
+    "split": {
+        "index": lambda facts: f"{type(_innermost(facts.index)).__name__}, {facts.index.ntotal:,} x {facts.index.d}",
+        "card": lambda facts: "copied to every shard" if facts.card else "none",
+        "shards": _sizes,
+        "folder": lambda facts: str(facts.options.target.absolute()),
+        "disk": lambda facts: f"{gib(facts.index_bytes)} of {gib(free_bytes(facts.options.save_dir))} that are free",
+    }
+}
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(SplitOptions, "python -m flashrag.retriever.index_shards", argv)
-    if not options.index_path.exists():
-        raise UserError(f"--index_path: nothing at {options.index_path}; give the index file that index_builder wrote")
-    if options.index_path.is_dir():
-        raise UserError(
-            f"--index_path: {options.index_path} is a folder, but a dense index is a file; a bm25 index is not split: "
-            "its word statistics are those of the whole corpus. It is memory-mapped: serve it whole on every node"
-        )
-    card = read_card(options.index_path, "dense")
+    facts = SplitFacts(options)
+    findings = examine(SPLIT_RULES, facts)
+    if options.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
     try:
-        split_index(options, card)
+        split_index(options, facts.card)
     except OSError as error:
         raise UserError(f"--save_dir {options.save_dir}: the shards cannot be written there ({error})") from error
     print(f"shards: {options.target} ({options.num_shards})")

@@ -71,14 +71,16 @@ def is_sharded(settings: RetrieverSettings) -> bool:
     return settings.kind is Kind.DENSE and settings.index_path is not None and settings.index_path.is_dir()
 
 
-def check_assets(settings: RetrieverSettings, *, shards: bool = False) -> Assets:
+def check_assets(
+    settings: RetrieverSettings, *, shards: bool = False, corpora: Mapping[Path, Corpus] | None = None
+) -> Assets:
     """Find models, indexes and corpora and check them against the indexes' cards; raises UserError.
 
     Reads corpora and weights once for their fingerprints (about 4 s a GiB), writes the corpus cache where missing, and
     asks remote servers for their health. With `shards` the index is a folder of them, and the caller gives
-    `load_retriever_from` something that searches them.
+    `load_retriever_from` something that searches them. `corpora` are open already, by their absolute paths.
     """
-    return _check(settings, {}, shards)
+    return _check(settings, dict(corpora or {}), shards)
 
 
 def load_retriever_from(assets: Assets, index: Any = None) -> Retriever:

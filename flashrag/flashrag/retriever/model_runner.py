@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from sentence_transformers.util import batch_to_device
 
 from flashrag.errors import UserError
+from flashrag.retriever.encoder_folder import most_tokens
 from flashrag.retriever.loading import FORWARD_THREADS_VARIABLE
 
 CPU = "cpu"
@@ -66,8 +67,7 @@ class ModelRunner:
         self._tokenizing = threading.Lock()
         self._free: queue.SimpleQueue[str] = queue.SimpleQueue()  # a GPU takes one pass at a time, the CPU many
         for device, model in self._models.items():
-            limit = getattr(getattr(model[0], "config", None), "max_position_embeddings", None) or max_length
-            model.max_seq_length = min(max_length, limit)
+            model.max_seq_length = min(max_length, most_tokens(folder) or max_length)
             for _ in range(1 if self._on_gpus else cpu_threads()):
                 self._free.put(device)
             if fp16 and self._on_gpus:  # on a CPU half precision is slower and less exact

@@ -31,3 +31,14 @@ def tiny_bert() -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, every corpus is too large to be read whole, and its first two lines are read."""
+
+    def set_limits() -> None:
+        monkeypatch.setattr("flashrag.retriever.preflight.corpus.READ_BYTES", 1)
+        monkeypatch.setattr("flashrag.retriever.preflight.corpus.FIRST_LINES", 2)
+
+    return set_limits

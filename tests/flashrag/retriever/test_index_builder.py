@@ -87,14 +87,14 @@ def test_bad_flags_exit_with_2(flags, capsys):
         ([*DENSE, "--embedding_path", "no/such"], "--embedding_path: nothing at no/such"),
         (["--retrieval_method", "e5", "--model_path", "no/such"], "--model_path: 'no/such' is neither a folder nor"),
         ([*BM25, "--corpus_path", "no/such.jsonl"], "corpus_path: no file at no/such.jsonl"),
-        ([*BM25, "--save_dir", __file__], "the index cannot be written there"),
+        ([*BM25, "--save_dir", __file__], "files cannot be written there"),
     ],
 )
 def test_bad_input_is_one_readable_line(corpus, tmp_path, capsys, flags, message):
     assert build(["--corpus_path", str(corpus), "--save_dir", str(tmp_path), *flags]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len([line for line in errors if line.startswith("error: ")]) == 1
-    assert message in errors[-1]
+    said = capsys.readouterr().err
+    assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+    assert message in said
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_faiss_type_that_cannot_be_built_is_refused_before_encoding(corpus, tm
     errors = capsys.readouterr().err
     assert message in errors
     assert "encode:" not in errors
-    assert names(out) == ["corpus_cache"]
+    assert not out.exists()
 
 
 def names(folder: Path) -> list[str]:

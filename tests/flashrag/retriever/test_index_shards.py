@@ -111,7 +111,7 @@ def test_bad_input_is_one_readable_line(tmp_path, capsys):
         assert len(errors) == 1
         assert message in errors[0]
     assert split(["--index_path", str(flat), "--num_shards", "2", "--save_dir", "/proc/none"]) == 2
-    assert "--save_dir /proc/none: the shards cannot be written there" in capsys.readouterr().err
+    assert "--save_dir=/proc/none: 0 MiB are free" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--num_shards", "0"], ["--num_shards", "many"], ["--shards", "2"]])
@@ -215,3 +215,34 @@ def test_one_shard_is_in_memory_at_a_time(tmp_path):
     assert [run.returncode for run in done] == [0, 1], done
     assert "MemoryError" in done[1].stderr
     assert len(read_shards(tmp_path / "e5.16shards")) == 16
+
+
+def test_the_check_says_how_an_index_would_be_split(tmp_path, capsys):
+    folder = tmp_path / "ein Ordner ½"
+    folder.mkdir()
+    path = write(folder, "Flat", CARD)
+    command = ["--index_path", str(path), "--num_shards", "3", "--save_dir", str(folder / "out"), "--check"]
+    assert split(command) == 0
+    told = capsys.readouterr().out
+    # 1201 x 16 float32 and a header of 45 bytes
+    for line in (
+        "  index   IndexFlatIP, 1,201 x 16",
+        "  card    copied to every shard",
+        "  shards  3 of 401 rows, about 0 MiB each",
+        f"  folder  {folder}/out/e5.3shards",
+        "  0 errors: this would start",
+    ):
+        assert f"{line}\n" in told
+    assert not (folder / "out").exists()
+
+
+def test_all_that_keeps_an_index_from_being_split_is_told_at_once(tmp_path, capsys):
+    path = write(tmp_path, "Flat")
+    (tmp_path / "e5.2000shards").write_text("")
+    assert split(["--index_path", str(path), "--num_shards", "2000", "--save_dir", str(tmp_path), "--check"]) == 2
+    told = capsys.readouterr().out
+    assert "error: --num_shards 2000: the index holds 1201 vectors; give 1 to 1201 [split.shards]" in told
+    assert "e5.2000shards is a file in the shards' place; remove it [split.folder]" in told
+    path.write_bytes(path.read_bytes()[:30])
+    assert split(["--index_path", str(path), "--num_shards", "2", "--check"]) == 2
+    assert "is not a whole faiss index" in capsys.readouterr().out

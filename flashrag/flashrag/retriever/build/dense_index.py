@@ -25,7 +25,7 @@ from flashrag.retriever.build.embeddings import (
     read_manifest,
     refuse_other_vectors,
 )
-from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, plan_index
+from flashrag.retriever.build.faiss_types import IndexPlan, plan_index
 from flashrag.retriever.index_card import IndexCard, card_path
 from flashrag.retriever.encoder_folder import family, model_sha256, pooling_method, spaced
 from flashrag.system.files import staged
@@ -35,15 +35,14 @@ if TYPE_CHECKING:
     from flashrag.retriever.encoder import Encoder
 
 BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
-FLOAT32_BYTES = 4
 MIN_COSINE = 0.99  # of a given vector and our own for the same passage; allows for half precision
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transformers")
 
 
-def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> None:
-    """Write the index and its card at `options.target`; raises UserError, and OSError where the disk is full."""
+def new_manifest(options: BuildOptions, corpus: Corpus, model_folder: Path) -> Manifest:
+    """The manifest of the vectors that the options ask for."""
     of_family = family(options.retrieval_method)
-    manifest = Manifest(
+    return Manifest(
         corpus_sha256=corpus.sha256,
         count=len(corpus),
         model_sha256=model_sha256(model_folder),
@@ -54,27 +53,25 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
         dtype=options.embedding_dtype,
         part_size=options.part_size,
     )
+
+
+def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> None:
+    """Write the index and its card at `options.target`; raises UserError, and OSError where the disk is full."""
+    manifest = new_manifest(options, corpus, model_folder)
     if options.embedding_path is not None:
-        embeddings = _given_embeddings(options, manifest, corpus, model_folder)
-        _install(options, manifest, embeddings, _plan(options, embeddings.dimension, len(corpus)))
+        embeddings = _given_embeddings(options.embedding_path, options, manifest, corpus, model_folder)
+        _install(options, manifest, embeddings, plan_index(options.faiss_type, embeddings.dimension, len(corpus)))
         return
     with open_parts(options.partial_embeddings, manifest) as parts:
         plan = _encode_missing(parts, options, corpus, model_folder)
         embeddings = parts.embeddings()
-        _install(options, manifest, embeddings, plan or _plan(options, embeddings.dimension, len(corpus)))
+        _install(options, manifest, embeddings, plan or plan_index(options.faiss_type, embeddings.dimension, len(corpus)))
         if options.save_embedding:
             # A kill between the two leaves the new vectors where the next build resumes from.
             shutil.rmtree(options.saved_embeddings, ignore_errors=True)
             parts.path.rename(options.saved_embeddings)
         else:
             shutil.rmtree(parts.path)
-
-
-def _plan(options: BuildOptions, dimension: int, count: int) -> IndexPlan:
-    plan = plan_index(options.faiss_type, dimension, count)
-    if plan.note:
-        print(f"note: --faiss_type {plan.faiss_type}: {plan.note}", file=sys.stderr)
-    return plan
 
 
 def _encode_missing(parts: PartFolder, options: BuildOptions, corpus: Corpus, model_folder: Path) -> IndexPlan | None:
@@ -88,8 +85,7 @@ def _encode_missing(parts: PartFolder, options: BuildOptions, corpus: Corpus, mo
         return None
     manifest = parts.manifest
     encoder = _encoder(options, manifest, model_folder)
-    plan = _plan(options, encoder.dimension, len(corpus))
-    _check_space(options, plan, todo, len(corpus))
+    plan = plan_index(options.faiss_type, encoder.dimension, len(corpus))
     with tqdm(total=len(corpus), initial=done, unit=" passages", desc="encode", smoothing=0.05) as bar:
         for number in missing:
             blocks = _vectors(corpus, parts.rows[number], encoder, manifest, options.batch_size, bar)
@@ -126,34 +122,19 @@ def _vectors(
         bar.update(len(texts))
 
 
-def _check_space(options: BuildOptions, plan: IndexPlan, todo: int, count: int) -> None:
-    """Raise UserError now if the disk would be full after hours of encoding."""
-    item_bytes = 2 if options.embedding_dtype == "float16" else FLOAT32_BYTES
-    needed = todo * plan.dimension * item_bytes
-    if plan.factory == FaissType.FLAT:
-        needed += count * plan.dimension * FLOAT32_BYTES
-    free = shutil.disk_usage(options.save_dir).free
-    if needed > free:
-        raise UserError(
-            f"--save_dir {options.save_dir}: {free / 1e9:.1f} GB are free, but the vectors need {needed / 1e9:.1f} GB "
-            "while the index is built; free some, give another folder, or take --embedding_dtype float16 or SQ8"
-        )
+def kept_vectors(folder: Path, manifest: Manifest) -> Embeddings:
+    """The vectors in a folder of `--save_embedding`; raises UserError unless they are those of the manifest."""
+    found = read_manifest(folder)
+    if found is None:
+        raise UserError(f"--embedding_path: {folder} holds no manifest.json, so it is not a folder of --save_embedding")
+    refuse_other_vectors(folder, found, manifest, "or leave --embedding_path out", ("dtype", "part_size", "use_fp16"))
+    return PartFolder(folder, found).embeddings()
 
 
-def _given_embeddings(options: BuildOptions, manifest: Manifest, corpus: Corpus, model_folder: Path) -> Embeddings:
+def _given_embeddings(path: Path, options: BuildOptions, manifest: Manifest, corpus: Corpus, model_folder: Path) -> Embeddings:
     """The vectors at --embedding_path, checked against corpus and encoder."""
-    path = options.embedding_path
-    assert path is not None
-    if not path.exists():
-        raise UserError(f"--embedding_path: nothing at {path}; give a folder of --save_embedding, or a vector file")
     if path.is_dir():
-        found = read_manifest(path)
-        if found is None:
-            raise UserError(f"--embedding_path: {path} holds no manifest.json, so it is not a folder of --save_embedding")
-        refuse_other_vectors(
-            path, found, manifest, "or leave --embedding_path out", ("dtype", "part_size", "use_fp16")
-        )
-        return PartFolder(path, found).embeddings()
+        return kept_vectors(path, manifest)
     encoder = _encoder(options, manifest, model_folder)
     embeddings = read_embeddings(path, len(corpus), encoder.dimension)
     _check_vectors(path, embeddings, corpus, encoder, manifest)

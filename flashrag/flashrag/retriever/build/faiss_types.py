@@ -130,6 +130,26 @@ def training_size(index: "faiss.Index") -> int:
     return max(MIN_TRAINING_SAMPLE, TRAINING_PER_CENTROID * _number_of_cells(index))
 
 
+def index_bytes(plan: IndexPlan, count: int) -> int:
+    """The size of the index of `count` vectors, in the file and in memory, nearly: some small tables are left out."""
+    import faiss
+
+    index = inner = new_index(plan)  # `index` owns the inner ones
+    tables = per_vector = 0
+    if (hnsw := getattr(index, "hnsw", None)) is not None:
+        per_vector += 4 * hnsw.nb_neighbors(0) + 12  # links of the lowest level, where all are; a level and an offset
+        inner = faiss.downcast_index(index.storage)
+    if (ivf := faiss.try_extract_index_ivf(index)) is not None:
+        tables = 4 * ivf.nlist * ivf.d
+        per_vector += 8  # the row
+        inner = faiss.downcast_index(ivf)
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    if hasattr(inner, "pq"):
+        tables += 4 * inner.pq.ksub * inner.d
+    return tables + count * (per_vector + getattr(inner, "code_size", 4 * plan.dimension))
+
+
 def parameters(index: "faiss.Index", plan: IndexPlan) -> dict[str, Any]:
     """The parameters that an index was built with and is searched with, for its card."""
     import faiss

@@ -1,11 +1,11 @@
 """The options of the index builder: FlashRAG's flags, and a few of our own, which the help marks with [ours]."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flashrag.errors import UserError
+from flashrag.preflight import CHECK_HELP
 from flashrag.retriever.build.faiss_types import FaissType, faiss_type_name
 from flashrag.retriever.settings import Kind
 from flashrag.system.arguments import CommandParser, flag, in_range
@@ -19,6 +19,7 @@ class BuildOptions:
     retrieval_method: str = flag("e5, bge, minilm, … (dense; it names the file), or bm25", group=INDEX, metavar="NAME")
     corpus_path: Path = flag('jsonl: {"id": "…", "contents": "\\"Title\\"\\ntext"}', group=INDEX)
     save_dir: Path = flag("folder of the index", Path("indexes"), group=INDEX)
+    check: bool = flag(f"{CHECK_HELP} [ours]", False, group=INDEX)
 
     model_path: str | None = flag(
         "the encoder's folder, or an installed Python package that carries a `model` folder: `--model_path "
@@ -91,17 +92,17 @@ def parse_args(argv: Sequence[str] | None = None) -> BuildOptions:
     return parser.parse_into(BuildOptions, argv)
 
 
-def check_options(options: BuildOptions) -> None:
-    """Raise UserError where flags contradict each other."""
+def contradictions(options: BuildOptions) -> Iterator[str]:
+    """Flags that contradict each other, in the words of the error message."""
     method = options.retrieval_method
-    for flag, value in (("--retrieval_method", method), ("--faiss_type", options.faiss_type)):
+    for name, value in (("--retrieval_method", method), ("--faiss_type", options.faiss_type)):
         if "/" in value:
-            raise UserError(f"{flag} {value!r} becomes part of a file name; give a name without `/`")
+            yield f"{name} {value!r} becomes part of a file name; give a name without `/`"
     if not options.is_bm25 and options.model_path is None:
-        raise UserError(f"--model_path is missing: {method!r} is dense; give the encoder's folder")
+        yield f"--model_path is missing: {method!r} is dense; give the encoder's folder"
     if options.is_bm25 and options.model_path is not None:
-        raise UserError(f"--model_path {options.model_path!r} was given, but bm25 uses no model; leave it out")
+        yield f"--model_path {options.model_path!r} was given, but bm25 uses no model; leave it out"
     if options.is_bm25 and (options.embedding_path is not None or options.save_embedding):
-        raise UserError("--embedding_path or --save_embedding was given, but bm25 has no embeddings; leave it out")
-    if options.embedding_path is not None and options.save_embedding:
-        raise UserError("--save_embedding was given with --embedding_path: nothing is encoded; leave one of them out")
+        yield "--embedding_path or --save_embedding was given, but bm25 has no embeddings; leave it out"
+    elif options.embedding_path is not None and options.save_embedding:
+        yield "--save_embedding was given with --embedding_path: nothing is encoded; leave one of them out"

@@ -119,17 +119,6 @@ def test_vectors_that_are_not_finite_are_refused(corpus, tmp_path, monkeypatch, 
     assert "vectors that are not finite for passages 0 to 3; leave --use_fp16 out" in capsys.readouterr().err
 
 
-def test_too_little_space_is_said_before_encoding(corpus, tmp_path, monkeypatch, capsys):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=30_000))
-    # 10 passages x 384 x 4 bytes as parts and again as Flat: 30,720
-    assert main(flags(corpus, tmp_path)) == 2
-    said = capsys.readouterr().err
-    assert "0.0 GB are free, but the vectors need 0.0 GB while the index is built" in said
-    assert "encode:" not in said
-    assert main(flags(corpus, tmp_path, "--faiss_type", "SQ8")) == 0  # needs 15,360 for the parts
-
-
 def test_a_disk_that_fills_up_while_encoding_keeps_the_finished_parts(corpus, saved, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(flags(corpus, out)) == 0
