@@ -2,12 +2,14 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from flashrag.errors import UserError
-from verl_search.trainer.export import find_checkpoint, main
+from flashrag.preflight import Severity, examine
+from verl_search.trainer.export import RULES, ExportFacts, find_checkpoint, main
 
 BASE_MODEL = Path(__file__).resolve().parents[3] / "training" / "demo" / "base_model"
 
@@ -46,6 +48,9 @@ def test_a_missing_rank_is_named(tmp_path):
     actor = write_checkpoint(tmp_path, world_size=2, merged=False)
     (actor / "model_world_size_2_rank_0.pt").touch()
     with pytest.raises(UserError, match=r"model_world_size_2_rank_1\.pt is missing: rank 1 of 2"):
+        find_checkpoint(tmp_path)
+    (actor / "model_world_size_2_rank_0.pt").unlink()
+    with pytest.raises(UserError, match=r"model_world_size_2_rank_0\.pt is missing: ranks 0, 1 of 2"):
         find_checkpoint(tmp_path)
 
 
@@ -95,6 +100,71 @@ def test_weights_that_are_missing_leave_no_target(tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / "out")]) == 1
     assert dropped in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def found(checkpoint: Path, target: Path) -> list[tuple[Severity, str, str]]:
+    return [(each.severity, each.rule, each.message) for each in examine(RULES, ExportFacts(checkpoint, target))]
+
+
+def test_nothing_is_said_about_a_good_checkpoint(tmp_path):
+    write_checkpoint(tmp_path)
+    assert found(tmp_path, tmp_path / "out") == []
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path):
+    actor = write_checkpoint(tmp_path)
+    (actor / "huggingface" / "model.safetensors").write_bytes(b"cut")
+    (actor / "huggingface" / "tokenizer.json").unlink()
+    (actor / "huggingface" / "tokenizer_config.json").unlink()
+    told = found(tmp_path, actor)
+    assert [(rule, severity) for severity, rule, _ in told] == [
+        ("model.weights", Severity.ERROR),
+        ("model.end_tokens", Severity.ERROR),
+        ("export.target", Severity.ERROR),
+    ]
+
+
+def test_ranks_that_are_cut_short_are_named(tmp_path):
+    actor = write_checkpoint(tmp_path, world_size=2, merged=False)
+    for rank in range(2):
+        with zipfile.ZipFile(actor / f"model_world_size_2_rank_{rank}.pt", "w") as archive:
+            archive.writestr("data.pkl", b"weights" * 100)
+    assert found(tmp_path, tmp_path / "out") == []
+    data = (actor / "model_world_size_2_rank_1.pt").read_bytes()
+    (actor / "model_world_size_2_rank_1.pt").write_bytes(data[: len(data) // 2])
+    ((_, rule, message),) = found(tmp_path, tmp_path / "out")
+    assert rule == "export.shards"
+    assert "model_world_size_2_rank_1.pt is cut short" in message
+
+
+def test_a_full_disk_and_a_small_memory_are_told(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path)
+    monkeypatch.setattr("flashrag.preflight.machine.free_bytes", lambda _: 4_000_000)
+    monkeypatch.setattr("flashrag.preflight.machine._memory_bytes", lambda: 4_000_000)
+    told = {rule: (severity, message) for severity, rule, message in found(tmp_path, tmp_path / "out")}
+    assert told["export.target"][0] is Severity.ERROR
+    assert "but the model's weights need 4 MiB" in told["export.target"][1]
+    assert told["export.memory"][0] is Severity.WARNING
+
+
+def test_the_check_prints_the_plan_and_writes_nothing(tmp_path, capsys):
+    actor = write_checkpoint(tmp_path / "ein Lauf ½")
+    before = set(tmp_path.rglob("*"))
+    assert main([str(tmp_path / "ein Lauf ½"), str(tmp_path / "out"), "--check"]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        f"  what          copying the merged model of {actor}",
+        "  architecture  Qwen2ForCausalLM",
+        "  weights       4 MiB",
+        f"  target        {tmp_path}/out",
+        "  0 errors: this would start",
+    ):
+        assert f"{line}\n" in told
+    assert main([str(tmp_path / "none"), str(tmp_path), "--check"]) == 2
+    told = capsys.readouterr().out
+    assert "is not a folder; expected a folder global_step_N" in told
+    assert "exists; give another folder, or remove it" in told
+    assert set(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow

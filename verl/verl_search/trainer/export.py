@@ -5,20 +5,42 @@ with `hf_model` holds the merged model already, which is copied. In both cases t
 it gets its name.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
+from flashrag.generator import MODEL_RULES, ModelFolder
+from flashrag.preflight import (
+    CHECK_HELP,
+    MACHINE_RULES,
+    Finding,
+    Machine,
+    Plan,
+    enforce,
+    error,
+    examine,
+    fact,
+    free_bytes,
+    gathered,
+    gib,
+    output_folder,
+    show_check,
+    warning,
+)
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
+from flashrag.system.machine import library_versions
 from verl_search.trainer.run_folder import LATEST
 
+LIBRARIES = ("verl", "torch", "transformers")
 EXPECTED = "expected a folder global_step_N of a training run, its actor folder, or the run's folder (its last step)"
 
 
@@ -38,6 +60,12 @@ class Checkpoint:
         return self.actor / "huggingface"
 
     @property
+    def shards(self) -> list[Path]:
+        """The weights of each rank, by their names; not all of them may be there."""
+        name = f"model_world_size_{self.world_size}_rank_{{}}.pt"
+        return [self.actor / name.format(rank) for rank in range(self.world_size)]
+
+    @property
     def is_merged(self) -> bool:
         return any(self.huggingface.glob("*.safetensors"))
 
@@ -49,13 +77,13 @@ def find_checkpoint(path: Path) -> Checkpoint:
     checkpoint = Checkpoint(actor, world_size)
     if not (checkpoint.huggingface / "config.json").is_file():
         raise UserError(f"{checkpoint.huggingface} holds no config.json; the checkpoint is not complete, take another")
-    for rank in range(world_size):
-        shard = actor / f"model_world_size_{world_size}_rank_{rank}.pt"
-        if not checkpoint.is_merged and not shard.is_file():
-            raise UserError(
-                f"{shard} is missing: rank {rank} of {world_size}; copy it from the node that wrote it, "
-                "or take another checkpoint"
-            )
+    missing = [rank for rank, shard in enumerate(checkpoint.shards) if not shard.is_file()]
+    if missing and not checkpoint.is_merged:
+        ranks = f"rank{'s' if missing[1:] else ''} {', '.join(map(str, missing))} of {world_size}"
+        raise UserError(
+            f"{checkpoint.shards[missing[0]]} is missing: {ranks}; copy from the nodes that wrote them, or take "
+            "another checkpoint"
+        )
     return checkpoint
 
 
@@ -74,7 +102,7 @@ def _world_size(actor: Path) -> int:
     file = actor / "fsdp_config.json"
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))["world_size"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} names no world_size ({error}); the checkpoint is damaged, take another") from error
 
 
@@ -128,6 +156,97 @@ def check_model(folder: Path) -> dict[str, Any]:
     }
 
 
+class ExportFacts:
+    """The checkpoint, and the folder in it that the exported model is made of."""
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self.path = path
+        self.target = target
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def checkpoint(self) -> Checkpoint:
+        return find_checkpoint(self.path)
+
+    @fact
+    def model(self) -> ModelFolder:
+        """Its weights are missing where the ranks' are to be merged."""
+        return ModelFolder(self.checkpoint.huggingface, "checkpoint")
+
+    @fact
+    def weight_bytes(self) -> int:
+        """In all files of the checkpoint: the merger puts them together in memory."""
+        if self.checkpoint.is_merged:
+            return self.model.model.weight_bytes
+        return sum(shard.stat().st_size for shard in self.checkpoint.shards)
+
+
+def shards(facts: ExportFacts) -> Iterator[Finding]:
+    """torch writes zip archives, whose table of contents is at the end."""
+    if facts.checkpoint.is_merged:
+        return
+    if broken := [shard.name for shard in facts.checkpoint.shards if not zipfile.is_zipfile(shard)]:
+        yield error(
+            f"{facts.checkpoint.actor}: {', '.join(broken)} {'are' if broken[1:] else 'is'} cut short; copy again from "
+            "the node that wrote it, or take another checkpoint"
+        )
+
+
+def model(facts: ExportFacts) -> Iterator[Finding]:
+    merged = facts.checkpoint.is_merged
+    rules = {name: rule for name, rule in MODEL_RULES.items() if merged or name != "model.weights"}
+    yield from examine(rules, facts.model)
+
+
+def target(facts: ExportFacts) -> Iterator[Finding]:
+    if facts.target.exists():
+        yield error(f"{facts.target} exists; give another folder, or remove it")
+    needed = 0
+    with contextlib.suppress(UserError):  # its reason is told by another rule
+        needed = facts.weight_bytes
+    yield from output_folder("target", facts.target.parent, needed, "the model's weights")
+
+
+def memory(facts: ExportFacts) -> Iterator[Finding]:
+    needed, there = facts.weight_bytes, facts.machine.memory_bytes
+    if needed > there:
+        yield warning(
+            f"the weights need {gib(needed)} of memory while they are put together and tried; this machine has "
+            f"{gib(there)}: the export may be ended before it is done"
+        )
+
+
+RULES = {
+    "export.checkpoint": gathered("checkpoint"),
+    "export.shards": shards,
+    "export.model": model,
+    "export.target": target,
+    "export.memory": memory,
+    **MACHINE_RULES,
+}
+
+
+def _how(facts: ExportFacts) -> str:
+    found = facts.checkpoint
+    return f"{'copying the merged model' if found.is_merged else f'merging {found.world_size} ranks'} of {found.actor}"
+
+
+PLAN: Plan[ExportFacts] = {
+    "export": {
+        "what": _how,
+        "architecture": lambda facts: ", ".join(facts.model.model_config.get("architectures") or ()),
+        "weights": lambda facts: gib(facts.weight_bytes),
+        "target": lambda facts: str(facts.target.absolute()),
+        "disk": lambda facts: f"{gib(free_bytes(facts.target))} are free",
+        "memory": lambda facts: f"{gib(facts.weight_bytes)} of {gib(facts.machine.memory_bytes)}",
+        "libraries": lambda _: ", ".join(f"{name} {number}" for name, number in library_versions(LIBRARIES).items()),
+    }
+}
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(
@@ -136,14 +255,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("checkpoint", type=Path, help=EXPECTED.removeprefix("expected "))
     parser.add_argument("target", type=Path, help="the folder to write; must not exist")
+    parser.add_argument("--check", action="store_true", help=CHECK_HELP)
     arguments = parser.parse_args(argv)
-    checkpoint = find_checkpoint(arguments.checkpoint)
-    if arguments.target.exists():
-        raise UserError(f"{arguments.target} exists; give another folder, or remove it")
-    how = "copying the merged model of" if checkpoint.is_merged else f"merging {checkpoint.world_size} ranks of"
-    print(f"{how} {checkpoint.actor} …", file=sys.stderr, flush=True)
-    facts = export(checkpoint, arguments.target)
-    print(f"{arguments.target}: {facts['parameters']:,} parameters, {facts['dtype']}, it loads and computes")
+    facts = ExportFacts(arguments.checkpoint, arguments.target)
+    findings = examine(RULES, facts)
+    if arguments.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
+    print(f"{_how(facts)} …", file=sys.stderr, flush=True)
+    exported = export(facts.checkpoint, arguments.target)
+    print(f"{arguments.target}: {exported['parameters']:,} parameters, {exported['dtype']}, it loads and computes")
     return 0
 
 
