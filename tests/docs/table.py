@@ -39,6 +39,7 @@ class Entry:
 
 
 INDEX_BUILDER = r"python -m flashrag\.retriever\.index_builder "
+STARTS = "0 errors: this would start"
 RUN_EVAL = r"python evaluation/run_eval\.py "
 
 TABLE = (
@@ -48,6 +49,12 @@ TABLE = (
     Entry(r"bash scripts/test\.sh --all$", run_by=".ci/run"),
     Entry(r"bash scripts/test\.sh$", more="tests/flashrag/test_document.py", prints=r"\d+ passed"),
     Entry(r"bash scripts/test\.sh tests/", more="--collect-only", prints=r"\d+ tests collected"),
+    # ---- checks
+    Entry(INDEX_BUILDER + "--check ", quick=True, prints=STARTS),
+    Entry(r"python -m flashrag\.retriever\.index_shards --check ", needs=("indexes/e5_Flat.index",), prints=STARTS),
+    Entry(r"python rag_serving/serving\.py --check ", needs=("indexes/e5_Flat.index",), prints=STARTS),
+    Entry(r"scripts/export_checkpoint\.sh --check ", quick=True, prints=STARTS),
+    Entry(r"scripts/serve_model\.sh --check ", needs=("models/trained/config.json",), prints=STARTS),
     # ---- indexes
     Entry(INDEX_BUILDER + ".*--retrieval_method e5", writes=("indexes/e5_Flat.index", "indexes/e5_Flat.index.json")),
     Entry(INDEX_BUILDER + ".*--retrieval_method bm25", writes=("INDEX_DIR/bm25",)),
@@ -84,7 +91,7 @@ TABLE = (
     Entry(
         r"bash training/run\.sh --check ",
         needs=("data/train.parquet", "8000"),
-        prints="0 errors: this would start",
+        prints=STARTS,
     ),
     Entry(r"bash training/run\.sh --actor_model_path ", run_by="tests/end_to_end/test_training.py"),
     Entry(

@@ -48,7 +48,7 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("site")
+    folder = tmp_path_factory.mktemp("eine Seite ½")
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"id": key, "contents": text}) + "\n" for key, text in PASSAGES.items()))
     assert build_index(["--retrieval_method", "bm25", "--corpus_path", str(corpus), "--save_dir", str(folder)]) == 0

@@ -79,10 +79,11 @@ def test_an_existing_target_is_left_alone(tmp_path, capsys):
 
 
 def test_a_merged_checkpoint_is_copied_and_loads(tmp_path, capsys):
-    write_checkpoint(tmp_path)
-    assert main([str(tmp_path), str(tmp_path / "out")]) == 0
+    run, out = tmp_path / "ein Lauf ½", tmp_path / "ein Modell ½"
+    write_checkpoint(run)
+    assert main([str(run), str(out)]) == 0
     assert "1,154,816 parameters" in capsys.readouterr().out
-    copied = (tmp_path / "out" / "model.safetensors").read_bytes()
+    copied = (out / "model.safetensors").read_bytes()
     assert copied == (BASE_MODEL / "model.safetensors").read_bytes()
 
 
