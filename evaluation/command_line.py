@@ -34,16 +34,19 @@ _NAMES = ("dataset_name", "split", "save_note", "method_name")  # text, even if 
 class CommandLine(NamedTuple):
     """The flags: the configuration file, its overridden values (by dotted key), and the flags that are not its keys.
 
-    `resume`: ask failed questions again. `auto_serve`: the checkpoint to export and serve.
+    `resume`: ask failed questions again. `auto_serve`: the checkpoint to export and serve. `check`: only look.
+    `arguments` are all of them as given.
     """
 
     config_path: Path
     overrides: dict[str, Any]
     resume: bool = False
     auto_serve: Path | None = None
+    check: bool = False
+    arguments: tuple[str, ...] = ()
 
 
-def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
+def parse_command_line(argv: Sequence[str]) -> CommandLine:
     """Read the flags; raises `UserError` for an unknown one."""
     parser = _parser()
     known, unknown = parser.parse_known_args(argv)
@@ -54,7 +57,9 @@ def parse_command_line(argv: Sequence[str] | None = None) -> CommandLine:
     if not isinstance(resume, bool):
         raise UserError(f"--resume {resume} was given; expected --resume alone, or true or false")
     auto_serve = Path(given.pop("auto_serve")) if "auto_serve" in given else None
-    return CommandLine(config_path, {key: _parse_value(text) for key, text in given.items()}, resume, auto_serve)
+    check = given.pop("check")
+    overrides = {key: _parse_value(text) for key, text in given.items()}
+    return CommandLine(config_path, overrides, resume, auto_serve, check, tuple(argv))
 
 
 def _unknown_argument(argument: str, parser: CommandParser) -> str:
@@ -79,6 +84,7 @@ def _parser() -> CommandParser:
         "--auto_serve", metavar="CHECKPOINT",
         help="export and serve this training checkpoint for the run (default: use the server of the configuration)",
     )  # fmt: skip
+    run("--check", action="store_true", help="only say what the run would be and what is wrong with it")
     fields = dict(sorted(_fields().items()))
     for heading, settings in _HEADINGS.items():
         group = parser.add_argument_group(f"keys of the configuration: {heading}")

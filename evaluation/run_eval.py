@@ -1,8 +1,9 @@
 """Evaluate a served model with search: `python evaluation/run_eval.py --config_path … --method_name research …`.
 
-Checks the input, asks the questions, saves each answer at once in the folder of the run, and scores the answers.
-To continue a run, repeat its command; `--resume` asks the failed questions again, too. `--auto_serve CHECKPOINT`
-exports and serves the model first. Other commands: `run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
+Checks the input (preflight/), asks the questions, saves each answer at once in the folder of the run, and scores the
+answers. To continue a run, repeat its command; `--resume` asks the failed questions again, too. `--auto_serve
+CHECKPOINT` exports and serves the model first. `--check` only says what the run would be.
+Other commands: `run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
 Exit codes: 0 done, 1 no question could be answered or no model served, 2 unusable input, 130 interrupted.
 """
 
@@ -10,6 +11,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,26 +19,26 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside evaluation
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from evaluation.command_line import CommandLine, load_settings, parse_command_line
+from evaluation.command_line import CommandLine, parse_command_line
+from evaluation.preflight import PACKAGES, PLAN, RULES, EvalFacts
 from evaluation.report.tables import format_table
-from evaluation.run.auto_serve import check_auto_serve, served
+from evaluation.run.auto_serve import served
 from evaluation.run.folder import RunFolder
 from evaluation.scores.judge import Judge
 from evaluation.scores.scoring import score_trajectory, summarize
 from evaluation.settings import EvalSettings
-from flashrag.client import RetrievalClient, check_server
-from flashrag.dataset import Question, load_questions
+from flashrag.client import RetrievalClient
+from flashrag.dataset import Question
 from flashrag.episode import Trajectory
 from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
 from flashrag.generator import load_generator
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS, BasicPipeline
+from flashrag.preflight import Finding, enforce, examine, keep_findings, show_check
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from, prepare_process
 from flashrag.system.machine import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Their versions are recorded with each session of a run.
-PACKAGES = ("flashrag", "httpx", "openai", "pydantic", "scipy", "tokenizers", "transformers", "vllm", "sglang")
 
 
 @exit_on_user_error
@@ -58,37 +60,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(command_line: CommandLine) -> int:
-    """Start or continue one run; returns the exit code."""
-    settings = check_auto_serve(command_line) if command_line.auto_serve else load_settings(command_line)
-    folder = RunFolder(settings, load_questions(settings, settings.split))
-    pending = folder.pending(retry_failed=command_line.resume)
+    """Look at everything, then start or continue one run; returns the exit code."""
+    facts = EvalFacts(command_line)
+    facts.gather()
+    findings = examine(RULES, facts)
+    if command_line.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
+    folder, pending = facts.folder, facts.pending
     interrupted = False
     if not pending:
         print(f"{folder.path}: the run is complete")
-    elif command_line.auto_serve:
-        if METHODS[settings.method_name].pipeline.needs_retriever:
-            check_retrieval(settings)  # checked first, because serving a model takes minutes
-        with served(command_line, settings) as settings_served:
-            folder = RunFolder(settings_served, folder.questions)
-            interrupted = ask(folder, pending)
     else:
-        interrupted = ask(folder, pending)
+        assets = check_local_retriever(facts.settings)  # reads whole files, but serving a model takes longer
+        with served(command_line, facts.settings) if command_line.auto_serve else nullcontext() as settings_served:
+            folder = RunFolder(settings_served, folder.questions) if settings_served else folder
+            interrupted = ask(folder, pending, assets, findings)
     with folder.working():
         summary = finish(folder, ask_judge=not interrupted)
     return show(folder, summary, interrupted)
 
 
-def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
+def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, findings: Sequence[Finding]) -> bool:
     """Ask the model the pending questions; returns whether it was interrupted."""
     settings = folder.settings
     method = METHODS[settings.method_name].pipeline
-    assets = check_retrieval(settings) if method.needs_retriever else None
-    generator = load_generator(settings) if method.needs_generator else None
     retriever = load_retriever(settings, assets) if method.needs_retriever else None
+    generator = load_generator(settings) if method.needs_generator else None
     pipeline = method(settings, retriever, generator)
     pipeline.prepare(folder.questions)
     with folder.working():
         folder.start_session(describe_environment(REPOSITORY, PACKAGES), generator.served_name if generator else None)
+        keep_findings(findings, folder.path)
         done = len(folder.questions) - len(pending)
         already = f", {done} of them already answered" if done else ""
         print(f"{len(folder.questions)} questions of {settings.dataset_label}{already} -> {folder.path}", flush=True)
@@ -101,13 +104,11 @@ def ask(folder: RunFolder, pending: Sequence[Question]) -> bool:
     return False
 
 
-def check_retrieval(settings: EvalSettings) -> Assets | None:
-    """The files of the local retriever, None if a server searches. Raises `UserError` if either is missing."""
-    if not settings.use_remote_retriever:
-        return check_assets(RetrieverSettings(**settings.retriever, retrieval_topk=settings.retrieval_topk))
-    assert settings.remote_retriever_url is not None, "checked by EvalSettings"
-    check_server(settings.remote_retriever_url, key="remote_retriever_url")
-    return None
+def check_local_retriever(settings: EvalSettings) -> Assets | None:
+    """The files of a local retriever, None if none is needed. Raises `UserError` for files that do not fit."""
+    if settings.use_remote_retriever or not METHODS[settings.method_name].pipeline.needs_retriever:
+        return None
+    return check_assets(RetrieverSettings(**settings.retriever, retrieval_topk=settings.retrieval_topk))
 
 
 def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalClient | Retriever:

@@ -20,42 +20,116 @@ if __package__ in (None, ""):  # run as a script: make the repository's own fold
 
 from flashrag.dataset import DATASETS
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.questions import Question, read_questions
+from flashrag.preflight import (
+    MACHINE_RULES,
+    Finding,
+    Machine,
+    Plan,
+    Rule,
+    checked_command,
+    enforce,
+    error,
+    examine,
+    fact,
+    free_bytes,
+    gib,
+    note,
+    output_folder,
+    question_findings,
+    show_check,
+)
+from flashrag.questions import Question, QuestionFile
 from flashrag.records import Record, read_records
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 
+PROGRAM = "python scripts/convert_data.py"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="scripts/convert_data.py", description="Convert a data set's original file to FlashRAG's jsonl."
-    )
+    parser = CommandParser(prog=PROGRAM, description="Convert a data set's original file to FlashRAG's jsonl.")
     add = parser.add_argument
     add("dataset", choices=sorted(METADATA), help="data set that the file is from")
     add("source", type=Path, help="original file: .json, .jsonl, .parquet, .csv or .tsv")
     add("--split", required=True, metavar="NAME", help="split to write: {data_dir}/{dataset}/{split}.jsonl")
     add("--data_dir", type=Path, default=Path("data"), help="folder of the converted data sets")
-    options = parser.parse_args(argv)
-    target = options.data_dir / options.dataset / f"{options.split}.jsonl"
-    if target.exists():
-        raise UserError(f"{target} exists already; remove it, or give another split or data_dir")
-    questions = convert(options.dataset, options.source, options.split)
-    with staged(target) as path:
-        lines = (json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions)
-        path.write_text("".join(lines), encoding="utf-8")
-    expected = DATASETS[options.dataset].rows.get(options.split)
-    note = f" (FlashRAG's {options.split} split has {expected})" if expected not in (None, len(questions)) else ""
-    print(f"{len(questions)} questions -> {target}{note}")
+    add("--check", action="store_true", help="only say what would be written and what is wrong")
+    arguments = sys.argv[1:] if argv is None else argv
+    facts = ConversionFacts(arguments, **vars(parser.parse_args(arguments)))
+    findings = examine(RULES, facts)
+    if facts.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
+    questions = facts.file.questions
+    with staged(facts.target) as path, path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{_line(question)}\n" for question in questions)
+    print(f"{len(questions)} questions -> {facts.target}")
     return 0
 
 
-def convert(dataset: str, source: Path, split: str) -> list[Question]:
-    """The questions of one split, in the file's order; raises a `UserError` that names the first bad records."""
-    records = _table(source) if source.suffix in DELIMITERS else read_records(source)
-    return read_questions(source, split, records=records, metadata_of=partial(_metadata, dataset))
+class ConversionFacts:
+    """What there is to know about the file that is read and the one that is written."""
+
+    def __init__(
+        self, arguments: Sequence[str], dataset: str, source: Path, split: str, data_dir: Path, check: bool
+    ) -> None:
+        self.arguments, self.check = arguments, check
+        self.dataset, self.source, self.split = dataset, source, split
+        self.target = data_dir / dataset / f"{split}.jsonl"
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def file(self) -> QuestionFile:
+        """The questions of the split, in the file's order; raises a `UserError` that names the first bad records."""
+        records = _table(self.source) if self.source.suffix in DELIMITERS else read_records(self.source)
+        metadata_of = partial(_metadata, self.dataset)
+        return QuestionFile.read(self.source, id_prefix=self.split, records=records, metadata_of=metadata_of)
+
+    @property
+    def needed_bytes(self) -> int:
+        """About what the source has."""
+        return self.source.stat().st_size if self.source.is_file() else 0
+
+
+def _line(question: Question) -> str:
+    return json.dumps(asdict(question), ensure_ascii=False)
+
+
+def source_is_read(facts: ConversionFacts) -> Iterator[Finding]:
+    yield from question_findings(facts.file)
+    expected, count = DATASETS[facts.dataset].rows.get(facts.split), len(facts.file.questions)
+    if expected not in (None, count):
+        yield note(f"{facts.source} has {count} questions; FlashRAG's {facts.split} split has {expected}")
+
+
+def target_can_be_written(facts: ConversionFacts) -> Iterator[Finding]:
+    target = facts.target
+    if target.exists():
+        yield error(f"{target} exists already; remove it, or give another split or data_dir")
+        return
+    yield from output_folder("--data_dir", target.parent, facts.needed_bytes, "the questions")
+
+
+RULES: Mapping[str, Rule[ConversionFacts]] = {
+    "data.source": source_is_read,
+    "data.target": target_can_be_written,
+    **MACHINE_RULES,
+}
+PLAN: Plan[ConversionFacts] = {
+    "read": {"data set": lambda facts: facts.dataset, "file": lambda facts: f"{facts.source}: {facts.file}"},
+    "write": {
+        "file": lambda facts: f"{facts.target.absolute()}: {len(facts.file.questions)} lines",
+        "columns": lambda facts: ", ".join(asdict(facts.file.questions[0])),
+        "first line": lambda facts: _line(facts.file.questions[0]),
+        "disk": lambda facts: f"about {gib(facts.needed_bytes)} of {gib(free_bytes(facts.target))} free",
+    },
+    "run": {"command": lambda facts: checked_command(PROGRAM, facts.arguments)},
+}
 
 
 def _metadata(dataset: str, record: Mapping[str, Any]) -> dict[str, Any]:

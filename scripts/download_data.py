@@ -3,16 +3,20 @@
 Each file is fetched by huggingface_hub (which resumes a broken download and takes a mirror from HF_ENDPOINT), then
 checked before it gets its name: size and, where the hub states it, sha256; every line; the number of questions that
 FlashRAG's README gives. `{data_dir}/data.lock.json` records what came the first time (trust on first use), and a later
-fetch must match it. No checksum of the repository is shipped with this project: none could be verified here.
+fetch must match it. No checksum of the repository is shipped with this project: none could be verified here. The hub is
+asked for every missing file before the first is fetched.
 Does not cover: original files (convert_data.py), corpora and indexes.
 """
 
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -21,10 +25,29 @@ from pydantic import TypeAdapter, ValidationError
 
 from flashrag.dataset import DATASETS, read_questions
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.preflight import (
+    CHECK_HELP,
+    MACHINE_RULES,
+    Finding,
+    Machine,
+    Plan,
+    Rule,
+    checked_command,
+    enforce,
+    error,
+    examine,
+    fact,
+    free_bytes,
+    gib,
+    output_folder,
+    show_check,
+)
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 from flashrag.system.network import detour, direct_environment
 
+PROGRAM = "python scripts/download_data.py"
+HUB_ANSWER_S = 5.0
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 ALL = "all"
 _LOCK = "data.lock.json"
@@ -46,9 +69,7 @@ _LOCKED_FILES = TypeAdapter(dict[str, LockedFile])
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="scripts/download_data.py", description="Download question sets from FlashRAG's data set repository."
-    )
+    parser = CommandParser(prog=PROGRAM, description="Download question sets from FlashRAG's data set repository.")
     add = parser.add_argument_group("what to download").add_argument
     add("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
     add("--split", action="append", metavar="NAME", help="split; may be repeated (default: the one that is evaluated)")
@@ -57,13 +78,120 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument_group("where it is kept").add_argument
     add("--data_dir", type=Path, default=Path("data"), help="folder: {data_dir}/{dataset}/{split}.jsonl")
     add("--lock", type=Path, help=f"file with sizes and hashes to check against (default: {{data_dir}}/{_LOCK})")
-    options = parser.parse_args(argv)
-    names = list(wanted_files(options.datasets, options.split))
+    add("--check", action="store_true", help=CHECK_HELP)
+    arguments = sys.argv[1:] if argv is None else argv
+    facts = DownloadFacts(arguments, **vars(parser.parse_args(arguments)))
     os.environ.update(direct_environment(os.environ))  # for a mirror on this machine
-    lock_path = options.lock or options.data_dir / _LOCK
-    for name in names:
-        print(fetch(name, options.data_dir, lock_path, options.revision, options.endpoint), flush=True)
+    findings = examine(RULES, facts)
+    if facts.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
+    for name in facts.names:
+        print(fetch(name, facts.data_dir, facts.lock_path, facts.revision, facts.endpoint), flush=True)
     return 0
+
+
+class Stated(NamedTuple):
+    """What the hub says of a file."""
+
+    size_bytes: int
+    commit: str | None
+    sha256: str | None
+
+
+class DownloadFacts:
+    """What there is to know about the files that are wanted."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        datasets: Sequence[str],
+        split: Sequence[str] | None,
+        revision: str,
+        endpoint: str | None,
+        data_dir: Path,
+        lock: Path | None,
+        check: bool,
+    ) -> None:
+        self.arguments, self.check = arguments, check
+        self.datasets, self.splits = datasets, split
+        self.revision, self.endpoint = revision, endpoint
+        self.data_dir, self.lock_path = data_dir, lock or data_dir / _LOCK
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def names(self) -> list[str]:
+        return list(wanted_files(self.datasets, self.splits))
+
+    @fact
+    def lock(self) -> dict[str, LockedFile]:
+        return read_lock(self.lock_path)
+
+    @fact
+    def present(self) -> dict[str, str]:
+        """What there is to say of each file that is there already; raises `UserError` for one that has changed."""
+        there = [name for name in self.names if (self.data_dir / name).exists()]
+        return {name: _describe_present(self.data_dir / name, self.lock.get(name), self.lock_path) for name in there}
+
+    @fact
+    def stated(self) -> dict[str, Stated | UserError]:
+        """What the hub says of each file that is missing."""
+
+        def ask(name: str) -> Stated | UserError:
+            try:
+                return ask_hub(name, self.revision, self.endpoint)
+            except UserError as reason:
+                return reason
+
+        missing = [name for name in self.names if name not in self.present]
+        with ThreadPoolExecutor(max(1, len(missing))) as pool:
+            return dict(zip(missing, pool.map(ask, missing), strict=True))
+
+    @property
+    def needed_bytes(self) -> int:
+        return sum(stated.size_bytes for stated in self.stated.values() if isinstance(stated, Stated))
+
+
+def files_can_be_fetched(facts: DownloadFacts) -> Iterator[Finding]:
+    yield from (error(str(reason)) for reason in facts.stated.values() if isinstance(reason, UserError))
+
+
+def files_have_room(facts: DownloadFacts) -> Iterator[Finding]:
+    yield from output_folder("--data_dir", facts.data_dir)
+    yield from output_folder("--data_dir", facts.data_dir, facts.needed_bytes, "the files")
+
+
+RULES: Mapping[str, Rule[DownloadFacts]] = {
+    "data.hub": files_can_be_fetched,
+    "data.folder": files_have_room,
+    **MACHINE_RULES,
+}
+
+
+def _files(facts: DownloadFacts) -> str:
+    def line(name: str) -> str:
+        if name in facts.present:
+            return facts.present[name]
+        dataset, _, split = name.removesuffix(".jsonl").partition("/")
+        stated, rows = facts.stated[name], DATASETS[dataset].rows[split]
+        size = f"{stated.size_bytes} bytes" if isinstance(stated, Stated) else "cannot be fetched"
+        return f"{(facts.data_dir / name).absolute()}: {size}, {rows} questions expected"
+
+    return "".join(f"\n    {line(name)}" for name in facts.names)
+
+
+PLAN: Plan[DownloadFacts] = {
+    "fetch": {
+        "from": lambda facts: f"{REPOSITORY} at {facts.revision}, {facts.endpoint or 'the hub or HF_ENDPOINT'}",
+        "files": _files,
+        "lock": lambda facts: f"{facts.lock_path.absolute()}: {len(facts.lock)} files known",
+        "disk": lambda facts: f"{gib(facts.needed_bytes)} of {gib(free_bytes(facts.data_dir))} free",
+    },
+    "run": {"command": lambda facts: checked_command(PROGRAM, facts.arguments)},
+}
 
 
 def wanted_files(datasets: Sequence[str], splits: Sequence[str] | None) -> Iterator[str]:
@@ -85,18 +213,14 @@ def fetch(name: str, data_dir: Path, lock_path: Path, revision: str, endpoint: s
     """
     target, locked = data_dir / name, read_lock(lock_path).get(name)
     if target.exists():
-        if locked is None:
-            rows = len(read_questions(target))
-            return f"{target}: {rows} questions, there already; not fetched by this command, left as it is"
-        _check_locked(describe(target, None), locked, target, "remove it to fetch it again")
-        return f"{target}: {locked.rows} questions, there already, sha256 as in {lock_path}"
+        return _describe_present(target, locked, lock_path)
     downloads = data_dir / ".download"  # a broken download stays here, to be resumed
-    path, commit, stated_sha256 = _download(name, downloads, revision, endpoint)
+    path, stated = _download(name, downloads, revision, endpoint)
     try:
-        fetched = describe(path, commit)
-        if stated_sha256 not in (None, fetched.sha256):
+        fetched = describe(path, stated.commit)
+        if stated.sha256 not in (None, fetched.sha256):
             raise UserError(
-                f"{name} has sha256 {fetched.sha256}; the hub states {stated_sha256}; run the command again"
+                f"{name} has sha256 {fetched.sha256}; the hub states {stated.sha256}; run the command again"
             )
         if locked is not None:
             _check_locked(fetched, locked, path, f"{lock_path} has another; is it another revision?")
@@ -114,6 +238,15 @@ def fetch(name: str, data_dir: Path, lock_path: Path, revision: str, endpoint: s
     return f"{target}: {fetched.rows} questions, {fetched.size_bytes} bytes, sha256 {fetched.sha256}"
 
 
+def _describe_present(target: Path, locked: LockedFile | None, lock_path: Path) -> str:
+    """What there is to say of a file that is there; raises `UserError` if it is not the one that was fetched."""
+    if locked is None:
+        rows = len(read_questions(target))
+        return f"{target}: {rows} questions, there already; not fetched by this command, left as it is"
+    _check_locked(describe(target, None), locked, target, "remove it to fetch it again")
+    return f"{target}: {locked.rows} questions, there already, sha256 as in {lock_path}"
+
+
 def describe(path: Path, revision: str | None) -> LockedFile:
     """Size, hash and rows of a file, each line of which is read."""
     with path.open("rb") as file:
@@ -127,18 +260,35 @@ def _check_locked(found: LockedFile, locked: LockedFile, path: Path, remedy: str
         raise UserError(f"{path} has {found.size_bytes} bytes with sha256 {found.sha256}; {expected}; {remedy}")
 
 
-def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> tuple[Path, str | None, str | None]:
-    """The file below `folder`, its size checked; the commit it is from, and the sha256 where the hub states one."""
+def ask_hub(name: str, revision: str, endpoint: str | None) -> Stated:
+    """What the hub, or the mirror at `endpoint`, states of a file; raises `UserError` if it cannot be fetched."""
+    from huggingface_hub import get_hf_file_metadata
+
+    with _told_for(name, revision, endpoint):
+        stated = get_hf_file_metadata(_url(name, revision, endpoint), endpoint=endpoint, timeout=HUB_ANSWER_S)
+    etag = stated.etag or ""
+    return Stated(stated.size or 0, stated.commit_hash, etag if len(etag) == _SHA256_DIGITS else None)
+
+
+def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> tuple[Path, Stated]:
+    """The file below `folder`, its size checked, and what the hub states of it."""
+    from huggingface_hub import hf_hub_download
+
+    stated = ask_hub(name, revision, endpoint)
+    with _told_for(name, revision, endpoint):
+        where = {"repo_type": "dataset", "revision": revision, "endpoint": endpoint}
+        return Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where)), stated
+
+
+@contextmanager
+def _told_for(name: str, revision: str, endpoint: str | None) -> Iterator[None]:
+    """Errors of the hub's client as `UserError`."""
     import httpx
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    where = {"repo_type": "dataset", "revision": revision, "endpoint": endpoint}
-    url = hf_hub_url(REPOSITORY, name, **where)
-    by_proxy = detour(url)
+    by_proxy = detour(_url(name, revision, endpoint))
     try:
-        stated = get_hf_file_metadata(url, endpoint=endpoint)
-        path = Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where))
+        yield
     except HfHubHTTPError as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{name} cannot be fetched from {REPOSITORY} at {revision!r}: {reason}{by_proxy}") from error
@@ -148,7 +298,12 @@ def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> t
         remedy = "Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), copy the file to the data folder"
         remedy = f"{remedy}, or convert the original (scripts/convert_data.py)"
         raise UserError(f"{name} cannot be fetched: {reason}{by_proxy}. {remedy}") from error
-    return path, stated.commit_hash, stated.etag if len(stated.etag or "") == _SHA256_DIGITS else None
+
+
+def _url(name: str, revision: str, endpoint: str | None) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(REPOSITORY, name, repo_type="dataset", revision=revision, endpoint=endpoint)
 
 
 def read_lock(path: Path) -> dict[str, LockedFile]:

@@ -5,9 +5,10 @@ that flashrag.questions and flashrag.records read. Only id, question and answers
 retrieval server. Source of the format: https://hotpotqa.github.io
 """
 
+import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,33 @@ if __package__ in (None, ""):  # run as a script: make the repository's own fold
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.questions import read_questions
+from flashrag.preflight import (
+    MACHINE_RULES,
+    Finding,
+    Machine,
+    Plan,
+    Rule,
+    checked_command,
+    enforce,
+    error,
+    examine,
+    fact,
+    free_bytes,
+    gib,
+    output_folder,
+    question_findings,
+    show_check,
+    warning,
+)
+from flashrag.questions import QuestionFile
 from flashrag.system.arguments import flag, parse_options
+from flashrag.system.machine import library_versions
 from training.qa_rows import qa_rows, write_parquet_files
 
+PROGRAM = "python training/data_preprocess_hpqa.py"
 ALL = -1
 DATA_SOURCE = "hotpotqa"
+ROW_BYTES = 200  # of a row without its question
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +55,48 @@ class Options:
     output_dir: Path = flag("folder of train.parquet and test.parquet")
     dev_sample_size: int = flag("dev questions to validate on; -1 for all", 100)
     seed: int = flag("seed of the dev sample", 0)
+    check: bool = flag("only say what would be written and what is wrong", False)
+
+
+class DataFacts:
+    """What there is to know about the files that are read and written; `arguments` are the command's."""
+
+    def __init__(self, options: Options, arguments: Sequence[str]) -> None:
+        self.options = options
+        self.arguments = arguments
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def train(self) -> QuestionFile:
+        return QuestionFile.read(self.options.train_data_path, id_prefix="train")
+
+    @fact
+    def dev(self) -> QuestionFile:
+        return QuestionFile.read(self.options.dev_data_path, id_prefix="dev")
+
+    @fact
+    def sample_size(self) -> int:
+        if (size := self.options.dev_sample_size) < 1 and size != ALL:
+            raise UserError(f"--dev_sample_size is {size}, expected 1 or more, or -1 for all")
+        return size
+
+    @fact
+    def rows(self) -> Mapping[Path, list[dict[str, Any]]]:
+        """The rows of each file that will be written."""
+        options = self.options
+        dev = qa_rows(self.dev.questions, "dev", DATA_SOURCE)
+        return {
+            options.output_dir / "train.parquet": qa_rows(self.train.questions, "train", DATA_SOURCE),
+            options.output_dir / "test.parquet": sample(dev, self.sample_size, options.seed),
+        }
+
+    @property
+    def written_bytes(self) -> int:
+        """About what is written: each text stands there twice, and parquet packs it."""
+        return sum(len(row["question"].encode()) * 2 + ROW_BYTES for rows in self.rows.values() for row in rows)
 
 
 def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[str, Any]]:
@@ -42,23 +106,85 @@ def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[st
     return sorted(random.Random(seed).sample(rows, size), key=lambda row: row["extra_info"]["index"])
 
 
-@exit_on_user_error
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_options(Options, "python training/data_preprocess_hpqa.py", arguments)
-    if options.dev_sample_size < 1 and options.dev_sample_size != ALL:
-        raise UserError(f"--dev_sample_size is {options.dev_sample_size}, expected 1 or more, or -1 for all")
-    if options.output_dir.exists() and not options.output_dir.is_dir():
-        raise UserError(f"--output_dir {options.output_dir} is a file; give a folder")
-    train = qa_rows(read_questions(options.train_data_path, id_prefix="train"), "train", DATA_SOURCE)
-    dev = qa_rows(read_questions(options.dev_data_path, id_prefix="dev"), "dev", DATA_SOURCE)
-    test = sample(dev, options.dev_sample_size, options.seed)
-    train_path, test_path = options.output_dir / "train.parquet", options.output_dir / "test.parquet"
-    write_parquet_files({train_path: train, test_path: test})
-    print(f"{train_path}: {len(train)} questions")
-    print(f"{test_path}: {len(test)} of {len(dev)} dev questions")
+def sample_size_is_a_size(facts: DataFacts) -> None:
+    assert facts.sample_size
+
+
+def train_is_read(facts: DataFacts) -> Iterator[Finding]:
+    yield from question_findings(facts.train)
+
+
+def dev_is_read(facts: DataFacts) -> Iterator[Finding]:
+    yield from question_findings(facts.dev)
+
+
+def files_are_apart(facts: DataFacts) -> Iterator[Finding]:
+    train, test = facts.rows.values()
     train_questions = {row["question"] for row in train}
     if shared := sum(row["question"] in train_questions for row in test):
-        print(f"warning: {shared} of them are training questions too: validation will look too good", file=sys.stderr)
+        yield warning(
+            f"{shared} of the {len(test)} dev questions are training questions too: validation will look too good; "
+            "give another dev file"
+        )
+
+
+def output_can_be_written(facts: DataFacts) -> Iterator[Finding]:
+    folder = facts.options.output_dir
+    if folder.exists() and not folder.is_dir():
+        yield error(f"--output_dir {folder} is a file; give a folder")
+        return
+    yield from output_folder("--output_dir", folder)
+    yield from output_folder("--output_dir", folder, facts.written_bytes, "the rows")
+
+
+RULES: Mapping[str, Rule[DataFacts]] = {
+    "data.sample": sample_size_is_a_size,
+    "data.train": train_is_read,
+    "data.dev": dev_is_read,
+    "data.overlap": files_are_apart,
+    "data.output": output_can_be_written,
+    **MACHINE_RULES,
+}
+
+
+def _written(facts: DataFacts) -> str:
+    return ", ".join(f"{path.absolute()}: {len(rows)} rows" for path, rows in facts.rows.items())
+
+
+def _first_row(facts: DataFacts) -> str:
+    return json.dumps(next(iter(facts.rows.values()))[0], ensure_ascii=False)
+
+
+PLAN: Plan[DataFacts] = {
+    "read": {
+        "train": lambda facts: f"{facts.options.train_data_path}: {facts.train}",
+        "dev": lambda facts: f"{facts.options.dev_data_path}: {facts.dev}",
+    },
+    "write": {
+        "files": _written,
+        "columns": lambda facts: ", ".join(next(iter(facts.rows.values()))[0]),
+        "first row": _first_row,
+        "disk": lambda facts: f"about {gib(facts.written_bytes)} of {gib(free_bytes(facts.options.output_dir))} free",
+    },
+    "run": {
+        "command": lambda facts: checked_command(PROGRAM, facts.arguments),
+        "versions": lambda _: ", ".join(" ".join(pair) for pair in library_versions(("flashrag", "pyarrow")).items()),
+    },
+}
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    facts = DataFacts(parse_options(Options, PROGRAM, arguments), arguments)
+    findings = examine(RULES, facts)
+    if facts.options.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
+    write_parquet_files(facts.rows)
+    (train_path, train), (test_path, test) = facts.rows.items()
+    print(f"{train_path}: {len(train)} questions")
+    print(f"{test_path}: {len(test)} of {len(facts.dev.questions)} dev questions")
     return 0
 
 

@@ -12,6 +12,7 @@ from evaluation.command_line import CommandLine, load_settings
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
 from flashrag.generator import check_model_folder
+from flashrag.generator.model_folder import WEIGHTS
 from flashrag.system.engine import ModelServerOptions
 from flashrag.system.model_server import model_server
 from flashrag.system.processes import guarded_processes
@@ -51,6 +52,19 @@ def planned_model(path: Path) -> Path:
         return path
     checkpoint = find_checkpoint(path)
     return checkpoint.huggingface if checkpoint.is_merged else checkpoint.actor / EXPORTED
+
+
+def source_folder(path: Path) -> Path:
+    """The folder with the configuration and the tokenizer of the model that will be served, before any merging."""
+    planned = planned_model(path)
+    return planned if (planned / "config.json").is_file() else find_checkpoint(path).huggingface
+
+
+def weight_bytes(path: Path) -> int:
+    """The size of the weights on the disk; those of a checkpoint's ranks, if they are still to be merged."""
+    folder = source_folder(path)
+    files = [file for pattern in WEIGHTS for file in folder.glob(pattern)] or [*folder.parent.glob("model_*.pt")]
+    return sum(file.stat().st_size for file in files)
 
 
 def exported_model(path: Path) -> Path:

@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
@@ -26,6 +26,7 @@ import yaml
 import flashrag.prompts
 from evaluation.scores.scoring import MISSING
 from evaluation.settings import MAY_CHANGE, EvalSettings
+from flashrag.config import read_yaml_mapping
 from flashrag.dataset import Question
 from flashrag.episode import Failure, Trajectory
 from flashrag.errors import UserError
@@ -34,6 +35,7 @@ from flashrag.system.files import locked, staged, write_text
 from flashrag.system.json_lines import KeyedLog
 
 ITEMS = "items.jsonl"
+ENVIRONMENT = ("served_model", "questions_sha256", "sessions")  # keys of environment.json beside the machine's
 PROMPTS = Path(flashrag.prompts.__file__).parent
 NOT_ASKED = Failure(MISSING, "the run ended before this question was answered")
 Score = Callable[[Trajectory], dict[str, float | None]]
@@ -57,7 +59,7 @@ class RunFolder:
             if self.path.is_dir() and any(not child.name.startswith(".") for child in self.path.iterdir()):
                 raise UserError(f"{self.path} holds files, but no run; remove it, or use another save_note")
             return {}
-        now, earlier = self._config(), yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        now, earlier = self._config(), read_yaml_mapping(config_path)
         differing = [key for key in sorted({*now, *earlier} - MAY_CHANGE) if now.get(key) != earlier.get(key)]
         if differing:
             changes = ", ".join(f"{key} was {earlier.get(key)!r}, is {now.get(key)!r}" for key in differing)
@@ -65,7 +67,7 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration: {changes}; use the same values to continue it, "
                 "or another save_note for a new run"
             )
-        environment = json.loads(environment_path.read_text(encoding="utf-8")) if environment_path.exists() else {}
+        environment = read_json(environment_path, ENVIRONMENT) if environment_path.exists() else {}
         if environment and environment["questions_sha256"] != self._fingerprint():
             raise UserError(
                 f"{self.path} holds a run over other questions: those of {self.settings.dataset_label} have changed "
@@ -74,8 +76,15 @@ class RunFolder:
         return environment
 
     def _config(self) -> dict[str, Any]:
-        text = json.dumps(self.settings.as_config())
-        return json.loads(_USER_IN_URL.sub("", text))  # never save a password that is part of an address
+        return json.loads(without_passwords(json.dumps(self.settings.as_config())))
+
+    def check_served_model(self, name: str | None) -> None:
+        """Raise `UserError` if an earlier session of the run asked another model."""
+        if self._environment and self._environment["served_model"] != name:
+            raise UserError(
+                f"{self.path} was begun with the served model {self._environment['served_model']!r}, the server now "
+                f"has {name!r}; serve the same model, or use another save_note for a new run"
+            )
 
     def _fingerprint(self) -> str:
         content = [[question.id, question.question, question.golden_answers] for question in self.questions]
@@ -97,6 +106,17 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"save_dir={self.settings.save_dir}: {self.path} cannot be created ({error})") from error
+        with self._locked():
+            yield
+
+    def check_free(self) -> None:
+        """Raise `UserError` if another process is working on the run."""
+        if self.path.is_dir():
+            with self._locked():
+                pass
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
             with locked(self.path):
                 yield
@@ -105,12 +125,8 @@ class RunFolder:
 
     def start_session(self, environment: Mapping[str, Any], served_model: str | None) -> None:
         """Write configuration, environment and prompts; raises `UserError` if another model was served before."""
+        self.check_served_model(served_model)
         earlier = self._environment
-        if earlier and earlier["served_model"] != served_model:
-            raise UserError(
-                f"{self.path} was begun with the served model {earlier['served_model']!r}, the server now has "
-                f"{served_model!r}; serve the same model, or use another save_note for a new run"
-            )
         sessions = [self._closed(session) for session in earlier.get("sessions", [])]
         session: dict[str, Any] = {"started_at": time.time(), "ended_at": None}
         first = {key: earlier[key] for key in environment if key in earlier} or dict(environment)
@@ -196,6 +212,15 @@ def _flashrag_item(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
+def without_passwords(text: str) -> str:
+    """A text without the user and password of the addresses in it, which are never saved or shown.
+
+    >>> without_passwords("--sgl_remote_url http://me:secret@host:80")
+    '--sgl_remote_url http://host:80'
+    """
+    return _USER_IN_URL.sub("", text)
+
+
 def items_log(run: Path) -> KeyedLog[Trajectory]:
     """The trajectories of a run's folder by question; the last attempt at a question counts."""
     return KeyedLog(run / ITEMS, attrgetter("question_id"), Trajectory.to_json, Trajectory.from_json)
@@ -204,6 +229,18 @@ def items_log(run: Path) -> KeyedLog[Trajectory]:
 def read_items(run: Path) -> Iterator[Trajectory]:
     """The trajectories of a run's folder, one per question."""
     return items_log(run).read()
+
+
+def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON object in a file of a run; raises `UserError` where there is none, or where it lacks one of the keys."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); repeat the run's command, or give another folder") from error
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        expected = f"an object with {', '.join(keys)}" if keys else "an object"
+        raise UserError(f"{path} is not what a run writes there (expected {expected}); give the folder of a run")
+    return content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

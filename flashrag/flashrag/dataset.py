@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from flashrag.errors import UserError
+from flashrag.errors import UserError, did_you_mean
 from flashrag.questions import Question, read_questions
 from flashrag.records import ENDINGS, EXPECTED_FILE, record_file_stem
 
@@ -52,7 +52,11 @@ def is_dataset_file(dataset_name: str) -> bool:
 
 def load_questions(settings: DatasetSettings, split: str | None) -> list[Question]:
     """The questions of one split, or a sample of `test_sample_num` of them, in the file's order."""
-    questions = read_questions(find_split(settings, split))
+    return sample_questions(settings, read_questions(find_split(settings, split)))
+
+
+def sample_questions(settings: DatasetSettings, questions: list[Question]) -> list[Question]:
+    """The questions of a split that the settings choose, in the file's order."""
     count = settings.test_sample_num
     if count is None or count >= len(questions):
         return questions
@@ -78,11 +82,12 @@ def find_split(settings: DatasetSettings, split: str | None) -> Path:
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; expected {{dataset_name}}/{{split}}.jsonl in it{remedy}")
     if not folder.is_dir():
-        there = ", ".join(sorted(child.name for child in data_dir.iterdir() if child.is_dir()))
-        raise UserError(f"dataset_name={name}: {folder} is not a folder; data_dir holds: {there or '-'}{remedy}")
-    there = ", ".join(sorted({stem for child in folder.iterdir() if (stem := record_file_stem(child.name))}))
+        there = sorted(child.name for child in data_dir.iterdir() if child.is_dir())
+        held = f"data_dir holds: {', '.join(there) or '-'}{did_you_mean(name, there)}"
+        raise UserError(f"dataset_name={name}: {folder} is not a folder; {held}{remedy}")
+    there = sorted({stem for child in folder.iterdir() if (stem := record_file_stem(child.name))})
     known = name in DATASETS and split in DATASETS[name].rows
     raise UserError(
-        f"split={split}: {folder / f'{split}.jsonl'} does not exist; {folder} holds the splits: {there or '-'}"
-        f"{remedy if known else ''}"
+        f"split={split}: {folder / f'{split}.jsonl'} does not exist; {folder} holds the splits: "
+        f"{', '.join(there) or '-'}{did_you_mean(str(split), there)}{remedy if known else ''}"
     )

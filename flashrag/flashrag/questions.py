@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from flashrag.errors import UserError
 from flashrag.records import Record, read_records, record_file_stem
@@ -34,6 +34,7 @@ _ID_FIELDS = ("extra_info.id", "_id", "id", "qid", "question_id", "questionid")
 _OTHER_FIELDS = ("answer_aliases", "answerable", "choices", "metadata")
 FIELDS = frozenset(name.partition(".")[0] for name in (*_QUESTION_FIELDS, *_ANSWER_FIELDS, *_ID_FIELDS, *_OTHER_FIELDS))
 EXPECTED_ANSWERS = "expected a text that is not blank, a number, true or false, or a list of them"
+RECORDS = "records"
 MOST_NAMED = 5  # bad records in one message
 _MOST_SHOWN = 100  # characters of a bad value
 
@@ -46,6 +47,29 @@ class Question:
     question: str
     golden_answers: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionFile:
+    """All questions of a file, and what `read_each` counted."""
+
+    path: Path
+    questions: list[Question]
+    counts: Counter[str]
+
+    @classmethod
+    def read(cls, path: Path, **keywords: Any) -> Self:
+        """As `read_questions`, with its keywords."""
+        counts: Counter[str] = Counter()
+        return cls(path, read_questions(path, counts=counts, **keywords), counts)
+
+    @property
+    def left_out(self) -> str:
+        """What was left out of the records, for people; "" if nothing was."""
+        return ", ".join(f"{times} {what}" for what, times in self.counts.items() if what != RECORDS)
+
+    def __str__(self) -> str:
+        return f"{len(self.questions)} questions of {self.counts[RECORDS]} records; left out: {self.left_out or 'none'}"
 
 
 def parse_metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -62,12 +86,14 @@ def read_questions(
     *,
     records: Iterable[Record] | None = None,
     metadata_of: Callable[[Mapping[str, Any]], Mapping[str, Any]] = parse_metadata,
+    counts: Counter[str] | None = None,
 ) -> list[Question]:
     """Every question of a file, each with an id of its own; raises a `UserError` that names the first bad records.
 
     A record without an id gets `{id_prefix}_{index}`, counted from 0; the prefix is by default the file's name. Records
     that say `answerable: false` are left out: MuSiQue's unanswerable twins have the answer of a question that they do
     not allow to answer. By default the records are read by `read_records`, of a parquet file only the columns needed.
+    `counts` is as in `read_each`.
     """
     prefix = id_prefix or record_file_stem(path.name)
     place_of_id: dict[str, str] = {}
@@ -83,14 +109,20 @@ def read_questions(
             raise UserError(f"id {question.id!r} is already in {first}")
         return question
 
-    return read_each(read_records(path, FIELDS) if records is None else records, path, read)
+    return read_each(read_records(path, FIELDS) if records is None else records, path, read, counts)
 
 
-def read_each(records: Iterable[Record], path: Path, read: Callable[[Record, int, Counter[str]], T | None]) -> list[T]:
+def read_each(
+    records: Iterable[Record],
+    path: Path,
+    read: Callable[[Record, int, Counter[str]], T | None],
+    counts: Counter[str] | None = None,
+) -> list[T]:
     """What `read` makes of each record of a file; raises a `UserError` that names the first bad records.
 
-    `read` is given the record, its index from 0, and a count of what it leaves out, which is then said on stderr. It
-    returns None for a record that is left out, and raises `UserError` for a bad one.
+    `read` is given the record, its index from 0, and a count of what it leaves out. It returns None for a record that
+    is left out, and raises `UserError` for a bad one. What is left out is said on stderr; with `counts` it is counted
+    there instead, beside all `RECORDS`.
     """
     results: list[T] = []
     problems: list[str] = []
@@ -106,8 +138,11 @@ def read_each(records: Iterable[Record], path: Path, read: Callable[[Record, int
             problems.append(f"{record.place}: {error}")
     if problems:
         raise UserError(_bad_records(path, problems, count))
-    for what, times in left_out.items():
-        print(f"note: {path}: left out {times} {what} ({count} records in all)", file=sys.stderr)
+    if counts is not None:
+        counts.update(left_out, **{RECORDS: count})
+    else:
+        for what, times in left_out.items():
+            print(f"note: {path}: left out {times} {what} ({count} records in all)", file=sys.stderr)
     if not results:
         raise UserError(f"{path} holds no question")
     return results

@@ -123,6 +123,8 @@ def small_servers(
         sampled = sample(request["prompt"], request["max_tokens"], successors, stops)
         finish = "stop" if sampled[-1] in stops else "length"
         choice = {"index": 0, "text": tokenizer.decode(sampled), "finish_reason": finish, "token_ids": sampled}
+        if request.get("logprobs"):
+            choice["logprobs"] = {"tokens": [*map(tokenizer.decode, sampled)], "token_logprobs": [0.0] * len(sampled)}
         return {"id": "1", "object": "text_completion", "created": 1, "model": "zhou", "choices": [choice]}
 
     @app.get("/health")

@@ -121,6 +121,29 @@ def test_every_column_of_a_table_is_there_for_the_metadata(tmp_path: Path):
     assert question == Question("dev_0", "Same nationality?", ("yes",), HOTPOT_METADATA)
 
 
+def test_check_says_what_would_be_written_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source, data_dir = tmp_path / "my fïle.jsonl", tmp_path / "dâta"
+    source.write_text(lines({**MUSIQUE, "answerable": False}, MUSIQUE))
+    arguments = ["musique", str(source), "--split", "dev", "--data_dir", str(data_dir)]
+    assert main([*arguments, "--check"]) == 0
+    captured = capsys.readouterr()
+    assert f"{source}: 1 questions of 2 records; left out: 1 unanswerable questions" in captured.out
+    assert f"{data_dir}/musique/dev.jsonl: 1 lines" in captured.out
+    assert f"python scripts/convert_data.py musique '{source}' --split dev --data_dir '{data_dir}'\n" in captured.out
+    assert "note: " in captured.out
+    assert "has 1 questions; FlashRAG's dev split has 2417 [data.source]" in captured.out
+    assert not data_dir.exists()
+    assert main(arguments) == 0
+    first = next(line for line in captured.out.splitlines() if line.startswith("  first line"))
+    assert first.endswith((data_dir / "musique" / "dev.jsonl").read_text().rstrip())
+    source.write_text("{")
+    assert main([*arguments, "--check"]) == 2
+    printed = capsys.readouterr().out
+    assert "exists already" in printed
+    assert "is not valid JSON" in printed
+    assert "2 errors: this would not start" in printed
+
+
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "x.json").write_text(json.dumps([HOTPOT]))
     arguments = ["hotpotqa", str(tmp_path / "x.json"), "--split", "dev", "--data_dir", str(tmp_path)]

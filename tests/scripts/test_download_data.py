@@ -212,6 +212,25 @@ def test_a_mirror_on_this_machine_needs_no_proxy(
     close_session()
 
 
+def test_check_says_what_would_be_fetched_and_fetches_nothing(
+    hub: Hub, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*arguments, "--check"]) == 0
+    printed = capsys.readouterr().out
+    target = tmp_path / "data" / "bamboogle" / "test.jsonl"
+    assert f"{target}: {len(hub.content)} bytes, 125 questions expected" in printed
+    assert "0 errors: this would start" in printed
+    assert (hub.ranges, target.parent.exists()) == ([], False)
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main(["nq", *arguments, "--split", "test", "--check"]) == 2
+    printed = capsys.readouterr().out
+    assert f"{target}: 125 questions, there already, sha256 as in" in printed
+    assert "nq/test.jsonl cannot be fetched" in printed
+    assert main([*arguments, "--split", "dev", "--check"]) == 2
+    assert "files  unknown" in capsys.readouterr().out
+
+
 def test_a_file_of_ones_own_is_left_alone(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     target = tmp_path / "data" / "bamboogle" / "test.jsonl"
     target.parent.mkdir(parents=True)

@@ -194,19 +194,49 @@ def test_sample_is_seeded_and_in_file_order(tmp_path: Path) -> None:
     assert sampled("--dev_sample_size", "999") == list(range(250))
 
 
+def test_check_says_what_would_be_written_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "où est 東京"
+    folder.mkdir()
+    train = [official(0), official(1, question=official(0)["question"]), official(2, answerable=False)]
+    assert run(folder, train, [hub(number) for number in range(3)], "--dev_sample_size", "2", "--check") == 0
+    captured = capsys.readouterr()
+    lines = {line[2:].partition("  ")[0]: line for line in captured.out.splitlines()}
+    assert "train.json: 2 questions of 3 records; left out: 1 unanswerable questions" in lines["train"]
+    assert "dev.json: 3 questions of 3 records; left out: none" in lines["dev"]
+    assert f"{folder}/out/train.parquet: 2 rows, {folder}/out/test.parquet: 2 rows" in lines["files"]
+    assert "data_source, question, ability, reward_model, extra_info, prompt, agent_name" in lines["columns"]
+    assert '"question": "Which river crosses city 0?"' in lines["first row"]
+    assert lines["command"].endswith(f" --output_dir '{folder}/out' --dev_sample_size 2")
+    assert "have the text of an earlier one; each counts in every mean" in captured.out
+    assert "0 errors: this would start" in captured.out
+    assert captured.err == ""
+    assert not (folder / "out").exists()
+    assert run(folder, [official(0, answer="")], "no list", "--dev_sample_size", "0", "--check") == 2
+    printed = capsys.readouterr().out
+    assert "files      unknown" in printed
+    for rule in ("data.sample", "data.train", "data.dev"):
+        assert f"[{rule}]" in printed
+    assert "3 errors: this would not start" in printed
+    assert run(folder, [official(0)], [hub(0)]) == 0, "such a folder is no hindrance"
+
+
 def test_questions_in_both_files_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, [official(0), official(1)], [official(1), official(2)]) == 0
-    assert "warning: 1 of them are training questions too" in capsys.readouterr().err
+    assert "warning: 1 of the 2 dev questions are training questions too" in capsys.readouterr().err
 
 
-def test_missing_file_is_refused_by_the_command(tmp_path: Path) -> None:
+def test_missing_files_are_refused_by_the_command_together(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--train_data_path", "nowhere.json", "--dev_data_path", "x.json"]
     done = subprocess.run(
         [*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
+    remedy = "is not a file; give a .jsonl, .json or .parquet file (JSON also as .gz, .xz or .zst)"
     assert done.stderr == (
-        "error: nowhere.json is not a file; give a .jsonl, .json or .parquet file (JSON also as .gz, .xz or .zst)\n"
+        "error: 2 things keep this from starting:\n"
+        f"  1. nowhere.json {remedy} [data.train]\n  2. x.json {remedy} [data.dev]\n"
     )
 
 

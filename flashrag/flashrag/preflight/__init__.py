@@ -24,7 +24,8 @@ from flashrag.preflight.machine import (
     output_folder,
     socket_folder,
 )
-from flashrag.preflight.plan import CHECK_HELP, Plan, show_check
+from flashrag.preflight.plan import CHECK_HELP, Plan, checked_command, show_check
+from flashrag.preflight.questions import question_findings
 
 __all__ = [
     "CHECK_HELP",
@@ -36,6 +37,7 @@ __all__ = [
     "Rule",
     "Severity",
     "check_readable",
+    "checked_command",
     "enforce",
     "error",
     "examine",
@@ -47,6 +49,7 @@ __all__ = [
     "keep_findings",
     "note",
     "output_folder",
+    "question_findings",
     "show_check",
     "socket_folder",
     "warning",

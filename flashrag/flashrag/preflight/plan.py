@@ -4,6 +4,7 @@ A plan is sections of named entries; each entry is a function of the facts. Wher
 say "unknown", and the findings below the plan give the reason.
 """
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -19,6 +20,15 @@ Plan = Mapping[str, Mapping[str, Entry[F]]]
 COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 UNKNOWN = "unknown"
 CHECK_HELP = "print what would be done and everything that is wrong with it, and start nothing"
+
+
+def checked_command(program: str, arguments: Sequence[str]) -> str:
+    """The command that `--check` looks at, to be copied into a shell.
+
+    >>> checked_command("python a.py", ["--check", "--out", "my runs"])
+    "python a.py --out 'my runs'"
+    """
+    return f"{program} {shlex.join(argument for argument in arguments if argument != '--check')}"
 
 
 def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:

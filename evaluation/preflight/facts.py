@@ -1,0 +1,261 @@
+"""What there is to know before an evaluation starts. Nothing is started, written or loaded on a GPU."""
+
+import resource
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from evaluation.command_line import CommandLine, load_settings
+from evaluation.preflight.request import FoundPassage, Recorder, Request, first_request, too_long
+from evaluation.preflight.servers import (
+    JudgeReply,
+    Reply,
+    RetrievalServers,
+    ServedModel,
+    ask_for_a_token,
+    ask_judge,
+    ask_model_server,
+    ask_retrieval_servers,
+)
+from evaluation.run.auto_serve import check_auto_serve, source_folder
+from evaluation.run.folder import NOT_ASKED, RunFolder
+from evaluation.scores.scoring import RECALL, score_trajectory
+from evaluation.settings import EvalSettings
+from flashrag.dataset import Question, find_split, sample_questions
+from flashrag.errors import ReSearchError, UserError
+from flashrag.generator import eos_token_ids, load_tokenizer
+from flashrag.generator.settings import Framework
+from flashrag.pipeline import METHODS, BasicPipeline, OraclePassagesPipeline
+from flashrag.pipeline.bounds import supporting_passages
+from flashrag.pipeline.trace import failed_trajectory
+from flashrag.preflight import Machine, fact
+from flashrag.questions import QuestionFile
+from flashrag.retriever import RetrieverSettings, read_card, resolve_model_folder
+from flashrag.retriever.encoder_folder import spaced
+from flashrag.retriever.index_card import check_card, find_index
+from flashrag.retriever.remote import check_remote
+from flashrag.retriever.settings import Kind
+from flashrag.system.machine import describe_environment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Their versions are recorded with each session of a run.
+PACKAGES = ("flashrag", "httpx", "openai", "pydantic", "scipy", "tokenizers", "transformers", "vllm", "sglang")
+PARTIAL_METRICS = ("yes_no_acc", RECALL, "support_coverage")  # they do not apply to every question
+ANY_QUERY = "first king of Zhou"  # where the questions cannot be read
+MOST_LONG_TRIED = 200  # a prompt takes a millisecond
+
+
+class EvalFacts:
+    def __init__(self, command_line: CommandLine) -> None:
+        self.command_line = command_line
+
+    def gather(self) -> None:
+        """Ask the servers and load the tokenizer side by side; rules tell what failed."""
+        slow = ("tokenizer", "served_model", "retrieval_servers", "judge_reply") if self.is_known_to_ask else ()
+        with ThreadPoolExecutor() as pool:
+            for name in slow:
+                pool.submit(getattr, self, name)
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+    @fact
+    def open_files(self) -> int:
+        """How many files and connections this process may have open."""
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    @fact
+    def environment(self) -> dict[str, Any]:
+        return describe_environment(REPOSITORY, PACKAGES)
+
+    @fact
+    def settings(self) -> EvalSettings:
+        return check_auto_serve(self.command_line) if self.command_line.auto_serve else load_settings(self.command_line)
+
+    @property
+    def method(self) -> type[BasicPipeline]:
+        return METHODS[self.settings.method_name].pipeline
+
+    @fact
+    def question_file(self) -> QuestionFile:
+        return QuestionFile.read(find_split(self.settings, self.settings.split))
+
+    @fact
+    def questions(self) -> list[Question]:
+        """Those that the run asks."""
+        return sample_questions(self.settings, self.question_file.questions)
+
+    @fact
+    def applicable(self) -> Counter[str]:
+        """To how many questions each of `PARTIAL_METRICS` applies; raises `UserError` for unreadable metadata."""
+        names = [name for name in PARTIAL_METRICS if name in self.settings.metrics]
+        counts = Counter(dict.fromkeys(names, 0))
+        for question in self.questions:
+            try:
+                if self.method is OraclePassagesPipeline:
+                    supporting_passages(question.metadata)
+                unanswered = failed_trajectory(question, NOT_ASKED)
+                scores = score_trajectory(unanswered, names, self.settings.metric_setting)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                raise UserError(
+                    f"{self.question_file.path}: the metadata of question {question.id!r} cannot be read "
+                    f"({type(error).__name__}: {error}); expected supporting_facts, paragraphs and context as in "
+                    "HotpotQA or MuSiQue: correct it, or remove it"
+                ) from error
+            counts.update(name for name, score in zip(names, scores.values(), strict=True) if score is not None)
+        return counts
+
+    @fact
+    def folder(self) -> RunFolder:
+        try:
+            return RunFolder(self.settings, self.questions)
+        except OSError as error:
+            raise UserError(f"save_dir={self.settings.save_dir}: {error}; give a folder that can be read") from error
+
+    @fact
+    def pending(self) -> list[Question]:
+        return self.folder.pending(retry_failed=self.command_line.resume)
+
+    @property
+    def is_known_to_ask(self) -> bool:
+        """Whether questions are left to ask; also where the run's folder cannot tell."""
+        try:
+            self.settings  # noqa: B018 (without settings there is nobody to ask)
+        except UserError:
+            return False
+        try:
+            return bool(self.pending)
+        except UserError:
+            return True
+
+    @property
+    def needs_model_server(self) -> bool:
+        return self.is_known_to_ask and self.method.needs_generator and not self.command_line.auto_serve
+
+    @property
+    def needs_search(self) -> bool:
+        return self.is_known_to_ask and self.method.needs_retriever
+
+    @fact
+    def model_folder(self) -> str:
+        """The folder of the tokenizer; its name on a hub, if it is none."""
+        checkpoint = self.command_line.auto_serve
+        return str(source_folder(checkpoint)) if checkpoint else self.settings.generator_model
+
+    @fact
+    def tokenizer(self) -> Any:
+        """None where the server makes the tokens, and where no model is asked."""
+        if self.settings.framework is Framework.OPENAI_CHAT or not self.method.needs_generator:
+            return None
+        return load_tokenizer(self.model_folder)
+
+    @fact
+    def eos_ids(self) -> Sequence[int]:
+        return eos_token_ids(self.tokenizer, self.model_folder) if self.tokenizer is not None else ()
+
+    @fact
+    def pipeline(self) -> BasicPipeline:
+        """The method with stand-ins for retriever and generator; raises `UserError` for what it refuses."""
+        assert self.applicable is not None, "the metadata can be read"
+        generator = Recorder(self.tokenizer, self.eos_ids) if self.method.needs_generator else None
+        pipeline = self.method(self.settings, FoundPassage(), generator)
+        pipeline.prepare(self.questions)
+        return pipeline
+
+    @fact
+    def first_request(self) -> Request | None:
+        """The first request of the run, None if the method sends none; raises `UserError` if it cannot be made."""
+        pipeline, failed = self.pipeline, None
+        for question in self.questions[:MOST_LONG_TRIED]:
+            try:
+                return first_request(pipeline, question)
+            except ReSearchError as error:
+                failed = failed or f"question {question.id!r} cannot be asked: {error}"
+        raise UserError(failed or "there is no question")
+
+    @fact
+    def too_long(self) -> list[Question]:
+        """Questions whose prompts leave no room for a response, as far as the longest `MOST_LONG_TRIED` tell."""
+        request = self.first_request
+        if request is None or self.tokenizer is None:
+            return []
+        limit = self.settings.generator_max_input_len
+        # A text has no more tokens than bytes, so that all but the longest questions need not be tried.
+        room = limit - len(request.prompt) - limit // 4
+        longest = sorted(self.questions, key=lambda question: -len(question.question.encode()))
+        return too_long(self.pipeline, [q for q in longest[:MOST_LONG_TRIED] if len(q.question.encode()) > room])
+
+    @fact
+    def served_model(self) -> ServedModel | None:
+        return ask_model_server(self.settings) if self.needs_model_server else None
+
+    @fact
+    def reply(self) -> Reply | None:
+        """The model's reply to the first request; None if nobody is asked."""
+        served, request = self.served_model, self.first_request
+        if served is None or request is None:
+            return None
+        return ask_for_a_token(self.settings, served.name, self.tokenizer, self.eos_ids, request)
+
+    @fact
+    def retrieval_servers(self) -> RetrievalServers | None:
+        if not (self.needs_search and self.settings.use_remote_retriever):
+            return None
+        try:
+            query = self.questions[0].question
+        except UserError:
+            query = ANY_QUERY
+        return ask_retrieval_servers(self.settings, query)
+
+    @fact
+    def local_assets(self) -> list[str]:
+        """What a local retriever will load; its files are there and fit together, as far as their names and cards tell.
+
+        The fingerprints, which take seconds a gigabyte, are checked when the run starts.
+        """
+        settings = self.settings
+        if settings.use_remote_retriever or not self.needs_search:
+            return []
+        return list(_assets(RetrieverSettings(**settings.retriever, retrieval_topk=settings.retrieval_topk)))
+
+    @fact
+    def judge_reply(self) -> JudgeReply | None:
+        judge = self.settings.metric_setting.judge
+        return ask_judge(judge) if judge is not None else None
+
+
+def _assets(settings: RetrieverSettings) -> Iterator[str]:
+    if settings.use_reranker:
+        assert settings.rerank_model_path is not None, "checked by RetrieverSettings"
+        yield f"reranker {resolve_model_folder(settings.rerank_model_path, 'rerank_model_path')}"
+    match settings.kind:
+        case Kind.HYBRID:
+            assert settings.multi_retriever_setting is not None, "checked by RetrieverSettings"
+            for part in settings.multi_retriever_setting.retriever_list:
+                yield from _assets(part)
+        case Kind.REMOTE:
+            assert settings.remote_retriever_url is not None, "checked by RetrieverSettings"
+            urls, passages = check_remote(settings.remote_retriever_url)
+            yield f"remote {', '.join(urls)} ({len(passages):,} passages)"
+        case _:
+            yield _index(settings)
+
+
+def _index(settings: RetrieverSettings) -> str:
+    method, index, corpus = settings.retrieval_method, settings.index_path, settings.corpus_path
+    assert index is not None and corpus is not None, "checked by RetrieverSettings"
+    if settings.retrieval_model_path is not None:
+        resolve_model_folder(settings.retrieval_model_path, "retrieval_model_path")
+    find_index(index, method)
+    if not corpus.is_file():
+        raise UserError(f"corpus_path: no file at {corpus}; give the corpus that {index} was built from")
+    card = read_card(index, method)
+    if card is None:
+        return f"{method} {index} (without a card)"
+    pooling = settings.retrieval_pooling_method
+    instruction = None if settings.instruction is None else spaced(settings.instruction)
+    check_card(card, method, card.corpus_sha256, card.model_sha256, pooling, instruction)
+    return f"{method} {index} ({card.count:,} passages of {corpus})"

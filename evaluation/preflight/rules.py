@@ -1,0 +1,277 @@
+"""What must hold before an evaluation starts, by the id of the rule. An error ends the command; a warning is kept."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from evaluation.preflight.facts import EvalFacts
+from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel, judge_key
+from evaluation.run.auto_serve import weight_bytes
+from evaluation.scores.judge import KEY_VARIABLES
+from evaluation.scores.scoring import RECALL
+from flashrag.errors import UserError
+from flashrag.metrics import supporting_titles
+from flashrag.pipeline import OraclePassagesPipeline, ReSearchPipeline
+from flashrag.pipeline.active_pipeline import EpisodePipeline
+from flashrag.pipeline.bounds import supporting_passages
+from flashrag.preflight import MACHINE_RULES, Finding, Rule, error, gib, output_folder, question_findings, warning
+from flashrag.prompts import PYTHON_TEMPLATE
+from flashrag.system.machine import count_gpus
+from flashrag.system.model_server import ModelServerOptions, context_tokens, default_engine
+
+OPENAI_HOST = "api.openai.com"
+# Bytes of a record, from its longest parts: a token's text and id, a passage, and the file's copies while it is sorted.
+TOKEN_BYTES, PASSAGE_BYTES, COPIES = 12, 1000, 3
+USUAL_SHARE = 10  # a record is rarely longer than a tenth of the longest
+
+
+def record_bytes(facts: EvalFacts) -> int:
+    """The most that the records of the pending questions take on the disk."""
+    settings = facts.settings
+    passages = settings.max_searches * settings.retrieval_topk if facts.method.needs_retriever else 0
+    longest = settings.max_response_tokens * TOKEN_BYTES + passages * PASSAGE_BYTES
+    return len(facts.pending) * longest * COPIES
+
+
+def settings_are_read(facts: EvalFacts) -> None:
+    assert facts.settings
+
+
+def questions_are_read(facts: EvalFacts) -> Iterator[Finding]:
+    yield from question_findings(facts.question_file, facts.questions)
+
+
+def folder_can_be_used(facts: EvalFacts) -> Iterator[Finding]:
+    folder = facts.settings.run_folder
+    if str(folder).startswith("~"):
+        yield error(f"save_dir={facts.settings.save_dir}: a ~ in a file is no home folder; write the whole path")
+    yield from output_folder("save_dir", folder)
+    facts.folder.check_free()
+    most = record_bytes(facts)
+    yield from output_folder("save_dir", folder, most // USUAL_SHARE, f"the records of {len(facts.pending)} questions")
+
+
+def tokenizer_is_there(facts: EvalFacts) -> None:
+    assert facts.eos_ids is not None
+
+
+def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
+    settings, method = facts.settings, facts.method
+    if settings.python_tool and method is not ReSearchPipeline:
+        yield warning(f"python_tool is true, but {settings.method_name} uses no tools; only research does")
+    elif settings.python_tool != (settings.prompt_template_name == PYTHON_TEMPLATE) and method is ReSearchPipeline:
+        yield warning(
+            f"python_tool is {str(settings.python_tool).lower()}, but prompt_template_name is "
+            f"{settings.prompt_template_name}: {PYTHON_TEMPLATE} is the template that tells the model of the tool; set "
+            "both or neither, as in training"
+        )
+    if method is OraclePassagesPipeline:
+        used = facts.questions
+        without = sum(not (supporting_passages(q.metadata) or supporting_titles(q.metadata)) for q in used)
+        if without:
+            yield warning(
+                f"{without} of {len(used)} questions name no supporting passage: oracle-passages cannot answer "
+                "them, and they count as failed"
+            )
+    assert facts.pipeline
+
+
+def prompts_fit(facts: EvalFacts) -> Iterator[Finding]:
+    settings, request = facts.settings, facts.first_request
+    if request is None or facts.tokenizer is None:
+        return
+    limit, used = settings.generator_max_input_len, facts.questions
+    if long := facts.too_long:
+        yield warning(
+            f"{len(long)} of {len(used)} questions have prompts that leave no room for a response in "
+            f"generator_max_input_len={limit} tokens, the first {long[0].id!r}: they count as failed; raise it, or "
+            "shorten the questions"
+        )
+    if not issubclass(facts.method, EpisodePipeline):
+        return
+    room = min(settings.max_response_tokens, limit - len(request.prompt))
+    if room < settings.max_response_tokens // 4:
+        yield warning(
+            f"the first prompt has {len(request.prompt)} tokens: generator_max_input_len={limit} leaves {room} of "
+            f"max_response_tokens={settings.max_response_tokens}; raise generator_max_input_len"
+        )
+    if settings.max_result_tokens >= room:
+        yield warning(
+            f"max_result_tokens={settings.max_result_tokens}: one result of a search may take all {room} tokens of a "
+            "response; lower it, or raise max_response_tokens and generator_max_input_len"
+        )
+
+
+def metrics_apply(facts: EvalFacts) -> Iterator[Finding]:
+    settings, total = facts.settings, len(facts.questions)
+    lacking = {
+        "yes_no_acc": "none has yes or no as its answer",
+        RECALL: "all have yes or no as their answer",
+        "support_coverage": "no metadata names supporting documents (golden_doc_ids, supporting_facts, …)",
+    }
+    for name, count in facts.applicable.items():
+        if not count:
+            yield warning(f"metrics has {name}, which applies to none of the {total} questions: {lacking[name]}")
+    searches = facts.method.needs_retriever or facts.method is OraclePassagesPipeline
+    for name in (RECALL, "support_coverage"):
+        if name in settings.metrics and not searches:
+            yield warning(f"metrics has {name}, but {settings.method_name} finds no passages: it will be 0")
+    k, found = settings.metric_setting.retrieval_recall_topk, settings.retrieval_topk
+    if RECALL in settings.metrics and searches and k > found:
+        yield warning(
+            f"metric_setting.retrieval_recall_topk={k}, but a search finds retrieval_topk={found} passages: the "
+            f"metric is named {RECALL}_top{k} and sees {found}"
+        )
+
+
+def judge_answers(facts: EvalFacts) -> Iterator[Finding]:
+    judge = facts.settings.metric_setting.judge
+    if judge is None:
+        return
+    names = " or ".join(KEY_VARIABLES)
+    if judge_key() is None and urlsplit(judge.url).hostname == OPENAI_HOST:
+        yield error(f"metric_setting.judge.url={judge.url} needs a key; put it into {names}")
+        return
+    reply = facts.judge_reply
+    assert reply is not None, "there is a judge"
+    later = "its verdicts can be had later, by the same command"
+    if reply.problem:
+        yield warning(f"metric_setting.judge.url={judge.url} does not answer ({reply.problem}); {later}")
+    elif reply.status in (401, 403):
+        yield error(f"metric_setting.judge.url={judge.url} answered {reply.status}; put its key into {names}")
+    elif reply.models and judge.model not in reply.models:
+        yield warning(
+            f"metric_setting.judge.model={judge.model!r} is not among the models of {judge.url}: "
+            f"{', '.join(reply.models[:5])}"
+        )
+
+
+def connections_suffice(facts: EvalFacts) -> Iterator[Finding]:
+    concurrency = min(facts.settings.concurrency, len(facts.questions))
+    if (needed := 2 * concurrency + 64) > facts.open_files > 0:
+        yield warning(
+            f"concurrency={concurrency} may need {needed} open connections, and this shell allows {facts.open_files}: "
+            f"lower it, or raise the limit: ulimit -n {needed}"
+        )
+
+
+def retrieval_is_there(facts: EvalFacts) -> Iterator[Finding]:
+    assert facts.local_assets is not None
+    servers, settings = facts.retrieval_servers, facts.settings
+    if servers is None:
+        return
+    for problem in servers.problems:
+        yield warning(f"{problem}; the other servers are used until it answers")
+    num = settings.retrieval_topk
+    if servers.max_top_n is not None and num > servers.max_top_n:
+        yield error(
+            f"retrieval_topk={num}, but the retrieval server gives at most {servers.max_top_n} passages (its "
+            "max_top_n); lower retrieval_topk, or raise the server's limit"
+        )
+    elif servers.problem and servers.is_final:
+        yield error(
+            f"a search at remote_retriever_url={settings.remote_retriever_url} was refused: {servers.problem}; give "
+            "the address of a ReSearch retrieval server"
+        )
+    elif servers.problem:
+        yield warning(f"a search was not answered within {ANSWER_S:g} s: {servers.problem}")
+    for url, health in servers.healthy.items():
+        documents = health.get("documents")
+        if isinstance(documents, int) and documents < num:
+            yield warning(f"{url} holds {documents} passages, fewer than retrieval_topk={num}")
+
+
+def model_is_served(facts: EvalFacts) -> Iterator[Finding]:
+    served = facts.served_model
+    if served is None:
+        return
+    facts.folder.check_served_model(served.name)
+    yield from _same_model(facts, served)
+    reply, url = facts.reply, facts.settings.sgl_remote_url
+    if reply is None:
+        return
+    if reply.problem and reply.is_final:
+        yield error(f"the server at sgl_remote_url={url} refuses the first request of the run: {reply.problem}")
+    elif reply.problem:
+        yield warning(f"the server at sgl_remote_url={url} did not answer a request for one token: {reply.problem}")
+    elif reply.token_ids == "re-tokenised":
+        yield warning(
+            f"the server at sgl_remote_url={url} returns no token ids: responses are encoded again with the local "
+            "tokenizer, which may change a token; vLLM and recent SGLang return them"
+        )
+    request = facts.first_request
+    if request is not None and request.wants_log_probs and not (reply.problem or reply.has_log_probs):
+        yield error(
+            f"{facts.settings.method_name} needs the log-probabilities of the sampled tokens, and the server at "
+            f"sgl_remote_url={url} returned none; use a server that returns them (vLLM, SGLang), or another method"
+        )
+
+
+def _same_model(facts: EvalFacts, served: ServedModel) -> Iterator[Finding]:
+    """Findings about `generator_model` beside the model that is served."""
+    given, tokenizer = facts.settings.generator_model, facts.tokenizer
+    if tokenizer is None:
+        return
+    if served.sample_ids is not None:
+        ours = list(tokenizer.encode(SAMPLE, add_special_tokens=False))
+        if ours not in (served.sample_ids, served.sample_ids[1:]):  # a server may put a BOS first
+            yield error(
+                f"generator_model={given}: its tokenizer makes {len(ours)} tokens of a text of which the served "
+                f"model's ({served.root or served.name}) makes {len(served.sample_ids)}, or other ones; give the "
+                "folder of the served model"
+            )
+            return
+    if served.root and _differ(Path(given), Path(served.root)):
+        yield warning(
+            f"generator_model={given}, but the server says that it loaded {served.root}; the run will be recorded "
+            "under the former"
+        )
+
+
+def _differ(ours: Path, theirs: Path) -> bool:
+    if ours.exists() and theirs.exists():
+        return not ours.samefile(theirs)
+    return ours.name != theirs.name  # another machine's folder, or a hub's name
+
+
+def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
+    if not (facts.command_line.auto_serve and facts.is_known_to_ask):
+        return
+    settings, planned = facts.settings, Path(facts.settings.generator_model)
+    facts.folder.check_served_model(settings.generator_model)
+    try:
+        default_engine()
+    except UserError as reason:
+        yield error(str(reason))
+    source = Path(facts.model_folder)
+    try:
+        tokens = context_tokens(ModelServerOptions(source))
+    except (OSError, ValueError, AttributeError) as reason:
+        raise UserError(f"{source / 'config.json'} cannot be read ({reason}); export the model again") from reason
+    if tokens < settings.generator_max_input_len:
+        yield error(
+            f"generator_max_input_len={settings.generator_max_input_len}, but the model will be served with {tokens} "
+            "tokens; lower generator_max_input_len, and max_response_tokens with it"
+        )
+    weights = weight_bytes(facts.command_line.auto_serve)
+    if source != planned:  # the checkpoint is merged first
+        yield from output_folder("--auto_serve", planned, weights, "the merged weights")
+    if not count_gpus() and weights > facts.machine.memory_bytes:
+        yield warning(f"the weights have {gib(weights)}, this machine {gib(facts.machine.memory_bytes)} of memory")
+
+
+RULES: Mapping[str, Rule[EvalFacts]] = {
+    "evaluation.settings": settings_are_read,
+    "evaluation.questions": questions_are_read,
+    "evaluation.folder": folder_can_be_used,
+    "evaluation.tokenizer": tokenizer_is_there,
+    "evaluation.method": method_takes_the_settings,
+    "evaluation.budget": prompts_fit,
+    "evaluation.metrics": metrics_apply,
+    "evaluation.judge": judge_answers,
+    "evaluation.concurrency": connections_suffice,
+    "evaluation.retrieval": retrieval_is_there,
+    "evaluation.model": model_is_served,
+    "evaluation.auto_serve": checkpoint_can_be_served,
+    **MACHINE_RULES,
+}

@@ -1,0 +1,185 @@
+"""What the servers of an evaluation say about themselves. Each is asked once, and given seconds.
+
+Does not cover: what follows from the answers (rules.py).
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import httpx
+
+from evaluation.preflight.request import Request
+from evaluation.scores.judge import KEY_VARIABLES, JudgeSettings
+from evaluation.settings import EvalSettings
+from flashrag.client import RetrievalClient, check_addresses, check_server
+from flashrag.client.reply import Retryable
+from flashrag.errors import GenerationError, SearchError, UserError
+from flashrag.generator.server import find_served_model
+
+ANSWER_S = 5.0
+REFUSALS = range(400, 500)
+PASSING = (408, 409, 429)
+# Letters, digits, tags and accents: two tokenizers that agree on it are the same for all practical purposes.
+SAMPLE = 'Où est "Saïgon", 1969? <think>\n it\'s 3.5 km </think> <search> \\boxed{ 東京 } </search>'
+
+
+class ServedModel(NamedTuple):
+    """A model as its server lists it; `root` is the path or hub's name that it was loaded from, None if not said.
+
+    `sample_ids` are the server's tokens of `SAMPLE`, None from a server without the route.
+    """
+
+    name: str
+    max_tokens: int | None
+    root: str | None
+    version: str | None
+    sample_ids: list[int] | None
+
+
+def ask_model_server(settings: EvalSettings) -> ServedModel:
+    """What the model server says; raises `UserError` unless it serves the model with enough context."""
+    key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+    name = find_served_model(settings, key)
+    listed = (_json(f"{settings.api_base_url}/models", key) or {}).get("data") or []
+    card = next((card for card in listed if card.get("id") == name), {})
+    version = (_json(f"{settings.sgl_remote_url}/version", key) or {}).get("version")
+    body = {"model": name, "prompt": SAMPLE, "add_special_tokens": False}
+    tokenized = _json(f"{settings.sgl_remote_url}/tokenize", key, body) or {}
+    ids = tokenized.get("tokens")
+    return ServedModel(
+        name, card.get("max_model_len"), card.get("root"), version, ids if isinstance(ids, list) else None
+    )
+
+
+def _json(url: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """A JSON object that a server may or may not offer."""
+    try:
+        reply = httpx.request(
+            "POST" if body else "GET", url, json=body, timeout=ANSWER_S, headers={"Authorization": f"Bearer {key}"}
+        )
+        content = reply.json() if reply.is_success else None
+    except (httpx.HTTPError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+class Reply(NamedTuple):
+    """The reply to the first request, cut to one token: what is wrong with it, whether for good, and what it holds."""
+
+    problem: str | None = None
+    is_final: bool = False
+    token_ids: str | None = None
+    has_log_probs: bool = False
+
+
+def ask_for_a_token(
+    settings: EvalSettings, served_name: str, tokenizer: Any, eos_ids: Sequence[int], request: Request
+) -> Reply:
+    """Send a method's first request, with its own parameters, for one token."""
+    from flashrag.generator.openai_completion import OpenAICompletionGenerator
+
+    once = settings.model_copy(update={"generator_timeout_s": ANSWER_S, "generator_max_retries": 0})
+    key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+
+    async def ask() -> Reply:
+        generator = OpenAICompletionGenerator(once, served_name, tokenizer, eos_ids, key)
+        try:
+            reply = await getattr(generator, request.route)(request.prompt, 1, *request.others, **request.named)
+        finally:
+            await generator.aclose()
+        has_log_probs = getattr(reply, "tokens", None) is not None or not getattr(reply, "text", "")
+        return Reply(token_ids=generator.token_id_origin, has_log_probs=has_log_probs)
+
+    try:
+        return asyncio.run(ask())
+    except GenerationError as error:
+        status = getattr(error.__cause__, "status_code", None)
+        return Reply(str(error), is_final=status in REFUSALS and status not in PASSING)
+
+
+class RetrievalServers(NamedTuple):
+    """The servers of a run: the healthy ones with what /health says, the others with their problems.
+
+    `max_top_n` is the largest number of passages that one of them gives, None if none says.
+    `problem` is what a search met, and `is_final` whether it would be met again.
+    """
+
+    healthy: dict[str, dict[str, Any]]
+    problems: list[str]
+    max_top_n: int | None
+    problem: str | None
+    is_final: bool
+
+
+def ask_retrieval_servers(settings: EvalSettings, query: str) -> RetrievalServers:
+    """Health of all servers, and one search; raises `UserError` if no server is healthy."""
+    assert settings.remote_retriever_url is not None, "checked by EvalSettings"
+    key = "remote_retriever_url"
+    urls = check_addresses(settings.remote_retriever_url, key)
+
+    def health(url: str) -> dict[str, Any] | str:
+        try:
+            content = check_server(url, key=key).json()
+        except UserError as error:
+            return str(error)
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    with ThreadPoolExecutor(len(urls)) as pool:
+        answers = dict(zip(urls, pool.map(health, urls), strict=True))
+    healthy = {url: answer for url, answer in answers.items() if isinstance(answer, dict)}
+    problems = [answer for answer in answers.values() if isinstance(answer, str)]
+    if not healthy:
+        raise UserError("; ".join(problems))
+    limits = [limit for url in healthy if (limit := _max_top_n(_json(f"{url}/openapi.json", "")))]
+    problem, is_final = _search(list(healthy), query, settings.retrieval_topk)
+    return RetrievalServers(healthy, problems, min(limits, default=None), problem, is_final)
+
+
+def _max_top_n(document: dict[str, Any] | None) -> int | None:
+    """The limit of `top_n` in an OpenAPI document of our server."""
+    try:
+        return int((document or {})["components"]["schemas"]["SearchIn"]["properties"]["top_n"]["maximum"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _search(urls: Sequence[str], query: str, num: int) -> tuple[str | None, bool]:
+    async def search() -> None:
+        async with RetrievalClient(urls, timeout_s=ANSWER_S, deadline_s=ANSWER_S, max_attempts=1) as client:
+            await client.search_scored(query, num)
+
+    try:
+        asyncio.run(search())
+    except SearchError as error:
+        return str(error), not isinstance(error.__cause__, Retryable)
+    return None, False
+
+
+class JudgeReply(NamedTuple):
+    """What the judge's server says to a request for its models: a status, or a problem; and the models' names."""
+
+    status: int | None
+    problem: str | None
+    models: tuple[str, ...]
+
+
+def judge_key() -> str | None:
+    return next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
+
+
+def ask_judge(settings: JudgeSettings) -> JudgeReply:
+    headers = {"Authorization": f"Bearer {judge_key() or 'EMPTY'}"}
+    try:
+        reply = httpx.get(f"{settings.url}/models", timeout=ANSWER_S, headers=headers)
+    except httpx.HTTPError as error:
+        return JudgeReply(None, f"{type(error).__name__} {error}".strip(), ())
+    try:
+        names = tuple(str(card["id"]) for card in reply.json()["data"])
+    except (ValueError, KeyError, TypeError):
+        names = ()
+    return JudgeReply(reply.status_code, None, names)
