@@ -23,7 +23,7 @@ from evaluation.command_line import CommandLine, parse_command_line
 from evaluation.preflight import PACKAGES, PLAN, RULES, EvalFacts
 from evaluation.report.tables import format_table
 from evaluation.run.auto_serve import served
-from evaluation.run.folder import RunFolder
+from evaluation.run.folder import RunFolder, without_passwords
 from evaluation.scores.judge import Judge
 from evaluation.scores.scoring import score_trajectory, summarize
 from evaluation.settings import EvalSettings
@@ -63,7 +63,7 @@ def evaluate(command_line: CommandLine) -> int:
     """Look at everything, then start or continue one run; returns the exit code."""
     facts = EvalFacts(command_line)
     facts.gather()
-    findings = examine(RULES, facts)
+    findings = [replace(each, message=without_passwords(each.message)) for each in examine(RULES, facts)]
     if command_line.check:
         return show_check(PLAN, facts, findings)
     enforce(findings)

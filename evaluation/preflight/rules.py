@@ -168,7 +168,8 @@ def retrieval_is_there(facts: EvalFacts) -> Iterator[Finding]:
             f"retrieval_topk={num}, but the retrieval server gives at most {servers.max_top_n} passages (its "
             "max_top_n); lower retrieval_topk, or raise the server's limit"
         )
-    elif servers.problem and servers.is_final:
+        return
+    if servers.problem and servers.is_final:
         yield error(
             f"a search at remote_retriever_url={settings.remote_retriever_url} was refused: {servers.problem}; give "
             "the address of a ReSearch retrieval server"

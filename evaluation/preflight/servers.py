@@ -54,12 +54,11 @@ def ask_model_server(settings: EvalSettings) -> ServedModel:
     )
 
 
-def _json(url: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+def _json(url: str, key: str | None = None, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """A JSON object that a server may or may not offer."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        reply = httpx.request(
-            "POST" if body else "GET", url, json=body, timeout=ANSWER_S, headers={"Authorization": f"Bearer {key}"}
-        )
+        reply = httpx.request("POST" if body else "GET", url, json=body, timeout=ANSWER_S, headers=headers)
         content = reply.json() if reply.is_success else None
     except (httpx.HTTPError, ValueError):
         return None
@@ -135,7 +134,7 @@ def ask_retrieval_servers(settings: EvalSettings, query: str) -> RetrievalServer
     problems = [answer for answer in answers.values() if isinstance(answer, str)]
     if not healthy:
         raise UserError("; ".join(problems))
-    limits = [limit for url in healthy if (limit := _max_top_n(_json(f"{url}/openapi.json", "")))]
+    limits = [limit for url in healthy if (limit := _max_top_n(_json(f"{url}/openapi.json")))]
     problem, is_final = _search(list(healthy), query, settings.retrieval_topk)
     return RetrievalServers(healthy, problems, min(limits, default=None), problem, is_final)
 
@@ -155,7 +154,7 @@ def _search(urls: Sequence[str], query: str, num: int) -> tuple[str | None, bool
 
     try:
         asyncio.run(search())
-    except SearchError as error:
+    except (SearchError, ValueError) as error:  # the HTTP library's own, for an address that it cannot use
         return str(error), not isinstance(error.__cause__, Retryable)
     return None, False
 

@@ -1,0 +1,253 @@
+"""Each rule over facts that are made up, but for the settings, the questions and the tokenizer."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.command_line import parse_command_line
+from evaluation.preflight import RULES, EvalFacts
+from evaluation.preflight.servers import SAMPLE, JudgeReply, Reply, RetrievalServers, ServedModel
+from evaluation.run.auto_serve import weight_bytes
+from flashrag.preflight import MACHINE_RULES, Severity, examine
+from flashrag.system.files import locked
+
+ROOT = Path(__file__).resolve().parents[3]
+HEALTHY = RetrievalServers({"http://r": {"documents": 44}}, [], 1000, None, False)
+JUDGE = {"metrics": "em,llm_judge", "metric_setting": '{judge: {model: gpt, url: "http://j"}}'}
+Findings = list[tuple[Severity, str, str]]
+
+
+@pytest.fixture
+def facts_of(data_dir: Path, model_folder: Path, tmp_path: Path) -> Callable[..., EvalFacts]:
+    """The facts of a run that nothing is wrong with; a test changes keys of the configuration, or facts."""
+
+    def build(keys: dict[str, Any] | None = None, *flags: str, **facts: Any) -> EvalFacts:
+        given = {
+            "method_name": "research",
+            "dataset_name": "kings",
+            "split": "dev",
+            "data_dir": data_dir,
+            "save_dir": tmp_path / "out",
+            "generator_model": model_folder,
+            **(keys or {}),
+        }
+        words = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+        config = ["--config_path", str(ROOT / "evaluation" / "eval_config.yaml")]
+        built = EvalFacts(parse_command_line([*config, *words, *flags]))
+        built.served_model = ServedModel("zhou", 8192, None, None, None)
+        built.reply = Reply(token_ids="server")
+        built.retrieval_servers = HEALTHY
+        for name, value in facts.items():
+            setattr(built, name, value)
+        return built
+
+    return build
+
+
+def found(facts: EvalFacts) -> Findings:
+    own = {name: rule for name, rule in RULES.items() if name not in MACHINE_RULES}
+    return [(finding.severity, finding.rule, finding.message) for finding in examine(own, facts)]
+
+
+def check_one(findings: Findings, severity: str, rule: str, words: str) -> None:
+    ((found_severity, found_rule, message),) = findings
+    assert (found_severity, found_rule) == (severity, f"evaluation.{rule}")
+    assert words in message
+
+
+def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
+    assert found(facts_of()) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "severity", "rule", "words"),
+    [
+        ({"split": "dv"}, "error", "questions", "holds the splits: dev; did you mean 'dev'?"),
+        ({"dataset_name": "king"}, "error", "questions", "data_dir holds: kings; did you mean 'kings'?"),
+        ({"save_dir": "~/runs"}, "error", "folder", "a ~ in a file is no home folder"),
+        ({"save_dir": "/proc/none"}, "error", "folder", "save_dir=/proc/none/kings_dev_research"),
+        ({"generator_max_input_len": 100}, "error", "budget", "question 'a' cannot be asked: the prompt has"),
+        ({"generator_max_input_len": 1000}, "warning", "budget", "generator_max_input_len=1000 leaves"),
+        ({"max_result_tokens": 8192}, "warning", "budget", "one result of a search may take all"),
+        ({"apply_chat": "true"}, "error", "method", "the tokenizer has no chat template"),
+        ({"python_tool": "true"}, "warning", "method", "prompt_template_name is qa_template"),
+        ({"prompt_template_name": "qa_python_template"}, "warning", "method", "python_tool is false"),
+        ({"python_tool": "true", "method_name": "naive"}, "warning", "method", "naive uses no tools"),
+        ({"method_name": "oracle-passages"}, "warning", "method", "2 of 3 questions name no supporting passage"),
+        ({"metrics": "em,yes_no_acc"}, "warning", "metrics", "yes_no_acc, which applies to none of the 3 questions"),
+        ({"metrics": "retrieval_recall", "method_name": "zero-shot"}, "warning", "metrics", "zero-shot finds no pass"),
+        ({"metrics": "retrieval_recall", "retrieval_topk": 3}, "warning", "metrics", "retrieval_recall_top5 and sees"),
+        ({"retrieval_topk": 1001}, "error", "retrieval", "gives at most 1000 passages"),
+        ({"retrieval_topk": 50}, "warning", "retrieval", "http://r holds 44 passages, fewer than retrieval_topk=50"),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_keys_that_do_not_fit(keys, severity, rule, words, facts_of: Callable[..., EvalFacts]):
+    findings = found(facts_of(keys))
+    if keys.get("generator_max_input_len") == 1000:  # both rules of the budget apply
+        findings = findings[:1]
+    check_one(findings, severity, rule, words)
+
+
+@pytest.mark.parametrize(
+    ("facts", "severity", "rule", "words"),
+    [
+        ({"open_files": 32}, "warning", "concurrency", "may need 70 open connections, and this shell allows 32"),
+        (
+            {"retrieval_servers": HEALTHY._replace(problems=["no retrieval server answers at b"])},
+            "warning", "retrieval", "answers at b; the other servers are used until it answers",
+        ),
+        (
+            {"retrieval_servers": HEALTHY._replace(problem="answered 404", is_final=True)},
+            "error", "retrieval", "was refused: answered 404; give the address of a ReSearch retrieval server",
+        ),
+        (
+            {"retrieval_servers": HEALTHY._replace(problem="answered 429")},
+            "warning", "retrieval", "a search was not answered within 5 s: answered 429",
+        ),
+        ({"reply": Reply("400: no such token", is_final=True)}, "error", "model", "refuses the first request of"),
+        ({"reply": Reply("timed out")}, "warning", "model", "did not answer a request for one token: timed out"),
+        ({"reply": Reply(token_ids="re-tokenised")}, "warning", "model", "returns no token ids"),
+        (
+            {"served_model": ServedModel("zhou", 8192, None, None, [1, 2, 3])},
+            "error", "model", "or other ones; give the folder of the served model",
+        ),
+        (
+            {"served_model": ServedModel("zhou", 8192, "/models/shang", None, None)},
+            "warning", "model", "the server says that it loaded /models/shang",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_facts_that_do_not_fit(facts, severity, rule, words, facts_of: Callable[..., EvalFacts]):
+    check_one(found(facts_of(**facts)), severity, rule, words)
+
+
+@pytest.mark.parametrize("more", [[], [0]], ids=["the same", "with a BOS first"])
+def test_the_served_model_s_tokenizer_is_the_given_one(more: list[int], facts_of: Callable[..., EvalFacts]):
+    facts = facts_of()
+    ids = facts.tokenizer.encode(SAMPLE, add_special_tokens=False)
+    facts.served_model = ServedModel("zhou", 8192, str(facts.settings.generator_model), None, [*more, *ids])
+    assert found(facts) == []
+
+
+def test_flare_needs_log_probabilities(facts_of: Callable[..., EvalFacts]):
+    facts = facts_of({"method_name": "flare"}, reply=Reply())
+    check_one(found(facts), "error", "model", "flare needs the log-probabilities")
+    assert found(facts_of({"method_name": "flare"}, reply=Reply(has_log_probs=True))) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "severity", "words"),
+    [
+        (JudgeReply(None, "ConnectError refused", ()), "warning", "does not answer (ConnectError refused)"),
+        (JudgeReply(401, None, ()), "error", "answered 401; put its key into JUDGE_API_KEY or OPENAI_API_KEY"),
+        (JudgeReply(200, None, ("other",)), "warning", "model='gpt' is not among the models of http://j: other"),
+    ],
+)
+def test_the_judge(reply, severity, words, facts_of: Callable[..., EvalFacts]):
+    check_one(found(facts_of(JUDGE, judge_reply=reply)), severity, "judge", words)
+    assert found(facts_of(JUDGE, judge_reply=JudgeReply(404, None, ()))) == []
+
+
+def test_openai_as_the_judge_needs_a_key(facts_of: Callable[..., EvalFacts], monkeypatch: pytest.MonkeyPatch):
+    for name in ("JUDGE_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    facts = facts_of({"metrics": "llm_judge", "metric_setting": "{judge: {model: gpt}}"})
+    check_one(found(facts), "error", "judge", "https://api.openai.com/v1 needs a key; put it into JUDGE_API_KEY")
+
+
+def test_the_questions(facts_of: Callable[..., EvalFacts], tmp_path: Path):
+    rows = [{"id": n, "question": "Who  IS it?" if n else "who is it?", "answer": "Wu"} for n in range(3)]
+    rows += [{"id": "x", "question": "Where?", "answer": "Hao", "answerable": False}]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (_, _, repeated), (severity, _, left_out) = found(facts_of({"dataset_name": path}))
+    assert f"{path}: 2 of 3 questions have the text of an earlier one" in repeated
+    assert (severity, left_out) == ("note", f"{path}: left out 1 unanswerable questions (4 records in all)")
+    path.write_text(json.dumps({**rows[0], "metadata": {"supporting_facts": [1]}}))
+    check_one(found(facts_of({"dataset_name": path})), "error", "method", "the metadata of question '0' cannot be read")
+
+
+def test_one_question_that_is_too_long_is_counted(facts_of: Callable[..., EvalFacts], tmp_path: Path):
+    rows = [{"question": "Who is it?", "answer": "Wu"}, {"question": "why " * 3000, "answer": "Wu"}]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    check_one(
+        found(facts_of({"dataset_name": path})), "warning", "budget", "1 of 2 questions have prompts that leave no"
+    )
+
+
+def test_a_folder_that_another_process_works_on(facts_of: Callable[..., EvalFacts], tmp_path: Path):
+    folder = tmp_path / "out" / "kings_dev_research"
+    folder.mkdir(parents=True)
+    with locked(folder):
+        check_one(found(facts_of()), "error", "folder", "another process is working on this run")
+    assert found(facts_of()) == []
+
+
+def test_a_disk_that_is_too_small(facts_of: Callable[..., EvalFacts], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flashrag.preflight.machine.free_bytes", lambda _: 1000)
+    check_one(found(facts_of()), "error", "folder", "0 MiB are free, but the records of 3 questions need")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json"])
+def test_a_damaged_run_is_told(name: str, facts_of: Callable[..., EvalFacts], tmp_path: Path):
+    folder = tmp_path / "out" / "kings_dev_research"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(facts_of().settings.as_config()))
+    (folder / name).write_text("[")
+    check_one(found(facts_of()), "error", "folder", f"{name} is")
+
+
+def test_a_local_index_is_looked_at(facts_of: Callable[..., EvalFacts], corpus: dict[str, str], tmp_path: Path):
+    local = {"use_remote_retriever": "false", "remote_retriever_url": "null", **corpus}
+    facts = facts_of(local, retrieval_servers=None)
+    assert found(facts) == []
+    assert facts.local_assets == [f"bm25 {corpus['index_path']} (2 passages of {corpus['corpus_path']})"]
+    gone = {**local, "corpus_path": tmp_path / "none.jsonl"}
+    check_one(found(facts_of(gone, retrieval_servers=None)), "error", "retrieval", "corpus_path: no file at")
+    gone = {**local, "index_path": tmp_path / "none"}
+    check_one(found(facts_of(gone, retrieval_servers=None)), "error", "retrieval", "index_path: nothing at")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A sharded checkpoint of the demo's model, which takes 2,048 tokens, with a thousand bytes as weights."""
+    actor = tmp_path / "my rün" / "global_step_5" / "actor"
+    base_model = ROOT / "training" / "demo" / "base_model"
+    shutil.copytree(base_model, actor / "huggingface", ignore=shutil.ignore_patterns("*.safetensors"))
+    (actor / "fsdp_config.json").write_text(json.dumps({"world_size": 1}))
+    (actor / "model_world_size_1_rank_0.pt").write_bytes(bytes(1000))
+    return actor
+
+
+def test_a_checkpoint_is_looked_at_before_it_is_served(
+    facts_of: Callable[..., EvalFacts], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys: dict[str, Any] = {"generator_model": None}
+    facts = facts_of(keys, "--auto_serve", str(checkpoint.parent))
+    check_one(
+        found(facts), "error", "auto_serve", "the model will be served with 2048 tokens; lower generator_max_input"
+    )
+    keys |= {"generator_max_input_len": 2048, "max_response_tokens": 1024, "max_result_tokens": 500}
+    facts = facts_of(keys, "--auto_serve", str(checkpoint.parent))
+    assert found(facts) == []
+    assert (facts.model_folder, weight_bytes(checkpoint)) == (str(checkpoint / "huggingface"), 1000)
+    monkeypatch.setattr("evaluation.preflight.rules.weight_bytes", lambda _: 2**60)
+    messages = [message for _, _, message in found(facts_of(keys, "--auto_serve", str(checkpoint.parent)))]
+    assert "but the merged weights need" in messages[0]
+    assert "the weights have" in messages[1]
+    (checkpoint / "fsdp_config.json").unlink()
+    findings = found(facts_of(keys, "--auto_serve", str(checkpoint.parent)))
+    check_one(findings, "error", "settings", "holds no checkpoint")
+
+
+def test_several_errors_come_at_once(facts_of: Callable[..., EvalFacts]):
+    keys = {"split": "dv", "generator_model": "/nowhere", "retrieval_topk": 1001}
+    rules = [rule for severity, rule, _ in found(facts_of(keys)) if severity == "error"]
+    assert rules == ["evaluation.questions", "evaluation.tokenizer", "evaluation.retrieval"]

@@ -1,0 +1,188 @@
+"""What servers of several kinds say about themselves, and what becomes of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from evaluation.command_line import load_settings, parse_command_line
+from evaluation.preflight import request as requests
+from evaluation.preflight import servers
+from evaluation.preflight.servers import (
+    SAMPLE,
+    JudgeReply,
+    Reply,
+    ServedModel,
+    ask_for_a_token,
+    ask_judge,
+    ask_model_server,
+    ask_retrieval_servers,
+)
+from evaluation.scores.judge import JudgeSettings
+from evaluation.settings import EvalSettings
+from flashrag.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+OPENAPI = ROOT / "rag_serving" / "openapi.json"
+REQUEST = requests.Request("complete", [1, 2], 8, ((),), {"log_probs": True})
+
+
+def settings(**keys: str) -> EvalSettings:
+    given = {"method_name": "research", "dataset_name": "q.jsonl", "generator_model": "m", **keys}
+    config = ["--config_path", str(ROOT / "evaluation" / "eval_config.yaml")]
+    return load_settings(
+        parse_command_line([*config, *(part for pair in given.items() for part in (f"--{pair[0]}", pair[1]))])
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "ANSWER_S", 0.3)
+
+
+def model_server(**card: Any) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"data": [{"id": "m", "max_model_len": 8192, **card}]}
+
+    return app
+
+
+def with_completions(answer: Callable[[], Response]) -> FastAPI:
+    app = model_server()
+    app.post("/v1/completions")(answer)
+    return app
+
+
+def test_a_server_that_says_everything(serve: Callable[[Any], str]):
+    app = model_server(root="/models/m")
+
+    @app.get("/version")
+    def version() -> dict[str, str]:
+        return {"version": "0.28.0"}
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> dict[str, Any]:
+        body = await request.json()
+        assert body == {"model": "m", "prompt": SAMPLE, "add_special_tokens": False}
+        return {"count": 2, "tokens": [7, 8]}
+
+    served = ask_model_server(settings(sgl_remote_url=serve(app)))
+    assert served == ServedModel("m", 8192, "/models/m", "0.28.0", [7, 8])
+
+
+def test_a_server_that_says_the_least(serve: Callable[[Any], str]):
+    assert ask_model_server(settings(sgl_remote_url=serve(model_server()))) == ServedModel("m", 8192, None, None, None)
+
+
+def ask(url: str) -> Reply:
+    return ask_for_a_token(settings(sgl_remote_url=url), "m", None, [0], REQUEST)
+
+
+def test_one_token_is_asked_for_with_the_method_s_parameters(serve: Callable[[Any], str]):
+    seen = []
+    app = model_server()
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> dict[str, Any]:
+        seen.append(await request.json())
+        logprobs = {"tokens": ["a"], "token_logprobs": [-0.5]}
+        return {"choices": [{"index": 0, "text": "a", "finish_reason": "length", "logprobs": logprobs}]}
+
+    assert ask(serve(app)) == Reply(has_log_probs=True)
+    (body,) = seen
+    assert (body["prompt"], body["max_tokens"], body["logprobs"]) == ([1, 2], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_final", "words"),
+    [
+        (lambda: JSONResponse({"message": "token 151643 is out of vocabulary"}, 400), True, "out of vocabulary"),
+        (lambda: JSONResponse({"detail": "Not Found"}, 404), True, "404"),
+        (lambda: JSONResponse({"detail": "busy"}, 429), False, "429"),
+        (lambda: JSONResponse({"detail": "boom"}, 500), False, "500"),
+    ],
+)
+def test_a_refusal_is_told_from_a_failure_that_may_pass(answer, is_final, words, serve: Callable[[Any], str]):
+    reply = ask(serve(with_completions(answer)))
+    assert reply.is_final is is_final
+    assert words in (reply.problem or "")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_stalls_is_waited_for_for_seconds(serve: Callable[[Any], str]):
+    import asyncio
+
+    async def stall() -> Response:
+        await asyncio.sleep(1.0)
+        return Response()
+
+    reply = ask(serve(with_completions(stall)))
+    assert not reply.is_final
+    assert "timed out" in (reply.problem or "")
+
+
+def retrieval_server(**health: Any) -> FastAPI:
+    app = FastAPI(openapi_url=None)
+    app.get("/health")(lambda: {"status": "healthy", **health})
+    app.get("/openapi.json")(lambda: json.loads(OPENAPI.read_text(encoding="utf-8")))
+    app.post("/search")(lambda: [[], []])
+    return app
+
+
+def test_retrieval_servers_say_what_they_hold(serve: Callable[[Any], str], closed_url: str):
+    url = serve(retrieval_server(documents=44, retrieval_method="e5"))
+    found = ask_retrieval_servers(settings(remote_retriever_url=f"{url},{closed_url}"), "Who?")
+    assert found.healthy == {url: {"status": "healthy", "documents": 44, "retrieval_method": "e5"}}
+    assert [problem.partition(" (")[0] for problem in found.problems] == [
+        f"no retrieval server answers at remote_retriever_url={closed_url}"
+    ]
+    assert found.max_top_n == 1000  # the committed document's
+    assert (found.problem, found.is_final) == (None, False)
+
+
+def test_what_is_healthy_and_no_retrieval_server_is_found_out(serve: Callable[[Any], str]):
+    app = model_server()
+    app.get("/health")(lambda: Response())
+    found = ask_retrieval_servers(settings(remote_retriever_url=serve(app)), "Who?")
+    assert found.is_final
+    assert "answered 404" in (found.problem or "")
+    assert found.max_top_n is None
+
+
+def test_a_busy_retrieval_server_may_answer_later(serve: Callable[[Any], str]):
+    app = FastAPI()
+    app.get("/health")(lambda: {"status": "healthy"})
+    app.post("/search")(lambda: JSONResponse({"detail": "full"}, 429))
+    found = ask_retrieval_servers(settings(remote_retriever_url=serve(app)), "Who?")
+    assert not found.is_final
+    assert "answered 429" in (found.problem or "")
+
+
+def test_no_retrieval_server_at_all(closed_url: str):
+    with pytest.raises(UserError, match="no retrieval server answers"):
+        ask_retrieval_servers(settings(remote_retriever_url=closed_url), "Who?")
+
+
+def test_a_judge_tells_its_models_or_not(serve: Callable[[Any], str], closed_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("JUDGE_API_KEY", "key")
+    app = FastAPI()
+
+    @app.get("/models")
+    def models(request: Request) -> Response:
+        if request.headers["authorization"] != "Bearer key":
+            return Response(status_code=401)
+        return JSONResponse({"data": [{"id": "gpt"}]})
+
+    judge = JudgeSettings(url=serve(app), model="gpt")
+    assert ask_judge(judge) == JudgeReply(200, None, ("gpt",))
+    monkeypatch.delenv("JUDGE_API_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert ask_judge(judge).status == 401
+    assert "ConnectError" in (ask_judge(JudgeSettings(url=closed_url, model="gpt")).problem or "")
