@@ -4,18 +4,17 @@ A RUN is the folder of an evaluation (items.jsonl) or of a training run (traject
 shows sampled and spliced text and the loss mask of each rollout. The folder of a run is only read.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-
 from evaluation.report.page import Decode, Run, render_page, verdict
 from evaluation.report.tables import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
-from evaluation.run.folder import ITEMS, read_items
+from evaluation.run.folder import CONFIG_FILE, ITEMS, SUMMARY_FILE, SUMMARY_KEYS, read_items, read_json
+from flashrag.config import read_yaml_mapping
 from flashrag.episode import Trajectory
 from flashrag.errors import UserError, exit_on_user_error
+from flashrag.preflight import Finding, Severity, enforce
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import write_text
 
@@ -40,14 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     decode = _decoder(arguments.tokenizer) if arguments.tokenizer else None
     evaluations: list[EvaluatedRun] = []
     shown: list[Run] = []
+    unreadable: list[Finding] = []
     for name, folder in zip(names, arguments.runs, strict=True):
         print(f"reading {folder} …", file=sys.stderr, flush=True)
-        if (folder / ITEMS).is_file():
-            run, trajectories = _read_evaluation(name, folder)
-            evaluations.append(run)
-        else:
-            trajectories = _read_rollouts(folder)
+        try:
+            if (folder / ITEMS).is_file():
+                run, trajectories = _read_evaluation(name, folder)
+                evaluations.append(run)
+            else:
+                trajectories = _read_rollouts(folder)
+        except UserError as reason:
+            unreadable.append(Finding(Severity.ERROR, str(reason), "report.run"))
+            continue
         shown.append(Run(name, trajectories, decode))
+    enforce(unreadable)
     write(arguments.out, arguments.title, evaluations, shown)
     return 0
 
@@ -86,16 +91,13 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[Trajectory]]:
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing: the run has not ended; repeat its command") from error
-    except ValueError as error:
-        raise UserError(f"{folder / 'summary.json'} is damaged ({error}); repeat the run's command") from error
+    for name_of_file in (SUMMARY_FILE, CONFIG_FILE):
+        if not (folder / name_of_file).is_file():
+            raise UserError(f"{folder / name_of_file} is missing: the run has not ended; repeat its command")
+    summary, config = read_json(folder / SUMMARY_FILE, SUMMARY_KEYS), read_yaml_mapping(folder / CONFIG_FILE)
     trajectories = list(read_items(folder))
     scores = {trajectory.question_id: float(trajectory.metrics.get("em") or 0.0) for trajectory in trajectories}
-    return EvaluatedRun(name, {**summary, "save_note": config["save_note"]}, scores), trajectories
+    return EvaluatedRun(name, {**summary, "save_note": config.get("save_note")}, scores), trajectories
 
 
 def _read_rollouts(folder: Path) -> list[Trajectory]:

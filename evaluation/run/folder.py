@@ -35,6 +35,8 @@ from flashrag.system.files import locked, staged, write_text
 from flashrag.system.json_lines import KeyedLog
 
 ITEMS = "items.jsonl"
+CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+SUMMARY_KEYS = ("method", "dataset", "metrics", "usage", "n", "n_failed")
 ENVIRONMENT = ("served_model", "questions_sha256", "sessions")  # keys of environment.json beside the machine's
 PROMPTS = Path(flashrag.prompts.__file__).parent
 NOT_ASKED = Failure(MISSING, "the run ended before this question was answered")
@@ -54,7 +56,7 @@ class RunFolder:
 
     def _check_earlier_run(self) -> dict[str, Any]:
         """environment.json of the earlier sessions, {} if there were none; raises `UserError` for a different run."""
-        config_path, environment_path = self.path / "config.yaml", self.path / "environment.json"
+        config_path, environment_path = self.path / CONFIG_FILE, self.path / "environment.json"
         if not config_path.exists():
             if self.path.is_dir() and any(not child.name.startswith(".") for child in self.path.iterdir()):
                 raise UserError(f"{self.path} holds files, but no run; remove it, or use another save_note")
@@ -138,7 +140,7 @@ class RunFolder:
             "questions_sha256": self._fingerprint(),
             "sessions": [*sessions, session],
         }
-        write_text(self.path / "config.yaml", yaml.safe_dump(self._config(), sort_keys=False, allow_unicode=True))
+        write_text(self.path / CONFIG_FILE, yaml.safe_dump(self._config(), sort_keys=False, allow_unicode=True))
         write_json(self.path / "environment.json", self._environment)
         with staged(self.path / "prompts") as folder:
             shutil.copytree(PROMPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -175,7 +177,7 @@ class RunFolder:
             "token_ids": self._environment["sessions"][-1].get("token_ids"),
         }
         self._write_flashrags_files(summary)
-        write_json(self.path / "summary.json", summary)
+        write_json(self.path / SUMMARY_FILE, summary)
         return summary
 
     def _all_trajectories(self, score: Score) -> Iterator[Trajectory]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evaluation.run.folder import read_items
+from evaluation.run.folder import ITEMS, SUMMARY_FILE, read_items
 from evaluation.scores.significance import Comparison, compare_paired
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
@@ -49,7 +49,12 @@ def compare_runs(run_a: Path, run_b: Path) -> dict[str, Comparison]:
             f"{run_a} has {len(scores_a)} questions, {run_b} has {len(scores_b)}, {both} are in both; "
             "a paired comparison needs two complete runs over the same questions"
         )
-    names = [name for name in next(iter(scores_a.values())) if name in next(iter(scores_b.values()))]
+    every = [*scores_a.values(), *scores_b.values()]
+    names = [name for name in every[0] if all(name in scores for scores in every)]
+    if not names:
+        raise UserError(
+            f"{run_a} and {run_b} have no metric in common; repeat a run's command with the other's metrics"
+        )
     return {name: compare_paired(*values) for name in names if all(values := _pairs(name, scores_a, scores_b))}
 
 
@@ -62,8 +67,8 @@ def _pairs(
 
 
 def _scores(run: Path) -> dict[str, Mapping[str, float | None]]:
-    if not (run / "summary.json").is_file():
-        raise UserError(f"{run} holds no finished run (no summary.json); give the folder of a finished run")
+    if lacking := [name for name in (SUMMARY_FILE, ITEMS) if not (run / name).is_file()]:
+        raise UserError(f"{run} holds no finished run (no {lacking[0]}); give the folder of a finished run")
     scores = {trajectory.question_id: trajectory.metrics for trajectory in read_items(run)}
     if not scores:
         raise UserError(f"{run} holds no answered question")

@@ -101,6 +101,15 @@ def test_failed_questions_are_told(tmp_path, capsys):
     [
         (lambda run: (run / "summary.json").unlink(), "the run has not ended"),
         (lambda run: (run / "summary.json").write_text("{"), "is damaged"),
+        (lambda run: (run / "summary.json").write_bytes(b"\xff"), "is damaged"),
+        (lambda run: (run / "summary.json").write_text("[]"), "is not what a run writes there"),
+        (
+            lambda run: (run / "summary.json").write_text('{"method": "research"}'),
+            "expected an object with method, dat",
+        ),
+        (lambda run: (run / "config.yaml").unlink(), "the run has not ended"),
+        (lambda run: (run / "config.yaml").write_text("- a"), "config.yaml holds list"),
+        (lambda run: (run / "config.yaml").write_text("a: ["), "config.yaml is not valid YAML"),
         (lambda run: (run / "items.jsonl").write_text("{\n{}\n"), "line 1 cannot be read"),
         (lambda run: (run / "items.jsonl").unlink(), "holds no run"),
     ],
@@ -110,4 +119,15 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys, spoil, message):
     spoil(run)
     assert main([str(run), "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_folder_that_is_no_run_is_named(tmp_path, capsys):
+    run = write_evaluation(tmp_path / "run", [item(0)])
+    (tmp_path / "file").write_text("")
+    folders = [str(run), str(tmp_path / "nowhere"), str(tmp_path / "file")]
+    assert main([*folders, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    for folder in folders[1:]:
+        assert f"{folder} holds no run; expected the folder of an evaluation" in error
     assert not (tmp_path / "out").exists()

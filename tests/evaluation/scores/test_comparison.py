@@ -38,5 +38,11 @@ def test_runs_that_cannot_be_paired_are_refused(tmp_path: Path, capsys: pytest.C
     assert "1 questions" in capsys.readouterr().err
     assert main(["compare", str(a), str(tmp_path)]) == 2
     assert "holds no finished run" in capsys.readouterr().err
+    (b / "items.jsonl").unlink()
+    assert main(["compare", str(a), str(b)]) == 2
+    assert f"{b} holds no finished run (no items.jsonl)" in capsys.readouterr().err
+    c = write_run(tmp_path / "c", {"1": {"f1": 0.0}})
+    assert main(["compare", str(a), str(c)]) == 2
+    assert f"{a} and {c} have no metric in common" in capsys.readouterr().err
     assert main(["compare", str(a)]) == 2
     assert "RUN_B" in capsys.readouterr().err
