@@ -34,7 +34,7 @@ from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
 from flashrag.generator import load_generator
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS, BasicPipeline
-from flashrag.preflight import Finding, enforce, examine, keep_findings, show_check
+from flashrag.preflight import Finding, enforce, examine, keep_findings, keep_torch_out_of_a_check, show_check
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from, prepare_process
 from flashrag.system.machine import describe_environment
 
@@ -227,4 +227,5 @@ def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
 
 
 if __name__ == "__main__":
+    keep_torch_out_of_a_check(sys.argv)
     sys.exit(main())

@@ -26,6 +26,7 @@ from evaluation.settings import EvalSettings
 from flashrag.dataset import Question, find_split, sample_questions
 from flashrag.errors import ReSearchError, UserError
 from flashrag.generator import eos_token_ids, load_tokenizer
+from flashrag.generator.model_folder import KEY as MODEL_KEY
 from flashrag.generator.settings import Framework
 from flashrag.pipeline import METHODS, BasicPipeline, OraclePassagesPipeline
 from flashrag.pipeline.bounds import supporting_passages
@@ -150,7 +151,7 @@ class EvalFacts:
         """None where the server makes the tokens, and where no model is asked."""
         if self.settings.framework is Framework.OPENAI_CHAT or not self.method.needs_generator:
             return None
-        return load_tokenizer(self.model_folder)
+        return load_tokenizer(self.model_folder, "--auto_serve" if self.command_line.auto_serve else MODEL_KEY)
 
     @fact
     def eos_ids(self) -> Sequence[int]:

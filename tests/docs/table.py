@@ -127,6 +127,11 @@ TABLE = (
         writes=("outputs/auto/hotpotqa_dev_research/summary.json",),
     ),
     Entry(
+        RUN_EVAL + ".*--check$",
+        needs=(QUESTIONS, "8000", "8010"),
+        prints=r"token ids +server\n(.*\n)+.*0 errors: this would start",
+    ),
+    Entry(
         RUN_EVAL + ".*--method_name research .*models/trained$",
         needs=(QUESTIONS, "8000", "8010"),
         writes=(RESEARCH_RUN,),

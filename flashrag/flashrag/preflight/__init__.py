@@ -24,7 +24,7 @@ from flashrag.preflight.machine import (
     output_folder,
     socket_folder,
 )
-from flashrag.preflight.plan import CHECK_HELP, Plan, checked_command, show_check
+from flashrag.preflight.plan import CHECK_HELP, Plan, checked_command, keep_torch_out_of_a_check, show_check
 from flashrag.preflight.questions import question_findings
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "gib",
     "is_writable",
     "keep_findings",
+    "keep_torch_out_of_a_check",
     "note",
     "output_folder",
     "question_findings",

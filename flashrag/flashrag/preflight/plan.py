@@ -4,7 +4,9 @@ A plan is sections of named entries; each entry is a function of the facts. Wher
 say "unknown", and the findings below the plan give the reason.
 """
 
+import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -20,6 +22,16 @@ Plan = Mapping[str, Mapping[str, Entry[F]]]
 COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 UNKNOWN = "unknown"
 CHECK_HELP = "print what would be done and everything that is wrong with it, and start nothing"
+
+
+def keep_torch_out_of_a_check(arguments: Sequence[str]) -> None:
+    """Called by a program before its `main`: with `--check` no model is loaded, and torch is not imported.
+
+    transformers imports torch where it is installed, which takes most of the time that a tokenizer needs to load.
+    """
+    if "--check" in arguments and "torch" not in sys.modules:
+        sys.modules["torch"] = None  # pyrefly: ignore[unsupported-operation]
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is not there
 
 
 def checked_command(program: str, arguments: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +110,14 @@ def test_passwords_in_addresses_are_not_shown(check: Callable[..., Any], small_s
     assert "no retrieval server answers at remote_retriever_url=http://127.0.0.1:1" in out
     assert "secret" not in out
     assert plan["model"].startswith(small_servers.flags["sgl_remote_url"])
+
+
+def test_the_program_leaves_torch_out_of_a_check(arguments: list[str]):
+    """It takes most of the time that a tokenizer needs to load."""
+    command = [sys.executable, "-X", "importtime", "evaluation/run_eval.py", *arguments, "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, "0 errors: this would start" in done.stdout) == (0, True), done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"transformers", "openai"} <= imported
+    assert not {"torch", "sklearn", "vllm"} & imported
+    assert "PyTorch was not found" not in done.stderr
