@@ -82,7 +82,12 @@ class EvalFacts:
 
     @fact
     def question_file(self) -> QuestionFile:
-        return QuestionFile.read(find_split(self.settings, self.settings.split))
+        try:
+            return QuestionFile.read(find_split(self.settings, self.settings.split))
+        except OSError as error:
+            raise UserError(
+                f"dataset_name={self.settings.dataset_name}: {error}; give a file that can be read"
+            ) from error
 
     @fact
     def questions(self) -> list[Question]:

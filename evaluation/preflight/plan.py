@@ -1,26 +1,17 @@
 """What `run_eval.py --check` prints: the run as it would be, with the numbers that people ask for in an issue."""
 
 import json
-import shlex
-from pathlib import Path
 
 from evaluation.preflight.facts import EvalFacts
 from evaluation.preflight.rules import record_bytes
 from evaluation.preflight.servers import ServedModel
-from evaluation.run.auto_serve import weight_bytes
+from evaluation.run.auto_serve import served_tokens, weight_bytes
 from evaluation.run.folder import without_passwords
 from evaluation.scores.scoring import METRICS
 from flashrag.pipeline import METHODS
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.preflight import Plan, checked_command, free_bytes, gib
-from flashrag.system.model_server import (
-    Engine,
-    ModelServerOptions,
-    context_tokens,
-    default_engine,
-    sglang_command,
-    vllm_command,
-)
+from flashrag.system.model_server import default_engine
 
 MOST_SHOWN = 6000  # characters of a prompt
 NOT_ASKED = "not asked"
@@ -90,15 +81,10 @@ def _described(served: ServedModel) -> str:
 
 
 def _serving(facts: EvalFacts) -> str:
-    """The command that serves a checkpoint; its port is chosen when it starts."""
-    if not facts.command_line.auto_serve:
+    if not (checkpoint := facts.command_line.auto_serve):
         return "is served already"
-    options = ModelServerOptions(Path(facts.settings.generator_model), context_length=context_tokens(_source(facts)))
-    return shlex.join((sglang_command if default_engine() is Engine.SGLANG else vllm_command)(options, 0))
-
-
-def _source(facts: EvalFacts) -> ModelServerOptions:
-    return ModelServerOptions(Path(facts.model_folder))
+    merged = "" if facts.model_folder == facts.settings.generator_model else ", after its ranks are merged"
+    return f"by {default_engine()} for this run, with {served_tokens(checkpoint)} tokens{merged}"
 
 
 def _token_ids(facts: EvalFacts) -> str:

@@ -1,12 +1,13 @@
 """What must hold before an evaluation starts, by the id of the rule. An error ends the command; a warning is kept."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from evaluation.preflight.facts import EvalFacts
-from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel, judge_key
-from evaluation.run.auto_serve import weight_bytes
+from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel, api_key
+from evaluation.run.auto_serve import served_tokens, weight_bytes
 from evaluation.scores.judge import KEY_VARIABLES
 from evaluation.scores.scoring import RECALL
 from flashrag.errors import UserError
@@ -17,8 +18,9 @@ from flashrag.pipeline.bounds import supporting_passages
 from flashrag.preflight import MACHINE_RULES, Finding, Rule, error, gib, output_folder, question_findings, warning
 from flashrag.prompts import PYTHON_TEMPLATE
 from flashrag.system.machine import count_gpus
-from flashrag.system.model_server import ModelServerOptions, context_tokens, default_engine
+from flashrag.system.model_server import default_engine
 
+MAX_NAME_BYTES = 255  # of a file or folder, Linux's limit
 OPENAI_HOST = "api.openai.com"
 # Bytes of a record, from its longest parts: a token's text and id, a passage, and the file's copies while it is sorted.
 TOKEN_BYTES, PASSAGE_BYTES, COPIES = 12, 1000, 3
@@ -45,8 +47,14 @@ def folder_can_be_used(facts: EvalFacts) -> Iterator[Finding]:
     folder = facts.settings.run_folder
     if str(folder).startswith("~"):
         yield error(f"save_dir={facts.settings.save_dir}: a ~ in a file is no home folder; write the whole path")
-    yield from output_folder("save_dir", folder)
+    if (length := len(os.fsencode(folder.name))) > MAX_NAME_BYTES:
+        yield error(
+            f"the name of the run's folder has {length} bytes; expected at most {MAX_NAME_BYTES}: shorten save_note, "
+            "or the file's name in dataset_name"
+        )
+        return
     facts.folder.check_free()
+    yield from output_folder("save_dir", folder)
     most = record_bytes(facts)
     yield from output_folder("save_dir", folder, most // USUAL_SHARE, f"the records of {len(facts.pending)} questions")
 
@@ -129,7 +137,7 @@ def judge_answers(facts: EvalFacts) -> Iterator[Finding]:
     if judge is None:
         return
     names = " or ".join(KEY_VARIABLES)
-    if judge_key() is None and urlsplit(judge.url).hostname == OPENAI_HOST:
+    if api_key(*KEY_VARIABLES) is None and urlsplit(judge.url).hostname == OPENAI_HOST:
         yield error(f"metric_setting.judge.url={judge.url} needs a key; put it into {names}")
         return
     reply = facts.judge_reply
@@ -244,18 +252,13 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
         default_engine()
     except UserError as reason:
         yield error(str(reason))
-    source = Path(facts.model_folder)
-    try:
-        tokens = context_tokens(ModelServerOptions(source))
-    except (OSError, ValueError, AttributeError) as reason:
-        raise UserError(f"{source / 'config.json'} cannot be read ({reason}); export the model again") from reason
-    if tokens < settings.generator_max_input_len:
+    if (tokens := served_tokens(facts.command_line.auto_serve)) < settings.generator_max_input_len:
         yield error(
             f"generator_max_input_len={settings.generator_max_input_len}, but the model will be served with {tokens} "
             "tokens; lower generator_max_input_len, and max_response_tokens with it"
         )
     weights = weight_bytes(facts.command_line.auto_serve)
-    if source != planned:  # the checkpoint is merged first
+    if Path(facts.model_folder) != planned:  # the checkpoint is merged first
         yield from output_folder("--auto_serve", planned, weights, "the merged weights")
     if not count_gpus() and weights > facts.machine.memory_bytes:
         yield warning(f"the weights have {gib(weights)}, this machine {gib(facts.machine.memory_bytes)} of memory")

@@ -5,6 +5,7 @@ Does not cover: what follows from the answers (rules.py).
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -26,6 +27,14 @@ PASSING = (408, 409, 429)
 SAMPLE = 'Où est "Saïgon", 1969? <think>\n it\'s 3.5 km </think> <search> \\boxed{ 東京 } </search>'
 
 
+def api_key(*variables: str) -> str | None:
+    """The key in the first of these variables that is set; raises `UserError` for one that no request can carry."""
+    name = next((name for name in variables if os.environ.get(name)), None)
+    if name is not None and not re.fullmatch(r"[\x21-\x7e]+", os.environ[name]):
+        raise UserError(f"{name} holds a space, a line break or a character that is not ASCII; set it again")
+    return os.environ[name] if name else None
+
+
 class ServedModel(NamedTuple):
     """A model as its server lists it; `root` is the path or hub's name that it was loaded from, None if not said.
 
@@ -41,7 +50,7 @@ class ServedModel(NamedTuple):
 
 def ask_model_server(settings: EvalSettings) -> ServedModel:
     """What the model server says; raises `UserError` unless it serves the model with enough context."""
-    key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+    key = api_key("OPENAI_API_KEY") or "EMPTY"
     name = find_served_model(settings, key)
     listed = (_json(f"{settings.api_base_url}/models", key) or {}).get("data") or []
     card = next((card for card in listed if card.get("id") == name), {})
@@ -81,7 +90,7 @@ def ask_for_a_token(
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
 
     once = settings.model_copy(update={"generator_timeout_s": ANSWER_S, "generator_max_retries": 0})
-    key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+    key = api_key("OPENAI_API_KEY") or "EMPTY"
 
     async def ask() -> Reply:
         generator = OpenAICompletionGenerator(once, served_name, tokenizer, eos_ids, key)
@@ -167,12 +176,8 @@ class JudgeReply(NamedTuple):
     models: tuple[str, ...]
 
 
-def judge_key() -> str | None:
-    return next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
-
-
 def ask_judge(settings: JudgeSettings) -> JudgeReply:
-    headers = {"Authorization": f"Bearer {judge_key() or 'EMPTY'}"}
+    headers = {"Authorization": f"Bearer {api_key(*KEY_VARIABLES) or 'EMPTY'}"}
     try:
         reply = httpx.get(f"{settings.url}/models", timeout=ANSWER_S, headers=headers)
     except httpx.HTTPError as error:

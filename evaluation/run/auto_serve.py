@@ -11,9 +11,9 @@ from pathlib import Path
 from evaluation.command_line import CommandLine, load_settings
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
-from flashrag.generator import check_model_folder
+from flashrag.generator import check_model_folder, read_model_facts
 from flashrag.generator.model_folder import WEIGHTS
-from flashrag.system.engine import ModelServerOptions
+from flashrag.system.engine import PUBLISHED_CONTEXT_TOKENS, ModelServerOptions
 from flashrag.system.model_server import model_server
 from flashrag.system.processes import guarded_processes
 from verl_search.trainer.export import export, find_checkpoint
@@ -65,6 +65,12 @@ def weight_bytes(path: Path) -> int:
     folder = source_folder(path)
     files = [file for pattern in WEIGHTS for file in folder.glob(pattern)] or [*folder.parent.glob("model_*.pt")]
     return sum(file.stat().st_size for file in files)
+
+
+def served_tokens(path: Path) -> int:
+    """The context with which the model will be served."""
+    positions = read_model_facts(source_folder(path), "--auto_serve").positions
+    return min(PUBLISHED_CONTEXT_TOKENS, positions or PUBLISHED_CONTEXT_TOKENS)
 
 
 def exported_model(path: Path) -> Path:

@@ -69,6 +69,8 @@ def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
         ({"split": "dv"}, "error", "questions", "holds the splits: dev; did you mean 'dev'?"),
         ({"dataset_name": "king"}, "error", "questions", "data_dir holds: kings; did you mean 'kings'?"),
         ({"save_dir": "~/runs"}, "error", "folder", "a ~ in a file is no home folder"),
+        ({"save_note": "ü" * 120}, "error", "folder", "the run's folder has 259 bytes; expected at most 255"),
+        ({"data_dir": "/" + "n" * 300}, "error", "questions", "File name too long"),
         ({"save_dir": "/proc/none"}, "error", "folder", "save_dir=/proc/none/kings_dev_research"),
         ({"generator_max_input_len": 100}, "error", "budget", "question 'a' cannot be asked: the prompt has"),
         ({"generator_max_input_len": 1000}, "warning", "budget", "generator_max_input_len=1000 leaves"),

@@ -186,3 +186,10 @@ def test_a_judge_tells_its_models_or_not(serve: Callable[[Any], str], closed_url
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert ask_judge(judge).status == 401
     assert "ConnectError" in (ask_judge(JudgeSettings(url=closed_url, model="gpt")).problem or "")
+
+
+def test_a_key_that_no_request_can_carry_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-ключ")
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds a space") as told:
+        ask_model_server(settings(sgl_remote_url="http://127.0.0.1:1"))
+    assert "ключ" not in str(told.value)
