@@ -87,6 +87,13 @@ def _serving(facts: EvalFacts) -> str:
     return f"by {default_engine()} for this run, with {served_tokens(checkpoint)} tokens{merged}"
 
 
+def _tokenizer(facts: EvalFacts) -> str:
+    served = facts.served_model
+    if facts.tokenizer is None or served is None:
+        return facts.model_folder
+    return f"{facts.model_folder} ({'compared with' if served.sample_ids else 'cannot be compared with'} the server's)"
+
+
 def _token_ids(facts: EvalFacts) -> str:
     reply = facts.reply
     return NOT_ASKED if reply is None else reply.problem or reply.token_ids or "the method needs none"
@@ -149,6 +156,7 @@ PLAN: Plan[EvalFacts] = {
     "servers": {
         "model": _model,
         "serving": _serving,
+        "tokenizer": _tokenizer,
         "token ids": _token_ids,
         "retrieval": _retrieval,
         "judge": _judge,
