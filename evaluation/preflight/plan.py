@@ -11,7 +11,7 @@ from evaluation.scores.scoring import METRICS
 from flashrag.pipeline import METHODS
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.preflight import Plan, checked_command, free_bytes, gib
-from flashrag.system.model_server import default_engine
+from flashrag.system.engine import default_engine
 
 MOST_SHOWN = 6000  # characters of a prompt
 NOT_ASKED = "not asked"

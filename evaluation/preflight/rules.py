@@ -17,8 +17,8 @@ from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.pipeline.bounds import supporting_passages
 from flashrag.preflight import MACHINE_RULES, Finding, Rule, error, gib, output_folder, question_findings, warning
 from flashrag.prompts import PYTHON_TEMPLATE
+from flashrag.system.engine import default_engine
 from flashrag.system.machine import count_gpus
-from flashrag.system.model_server import default_engine
 
 MAX_NAME_BYTES = 255  # of a file or folder, Linux's limit
 OPENAI_HOST = "api.openai.com"
