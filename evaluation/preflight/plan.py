@@ -11,7 +11,7 @@ from evaluation.scores.scoring import METRICS
 from flashrag.pipeline import METHODS
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.preflight import Plan, checked_command, free_bytes, gib
-from flashrag.system.engine import default_engine
+from flashrag.system.engine import ModelServerOptions, chosen_engine
 
 MOST_SHOWN = 6000  # characters of a prompt
 NOT_ASKED = "not asked"
@@ -84,7 +84,8 @@ def _serving(facts: EvalFacts) -> str:
     if not (checkpoint := facts.command_line.auto_serve):
         return "is served already"
     merged = "" if facts.model_folder == facts.settings.generator_model else ", after its ranks are merged"
-    return f"by {default_engine()} for this run, with {served_tokens(checkpoint)} tokens{merged}"
+    engine = chosen_engine(ModelServerOptions(checkpoint))
+    return f"by {engine} for this run, with {served_tokens(checkpoint)} tokens{merged}"
 
 
 def _tokenizer(facts: EvalFacts) -> str:

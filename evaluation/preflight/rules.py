@@ -17,7 +17,7 @@ from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.pipeline.bounds import supporting_passages
 from flashrag.preflight import MACHINE_RULES, Finding, Rule, error, gib, output_folder, question_findings, warning
 from flashrag.prompts import PYTHON_TEMPLATE
-from flashrag.system.engine import default_engine
+from flashrag.system.engine import ModelServerOptions, chosen_engine
 from flashrag.system.machine import count_gpus
 
 MAX_NAME_BYTES = 255  # of a file or folder, Linux's limit
@@ -249,7 +249,7 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
     settings, planned = facts.settings, Path(facts.settings.generator_model)
     facts.folder.check_served_model(settings.generator_model)
     try:
-        default_engine()
+        chosen_engine(ModelServerOptions(planned))
     except UserError as reason:
         yield error(str(reason))
     if (tokens := served_tokens(facts.command_line.auto_serve)) < settings.generator_max_input_len:
