@@ -93,6 +93,8 @@ def hydra_overrides(flags: argparse.Namespace) -> list[str]:
     if flags.reward_manager is not None:
         given[FLAGS["reward_manager"].key] = REWARD_MANAGERS[flags.reward_manager]
     overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
+    if "${" in flags.save_path:  # Hydra would take it for a reference once more, so it writes nothing
+        return [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
     return [*overrides, f"hydra.run.dir={quoted(str(Path(flags.save_path) / 'hydra'))}"]
 
 

@@ -34,6 +34,7 @@ ONE_CONFIG = (
     "one command trains one config: start it once for each value. A list is written [a,b]; text with a comma is quoted"
 )
 NO_REFERENCE = "${…} refers to another setting, and text in the config cannot hold it"
+HELD_PATHS = ("trainer.default_local_dir", "search.trajectory_dir")
 _KEY = re.compile(r"[+~]{0,2}[a-zA-Z_$][\w$-]*([./@:][\w$-]+)*")
 # Mappings that verl hands on to a library: each key in them may be left out.
 _FREE_MAPPING = re.compile(r"(_kwargs|override_(optimizer_)?config)\.")
@@ -67,6 +68,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     with in_one_line(name):
         check_overrides(overrides)
         config = _compose(name, overrides)
+        hold_paths(config)
         if overrides:
             check_composed(config, name, overrides)
     return config
@@ -112,8 +114,6 @@ def quoted(value: object) -> str:
     """
     if not isinstance(value, str):
         return str(value).lower() if isinstance(value, bool) else str(value)
-    if "${" in value:
-        raise UserError(f"{value!r} cannot stand in the training config: {NO_REFERENCE}")
     if value == "???":
         raise UserError("'???' cannot stand in the training config: it marks a value that is missing")
     if not value.isascii():
@@ -121,7 +121,19 @@ def quoted(value: object) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             raise UserError(f"{value!r} is not text in UTF-8, which the training config is written in") from error
-    return QuotedString(value, Quote.single).with_quotes()
+    text = re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", value)  # OmegaConf's way to write ${ as text
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def hold_paths(config: DictConfig) -> None:
+    """Let a run's folder hold any text. verl resolves references twice, and would take `${` in a text for one.
+
+    A `Path` is not resolved. verl and our trainer only join these with other names.
+    """
+    texts = {key: str(OmegaConf.select(config, key, throw_on_resolution_failure=False)) for key in HELD_PATHS}
+    for key, text in texts.items():
+        if "${" in text:
+            OmegaConf.update(config, key, Path(text))
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

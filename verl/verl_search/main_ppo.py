@@ -19,7 +19,14 @@ from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
 from flashrag.preflight import Finding, PreflightFailed, enforce, examine
 from flashrag.system.network import direct_environment
-from verl_search.composition import CONFIG_DIR, check_command_line, check_composed, in_one_line, register_with_hydra
+from verl_search.composition import (
+    CONFIG_DIR,
+    check_command_line,
+    check_composed,
+    hold_paths,
+    in_one_line,
+    register_with_hydra,
+)
 from verl_search.platform.ray_cluster import configured_ray, needs, ray_init_settings
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import TRAINING_RULES
@@ -167,6 +174,7 @@ def run(config: DictConfig) -> int:
 def run_composed(config: DictConfig) -> None:
     """Check how Hydra composed the config, and train. Ends by itself, because Hydra adds lines to an exception."""
     refused = 0
+    hold_paths(config)
     if not os.environ.get(EXAMINED_VARIABLE):
         started = HydraConfig.get()
         overrides = OmegaConf.to_container(started.overrides.task, resolve=False)
