@@ -38,8 +38,9 @@ def read_model_facts(folder: Path, key: str) -> ModelFacts:
     config = read_model_config(folder, key)
     text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), Mapping) else config
     sizes = _tensor_sizes(folder, key)
+    names, kind = config.get("architectures"), config.get("model_type", "unknown")
     return ModelFacts(
-        architecture=", ".join(map(str, config.get("architectures") or [config.get("model_type", "unknown")])),
+        architecture=", ".join(map(str, names if names and isinstance(names, list) else [kind])),
         positions=_positions(text),
         attention_heads=_count(text, "num_attention_heads", "n_head"),
         vocabulary=_count(text, "vocab_size"),

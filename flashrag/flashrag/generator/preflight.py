@@ -47,6 +47,12 @@ class ModelFolder:
         return read_model_config(self.folder, self.key)
 
     @fact
+    def architecture(self) -> str:
+        """The class that runs the model; "" where the configuration names none."""
+        names = self.model_config.get("architectures")
+        return str(names[0]) if names and isinstance(names, list) else ""
+
+    @fact
     def language_config(self) -> Mapping[str, Any]:
         """The configuration of the part that reads and writes text."""
         text = self.model_config.get("text_config")
@@ -75,13 +81,13 @@ class ModelFolder:
         a_token = 2 * (numbers.get("num_key_value_heads") or heads) * head * item_bytes
         window = min(numbers.get("sliding_window") or tokens, tokens)
         kept = {"full_attention": tokens, "sliding_attention": window, "chunked_attention": tokens}
-        return sum(
-            a_token * kept.get(str(kind), 0) for kind in config.get("layer_types") or ["full_attention"] * layers
-        )
+        kinds = config.get("layer_types")
+        kinds = kinds if kinds and isinstance(kinds, list) else ["full_attention"] * layers
+        return sum(a_token * kept.get(str(kind), 0) for kind in kinds)
 
 
 def config(facts: ModelFolder) -> Iterator[Finding]:
-    if not facts.model_config.get("architectures"):
+    if not facts.architecture:
         yield error(f"{facts.key}={facts.folder}: config.json names no architectures; take that of the base model")
 
 
@@ -113,8 +119,7 @@ MODEL_RULES = {"model.config": config, "model.weights": gathered("model"), "mode
 
 def known_to_vllm(facts: ModelFolder) -> Iterator[Finding]:
     """Findings about the architecture of a model that the installed vLLM is to run; none where there is no vLLM."""
-    known, names = vllm_architectures(), facts.model_config.get("architectures") or ()
-    name = str(next(iter(names), ""))
+    name, known = facts.architecture, vllm_architectures()
     if not name or not known or name in known:
         return
     where = f"{facts.key}={facts.folder}: architecture {name!r}"

@@ -8,6 +8,7 @@ Does not cover: choosing bge's instruction by the language of each query, as Fla
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ def most_tokens(folder: Path) -> int | None:
         _settings(folder, "config.json").get("max_position_embeddings"),
         _settings(folder, "tokenizer_config.json").get("model_max_length"),
     )
-    return min((int(limit) for limit in limits if isinstance(limit, int | float) and limit > 0), default=None)
+    numbers = [limit for limit in limits if isinstance(limit, int | float) and 0 < limit < math.inf]
+    return int(min(numbers)) if numbers else None
 
 
 def embedding_dimension(folder: Path, pooling: str) -> int | None:
@@ -128,7 +130,7 @@ def own_pooling(folder: Path) -> str | None:
     if not settings:
         return OWN_POOLING if (folder / "modules.json").is_file() else None
     modes = settings.get("pooling_mode") or [mode for key, mode in _RULES["pooling_flags"].items() if settings.get(key)]
-    return modes if isinstance(modes, str) else "+".join(modes) or "mean"
+    return "+".join(map(str, modes)) or "mean" if isinstance(modes, list) else str(modes)
 
 
 def spaced(instruction: str) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flashrag.generator import MODEL_RULES, ModelFolder, known_to_vllm
 from flashrag.generator.model_folder import EndTokens
@@ -88,6 +90,28 @@ def test_an_architecture_that_vllm_does_not_run(model, architectures, severity, 
     ((found_severity, _, message),) = found(model)
     assert found_severity is severity
     assert words in message
+
+
+@settings(
+    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
+@given(
+    name=st.sampled_from([
+        *("architectures", "max_position_embeddings", "rope_scaling", "layer_types", "num_hidden_layers", "head_dim"),
+        *("num_key_value_heads", "sliding_window", "vocab_size", "text_config", "eos_token_id", "auto_map"),
+    ]),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    ),
+)  # fmt: skip
+def test_any_value_in_the_configuration_is_read_or_told(tmp_path_factory, name, value):
+    model = shutil.copytree(BASE_MODEL, tmp_path_factory.mktemp("any") / "model")
+    change(model / "config.json", **{name: value})
+    facts = ModelFolder(model, "--model_path")
+    assert all(finding.message for finding in examine(RULES, facts))
+    facts.cache_bytes(10, 4)
+    shutil.rmtree(model)
 
 
 def test_code_of_its_own_has_to_be_allowed(model):
