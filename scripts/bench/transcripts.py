@@ -77,7 +77,7 @@ async def write_transcripts(
 
     def search(query: str, hits: Sequence[Hit]) -> Turn:
         documents, wait_s = [hit.document for hit in hits], rng.lognormvariate(math.log(MEDIAN_WAIT_S), WAIT_SIGMA)
-        spliced = fit_result(documents, codec.encode_text, MAX_RESULT_TOKENS, codec.special_tokens)
+        spliced = fit_result(documents, codec.encode_text, MAX_RESULT_TOKENS, codec.control_strings)
         assert spliced is not None, "a result's tags fit into its budget"
         sampled_ids = thought_and(f"<search> {query} </search>")
         return Turn(sampled_ids, query, tuple(hits), tuple(spliced.token_ids), wait_s)

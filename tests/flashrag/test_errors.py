@@ -78,6 +78,7 @@ LIGHT_MODULES = [
     "flashrag.metrics",
     "flashrag.pipeline",
     "flashrag.pipeline.methods",
+    "flashrag.episode.foreign",
     "flashrag.episode.prompt_ids",
     "flashrag.prompts",
     "flashrag.episode.format_rule",

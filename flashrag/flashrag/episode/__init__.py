@@ -4,7 +4,8 @@
     episode.py      the episode: segments with the source of every token, ids, loss mask, invariants
     run.py          the loop that runs an episode: sample, call a tool, splice in its result, repeat
     tool.py         the tools that a model can call, and the parser of its calls
-    result.py       makes foreign text harmless and fits it into a token budget
+    foreign.py      texts from outside: no control token comes out of them
+    result.py       fits foreign text into a token budget
     format_rule.py  finds the answer and checks the format
     prompt_ids.py   the token ids that a model starts from
     record.py       the trajectory: the saved record of one question
@@ -25,10 +26,11 @@ from flashrag.episode.episode import (
     ToolCall,
     check_invariants,
 )
+from flashrag.episode.foreign import neutralize
 from flashrag.episode.format_rule import FormatFault, find_answer, find_format_fault
-from flashrag.episode.prompt_ids import check_chat_template, encode_prompt, prompt_token_ids
+from flashrag.episode.prompt_ids import encode_prompt, prompt_note, prompt_rule, prompt_token_ids
 from flashrag.episode.record import FAILED, ITERATIONS, Failure, Step, StepKind, Trajectory, Usage, steps
-from flashrag.episode.result import fit_result, neutralize
+from flashrag.episode.result import fit_result
 from flashrag.episode.run import run_episode
 from flashrag.episode.tool import MAX_QUERY_CHARS, Tool, ToolResult
 
@@ -59,13 +61,14 @@ __all__ = [
     "ToolResult",
     "Trajectory",
     "Usage",
-    "check_chat_template",
     "check_invariants",
     "encode_prompt",
     "find_answer",
     "find_format_fault",
     "fit_result",
     "neutralize",
+    "prompt_note",
+    "prompt_rule",
     "prompt_token_ids",
     "run_episode",
     "steps",

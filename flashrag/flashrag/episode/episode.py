@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from flashrag.document import Passage
 from flashrag.episode.dialect import RESEARCH, Dialect
+from flashrag.episode.foreign import control_tokens
 from flashrag.episode.format_rule import FormatFault, find_answer, find_format_fault
 from flashrag.errors import ReSearchError
 
@@ -88,6 +89,7 @@ class Tokenizer(Protocol):
 
     all_special_ids: list[int]
     all_special_tokens: list[str]
+    added_tokens_decoder: dict[int, Any]
     unk_token_id: int | None
 
     def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]: ...
@@ -170,12 +172,15 @@ class EpisodeCodec:
         self.tokenizer = tokenizer
         self.dialect = dialect
         self.eos_token_ids = frozenset(eos_token_ids)
-        # The id for unknown words has no effect on a model, and a passage may hold such words: it counts as text.
-        self.special_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | self.eos_token_ids
-        self.special_tokens = tuple(tokenizer.all_special_tokens)
+        tokens = control_tokens(tokenizer)
+        self.control_strings = tuple(tokens.values())
+        # The tags around a result may be added tokens; `check_invariants` counts them. The id for unknown words has no
+        # effect on a model, and a passage may hold such words: it counts as text.
+        foreign_ids = {token_id for token_id, string in tokens.items() if string not in dialect.tags}
+        self.control_ids = frozenset(foreign_ids - {tokenizer.unk_token_id}) | self.eos_token_ids
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; the string of a special token is encoded as text."""
+        """Ids of plain text; the string of a token that is flagged special is encoded as text."""
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode_sampled(self, token_ids: Sequence[int]) -> str:
@@ -211,9 +216,8 @@ def _misalignment(episode: Episode) -> str | None:
 
 
 def _splice_fault(segment: Segment, codec: EpisodeCodec) -> str | None:
-    special = codec.special_ids.intersection(segment.token_ids)
-    if special:
-        return f"special tokens {sorted(special)} in the spliced result {segment.text!r}"
+    if live := codec.control_ids.intersection(segment.token_ids):
+        return f"control tokens {sorted(live)} in the spliced result {segment.text!r}"
     decoded = codec.tokenizer.decode(list(segment.token_ids), skip_special_tokens=False)
     tags = codec.dialect.pattern.findall(decoded)
     return None if tags == list(codec.dialect.result) else f"live tags {tags} in the spliced result {decoded!r}"

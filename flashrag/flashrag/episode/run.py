@@ -136,7 +136,7 @@ class _Run:
             episode.calls.append(ToolCall(call.argument, error=fault, tool=call.tool.name))
             return fit_notice(call.fault.message_for(call.tool), codec.encode_text, max_tokens, codec.dialect)
         result = await self._ask(call)
-        return fit_result(result.shown, codec.encode_text, max_tokens, codec.special_tokens, codec.dialect)
+        return fit_result(result.shown, codec.encode_text, max_tokens, codec.control_strings, codec.dialect)
 
     async def _ask(self, call: Call) -> ToolResult:
         """Call the tool and record the call. Raises `ToolError` and `DeadlinePassed`."""

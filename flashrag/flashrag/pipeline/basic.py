@@ -1,6 +1,7 @@
 """The base of every pipeline: answers many questions at once and scores each; a failed one does not stop others."""
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Any, ClassVar
 
 from flashrag.config import validated
 from flashrag.dataset import Question
-from flashrag.episode import Failure, Trajectory, check_chat_template
+from flashrag.episode import Failure, Trajectory, prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import score_answer
 from flashrag.pipeline.settings import PipelineSettings
@@ -39,8 +40,9 @@ class BasicPipeline(ABC):
         ):
             if needed and given is None:
                 raise UserError(f"{type(self).__name__} needs a {name}; see flashrag.utils.get_{name}")
-        if generator is not None and generator.tokenizer is not None and self.settings.apply_chat:
-            check_chat_template(generator.tokenizer)
+        tokenizer = None if generator is None else generator.tokenizer
+        if tokenizer is not None and (note := prompt_note(tokenizer, self.settings.apply_chat)):
+            print(f"note: {note}", file=sys.stderr)
         self.generator = generator
         self._retriever = retriever
 

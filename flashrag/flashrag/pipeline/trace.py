@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from flashrag.dataset import Question
-from flashrag.document import Document, Hit, Passage
+from flashrag.document import Hit, Passage
 from flashrag.episode import (
     FAILED,
     MAX_QUERY_CHARS,
@@ -19,7 +19,6 @@ from flashrag.episode import (
     Trajectory,
     Usage,
     encode_prompt,
-    neutralize,
 )
 from flashrag.errors import ReSearchError
 from flashrag.generator import Completion
@@ -133,11 +132,10 @@ class Trace:
         """The ids of the prompt, with as many of the first passages as still leave room for a short answer."""
         tokenizer, limit = self._generator.tokenizer, self._settings.generator_max_input_len
         reserve = min(wanted_tokens, _ROOM_TOKENS, limit // 4)
-        specials = tuple(tokenizer.all_special_tokens)
-        documents = tuple(Document(d.id, neutralize(d.contents, specials)) for d in prompt.documents)
         ids: list[int] = []
-        for count in range(len(documents), -1, -1):
-            ids = encode_prompt(tokenizer, replace(prompt, documents=documents[:count]), self._settings.apply_chat)
+        for count in range(len(prompt.documents), -1, -1):
+            shorter = replace(prompt, documents=prompt.documents[:count])
+            ids = encode_prompt(tokenizer, shorter, self._settings.apply_chat)
             if len(ids) + reserve <= limit:
                 return ids
         raise PromptTooLong(

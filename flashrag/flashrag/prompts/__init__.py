@@ -5,11 +5,18 @@ baselines.yaml  the prompts of the methods that ReSearch is compared with, and t
 research.py     the published project's prompts, by name; research.yaml has their words
 """
 
-from flashrag.prompts.research import PYTHON_TEMPLATE, chat_messages, check_template_name, render_prompt
+from flashrag.prompts.research import (
+    INSTRUCTIONS_OF,
+    PYTHON_TEMPLATE,
+    chat_messages,
+    check_template_name,
+    render_prompt,
+)
 from flashrag.prompts.template import BASELINES, Prompt, PromptTemplate
 
 __all__ = [
     "BASELINES",
+    "INSTRUCTIONS_OF",
     "PYTHON_TEMPLATE",
     "Prompt",
     "PromptTemplate",

@@ -304,25 +304,25 @@ def test_a_special_token_in_a_splice_is_a_violation(tokenizer: Any, ids: Any):
     codec = EpisodeCodec(tokenizer, [EOS])
     codec.encode_text = ids  # an encoder that does make special tokens from text
     text = " <result>\n<|im_end|>\n</result>"
-    with pytest.raises(InvariantViolation, match="special tokens"):
+    with pytest.raises(InvariantViolation, match="control tokens"):
         check_invariants(spliced(text, ids(text)), codec)
 
 
 @pytest.mark.asyncio
-async def test_special_tokens_that_cannot_be_broken_stay_text(tokenizer: Any, ids: Any):
-    """One of a single character, one with a space: neutralising leaves them, encoding must not see them."""
+async def test_a_special_token_that_cannot_be_broken_stays_text(tokenizer: Any, ids: Any):
+    """One of a single character is left as it is, one with a space is broken: encoding must see neither."""
     extended = copy.deepcopy(tokenizer)
     extended.add_tokens([AddedToken(token, special=True) for token in ("☃", "[end of turn]")])
     extended.extra_special_tokens = [*tokenizer.extra_special_tokens, "☃", "[end of turn]"]
     codec = EpisodeCodec(extended, [EOS])
-    assert {"☃", "[end of turn]"} <= set(codec.special_tokens)
+    assert {"☃", "[end of turn]"} <= set(codec.control_strings)
     passage = "a ☃ b [end of turn] c <|im_end|>"
-    assert len(set(extended.encode(passage, add_special_tokens=False)) & codec.special_ids) == 3
-    assert not set(codec.encode_text(passage)) & codec.special_ids
+    assert len(set(extended.encode(passage, add_special_tokens=False)) & codec.control_ids) == 3
+    assert not set(codec.encode_text(passage)) & codec.control_ids
     engine = Engine(ids(THINK_AND_SEARCH), [*ids(ANSWER), EOS])
     episode = await run_episode([1], engine, Index(Document("1", passage)), codec, LIMITS)
-    assert "a ☃ b [end of turn] c < |im_end|>" in episode.segments[1].text
-    assert not set(episode.segments[1].token_ids) & codec.special_ids
+    assert "a ☃ b [ end of turn] c < |im_end|>" in episode.segments[1].text
+    assert not set(episode.segments[1].token_ids) & codec.control_ids
 
 
 def test_segments_must_alternate(codec: EpisodeCodec):
@@ -358,4 +358,4 @@ async def test_no_passage_and_no_budget_breaks_an_episode(
     assert trained == whole[: len(trained)]
     assert len(episode.response_ids) <= budget
     spliced_ids = [token for token, mask in zip(episode.response_ids, episode.loss_mask, strict=True) if not mask]
-    assert not set(spliced_ids) & set(codec.special_ids)
+    assert not set(spliced_ids) & set(codec.control_ids)

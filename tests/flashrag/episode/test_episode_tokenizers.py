@@ -128,7 +128,7 @@ def check_texts(episode: Episode, codec: EpisodeCodec) -> None:
         if segment.source is Source.MODEL:
             assert segment.text == decoded
         else:
-            assert not set(ids) & (set(codec.special_ids))
+            assert not set(ids) & (set(codec.control_ids))
             assert codec.dialect.pattern.findall(decoded) == ["<result>", "</result>"]
             assert len(ids) <= 80
 
@@ -139,7 +139,7 @@ def check_texts(episode: Episode, codec: EpisodeCodec) -> None:
 def test_a_spliced_text_comes_back_from_its_ids(tokenizers: dict[str, Any], kind: str, passages: list[str]):
     codec = EpisodeCodec(tokenizers[kind], [tokenizers[kind].eos_token_id])
     documents = [Document(str(number), passage) for number, passage in enumerate(passages)]
-    spliced = fit_result(documents, codec.encode_text, 100_000, codec.special_tokens)
+    spliced = fit_result(documents, codec.encode_text, 100_000, codec.control_strings)
     assert spliced is not None
     decoded = codec.tokenizer.decode(spliced.token_ids, skip_special_tokens=False)
     # Qwen2's tokenizer composes characters, Llama's writes its own sign for a space as one.

@@ -81,9 +81,10 @@ def test_text_is_changed_only_where_it_would_act(text: str, harmless: str):
 
 
 def test_special_tokens_of_any_shape_end():
-    # "AB" and "BC" overlap in "ABC"; one character cannot be broken; one with a space could be made by breaking.
-    assert neutralize("ABC", ("AB", "BC")) == "A B C"  # two passes
-    assert neutralize("a b", ("a", "a b")) == "a b"
+    # "AB" and "BC" overlap in "ABC"; one character cannot be broken; breaking "ab" makes "a b", which is broken again.
+    assert neutralize("ABC", ("AB", "BC")) == "A B C"
+    assert neutralize("a", ("a",)) == "a"
+    assert neutralize("ab", ("ab", "a b")) == "a  b"
 
 
 ALPHABET = st.sampled_from(

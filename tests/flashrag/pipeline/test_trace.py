@@ -48,6 +48,61 @@ async def test_a_special_token_in_a_passage_is_text(make, server, index, questio
     assert "before < |endoftext|> after" in server.asked[0].prompt
 
 
+END = "<|im_end|>"
+ACTING = {  # what a model writes first in each method that lets it ask
+    "research": ["<search> a </search>", "\\boxed{a}"],
+    "search-r1": ["<search> a </search>", "<answer> a </answer>"],
+    "search-o1": ["<|begin_search_query|> a <|end_search_query|>", f"**Final Information** {END} a", "\\boxed{a}"],
+    "self-ask": ["Follow up: a?", "So the final answer is: a"],
+    "flare": [Reply(tokens=[("It is a.", -3.0)]), "So the answer is: a"],
+    "iterretgen": ["a", "a", "a"],
+    "ircot": ["It is a.", "So the answer is: a"],
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("chat_template")
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if spec.pipeline.needs_generator])
+async def test_a_control_token_in_a_question_or_a_passage_is_text_in_every_method(make, server, index, method: str):
+    passage = Document("1", f'"T {END}"\nof {END} and </tool_call>')
+    question = Question("q", f"Who {END} is?", ("a",), {"supporting_titles": [f"T {END}"]})
+    index.passages = {query: [passage] for query in [question.question, "a", "a?", "It is a.", f"T {END}"]}
+    index.passages[f"{question.question} a"] = [passage]
+    server.replies = ACTING.get(method, ["a"])
+    await make(method, apply_chat=True).answer(question)
+    assert server.replies == []
+    for asked in server.asked:
+        turns, _, response = asked.prompt.rpartition("<|im_start|>assistant\n")
+        assert turns.count(END) == turns.count("<|im_start|>")  # the template's own
+        assert END not in response
+    texts = "".join(asked.prompt for asked in server.asked)
+    assert "Who < |im_end|> is?" in texts
+    assert "of < |im_end|> and" in texts or method == "zero-shot"
+
+
+@pytest.mark.asyncio
+async def test_a_chat_template_without_a_system_role_is_told_once(make, server, question, tokenizer, capsys):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m.role }}] {{ m.content }}{% endfor %}"
+    )
+    try:
+        server.replies = ["King Wu"] * 2
+        pipeline = make("zero-shot", apply_chat=True)
+        for _ in range(2):
+            await pipeline.answer(question)
+        tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+        with pytest.raises(UserError, match=r"\(TemplateError: roles must alternate\)"):
+            make("naive", apply_chat=True)
+    finally:
+        tokenizer.chat_template = None
+    assert capsys.readouterr().err.count("note: the chat template refuses a system message") == 1
+    assert server.asked[0].prompt == (
+        "[user] Answer the question based on your own knowledge. Only give me the answer and do not output any other "
+        "words.\n\nQuestion: Who was the first king of Zhou?"
+    )
+
+
 @pytest.mark.asyncio
 async def test_a_chat_server_gets_messages(make, server, question):
     server.replies = ["King Wu"]

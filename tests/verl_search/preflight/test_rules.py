@@ -14,6 +14,7 @@ from tests.verl_search.composing import composed
 from verl_search.preflight import rules, sizes
 from verl_search.preflight.facts import Asked, TrainingFacts, fits
 
+BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 MODEL = ModelFacts("Qwen2ForCausalLM", 1024, 4, 1000, 1_000_000, 64 * 2**20, 4_000_000)
 
 
@@ -56,6 +57,25 @@ def test_prompts_that_are_too_long(overrides, too_long, severity, words):
     assert words in message
 
 
+@pytest.mark.parametrize(
+    ("template", "severity", "words"),
+    [
+        (None, Severity.ERROR, "apply_chat=true, but the tokenizer has no chat template"),
+        ("{{ raise_exception('roles must alternate') }}", Severity.ERROR, "(TemplateError: roles must alternate)"),
+        ("{{ messages[-1].content }}", Severity.NOTE, "the chat template leaves a system message out, so"),
+    ],
+)
+def test_a_chat_template_is_tried_before_anything_starts(template: str | None, severity: Severity, words: str):
+    """The model's own, or the one that is given for it."""
+    model = [f"actor_rollout_ref.model.path='{BASE_MODEL}'", "search.url=http://127.0.0.1:1"]
+    given = [] if template is None else [f'actor_rollout_ref.model.custom_chat_template="{template}"']
+    ((found, message),) = told(rules.chat_template_renders, *model, *given, "search.apply_chat=true")
+    assert found is severity
+    assert words in message
+    assert "\n" not in message
+    assert told(rules.chat_template_renders, *model, *given, "search.apply_chat=false") == []
+
+
 def test_only_prompts_that_could_be_too_long_are_encoded():
     encoded: list[str] = []
 
@@ -66,6 +86,8 @@ def test_only_prompts_that_could_be_too_long_are_encoded():
     # 10 tokens of template and 5 bytes fit into 15 for sure; 6 bytes may be 6 tokens, and are 3.
     assert fits(["12345", "123456", "1" * 12, "é" * 3], prompt_ids, 15) == [True, True, False, True]
     assert encoded == ["", "123456", "1" * 12, "é" * 3]
+    # "<s>" may become "< s>": 4 tokens of 3 bytes.
+    assert fits(["<s>"], lambda question: [0] * (10 + len(question.replace("<s>", "< s>"))), 13) == [False]
 
 
 def test_validation_on_training_questions():

@@ -278,7 +278,7 @@ def test_a_violated_invariant_stops_the_run_and_leaves_the_trajectory_in_a_file(
         loop.shared.codec.encode_text = lambda text: [loop.tokenizer.eos_token_id, len(text)]  # type: ignore[method-assign]
         await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
 
-    with pytest.raises(ReSearchError, match=r"not token-exact .*special tokens \[0\]"):
+    with pytest.raises(ReSearchError, match=r"not token-exact .*control tokens \[0\]"):
         asyncio.run(run())
     (file,) = tmp_path.glob("violations/*.json")
     (reason,) = stop_reasons

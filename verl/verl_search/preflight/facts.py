@@ -3,6 +3,7 @@
 No engine, no torch. Does not cover: judging the facts (rules.py, settings_rules.py).
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -92,7 +93,9 @@ class TrainingFacts:
 
     @fact
     def tokenizer(self) -> Any:
-        return load_tokenizer(str(self.model_folder or self.model_path), MODEL_KEY)
+        tokenizer = load_tokenizer(str(self.model_folder or self.model_path), MODEL_KEY)
+        tokenizer.chat_template = self.config.actor_rollout_ref.model.custom_chat_template or tokenizer.chat_template
+        return tokenizer
 
     @fact
     def server(self) -> dict[str, Any]:
@@ -173,11 +176,13 @@ def _question(record: Record, index: int, left_out: Counter[str], prompt_key: st
 def fits(questions: Sequence[str], prompt_ids: Callable[[str], list[int]], max_tokens: int) -> list[bool]:
     """For each question, whether its prompt has at most `max_tokens`. Only those that may have more are encoded.
 
-    A token holds at least one byte of the normalised text, so a question of few bytes fits for sure.
+    A token holds at least one byte of the normalised text, to which a space is added for each control token in it: at
+    most one for each sign that is no letter, digit or white space. So a question of few bytes fits for sure.
     """
     around = len(prompt_ids("")) if questions else 0
+    texts = [unicodedata.normalize("NFKC", question) for question in questions]
     return [
-        around + len(unicodedata.normalize("NFKC", question).encode()) <= max_tokens
+        around + len(text.encode()) + len(re.findall(r"[^\w\s]", text)) <= max_tokens
         or len(prompt_ids(question)) <= max_tokens
-        for question in questions
+        for question, text in zip(questions, texts, strict=True)
     ]

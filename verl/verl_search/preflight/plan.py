@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from flashrag.document import Document
-from flashrag.episode import EpisodeCodec, fit_result
+from flashrag.episode import EpisodeCodec, fit_result, prompt_rule
 from flashrag.generator import eos_token_ids
 from flashrag.preflight import Plan, gib
 from flashrag.system.machine import count_gpus, library_versions
@@ -86,7 +86,8 @@ def server(facts: TrainingFacts) -> str:
 def prompt(facts: TrainingFacts) -> str:
     ids, settings = facts.train.first_prompt_ids, facts.settings
     chat = ", as a chat" if settings.apply_chat else ""
-    return f"{settings.prompt_template_name}{chat}, {len(ids)} tokens\n" + facts.tokenizer.decode(ids)
+    rule = prompt_rule(facts.tokenizer, settings.apply_chat)
+    return f"{settings.prompt_template_name}{chat}, {len(ids)} tokens; {rule}\n" + facts.tokenizer.decode(ids)
 
 
 def example(facts: TrainingFacts) -> Text:
@@ -97,7 +98,7 @@ def example(facts: TrainingFacts) -> Text:
     question, dialect = facts.train.questions[0], facts.settings.dialect()
     codec = EpisodeCodec(facts.tokenizer, eos_token_ids(facts.tokenizer, facts.model_path), dialect)
     document = Document("1", '"A title"\nA passage that the search returns.')
-    result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.special_tokens, dialect)
+    result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.control_strings, dialect)
     searched = f" <think> I look it up. </think> <search> {question.question} </search>"
     answer = rf" <answer> The final answer is \[ \boxed{{{question.golden_answers[0]}}} \] </answer>"
     segments = [

@@ -6,7 +6,7 @@ Rules about settings alone stand in settings_rules.py.
 import os
 from collections.abc import Iterator
 
-from flashrag.episode import check_chat_template
+from flashrag.episode import prompt_note
 from flashrag.generator import ModelFolder, end_tokens_agree
 from flashrag.preflight import (
     MACHINE_RULES,
@@ -121,9 +121,9 @@ def questions_are_no_prompts(facts: TrainingFacts) -> Iterator[Finding]:
             )
 
 
-def chat_template_is_there(facts: TrainingFacts) -> None:
-    if facts.settings.apply_chat:
-        check_chat_template(facts.tokenizer)
+def chat_template_renders(facts: TrainingFacts) -> Iterator[Finding]:
+    if moved := prompt_note(facts.tokenizer, facts.settings.apply_chat):
+        yield note(moved)
 
 
 def sequence_fits_the_model(facts: TrainingFacts) -> Iterator[Finding]:
@@ -186,7 +186,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.sandbox": sandbox_works,
     "model.files": model_is_there,
     "model.end-tokens": sequences_end,
-    "model.chat-template": chat_template_is_there,
+    "model.chat-template": chat_template_renders,
     "model.positions": sequence_fits_the_model,
     "model.heads": heads_divide,
     "model.bucket": bucket_is_large_enough,
