@@ -8,6 +8,7 @@ from evaluation.preflight.servers import ServedModel
 from evaluation.run.auto_serve import served_tokens, weight_bytes
 from evaluation.run.folder import without_passwords
 from evaluation.scores.scoring import METRICS
+from flashrag.episode import prompt_rule
 from flashrag.pipeline import METHODS
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.preflight import Plan, checked_command, free_bytes, gib
@@ -32,6 +33,10 @@ def _prompt_name(facts: EvalFacts) -> str:
     settings = facts.settings
     name = settings.prompt_template_name if settings.method_name == "research" else f"that of {settings.method_name}"
     return f"{name}, {'in the chat template' if settings.apply_chat else 'as plain text'}"
+
+
+def _prompt_rule(facts: EvalFacts) -> str:
+    return NOT_ASKED if facts.tokenizer is None else prompt_rule(facts.tokenizer, facts.settings.apply_chat)
 
 
 def _budgets(facts: EvalFacts) -> str:
@@ -149,6 +154,7 @@ PLAN: Plan[EvalFacts] = {
     "method": {
         "name": _method,
         "prompt": _prompt_name,
+        "prompt rule": _prompt_rule,
         "budgets": _budgets,
         "sampling": lambda facts: facts.settings.generation_params.model_dump_json(exclude_none=True),
         "metrics": _metrics,

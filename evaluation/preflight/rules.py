@@ -10,12 +10,13 @@ from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel, api_key
 from evaluation.run.auto_serve import served_tokens, weight_bytes
 from evaluation.scores.judge import KEY_VARIABLES
 from evaluation.scores.scoring import RECALL
+from flashrag.episode import prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline import OraclePassagesPipeline, ReSearchPipeline
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.pipeline.bounds import supporting_passages
-from flashrag.preflight import MACHINE_RULES, Finding, Rule, error, gib, output_folder, question_findings, warning
+from flashrag.preflight import MACHINE_RULES, Finding, Rule, error, gib, note, output_folder, question_findings, warning
 from flashrag.prompts import PYTHON_TEMPLATE
 from flashrag.system.engine import ModelServerOptions, chosen_engine
 from flashrag.system.machine import count_gpus
@@ -82,6 +83,8 @@ def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
                 "them, and they count as failed"
             )
     assert facts.pipeline
+    if facts.tokenizer is not None and (moved := prompt_note(facts.tokenizer, settings.apply_chat)):
+        yield note(moved)
 
 
 def prompts_fit(facts: EvalFacts) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """The base of every pipeline: answers many questions at once and scores each; a failed one does not stop others."""
 
 import asyncio
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,9 +39,8 @@ class BasicPipeline(ABC):
         ):
             if needed and given is None:
                 raise UserError(f"{type(self).__name__} needs a {name}; see flashrag.utils.get_{name}")
-        tokenizer = None if generator is None else generator.tokenizer
-        if tokenizer is not None and (note := prompt_note(tokenizer, self.settings.apply_chat)):
-            print(f"note: {note}", file=sys.stderr)
+        if generator is not None and generator.tokenizer is not None and self.settings.apply_chat:
+            prompt_note(generator.tokenizer, apply_chat=True)  # raises now, not at every question
         self.generator = generator
         self._retriever = retriever
 

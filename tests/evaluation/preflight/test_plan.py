@@ -58,6 +58,7 @@ def test_a_new_run(check: Callable[..., Any], arguments: list[str], tokenizer: A
     assert plan["used"] == "2 of 3 (test_sample_num, the first ones)"
     assert plan["name"] == "research: thinks and searches in turn, as trained here (arXiv 2503.19470)"
     assert plan["prompt"] == "qa_template, as plain text"
+    assert plan["prompt rule"] == "begins without a BOS; plain text without a chat template"
     assert plan["tokens"] == str(len(prompt_token_ids(tokenizer, "Who was the first king of Zhou?")))
     assert "User: Who was the first king of Zhou? Assistant:\n" in out
     assert plan["model"] == f"{small_servers.flags['sgl_remote_url']}: zhou, 4096 tokens"

@@ -1,5 +1,6 @@
 """Each rule over facts that are made up, but for the settings, the questions and the tokenizer."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -93,6 +94,14 @@ def test_keys_that_do_not_fit(keys, severity, rule, words, facts_of: Callable[..
     if keys.get("generator_max_input_len") == 1000:  # both rules of the budget apply
         findings = findings[:1]
     check_one(findings, severity, rule, words)
+
+
+def test_instructions_in_the_user_message_are_told(facts_of: Callable[..., EvalFacts], tokenizer: Any):
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = refuses
+    findings = found(facts_of({"apply_chat": "true"}, tokenizer=own))
+    check_one(findings, "note", "method", "the chat template refuses a system message, so the instructions begin")
 
 
 @pytest.mark.parametrize(

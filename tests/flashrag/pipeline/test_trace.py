@@ -81,7 +81,7 @@ async def test_a_control_token_in_a_question_or_a_passage_is_text_in_every_metho
 
 
 @pytest.mark.asyncio
-async def test_a_chat_template_without_a_system_role_is_told_once(make, server, question, tokenizer, capsys):
+async def test_a_chat_template_without_a_system_role_gets_a_user_message(make, server, question, tokenizer):
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         "[{{ m.role }}] {{ m.content }}{% endfor %}"
@@ -96,7 +96,6 @@ async def test_a_chat_template_without_a_system_role_is_told_once(make, server, 
             make("naive", apply_chat=True)
     finally:
         tokenizer.chat_template = None
-    assert capsys.readouterr().err.count("note: the chat template refuses a system message") == 1
     assert server.asked[0].prompt == (
         "[user] Answer the question based on your own knowledge. Only give me the answer and do not output any other "
         "words.\n\nQuestion: Who was the first king of Zhou?"
