@@ -19,6 +19,7 @@ from flashrag.client import RetrievalClient, check_addresses, check_server
 from flashrag.client.reply import Retryable
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.generator.server import find_served_model
+from flashrag.system.network import ask, detour
 
 ANSWER_S = 5.0
 REFUSALS = range(400, 500)
@@ -67,7 +68,7 @@ def _json(url: str, key: str | None = None, body: dict[str, Any] | None = None) 
     """A JSON object that a server may or may not offer."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        reply = httpx.request("POST" if body else "GET", url, json=body, timeout=ANSWER_S, headers=headers)
+        reply = ask(url, timeout_s=ANSWER_S, headers=headers, body=body)
         content = reply.json() if reply.is_success else None
     except (httpx.HTTPError, ValueError):
         return None
@@ -178,10 +179,11 @@ class JudgeReply(NamedTuple):
 
 def ask_judge(settings: JudgeSettings) -> JudgeReply:
     headers = {"Authorization": f"Bearer {api_key(*KEY_VARIABLES) or 'EMPTY'}"}
+    url = f"{settings.url}/models"
     try:
-        reply = httpx.get(f"{settings.url}/models", timeout=ANSWER_S, headers=headers)
+        reply = ask(url, timeout_s=ANSWER_S, headers=headers)
     except httpx.HTTPError as error:
-        return JudgeReply(None, f"{type(error).__name__} {error}".strip(), ())
+        return JudgeReply(None, f"{type(error).__name__} {error}".strip() + detour(url), ())
     try:
         names = tuple(str(card["id"]) for card in reply.json()["data"])
     except (ValueError, KeyError, TypeError):

@@ -32,7 +32,7 @@ from flashrag.client import RetrievalClient
 from flashrag.errors import SearchError, exit_on_user_error
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.local_server import LOOPBACK, free_port
-from flashrag.system.network import get
+from flashrag.system.network import ask
 from scripts.bench.answers import Ranking, Truth, direct_truth
 from scripts.bench.inputs import IndexOptions, read_unique_questions
 from scripts.bench.servers import TOP_N, Server, our_server
@@ -144,7 +144,7 @@ class Soak:
         gauges: dict[str, str] = {}
         for _ in range(SETTLE_S):
             time.sleep(1.0)
-            gauges = dict(re.findall(r"^(rag_\w+) (\S+)$", get(f"{server.url}/metrics", timeout_s=30).text, re.M))
+            gauges = dict(re.findall(r"^(rag_\w+) (\S+)$", ask(f"{server.url}/metrics", timeout_s=30).text, re.M))
             if (
                 float(gauges["rag_queue_queries"]) == 0
                 and gauges["rag_retrievers_available"] == gauges["rag_retrievers"]

@@ -12,7 +12,7 @@ import httpx
 from flashrag.client.balancing import authorization, check_addresses
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.errors import UserError
-from flashrag.system.network import detour, get
+from flashrag.system.network import ask, detour
 
 REMEDY = "start one with: python rag_serving/serving.py --config rag_serving/serving_config.yaml --port P"
 _log = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ def check_server(url: str | Sequence[str], *, timeout_s: float = 5.0, key: str =
 def _health_or_problem(url: str, timeout_s: float, given: str) -> httpx.Response | str:
     """The server's /health reply, or the reason why the server cannot be used."""
     try:
-        health = get(f"{url}/health", timeout_s=timeout_s)
+        health = ask(f"{url}/health", timeout_s=timeout_s)
         # /health is open to everyone; /metrics asks for the token, as the search routes do.
-        metrics = get(f"{url}/metrics", timeout_s=timeout_s, headers=authorization())
+        metrics = ask(f"{url}/metrics", timeout_s=timeout_s, headers=authorization())
     except httpx.RequestError as error:
         return f"no retrieval server answers at {given} ({type(error).__name__} {error}){detour(url)}"
     if '"loading"' in health.text and health.status_code == httpx.codes.SERVICE_UNAVAILABLE:

@@ -11,7 +11,7 @@ import httpx
 from flashrag.errors import UserError
 from flashrag.generator.model_folder import check_model_path, eos_token_ids, load_tokenizer
 from flashrag.generator.settings import Framework, GeneratorSettings
-from flashrag.system.network import detour, get
+from flashrag.system.network import ask, detour
 
 if TYPE_CHECKING:
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
@@ -66,7 +66,7 @@ def find_served_model(settings: GeneratorSettings, api_key: str) -> str:
 def _model_cards(settings: GeneratorSettings, api_key: str) -> list[dict[str, Any]]:
     url = f"{settings.api_base_url}/models"
     try:
-        response = get(url, timeout_s=5.0, headers={"Authorization": f"Bearer {api_key}"})
+        response = ask(url, timeout_s=5.0, headers={"Authorization": f"Bearer {api_key}"})
     except httpx.TransportError as error:
         raise UserError(
             f"no model server answers at sgl_remote_url={settings.sgl_remote_url} ({error}){detour(url)}; {_REMEDY}"

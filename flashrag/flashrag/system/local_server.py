@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from flashrag.errors import ReSearchError, UserError
-from flashrag.system.network import get
+from flashrag.system.network import ask
 from flashrag.system.processes import start_process, stop_process, tail
 
 LOOPBACK = "127.0.0.1"
@@ -92,7 +92,7 @@ def _wait_until_healthy(process: subprocess.Popen, url: str, log_path: Path, tim
                 f"the server ended with exit code {process.returncode}; {log_path} ends:\n{tail(log_path)}"
             )
         with contextlib.suppress(httpx.TransportError):
-            if get(f"{url}/health", timeout_s=5.0).is_success:
+            if ask(f"{url}/health", timeout_s=5.0).is_success:
                 return
         time.sleep(POLL_S)
     raise ServerFailed(f"no healthy server at {url} after {timeout_s:.0f} s; {log_path} ends:\n{tail(log_path)}")

@@ -98,10 +98,10 @@ def client_settings(url: str, environ: Mapping[str, str] | None = None) -> dict[
     return {"proxy": "http://unused.invalid", "mounts": {"all://": None}}
 
 
-def get(url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None) -> httpx.Response:
-    """A single GET; raises `httpx.TransportError`, and `UserError` for an unusable proxy."""
+def ask(url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None, body: Any = None) -> httpx.Response:
+    """A single request: a GET, or a POST of a JSON body. Raises `httpx.HTTPError`; `UserError` for a bad proxy."""
     with httpx.Client(timeout=timeout_s, **client_settings(url)) as client:
-        return client.get(url, headers=headers)
+        return client.request("GET" if body is None else "POST", url, headers=headers, json=body)
 
 
 def detour(url: str, environ: Mapping[str, str] | None = None) -> str:

@@ -1,6 +1,7 @@
 """The way to an address: straight for this machine, else by the environment's proxy; real proxies carry or refuse."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,11 @@ from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.generator import GeneratorSettings, load_generator
 from flashrag.generator.openai_completion import OpenAICompletionGenerator
 from flashrag.system.local_server import serving
-from flashrag.system.network import client_settings, direct_environment, get, is_this_machine, own_addresses, proxy_for
+from flashrag.system.network import ask, client_settings, direct_environment, is_this_machine, own_addresses, proxy_for
 from flashrag.system.processes import start_process
 from tests.proxies import HttpProxy, SocksProxy, clear_proxies, running
 
+REPOSITORY = Path(__file__).parents[3]
 VARIABLES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 FAR = "http://retrieval.test:8000"  # known to no name server
 
@@ -71,7 +73,7 @@ def generator_settings(url: str) -> GeneratorSettings:
     return GeneratorSettings.model_validate(values)
 
 
-async def ask(url: str) -> list[str]:
+async def answers(url: str) -> list[str]:
     """What the retrieval client and the model client get at an address."""
     async with RetrievalClient(url, max_attempts=1) as client:
         (document,) = await client.search("How many?")
@@ -92,7 +94,7 @@ async def test_loopback_never_goes_through_a_proxy(
     if no_proxy:
         monkeypatch.setenv("NO_PROXY", no_proxy)
     check_server(near_url)
-    assert await ask(near_url.replace("127.0.0.1", "localhost")) == ["How many?", "42"]
+    assert await answers(near_url.replace("127.0.0.1", "localhost")) == ["How many?", "42"]
     assert refusing.asked == []
 
 
@@ -103,7 +105,7 @@ async def test_loopback_works_whatever_the_proxy_variables_hold(
 ):
     monkeypatch.setenv("ALL_PROXY", value)
     check_server(near_url)
-    assert await ask(near_url) == ["How many?", "42"]
+    assert await answers(near_url) == ["How many?", "42"]
 
 
 @pytest.mark.asyncio
@@ -111,7 +113,7 @@ async def test_other_addresses_go_through_the_proxy(near_url: str, monkeypatch: 
     with running(HttpProxy(target=near_url)) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         check_server(FAR)
-        assert await ask(FAR) == ["How many?", "42"]
+        assert await answers(FAR) == ["How many?", "42"]
     assert f"POST {FAR}/search" in proxy.asked and f"POST {FAR}/v1/chat/completions" in proxy.asked
 
 
@@ -121,7 +123,7 @@ async def test_other_addresses_go_through_a_socks_proxy(near_url: str, monkeypat
     with running(SocksProxy(near_url)) as proxy:
         monkeypatch.setenv("ALL_PROXY", proxy.url.replace("socks5", "socks5h"))
         check_server(FAR)
-        assert await ask(FAR) == ["How many?", "42"]
+        assert await answers(FAR) == ["How many?", "42"]
     assert set(proxy.asked) == {"retrieval.test"}
 
 
@@ -295,4 +297,18 @@ def test_our_own_servers_are_waited_for_without_a_proxy(
     with serving([sys.executable, "-c", "input()"], near_url, tmp_path / "log", timeout_s=1.0):
         pass
     assert refusing.asked == []
-    assert get(f"{near_url}/health", timeout_s=5.0).is_success
+    assert ask(f"{near_url}/health", timeout_s=5.0).is_success
+
+
+def test_every_client_of_ours_follows_the_rule():
+    """httpx by itself reads the proxy variables for loopback too, and takes no unusable one."""
+    made = re.compile(r"\bhttpx\.(get|post|request|stream|Client|AsyncClient)\(|\burlopen\(|\brequests\.(get|post)\(")
+    rooms = ("flashrag/flashrag", "verl/verl_search", "rag_serving", "evaluation", "training", "scripts")
+    free = [
+        f"{path.relative_to(REPOSITORY)}: {line.strip()}"
+        for room in rooms
+        for path in (REPOSITORY / room).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if made.search(line) and "client_settings(" not in line and "trust_env=False" not in line
+    ]
+    assert free == []

@@ -119,6 +119,7 @@ def test_a_dead_address_is_refused_at_once():
 
 def test_a_left_behind_address_file_is_refused_for_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # whatever else runs on the machine
     auto = choose_ray({"RAY_ADDRESS": "auto"}, None, 1)
     with pytest.raises(UserError, match="RAY_ADDRESS=auto, but no Ray cluster runs on this machine"):
         check_ray(auto, NEEDS)
