@@ -1,9 +1,10 @@
 """A corpus of passages: FlashRAG's jsonl, copied once into an Arrow file that is memory-mapped.
 
-The Arrow file is a cache named after the SHA-256 of the jsonl, so a changed corpus is never served from an old cache.
-It is in the folder of the index; if that is read-only, it is in a temporary folder that is removed when the process
-ends. Fields other than `id` and `contents` are dropped. Ids must be unique.
-Does not cover: compressed corpora (decompress first), images.
+The jsonl may be compressed (.gz, .xz, .zst). The Arrow file is a cache named after the SHA-256 of the file as it is
+given, so a changed corpus is never served from an old cache. It is in the folder of the index; if that is read-only, it
+is in a temporary folder that is removed when the process ends. Fields other than `id` and `contents` are dropped. Ids
+must be unique.
+Does not cover: archives of several files, images.
 """
 
 import atexit
@@ -23,9 +24,11 @@ from pydantic import BaseModel, Field, ValidationError
 from flashrag.config import first_problem
 from flashrag.document import Document, Hit
 from flashrag.errors import UserError
+from flashrag.records import unpacked
 from flashrag.system.files import staged
 
 EXPECTED_LINE = '{"id": "…", "contents": "\\"Title\\"\\ntext"}'
+EXPECTED_FILE = f"a jsonl file with one {EXPECTED_LINE} a line, as it is or as .gz, .xz or .zst"
 SCHEMA = pa.schema([("id", pa.string()), ("contents", pa.string())])
 ROWS_PER_BATCH = 8192
 BYTES_PER_BATCH = 64 << 20  # an Arrow string column holds 2 GiB at most; passages can be long
@@ -71,7 +74,7 @@ class Corpus:
 def open_corpus(path: Path, cache_parent: Path) -> Corpus:
     """The corpus at `path`, through a cache under `cache_parent`; raises a UserError that names the first bad line."""
     if not path.is_file():
-        raise UserError(f"corpus_path: no file at {path}; give a jsonl file with one {EXPECTED_LINE} a line")
+        raise UserError(f"corpus_path: no file at {path}; give {EXPECTED_FILE}")
     sha256 = file_sha256(path)
     cache = cache_parent / CACHE_FOLDER / f"{sha256[:32]}.arrow"
     table = _mapped(cache)
@@ -96,13 +99,16 @@ class CorpusLine(BaseModel):
 
 def read_lines(path: Path) -> Iterator[tuple[int, CorpusLine]]:
     """Every line that is not blank, with its number; raises a UserError with the number of the first bad one."""
-    with path.open("rb") as file:  # read as bytes, so that only \n ends a line, not U+2028 or a form feed
+    with unpacked(
+        path, "corpus_path: "
+    ) as file:  # read as bytes, so that only \n ends a line, not U+2028 or a form feed
         for number, line in enumerate(file, start=1):
             try:
                 if line.strip():
                     yield number, CorpusLine.model_validate_json(line.removeprefix(codecs.BOM_UTF8))
             except ValidationError as error:
-                problem = f"{first_problem(error, CorpusLine)}; expected {EXPECTED_LINE}"
+                expected = EXPECTED_FILE if number == 1 else EXPECTED_LINE
+                problem = f"{first_problem(error, CorpusLine)}; expected {expected}"
                 raise UserError(f"corpus_path: {path} line {number}: {problem}") from error
 
 

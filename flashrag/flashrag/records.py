@@ -11,11 +11,13 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 from flashrag.errors import UserError
 
+BUFFER_BYTES = 1 << 20  # of .zst: the default halves the speed
 EXPECTED_FILE = "a .jsonl, .json or .parquet file (JSON also as .gz, .xz or .zst)"
 
 
@@ -33,7 +35,7 @@ class Record(NamedTuple):
 def _open_zstd(path: Path) -> BinaryIO:
     import pyarrow
 
-    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"), BUFFER_BYTES)
 
 
 _OPENERS: Mapping[str, Callable[[Path], Any]] = {
@@ -65,16 +67,35 @@ def read_records(path: Path, fields: Collection[str] | None = None) -> Iterator[
         raise UserError(f"{path} is not a file; give {EXPECTED_FILE}")
     if record_file_stem(path.name) is None:
         raise UserError(f"{path} ends with {path.suffix!r}; give {EXPECTED_FILE}")
-    try:
-        if path.suffix == ".parquet":
+    if path.suffix == ".parquet":
+        with _read(path):
             yield from _rows(path, fields)
-            return
-        packing = path.suffix if path.suffix in _OPENERS else ""
-        with _OPENERS[packing](path) as file:
-            has_lines = path.name.removesuffix(packing).endswith(".jsonl")
-            yield from _lines(file) if has_lines else _listed(file.read(), path)
+        return
+    with unpacked(path) as file:
+        has_lines = path.name.removesuffix(_packing(path)).endswith(".jsonl")
+        yield from _lines(file) if has_lines else _listed(file.read(), path)
+
+
+@contextmanager
+def unpacked(path: Path, key: str = "") -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where its ending is .gz, .xz or .zst.
+
+    If the file cannot be read, or its archive is not whole, the block ends with a `UserError` that begins with `key`.
+    """
+    with _read(path, key), _OPENERS[_packing(path)](path) as file:
+        yield file
+
+
+@contextmanager
+def _read(path: Path, key: str = "") -> Iterator[None]:
+    try:
+        yield
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); download it again, or unpack it") from error
+        raise UserError(f"{key}{path} cannot be read ({error}); download it again, or unpack it") from error
+
+
+def _packing(path: Path) -> str:
+    return path.suffix if path.suffix in _OPENERS else ""
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[Record]:

@@ -1,3 +1,6 @@
+import codecs
+import gzip
+import hashlib
 import json
 import os
 import resource
@@ -14,6 +17,7 @@ from flashrag.corpus import CACHE_FOLDER, open_corpus, read_lines
 from flashrag.document import Document
 from flashrag.errors import UserError
 from flashrag.system.files import staged
+from tests.flashrag.test_records import PACKINGS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but halves of surrogate pairs
 
@@ -205,3 +209,41 @@ def test_a_staged_folder_gets_ordinary_permissions(tmp_path):
     with staged(tmp_path / "folder") as place:
         place.mkdir()
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("as_published", [bytes, lambda content: codecs.BOM_UTF8 + content.replace(b"\n", b"\r\n")])
+def test_a_compressed_corpus_is_read_as_the_plain_one_is(tmp_path, packing, as_published):
+    plain = write_corpus(tmp_path / "plain.jsonl", ADVERSARIAL)
+    packed = tmp_path / f"c.jsonl{packing}"
+    packed.write_bytes(PACKINGS[packing](as_published(plain.read_bytes())))
+    corpus = open_corpus(packed, tmp_path)
+    assert [corpus[row] for row in range(len(corpus))] == [Document(str(n), text) for n, text in enumerate(ADVERSARIAL)]
+    assert corpus.sha256 == hashlib.sha256(packed.read_bytes()).hexdigest()  # of the file as it is given
+
+
+@pytest.mark.parametrize("packing", [packing for packing in PACKINGS if packing])
+def test_an_archive_that_is_not_whole_is_refused_and_leaves_nothing(tmp_path, packing):
+    plain = write_corpus(tmp_path / "c.jsonl", [f"{number} word " * 50 for number in range(2000)])
+    whole = PACKINGS[packing](plain.read_bytes())
+    packed = tmp_path / f"c.jsonl{packing}"
+    for content in (whole[: len(whole) // 2], whole[:-1], plain.read_bytes()):
+        packed.write_bytes(content)
+        with pytest.raises(
+            UserError, match=rf"^corpus_path: .*c\.jsonl{packing} cannot be read \(.*; download it again"
+        ):
+            open_corpus(packed, tmp_path)
+        assert list((tmp_path / CACHE_FOLDER).iterdir()) == []
+
+
+def test_repeated_ids_of_a_compressed_corpus_are_named_by_their_lines(tmp_path):
+    packed = tmp_path / "c.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"id": "a", "contents": ""}\n\n{"id": "a", "contents": "x"}\n'))
+    with pytest.raises(UserError, match="lines 1 and 3 both have the id 'a'"):
+        open_corpus(packed, tmp_path)
+
+
+def test_another_kind_of_archive_is_told_what_can_be_read(tmp_path):
+    (tmp_path / "c.zip").write_bytes(b"PK\x03\x04\x14\x00\x00\x00")
+    with pytest.raises(UserError, match=r"c\.zip line 1: Invalid JSON.*expected a jsonl file .* \.gz, \.xz or \.zst"):
+        open_corpus(tmp_path / "c.zip", tmp_path)

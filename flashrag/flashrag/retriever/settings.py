@@ -66,7 +66,7 @@ class RetrieverSettings(BaseModel):
         None, description="the encoder's folder, or an installed package that carries a `model` folder"
     )
     index_path: Path | None = Field(None, description="the index file (dense) or folder (bm25) of index_builder")
-    corpus_path: Path | None = Field(None, description="jsonl, one passage a line")
+    corpus_path: Path | None = Field(None, description="jsonl (or its .gz, .xz, .zst), one passage a line")
     remote_retriever_url: str | tuple[str, ...] | None = Field(
         None, description="the server that retrieval_method remote asks, or several that share the queries"
     )

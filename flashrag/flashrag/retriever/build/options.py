@@ -17,7 +17,7 @@ POSITIVE = in_range(int, 1)
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     retrieval_method: str = flag("e5, bge, minilm, … (dense; it names the file), or bm25", group=INDEX, metavar="NAME")
-    corpus_path: Path = flag('jsonl: {"id": "…", "contents": "\\"Title\\"\\ntext"}', group=INDEX)
+    corpus_path: Path = flag('jsonl (or its .gz, .xz, .zst): {"id": "…", "contents": "\\"Title\\"\\ntext"}', group=INDEX)
     save_dir: Path = flag("folder of the index", Path("indexes"), group=INDEX)
     check: bool = flag(f"{CHECK_HELP} [ours]", False, group=INDEX)
 
