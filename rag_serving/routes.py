@@ -3,6 +3,7 @@
 /search and /batch_search are FlashRAG's and ReSearch's; /retrieve is the dialect of Search-R1's, verl's and slime's
 clients, and takes `query` (SkyRL) and `top_k` (rLLM) too; /queries is R1-Searcher's. The request models are made here,
 where the limits are known, so that the OpenAPI document shows the limits and a breach is a 422.
+An unknown key is a 422 that names the route's own: a number of documents under another name must not be ignored.
 A blank query in a batch refuses the whole batch and names its position: answering the rest would shift the pairing.
 """
 
@@ -17,9 +18,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from flashrag.config import TOKEN_VARIABLE
+from flashrag.config import TOKEN_VARIABLE, suggestion
 from rag_serving import wire
 from rag_serving.gate import TIMEOUT_HEADER
 from rag_serving.metrics import Refusal
@@ -31,6 +33,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_TOP_N = 10
 EMPTY_QUERY = "Query content cannot be empty"
+# The names of one thing in the routes of this and other servers, and in their clients.
+SYNONYMS = (("top_n", "topk", "top_k", "k", "n", "num"), ("query", "queries"))
+KEY_CHARS = 60  # of an unknown key that an answer repeats
 DOCUMENTS_WRITTEN_AT_ONCE = 2000  # about 4 ms
 # The gate checks the token; this shows it in the schema, and a button for it on the page /docs.
 TOKEN = Depends(HTTPBearer(auto_error=False, description=f"only where the server was started with {TOKEN_VARIABLE}"))
@@ -46,6 +51,25 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         504: f"Not answered within the server's time, or within the seconds of the header {TIMEOUT_HEADER}",
     }.items()
 }
+
+
+class Body(BaseModel):
+    """A request that holds known keys only."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: object) -> object:
+        fields = cls.model_fields.items()
+        known = [name for own, field in fields for name in getattr(field.validation_alias, "choices", [own])]
+        for key in values if isinstance(values, dict) else ():
+            if key not in known:
+                same = next((name for names in SYNONYMS if key in names for name in known if name in names), None)
+                nearest = f"; did you mean {same!r}?" if same else suggestion(key[:KEY_CHARS], known)
+                problem = f"unknown key {key[:KEY_CHARS]!r}{nearest}"
+                raise PydanticCustomError("unknown_key", "{problem}", {"problem": problem})
+        return values
 
 
 def status_routes(service: Service) -> APIRouter:
@@ -86,12 +110,12 @@ def _add_flashrags_routes(router: APIRouter, service: Service) -> None:
     Query = Annotated[str, Field(max_length=limits.max_query_chars)]
     TopN = Annotated[int, Field(ge=1, le=limits.max_top_n)]
 
-    class SearchIn(BaseModel):
+    class SearchIn(Body):
         query: Query
         top_n: TopN = DEFAULT_TOP_N
         return_score: bool = False
 
-    class BatchSearchIn(BaseModel):
+    class BatchSearchIn(Body):
         query: list[Query] = Field(max_length=limits.max_batch_queries)
         top_n: TopN = DEFAULT_TOP_N
         return_score: bool = False
@@ -114,7 +138,7 @@ def _add_other_dialects(router: APIRouter, service: Service) -> None:
     Queries = list[Annotated[str, Field(max_length=limits.max_query_chars)]]
     Num = Annotated[int | None, Field(ge=1, le=limits.max_top_n)]
 
-    class RetrieveIn(BaseModel):
+    class RetrieveIn(Body):
         model_config = ConfigDict(json_schema_extra=_declare_other_names)
 
         queries: Queries = Field(max_length=limits.max_batch_queries, validation_alias=AliasChoices("queries", "query"))
@@ -126,7 +150,7 @@ def _add_other_dialects(router: APIRouter, service: Service) -> None:
         def _one_or_many(cls, value: object) -> object:
             return [value] if isinstance(value, str) else value
 
-    class QueriesIn(BaseModel):
+    class QueriesIn(Body):
         queries: Queries = Field(max_length=limits.max_batch_queries)
         k: Num = None
 
@@ -147,7 +171,8 @@ def _declare_other_names(schema: dict[str, Any]) -> None:
     properties["queries"] = {"anyOf": [properties["queries"], properties["queries"]["items"]]}
     properties |= {"query": properties["queries"], "top_k": properties["topk"]}
     del schema["required"]
-    schema["anyOf"] = [{"required": ["queries"]}, {"required": ["query"]}]
+    schema["oneOf"] = [{"required": ["queries"]}, {"required": ["query"]}]
+    schema["not"] = {"required": ["topk", "top_k"]}
 
 
 async def _rank(service: Service, route: str, field: str, queries: Sequence[str], num: int) -> list[Ranked]:

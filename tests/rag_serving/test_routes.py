@@ -1,5 +1,7 @@
 """What a request may hold, over an engine that answers anything: the dialects, and the limits with their edges."""
 
+import json
+
 import pytest
 
 LIMITS = {"max_query_chars": 10, "max_batch_queries": 3, "max_top_n": 20, "max_queue_queries": 3}
@@ -67,3 +69,48 @@ async def test_breaches_are_refused(serve, engine):
         for path, body in BREACHES:
             assert (await client.post(path, json=body)).status_code == 422, (path, body)
     assert engine.batches == []
+
+
+UNKNOWN_KEYS = [
+    ("/search", {"query": "a", "topk": 3}, "unknown key 'topk'; did you mean 'top_n'?"),
+    ("/search", {"query": "a", "top_k": 3}, "unknown key 'top_k'; did you mean 'top_n'?"),
+    ("/search", {"query": "a", "k": 3}, "unknown key 'k'; did you mean 'top_n'?"),
+    ("/search", {"query": "a", "n": 3}, "unknown key 'n'; did you mean 'top_n'?"),
+    ("/search", {"queries": ["a"]}, "unknown key 'queries'; did you mean 'query'?"),
+    ("/search", {"query": "a", "return_scores": True}, "unknown key 'return_scores'; did you mean 'return_score'?"),
+    ("/batch_search", {"query": ["a"], "topk": 3}, "unknown key 'topk'; did you mean 'top_n'?"),
+    ("/batch_search", {"queries": ["a"]}, "unknown key 'queries'; did you mean 'query'?"),
+    ("/batch_search", {"query": ["a"], "x": 1}, "unknown key 'x'; known keys: query, return_score, top_n"),
+    ("/retrieve", {"queries": ["a"], "top_n": 3}, "unknown key 'top_n'; did you mean 'topk'?"),
+    ("/retrieve", {"queries": ["a"], "k": 3}, "unknown key 'k'; did you mean 'topk'?"),
+    (
+        "/retrieve",
+        {"queries": ["a"], "return_score": True},
+        "unknown key 'return_score'; did you mean 'return_scores'?",
+    ),
+    ("/queries", {"queries": ["a"], "topk": 3}, "unknown key 'topk'; did you mean 'k'?"),
+    (
+        "/search",
+        {"query": "a", "\udc00" * 99: 1},
+        f"unknown key {chr(0xDC00) * 60!r}; known keys: query, return_score, top_n",
+    ),
+]
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_key_is_refused_with_the_routes_own(serve, engine):
+    async with serve(engine, **LIMITS) as client:
+        for path, body, problem in UNKNOWN_KEYS:
+            answer = await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.json()) == (
+                422,
+                {"detail": [{"type": "unknown_key", "loc": ["body"], "msg": problem}]},
+            )
+    assert engine.batches == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("body", [{"query": "a", "queries": ["b"]}, {"query": "a", "topk": 1, "top_k": 2}])
+async def test_two_names_of_one_thing_are_refused(serve, engine, body):
+    async with serve(engine, **LIMITS) as client:
+        assert (await client.post("/retrieve", json=body)).status_code == 422

@@ -22,18 +22,23 @@ from flashrag.system.network import parse_address, proxy_for
 FIRST_ASIDE_S = 0.5
 LONGEST_ASIDE_S = 30.0
 PROBE_TIMEOUT_S = 2.0  # a retrieval server answers /health at once under any load
+# Routes of retrieval servers, and of the model servers whose addresses are checked here too.
+_ROUTE = re.compile(r"(?<!/)/(search|batch_search|retrieve|queries|healthz?|metrics|docs|(chat/)?completions)$")
 
 
 def check_address(url: str, key: str) -> str:
-    """One address without a trailing slash; raises `UserError` if it, or the proxy for it, cannot be used."""
+    """One base address without a trailing slash; raises `UserError` if it, or the proxy for it, cannot be used."""
     try:
         parse_address(url, ("http", "https"))
     except ValueError as error:
         raise UserError(
             f"{key}={url!r} is not an http address ({error}); expected e.g. http://127.0.0.1:8000"
         ) from error
+    base = url.rstrip("/")
+    if route := _ROUTE.search(base):
+        raise UserError(f"{key}={url!r} is the address of a route; give the base address: {base[: route.start()]}")
     proxy_for(url)
-    return url.rstrip("/")
+    return base
 
 
 def check_addresses(urls: str | Sequence[str], key: str) -> tuple[str, ...]:

@@ -100,3 +100,25 @@ def test_several_addresses_are_all_checked_and_each_kept_once():
         check_addresses(["http://a:1", "nonsense"], "search_url")
     with pytest.raises(UserError, match="search_url names no server"):
         check_addresses([], "search_url")
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ("http://a:1/retrieve", "http://a:1"),
+        ("http://a:1/search/", "http://a:1"),
+        ("http://a:1/rag/batch_search", "http://a:1/rag"),
+        ("http://a:1/queries", "http://a:1"),
+        ("http://a:1/health", "http://a:1"),
+        ("https://api.openai.com/v1/chat/completions", "https://api.openai.com/v1"),
+    ],
+)
+def test_the_address_of_a_route_is_answered_with_the_base_address(given, base):
+    with pytest.raises(UserError) as caught:
+        check_addresses(f"http://b:1,{given}", "search_url")
+    assert str(caught.value) == f"search_url={given!r} is the address of a route; give the base address: {base}"
+
+
+@pytest.mark.parametrize("url", ["http://retrieve:1", "http://a:1/research", "http://a:1/search/v1", "http://search"])
+def test_an_address_that_only_looks_like_a_routes_is_taken(url):
+    assert check_addresses(url, "search_url") == (url,)
