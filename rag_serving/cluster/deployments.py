@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
@@ -217,6 +218,7 @@ class ShardedIndex:
     def __init__(self, handles: Sequence[DeploymentHandle], timeout_s: float) -> None:
         self._handles = handles
         self._timeout_s = timeout_s
+        self.metric_type = faiss.METRIC_INNER_PRODUCT  # no other index is split
         (self.ntotal, self.d), *_ = [handle.size.remote().result() for handle in handles]
 
     def search(self, vectors: np.ndarray, num: int) -> RankedRows:

@@ -1,4 +1,4 @@
-"""Dense retrieval: a sentence encoder and a faiss index of inner products. Importing this module loads faiss and torch.
+"""Dense retrieval: a sentence encoder and a faiss index of unit vectors. Importing this module loads faiss and torch.
 
 A faiss index on the CPU is searched by several threads at once, one on GPUs by one at a time (GPU faiss is not
 thread-safe).
@@ -15,8 +15,8 @@ from flashrag.corpus import Corpus
 from flashrag.document import Hit
 from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder import Encoder
-from flashrag.retriever.encoder_folder import check_dimension
 from flashrag.retriever.faiss_index import on_gpus
+from flashrag.retriever.index_check import check_size
 from flashrag.retriever.settings import RetrieverSettings
 
 
@@ -29,11 +29,11 @@ class DenseRetriever(Retriever):
         encoder: Encoder,
         query_instruction: str,
     ) -> None:
-        corpus.check_index_of(index.ntotal)
-        check_dimension(encoder.dimension, index.d)
+        check_size(index, corpus, encoder)
         self.method = settings.retrieval_method
         self.corpus = self._corpus = corpus
         self.topk = settings.retrieval_topk
+        self._is_l2 = index.metric_type == faiss.METRIC_L2
         self._index = on_gpus(index) if settings.faiss_gpu else index
         self._index_guard = threading.Lock() if settings.faiss_gpu else contextlib.nullcontext()
         self._encoder = encoder
@@ -61,4 +61,6 @@ class DenseRetriever(Retriever):
         if not len(vectors):
             return np.empty((0, num), dtype=np.float32), np.empty((0, num), dtype=np.int64)
         with self._index_guard:
-            return self._index.search(vectors, num)
+            scores, rows = self._index.search(vectors, num)
+        # Squared distances of unit vectors are 2 - 2 * product.
+        return (1 - scores / 2 if self._is_l2 else scores), rows

@@ -30,6 +30,10 @@ class Encoder:
         self._runner = ModelRunner(load, _unit_vectors, folder, max_length, use_fp16, key)
         self.dimension: int = self._runner.model.get_embedding_dimension()
 
+    def cut_at(self, max_length: int) -> None:
+        """Cut off the texts from here on at so many tokens; not while another thread encodes."""
+        self._runner.cut_at(max_length)
+
     def encode(self, texts: Sequence[str], instruction: str, batch_size: int) -> np.ndarray:
         """float32 unit vectors, (len(texts), dimension), in the order of the texts; an empty text is allowed."""
         if not texts:

@@ -23,16 +23,21 @@ from flashrag.generator import read_json_object
 PACKAGE_MODEL_FOLDER = "model"
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
 OWN_POOLING = "own"
+PASSAGE_TOKENS = 256  # the rest of a passage is cut off, unless the builder is told otherwise
 
 
 @dataclass(frozen=True)
 class Family:
-    """How the encoders of one family were trained: their pooling, and the texts before a query and a passage."""
+    """How the encoders of one family were trained: their pooling, and the texts before a query and a passage.
+
+    `unit` says whether FlashRAG's builder gives their vectors unit length, as ours gives all.
+    """
 
     in_name: Sequence[str] = ()
     pooling: str = "mean"
     query: str = ""
     passage: str = ""
+    unit: bool = True
 
 
 _RULES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))

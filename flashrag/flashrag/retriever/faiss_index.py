@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     import faiss
 
 
-def read_index(path: Path, mmap: bool = False, key: str = "index_path") -> "faiss.Index":
-    """The index at `path`, for inner products; raises UserError naming `key` if the file is not one."""
+def read_index(path: Path, mmap: bool = False, key: str = "index_path", l2: bool = False) -> "faiss.Index":
+    """The index at `path`, for inner products; raises UserError naming `key` if the file is not one.
+
+    With `l2` an index of squared distances is read too: it ranks unit vectors alike.
+    """
     import faiss
 
     try:
@@ -28,10 +31,10 @@ def read_index(path: Path, mmap: bool = False, key: str = "index_path") -> "fais
             f"{key}: {path} ({path.stat().st_size} bytes) does not fit into memory, or is damaged; "
             "set faiss_mmap to true, choose a smaller --faiss_type, or build the index again"
         ) from error
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT and not (l2 and index.metric_type == faiss.METRIC_L2):
+        expected = f"inner product ({faiss.METRIC_INNER_PRODUCT})" + (f" or L2 ({faiss.METRIC_L2})" if l2 else "")
         raise UserError(
-            f"{key}: the index measures metric {index.metric_type}, expected inner product "
-            f"({faiss.METRIC_INNER_PRODUCT}); build the index again"
+            f"{key}: the index measures metric {index.metric_type}, expected {expected}; build the index again"
         )
     return index
 

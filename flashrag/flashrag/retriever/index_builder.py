@@ -1,6 +1,7 @@
 """Build an index: `python -m flashrag.retriever.index_builder --retrieval_method e5 --model_path … --corpus_path … …`
 
 Writes `<method>_<faiss_type>.index` with its card (dense) or the folder `bm25`, and the memory-mapped corpus beside it.
+With `--write_card` it builds nothing: it checks an index that was built elsewhere, and writes its card.
 Files appear whole or not at all: an error or Ctrl-C leaves earlier ones in place. `--check` prints the plan and what is
 wrong with it (build/preflight.py), and writes nothing.
 Does not cover: building on several machines.
@@ -14,11 +15,11 @@ from tqdm import tqdm
 from flashrag.corpus import Corpus, open_corpus
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import enforce, examine, show_check
-from flashrag.retriever.build.dense_index import build_dense
+from flashrag.retriever.build.dense_index import build_dense, write_card
 from flashrag.retriever.build.options import BuildOptions, parse_args
 from flashrag.retriever.build.preflight import BUILD_RULES, PLAN, BuildFacts
 from flashrag.retriever.encoder_folder import resolve_model_folder
-from flashrag.retriever.index_card import IndexCard, card_path, path_bytes
+from flashrag.retriever.index_card import IndexCard, card_path, find_index, path_bytes
 from flashrag.retriever.loading import prepare_process
 from flashrag.retriever.settings import Kind
 from flashrag.system.files import staged
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         count = build(options)
     except OSError as error:
-        reason = f"--save_dir {options.save_dir}: the index cannot be written there ({error})"
+        reason = f"--save_dir {options.target.parent}: the index cannot be written there ({error})"
+        if options.write_card is not None:
+            reason = f"--write_card {options.write_card}: the card cannot be written beside it ({error})"
         raise UserError(f"{reason}{_kept(options)}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"no index was written{_kept(options)}") from None
@@ -50,18 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build(options: BuildOptions) -> int:
     """Build the index that the options describe; returns the number of passages."""
     folder = resolve_model_folder(options.model_path, "--model_path") if options.model_path is not None else None
-    options.save_dir.mkdir(parents=True, exist_ok=True)
-    corpus = open_corpus(options.corpus_path, options.save_dir)
+    if options.write_card is not None:
+        find_index(options.write_card, options.retrieval_method)
+    options.target.parent.mkdir(parents=True, exist_ok=True)
+    corpus = open_corpus(options.corpus_path, options.target.parent)
     print(f"corpus: {len(corpus)} passages in {options.corpus_path}", file=sys.stderr)
     if folder is None:
         build_bm25(options, corpus)
+    elif options.write_card is not None:
+        write_card(options, corpus, folder)
     else:
         build_dense(options, corpus, folder)
     return len(corpus)
 
 
 def _kept(options: BuildOptions) -> str:
-    if options.is_bm25 or not any(options.partial_embeddings.glob("*.npy")):
+    if options.is_bm25 or options.write_card is not None or not any(options.partial_embeddings.glob("*.npy")):
         return ""
     return f"; finished parts are kept in {options.partial_embeddings}: the same command resumes from there"
 

@@ -1,8 +1,8 @@
 """The card beside an index: how it was built, so that it is never searched with another encoder or corpus.
 
 A dense index `e5_Flat.index` has `e5_Flat.index.json`, a bm25 folder holds `index_card.json`. A faiss index without a
-card (downloaded, or built by FlashRAG) is still served: dimension and count are checked against encoder and corpus, the
-rest cannot be checked.
+card (downloaded, or built by FlashRAG) is compared with encoder and corpus at each start (index_check.py), and
+`index_builder --write_card` writes its card.
 """
 
 from pathlib import Path
@@ -36,7 +36,11 @@ class JsonRecord(BaseModel):
 
 
 class IndexCard(JsonRecord):
-    """`model`, `pooling`, … are None on a bm25 index, `bm25` on a dense one, the last three on an older card."""
+    """`model`, `pooling`, … are None on a bm25 index, `bm25` on a dense one, the last four on an older card.
+
+    On the card of an index that was built elsewhere, `compared_rows` says how many vectors were compared with the
+    encoder's; its parameters and versions are not known.
+    """
 
     retrieval_method: str
     count: int
@@ -54,6 +58,7 @@ class IndexCard(JsonRecord):
     faiss_parameters: dict[str, Any] | None = None  # as it was built and as it is searched
     index_bytes: int | None = None  # of the file, or of the folder's files without the card
     versions: dict[str, str] | None = None  # of the libraries that built it; for messages only
+    compared_rows: int | None = None
 
 
 def card_path(index_path: Path, retrieval_method: str) -> Path:
@@ -71,7 +76,8 @@ def find_index(index_path: Path, retrieval_method: str) -> None:
         if not index_path.is_dir():
             raise UserError(f"index_path: {index_path} is a file, but a bm25 index is a folder; {build}")
         if not card_path(index_path, retrieval_method).is_file():
-            raise UserError(f"index_path: {index_path} holds no {BM25_CARD_NAME}, so it is not a bm25 index; {build}")
+            problem = f"holds no {BM25_CARD_NAME}, which says what words its passages were cut into"
+            raise UserError(f"index_path: {index_path} {problem}; {build}")
     elif not index_path.is_file():
         raise UserError(f"index_path: {index_path} is a folder, but a dense index is a file (*.index); {build}")
 

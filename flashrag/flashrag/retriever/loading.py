@@ -4,6 +4,7 @@ A command that loads a retriever calls `prepare_process` first: importing this p
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 from flashrag.corpus import Corpus, open_corpus
 from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder_folder import (
+    PASSAGE_TOKENS,
     family,
     model_sha256,
     pooling_method,
@@ -149,9 +151,7 @@ def _check_files(settings: RetrieverSettings, corpora: dict[Path, Corpus], shard
     if source not in corpora:
         corpora[source] = open_corpus(corpus_path, index_path.absolute().parent)
     corpus = corpora[source]
-    if card is None:
-        print(f"note: the index {index_path} has no card beside it; its encoder cannot be verified", file=sys.stderr)
-    else:
+    if card is not None:
         fingerprint = model_sha256(model_folder) if model_folder else None
         instruction = None if settings.instruction is None else spaced(settings.instruction)
         check_card(card, method, corpus.sha256, fingerprint, settings.retrieval_pooling_method, instruction)
@@ -176,7 +176,7 @@ def _load_dense(
 
     if index is None:
         assert settings.index_path is not None, "checked by RetrieverSettings"
-        index = read_index(settings.index_path, settings.faiss_mmap)
+        index = read_index(settings.index_path, settings.faiss_mmap, l2=True)
         set_search_depth(index, settings.faiss_nprobe, settings.faiss_ef_search)
     explicit_pooling = settings.retrieval_pooling_method or (card.pooling if card else None)
     encoder = Encoder(
@@ -191,4 +191,39 @@ def _load_dense(
         query_instruction = spaced(settings.instruction)
     else:
         query_instruction = card.query_instruction if card else family(settings.retrieval_method).query
+    if card is None:
+        _check_without_card(settings, corpus, encoder, index)
     return DenseRetriever(settings, index, corpus, encoder, query_instruction)
+
+
+def _check_without_card(settings: RetrieverSettings, corpus: Corpus, encoder: Any, index: Any) -> None:
+    """Compare a sample of an index with the encoder; raises UserError. A note says how to write its card."""
+    from flashrag.retriever.faiss_index import read_index
+    from flashrag.retriever.index_check import Part, check_size, check_vectors
+    from flashrag.retriever.index_shards import read_shards
+
+    path = settings.index_path
+    assert path is not None, "checked by RetrieverSettings"
+    check_size(index, corpus, encoder)
+    parts, remedy = [Part(index)], f"write it once, for a quick start: {_card_command(settings)}"
+    if is_sharded(settings):
+        parts = [Part(read_index(path / shard.file, mmap=True), shard.row_offset) for shard in read_shards(path)]
+        remedy = "write that of the index and split it again, for a quick start"
+    of_family = family(settings.retrieval_method)
+    encoder.cut_at(PASSAGE_TOKENS)
+    count = check_vectors(parts, corpus, encoder, of_family.passage, settings.retrieval_batch_size, not of_family.unit)
+    encoder.cut_at(settings.retrieval_query_max_length)
+    outcome = f"{count} of its vectors are the encoder's" if count else "its type cannot give its vectors back"
+    print(f"note: the index {path} has no card beside it; {outcome}; {remedy}", file=sys.stderr)
+
+
+def _card_command(settings: RetrieverSettings) -> str:
+    flags = {
+        "write_card": settings.index_path,
+        "retrieval_method": settings.retrieval_method,
+        "model_path": settings.retrieval_model_path,
+        "corpus_path": settings.corpus_path,
+        "pooling_method": settings.retrieval_pooling_method,
+    }
+    given = [part for name, value in flags.items() if value is not None for part in (f"--{name}", str(value))]
+    return shlex.join(["python", "-m", "flashrag.retriever.index_builder", *given])

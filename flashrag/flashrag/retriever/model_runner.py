@@ -67,11 +67,17 @@ class ModelRunner:
         self._tokenizing = threading.Lock()
         self._free: queue.SimpleQueue[str] = queue.SimpleQueue()  # a GPU takes one pass at a time, the CPU many
         for device, model in self._models.items():
-            model.max_seq_length = min(max_length, most_tokens(folder) or max_length)
             for _ in range(1 if self._on_gpus else cpu_threads()):
                 self._free.put(device)
             if fp16 and self._on_gpus:  # on a CPU half precision is slower and less exact
                 model.half()
+        self._most_tokens = most_tokens(folder)
+        self.cut_at(max_length)
+
+    def cut_at(self, max_length: int) -> None:
+        """Cut off inputs at so many tokens, or at the model's own limit where that is less."""
+        for model in self._models.values():
+            model.max_seq_length = min(max_length, self._most_tokens or max_length)
 
     def run(self, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
         """float32, one row per input, in the order of the inputs. Other inputs change a row by rounding at most."""

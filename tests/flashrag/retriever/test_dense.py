@@ -155,16 +155,6 @@ def test_without_a_card_count_and_dimension_are_still_checked(folder, tmp_path):
         get_retriever(settings(folder, index_path=str(tmp_path / "dimension.index")))
 
 
-def test_an_index_of_distances_is_refused(folder, tmp_path):
-    import faiss
-
-    index = faiss.IndexFlatL2(384)
-    index.add(np.ones((len(PASSAGES), 384), dtype=np.float32))
-    faiss.write_index(index, str(tmp_path / "l2.index"))
-    with pytest.raises(UserError, match="expected inner product"):
-        get_retriever(settings(folder, index_path=str(tmp_path / "l2.index")))
-
-
 def test_what_is_no_index_is_refused_and_never_unpickled(folder, tmp_path):
     (tmp_path / "pickle.index").write_bytes(b"\x80\x04\x95\x20\x00\x00\x00")
     with pytest.raises(UserError, match=r"index_path: .*pickle\.index is not a whole faiss index"):

