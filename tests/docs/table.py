@@ -56,6 +56,7 @@ TABLE = (
     Entry(r"scripts/export_checkpoint\.sh --check ", quick=True, prints=STARTS),
     Entry(r"scripts/serve_model\.sh --check ", needs=("models/trained/config.json",), prints=STARTS),
     # ---- indexes
+    Entry(INDEX_BUILDER + ".*--write_card", needs=("indexes/e5_Flat.index",), writes=("indexes/e5_Flat.index.json",)),
     Entry(INDEX_BUILDER + ".*--retrieval_method e5", writes=("indexes/e5_Flat.index", "indexes/e5_Flat.index.json")),
     Entry(INDEX_BUILDER + ".*--retrieval_method bm25", writes=("INDEX_DIR/bm25",)),
     Entry(
