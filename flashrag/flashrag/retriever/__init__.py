@@ -7,7 +7,7 @@
     dense.py bm25.py  over a local index; hybrid.py fuses several, reranker.py scores again, remote.py asks a server
     encoder.py        a sentence encoder; encoder_folder.py: its files
     model_runner.py   such a model, run from any number of threads
-    faiss_index.py    an index's file; index_card.py: how it was built
+    faiss_index.py    an index's file; index_card.py: how it was built; index_check.py: whether one without a card fits
     index_builder.py  the command that builds an index; build/: its parts
     index_shards.py   the command that splits an index, and its shards
 
