@@ -38,7 +38,9 @@ class Fidelity(NamedTuple):
 EXACT = Fidelity(0.99, 0.99, 1.01)  # half precision in the encoder moves the third digit
 SCALAR = Fidelity(0.95, 0.95, 1.05)  # four to sixteen bits for each dimension
 CODES = Fidelity(0.5, 0.3, 1.1)  # one code for several dimensions: here each passage must also be nearest to its own
-MISSES = 0.1  # the share of passages that are nearest to another one's codes
+# The share of passages that are nearest to another one's codes: on 1,000 of Wikipedia's, 0.3 with 12 bytes for 384
+# dimensions, and 0.9 where the corpus is another.
+MISSES = 1 / 3
 
 
 class Part(NamedTuple):
