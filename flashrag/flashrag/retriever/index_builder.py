@@ -17,7 +17,7 @@ from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import enforce, examine, show_check
 from flashrag.retriever.build.dense_index import build_dense, write_card
 from flashrag.retriever.build.options import BuildOptions, parse_args
-from flashrag.retriever.build.preflight import BUILD_RULES, PLAN, BuildFacts
+from flashrag.retriever.build.preflight import BUILD_RULES, CARD_RULES, PLAN, BuildFacts
 from flashrag.retriever.encoder_folder import resolve_model_folder
 from flashrag.retriever.index_card import IndexCard, card_path, find_index, path_bytes
 from flashrag.retriever.loading import prepare_process
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
     prepare_process()
     facts = BuildFacts(options)
-    findings = examine(BUILD_RULES, facts)
+    findings = examine(BUILD_RULES if options.write_card is None else CARD_RULES, facts)
     if options.check:
         return show_check(PLAN, facts, findings)
     enforce(findings)

@@ -210,6 +210,8 @@ BUILD_RULES = {
     "build.resume": resumed,
     **MACHINE_RULES,
 }
+# Of --write_card, which needs neither memory nor disk space for an index.
+CARD_RULES = {name: BUILD_RULES[name] for name in ("build.flags", "build.encoder", "build.corpus", "build.length")}
 
 
 def _encoder(facts: BuildFacts) -> str:
