@@ -25,7 +25,7 @@ from flashrag.retriever.build.embeddings import (
     read_manifest,
     refuse_other_vectors,
 )
-from flashrag.retriever.build.faiss_types import IndexPlan, plan_index
+from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, plan_index
 from flashrag.retriever.index_card import IndexCard, card_path
 from flashrag.retriever.encoder_folder import family, model_sha256, pooling_method, spaced
 from flashrag.system.files import staged
