@@ -2,11 +2,12 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from flashrag.config import TOKEN_VARIABLE
-from flashrag.preflight import MACHINE_RULES, Finding, Plan, fact, gathered, warning
+from flashrag.preflight import MACHINE_RULES, Finding, Plan, checked_command, fact, gathered, warning
 from flashrag.retriever import RETRIEVER_PLAN, RETRIEVER_RULES, RetrieverFacts
 from flashrag.system.local_server import LOOPBACK, listening_socket
 from rag_serving.settings import ServerSettings, read_settings
@@ -75,6 +76,7 @@ def _limits(facts: ServingFacts) -> str:
 
 PLAN: Plan[ServingFacts] = {
     "server": {
+        "command": lambda _: checked_command("python rag_serving/serving.py", sys.argv[1:]),
         "configuration": lambda facts: str(facts.config.absolute()),
         "address": lambda facts: facts.url,
         "token": lambda _: "required" if os.environ.get(TOKEN_VARIABLE) else f"none ({TOKEN_VARIABLE} is not set)",

@@ -26,6 +26,7 @@ from flashrag.preflight import (
     Machine,
     Plan,
     check_readable,
+    checked_command,
     enforce,
     error,
     examine,
@@ -41,6 +42,7 @@ from flashrag.retriever.index_card import IndexCard, JsonRecord, read_card
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.files import staged
 
+PROGRAM = "python -m flashrag.retriever.index_shards"
 MAX_SHARDS = 4096
 WHOLE_INDEX_BYTES = 64 << 20  # so small an index is read once before it is mapped: a damaged one can end the process
 # Types whose search is the same over a slice: each stored vector is scored by itself. By name: subclasses differ.
@@ -145,6 +147,7 @@ def _sizes(facts: SplitFacts) -> str:
 
 PLAN: Plan[SplitFacts] = {
     "split": {
+        "command": lambda _: checked_command(PROGRAM, sys.argv[1:]),
         "index": lambda facts: f"{type(_innermost(facts.index)).__name__}, {facts.index.ntotal:,} x {facts.index.d}",
         "card": lambda facts: "copied to every shard" if facts.card else "none",
         "shards": _sizes,
@@ -156,7 +159,7 @@ PLAN: Plan[SplitFacts] = {
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options(SplitOptions, "python -m flashrag.retriever.index_shards", argv)
+    options = parse_options(SplitOptions, PROGRAM, argv)
     facts = SplitFacts(options)
     findings = examine(SPLIT_RULES, facts)
     if options.check:

@@ -226,10 +226,10 @@ def test_the_check_says_how_an_index_would_be_split(tmp_path, capsys):
     told = capsys.readouterr().out
     # 1201 x 16 float32 and a header of 45 bytes
     for line in (
-        "  index   IndexFlatIP, 1,201 x 16",
-        "  card    copied to every shard",
-        "  shards  3 of 401 rows, about 0 MiB each",
-        f"  folder  {folder}/out/e5.3shards",
+        "  index    IndexFlatIP, 1,201 x 16",
+        "  card     copied to every shard",
+        "  shards   3 of 401 rows, about 0 MiB each",
+        f"  folder   {folder}/out/e5.3shards",
         "  0 errors: this would start",
     ):
         assert f"{line}\n" in told

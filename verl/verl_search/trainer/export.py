@@ -24,6 +24,7 @@ from flashrag.preflight import (
     Finding,
     Machine,
     Plan,
+    checked_command,
     enforce,
     error,
     examine,
@@ -40,6 +41,7 @@ from flashrag.system.files import staged
 from flashrag.system.machine import library_versions
 from verl_search.trainer.run_folder import LATEST
 
+PROGRAM = "scripts/export_checkpoint.sh"
 LIBRARIES = ("verl", "torch", "transformers")
 EXPECTED = "expected a folder global_step_N of a training run, its actor folder, or the run's folder (its last step)"
 
@@ -236,6 +238,7 @@ def _how(facts: ExportFacts) -> str:
 
 PLAN: Plan[ExportFacts] = {
     "export": {
+        "command": lambda _: checked_command(PROGRAM, sys.argv[1:]),
         "what": _how,
         "architecture": lambda facts: ", ".join(facts.model.model_config.get("architectures") or ()),
         "weights": lambda facts: gib(facts.weight_bytes),
@@ -250,7 +253,7 @@ PLAN: Plan[ExportFacts] = {
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(
-        prog="scripts/export_checkpoint.sh",
+        prog=PROGRAM,
         description="Write a training checkpoint as a Hugging Face folder, and check that it loads.",
     )
     parser.add_argument("checkpoint", type=Path, help=EXPECTED.removeprefix("expected "))

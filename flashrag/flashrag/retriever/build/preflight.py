@@ -4,6 +4,7 @@ Sizes on disk and in memory are estimates from the number of passages, the encod
 Does not cover: vectors of a given file, which are compared with the encoder's own when it is loaded (dense_index.py).
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from flashrag.preflight import (
     Machine,
     Plan,
     check_readable,
+    checked_command,
     error,
     fact,
     free_bytes,
@@ -36,6 +38,7 @@ from flashrag.retriever.preflight import UnreadCorpus, cache_bytes, describe, lo
 from flashrag.system.files import locked
 from flashrag.system.machine import count_gpus, library_versions
 
+BUILDER = "python -m flashrag.retriever.index_builder"
 FLOAT32_BYTES = 4
 LIBRARY_BYTES = 600 << 20  # torch, transformers and faiss in the process
 # Of a bm25 index, measured on Wikipedia (docs/indexes.md): its size by the corpus's, and memory for a passage.
@@ -234,11 +237,12 @@ def _vectors(facts: BuildFacts) -> str:
         return f"those of {facts.options.embedding_path}"
     parts = -(-len(facts.corpus) // facts.options.part_size)
     place = facts.options.saved_embeddings if facts.options.save_embedding else facts.options.partial_embeddings
-    return f"{facts.dimension or 'unknown'} dimensions, {parts} parts, {gib(facts.vector_bytes)} in {place}"
+    return f"{facts.dimension or 'unknown'} dimensions, {parts} part{'s'[: parts > 1]}, {gib(facts.vector_bytes)} in {place}"
 
 
 PLAN: Plan[BuildFacts] = {
     "index": {
+        "command": lambda _: checked_command(BUILDER, sys.argv[1:]),
         "passages": lambda facts: describe(facts.corpus),
         "encoder": _encoder,
         "type": _type,
