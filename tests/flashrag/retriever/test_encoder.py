@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertModel
+from transformers import BertModel, BertTokenizer, RobertaConfig, RobertaModel
 
 from flashrag.errors import UserError
 from flashrag.retriever.encoder import Encoder, has_pooler
-from flashrag.retriever.encoder_folder import own_pooling, resolve_model_folder
+from flashrag.retriever.encoder_folder import embedding_dimension, most_tokens, own_pooling, resolve_model_folder
 from flashrag.retriever.model_runner import by_length, cpu_passes
 
 QUESTIONS = [f"{'very ' * (number % 12)}short question number {number}?" for number in range(24)]
@@ -51,6 +51,31 @@ def test_vectors_are_those_of_sentence_transformers(encoder, folder):
     vectors = encoder.encode(QUESTIONS, "query: ", 256)
     assert vectors == pytest.approx(expected, abs=1e-5)
     assert (vectors.dtype, vectors.flags.c_contiguous) == (np.float32, True)
+
+
+def test_a_text_never_has_more_tokens_than_the_model_has_positions_for(tmp_path):
+    """RoBERTa's configuration counts two positions that no token can have."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    config = RobertaConfig(
+        vocab_size=6, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=34, pad_token_id=1,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path)
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    BertTokenizer(vocab=vocabulary, model_max_length=32).save_pretrained(tmp_path)
+    assert most_tokens(tmp_path) == 32
+    encoder = Encoder(tmp_path, "mean", 64, False, "retrieval_model_path")
+    assert encoder.encode(["a " * 100], "", 4).shape == (1, 8)
+
+
+def test_the_dimension_is_told_without_loading(encoder, folder, tmp_path):
+    assert embedding_dimension(folder, "mean") == encoder.dimension
+    assert embedding_dimension(folder, "cls+mean") == 2 * encoder.dimension
+    assert embedding_dimension(folder, "own") is None
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    assert embedding_dimension(tmp_path, "mean") == 8
+    (tmp_path / "2_Dense").mkdir()
+    assert embedding_dimension(tmp_path, "mean") is None
 
 
 def test_no_text_is_no_vector(encoder):

@@ -1,10 +1,14 @@
+import errno
+import os
+import socket
 import sys
 import time
 
 import httpx
 import pytest
 
-from flashrag.system.local_server import LOOPBACK, ServerFailed, free_port, serving
+from flashrag.errors import UserError
+from flashrag.system.local_server import LOOPBACK, ServerFailed, check_port, free_port, listening_socket, serving
 
 # Answers /health with 503 for a moment, as a server that is still loading does.
 LOADING_SERVER = """
@@ -50,3 +54,28 @@ def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path):
     ):
         pass
     assert time.monotonic() - started < 30
+
+
+def test_a_socket_listens_at_once_and_keeps_others_out():
+    with listening_socket(LOOPBACK, 0) as listener:
+        host, port = listener.getsockname()
+        with socket.create_connection((host, port)):
+            pass
+        with pytest.raises(UserError, match=rf"--port {port}: cannot listen on 127\.0\.0\.1:{port} \(Address already"):
+            check_port(LOOPBACK, port)
+    check_port(LOOPBACK, port)
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no such host", "a" * 70, "ü" * 70])
+def test_a_host_that_is_not_of_this_machine_is_named(host):
+    with pytest.raises(UserError, match=r"^--host .* is not an address of this machine \(.*\); try 127\.0\.0\.1, or 0"):
+        check_port(host, 0)
+
+
+def test_a_port_that_is_kept_for_root_is_told(monkeypatch):
+    def bind(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(UserError, match=r"--port 80: .*Permission denied.*the system keeps low ports for root"):
+        check_port(LOOPBACK, 80)

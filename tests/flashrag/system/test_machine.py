@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flashrag.system.machine import count_gpus, describe_environment, library_versions
+from flashrag.system.machine import count_gpus, describe_environment, gpu_memory_bytes, library_versions
 
 
 def test_versions_name_what_is_installed() -> None:
@@ -28,6 +28,14 @@ def test_gpus_are_counted(script: str | None, gpus: int, tmp_path: Path, monkeyp
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert count_gpus() == gpus
+
+
+def test_the_memory_of_each_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_memory_bytes() == []
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559\necho '[N/A]'\necho 40960\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpu_memory_bytes() == [81559 * 2**20, 40960 * 2**20]
 
 
 def test_a_checkout_is_described_by_its_revision_and_whether_it_was_changed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 import rag_serving
 from flashrag.errors import UserError
+from flashrag.preflight import PreflightFailed
 from flashrag.retriever.index_shards import main as split
 from rag_serving.cluster.shards import RankedRows
 from rag_serving.searcher import SearchFailed
@@ -70,6 +71,8 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_placed(site):
         app(ClusterOptions(config=Path("/no/serving.yaml")))
     with pytest.raises(UserError, match="index_path: nothing at /no/bm25"):
         app(ClusterOptions(config=site.with_config(index_path="/no/bm25")))
+    with pytest.raises(PreflightFailed, match="2 things keep this from starting"):
+        app(ClusterOptions(config=site.with_config(index_path="/no/bm25", corpus_path="/no/corpus.jsonl")))
 
 
 def test_replicas_of_a_whole_index(site):

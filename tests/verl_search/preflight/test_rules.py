@@ -1,5 +1,6 @@
 """Each rule of a training run, over facts that are given by hand."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,13 @@ def test_a_long_temporary_folder_leaves_no_room_for_rays_sockets():
     ((severity, message),) = told(rules.ray_has_room_for_sockets, machine=replace(GOOD, temporary=Path("/" + "t" * 40)))
     assert severity is Severity.ERROR
     assert "has a path of 41 bytes; expected at most 39, because Ray makes sockets in it" in message
+
+
+def test_tokenizer_and_generation_config_that_end_sequences_differently(tmp_path):
+    model = shutil.copytree(BASE_MODEL, tmp_path / "model")
+    assert told(rules.sequences_end, model_folder=model) == []
+    assert told(rules.sequences_end, model_folder=None) == [], "the hub's files are not here"
+    (model / "generation_config.json").write_text('{"eos_token_id": 5}')
+    ((severity, message),) = told(rules.sequences_end, model_folder=model)
+    assert severity is Severity.WARNING
+    assert "ends a sequence with '<|endoftext|>' (0), but generation_config.json with 5" in message
