@@ -128,4 +128,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_torch_out_of_a_check(sys.argv)
     sys.exit(main())

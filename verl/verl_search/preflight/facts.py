@@ -116,7 +116,7 @@ class TrainingFacts:
     @fact
     def steps_per_epoch(self) -> int:
         """Upstream leaves out the questions that do not fill a last batch."""
-        return self.train.used // (self.config.data.gen_batch_size or self.config.data.train_batch_size)
+        return self.train.used // self.config.data.train_batch_size
 
     @fact
     def total_steps(self) -> int:

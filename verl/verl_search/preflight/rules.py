@@ -68,7 +68,7 @@ def sequences_end(facts: TrainingFacts) -> Iterator[Finding]:
 
 def training_questions(facts: TrainingFacts) -> Iterator[Finding]:
     yield from _prompts_fit(facts, "data.train_files", facts.train)
-    batch = facts.config.data.gen_batch_size or facts.config.data.train_batch_size
+    batch = facts.config.data.train_batch_size
     if facts.train.used and not facts.steps_per_epoch:
         yield error(
             f"data.train_batch_size={batch}, but only {facts.train.used} questions of data.train_files can be used; "
