@@ -81,6 +81,11 @@ class ModelServerFacts(ModelFolder):
         return self.engine is Engine.VLLM and vllm_is_for_cpus()
 
     @fact
+    def shared_by(self) -> int:
+        """GPUs that share the model."""
+        return tensor_parallel(self.options)
+
+    @fact
     def port(self) -> int:
         return self.options.port or free_port()
 
@@ -91,7 +96,7 @@ class ModelServerFacts(ModelFolder):
     @fact
     def command(self) -> list[str]:
         make = sglang_command if self.engine is Engine.SGLANG else vllm_command
-        return make(self.options, self.port)
+        return make(self.options if self.on_cpu else replace(self.options, tp=self.shared_by), self.port)
 
     @fact
     def environment(self) -> dict[str, str]:
@@ -155,7 +160,7 @@ def log(facts: ModelServerFacts) -> Iterator[Finding]:
 def gpus(facts: ModelServerFacts) -> Iterator[Finding]:
     if facts.on_cpu:
         return
-    wanted, there = tensor_parallel(facts.options), len(facts.gpus)
+    wanted, there = facts.shared_by, len(facts.gpus)
     if not there:
         yield error(f"{facts.engine} computes on GPUs, but this machine shows none; run scripts/setup.sh --device cpu")
     elif wanted > there:
@@ -167,7 +172,7 @@ def memory(facts: ModelServerFacts) -> Iterator[Finding]:
     found = warning if facts.options.extra else error
     weights, sequence = facts.weight_bytes, facts.sequence_bytes
     if not facts.on_cpu:
-        shared = tensor_parallel(facts.options)
+        shared = facts.shared_by
         needed, most = (weights + sequence) / shared, GPU_SHARE * min(facts.gpus, default=math.inf)
         if needed > most:
             yield found(

@@ -69,6 +69,11 @@ class PartFacts:
     @fact
     def card(self) -> IndexCard | None:
         path, method = self.paths[0], self.settings.retrieval_method
+        if any(path.glob("shard_*.index.json")):
+            raise UserError(
+                f"index_path: {path} holds the shards of an index, which a Ray cluster serves (docs/cluster.md); give "
+                "the index file"
+            )
         find_index(path, method)
         if path.is_file():
             check_readable("index_path", path)

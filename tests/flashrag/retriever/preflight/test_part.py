@@ -115,6 +115,8 @@ def test_shards_are_counted_together(files):
     assert split(["--index_path", str(files.index), "--num_shards", "2", "--save_dir", str(files.folder)]) == 0
     folder = files.folder / "e5.2shards"
     assert found(files, sharded=True, index_path=folder) == []
+    alone = errors(files, index_path=folder)
+    assert "holds the shards of an index, which a Ray cluster serves" in alone["retriever.index"]
     part = PartFacts(files.settings(index_path=folder), sharded=True)
     assert part.index == Shape("shards", 6, None)
     next(folder.glob("shard_0001*.index")).unlink()
