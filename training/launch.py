@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.preflight import CHECK_HELP, enforce, show_check
+from flashrag.preflight import CHECK_HELP, enforce, keep_torch_out_of_a_check, show_check
 from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import count_gpus
 from verl_search.composition import CONFIG_DIR, check_command_line, compose_config, quoted
