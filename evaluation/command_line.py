@@ -17,6 +17,7 @@ from flashrag.dataset import DatasetSettings
 from flashrag.errors import UserError
 from flashrag.generator import GeneratorSettings
 from flashrag.pipeline import PipelineSettings
+from flashrag.preflight import CHECK_HELP
 from flashrag.retriever import RetrieverSettings
 from flashrag.system.arguments import CommandParser
 
@@ -84,7 +85,7 @@ def _parser() -> CommandParser:
         "--auto_serve", metavar="CHECKPOINT",
         help="export and serve this training checkpoint for the run (default: use the server of the configuration)",
     )  # fmt: skip
-    run("--check", action="store_true", help="only say what the run would be and what is wrong with it")
+    run("--check", action="store_true", help=CHECK_HELP)
     fields = dict(sorted(_fields().items()))
     for heading, settings in _HEADINGS.items():
         group = parser.add_argument_group(f"keys of the configuration: {heading}")

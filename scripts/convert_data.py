@@ -21,6 +21,7 @@ if __package__ in (None, ""):  # run as a script: make the repository's own fold
 from flashrag.dataset import DATASETS
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import (
+    CHECK_HELP,
     MACHINE_RULES,
     Finding,
     Machine,
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("source", type=Path, help="original file: .json, .jsonl, .parquet, .csv or .tsv")
     add("--split", required=True, metavar="NAME", help="split to write: {data_dir}/{dataset}/{split}.jsonl")
     add("--data_dir", type=Path, default=Path("data"), help="folder of the converted data sets")
-    add("--check", action="store_true", help="only say what would be written and what is wrong")
+    add("--check", action="store_true", help=CHECK_HELP)
     arguments = sys.argv[1:] if argv is None else argv
     facts = ConversionFacts(arguments, **vars(parser.parse_args(arguments)))
     findings = examine(RULES, facts)

@@ -18,6 +18,7 @@ if __package__ in (None, ""):  # run as a script: make the repository's own fold
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import (
+    CHECK_HELP,
     MACHINE_RULES,
     Finding,
     Machine,
@@ -29,6 +30,7 @@ from flashrag.preflight import (
     examine,
     fact,
     free_bytes,
+    gathered,
     gib,
     output_folder,
     question_findings,
@@ -55,7 +57,7 @@ class Options:
     output_dir: Path = flag("folder of train.parquet and test.parquet")
     dev_sample_size: int = flag("dev questions to validate on; -1 for all", 100)
     seed: int = flag("seed of the dev sample", 0)
-    check: bool = flag("only say what would be written and what is wrong", False)
+    check: bool = flag(CHECK_HELP, False)
 
 
 class DataFacts:
@@ -106,10 +108,6 @@ def sample(rows: Sequence[dict[str, Any]], size: int, seed: int) -> list[dict[st
     return sorted(random.Random(seed).sample(rows, size), key=lambda row: row["extra_info"]["index"])
 
 
-def sample_size_is_a_size(facts: DataFacts) -> None:
-    assert facts.sample_size
-
-
 def train_is_read(facts: DataFacts) -> Iterator[Finding]:
     yield from question_findings(facts.train)
 
@@ -138,7 +136,7 @@ def output_can_be_written(facts: DataFacts) -> Iterator[Finding]:
 
 
 RULES: Mapping[str, Rule[DataFacts]] = {
-    "data.sample": sample_size_is_a_size,
+    "data.sample": gathered("sample_size"),
     "data.train": train_is_read,
     "data.dev": dev_is_read,
     "data.overlap": files_are_apart,

@@ -2,7 +2,7 @@
 
 import resource
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from evaluation.preflight.servers import (
     ask_model_server,
     ask_retrieval_servers,
 )
-from evaluation.run.auto_serve import check_auto_serve, source_folder
+from evaluation.run.auto_serve import check_auto_serve, server_options, source_folder
 from evaluation.run.folder import NOT_ASKED, RunFolder
 from evaluation.scores.scoring import RECALL, score_trajectory
 from evaluation.settings import EvalSettings
@@ -33,12 +33,10 @@ from flashrag.pipeline.bounds import supporting_passages
 from flashrag.pipeline.trace import failed_trajectory
 from flashrag.preflight import Machine, fact
 from flashrag.questions import QuestionFile
-from flashrag.retriever import RetrieverSettings, read_card, resolve_model_folder
-from flashrag.retriever.encoder_folder import spaced
-from flashrag.retriever.index_card import check_card, find_index
-from flashrag.retriever.remote import check_remote
-from flashrag.retriever.settings import Kind
+from flashrag.retriever import RetrieverFacts, RetrieverSettings
 from flashrag.system.machine import describe_environment
+from flashrag.system.model_server import ModelServerFacts
+from verl_search.trainer.export import ExportFacts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Their versions are recorded with each session of a run.
@@ -116,10 +114,7 @@ class EvalFacts:
 
     @fact
     def folder(self) -> RunFolder:
-        try:
-            return RunFolder(self.settings, self.questions)
-        except OSError as error:
-            raise UserError(f"save_dir={self.settings.save_dir}: {error}; give a folder that can be read") from error
+        return RunFolder(self.settings, self.questions)
 
     @fact
     def pending(self) -> list[Question]:
@@ -217,51 +212,28 @@ class EvalFacts:
         return ask_retrieval_servers(self.settings, query)
 
     @fact
-    def local_assets(self) -> list[str]:
-        """What a local retriever will load; its files are there and fit together, as far as their names and cards tell.
-
-        The fingerprints, which take seconds a gigabyte, are checked when the run starts.
-        """
+    def local_retriever(self) -> RetrieverFacts | None:
         settings = self.settings
         if settings.use_remote_retriever or not self.needs_search:
-            return []
-        return list(_assets(RetrieverSettings(**settings.retriever, retrieval_topk=settings.retrieval_topk)))
+            return None
+        return RetrieverFacts(lambda: RetrieverSettings(**settings.retriever, retrieval_topk=settings.retrieval_topk))
+
+    @fact
+    def export(self) -> ExportFacts | None:
+        """The checkpoint that --auto_serve merges before it serves the model."""
+        path = self.command_line.auto_serve
+        if path is None or self.model_folder == self.settings.generator_model:
+            return None
+        return ExportFacts(path, Path(self.settings.generator_model))
+
+    @fact
+    def model_server(self) -> ModelServerFacts | None:
+        """The server that --auto_serve starts on a folder that is there already."""
+        if self.command_line.auto_serve is None or self.export is not None:
+            return None
+        return ModelServerFacts(server_options(Path(self.model_folder), self.settings))
 
     @fact
     def judge_reply(self) -> JudgeReply | None:
         judge = self.settings.metric_setting.judge
         return ask_judge(judge) if judge is not None else None
-
-
-def _assets(settings: RetrieverSettings) -> Iterator[str]:
-    if settings.use_reranker:
-        assert settings.rerank_model_path is not None, "checked by RetrieverSettings"
-        yield f"reranker {resolve_model_folder(settings.rerank_model_path, 'rerank_model_path')}"
-    match settings.kind:
-        case Kind.HYBRID:
-            assert settings.multi_retriever_setting is not None, "checked by RetrieverSettings"
-            for part in settings.multi_retriever_setting.retriever_list:
-                yield from _assets(part)
-        case Kind.REMOTE:
-            assert settings.remote_retriever_url is not None, "checked by RetrieverSettings"
-            urls, passages = check_remote(settings.remote_retriever_url)
-            yield f"remote {', '.join(urls)} ({len(passages):,} passages)"
-        case _:
-            yield _index(settings)
-
-
-def _index(settings: RetrieverSettings) -> str:
-    method, index, corpus = settings.retrieval_method, settings.index_path, settings.corpus_path
-    assert index is not None and corpus is not None, "checked by RetrieverSettings"
-    if settings.retrieval_model_path is not None:
-        resolve_model_folder(settings.retrieval_model_path, "retrieval_model_path")
-    find_index(index, method)
-    if not corpus.is_file():
-        raise UserError(f"corpus_path: no file at {corpus}; give the corpus that {index} was built from")
-    card = read_card(index, method)
-    if card is None:
-        return f"{method} {index} (without a card)"
-    pooling = settings.retrieval_pooling_method
-    instruction = None if settings.instruction is None else spaced(settings.instruction)
-    check_card(card, method, card.corpus_sha256, card.model_sha256, pooling, instruction)
-    return f"{method} {index} ({card.count:,} passages of {corpus})"

@@ -1,20 +1,21 @@
 """What `run_eval.py --check` prints: the run as it would be, with the numbers that people ask for in an issue."""
 
 import json
+import shlex
 
 from evaluation.preflight.facts import EvalFacts
 from evaluation.preflight.rules import record_bytes
 from evaluation.preflight.servers import ServedModel
-from evaluation.run.auto_serve import served_tokens, weight_bytes
 from evaluation.run.folder import without_passwords
 from evaluation.scores.scoring import METRICS
 from flashrag.episode import prompt_rule
 from flashrag.pipeline import METHODS
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.preflight import Plan, checked_command, free_bytes, gib
-from flashrag.system.engine import ModelServerOptions, chosen_engine
+from flashrag.retriever import RETRIEVER_PLAN
 
 MOST_SHOWN = 6000  # characters of a prompt
+LOCAL_ENTRIES = ("passages", "index", "encoder", "memory")  # of a local retriever
 NOT_ASKED = "not asked"
 
 
@@ -73,8 +74,8 @@ def _prompt(facts: EvalFacts) -> str:
 
 
 def _model(facts: EvalFacts) -> str:
-    if facts.command_line.auto_serve:
-        return f"{facts.settings.generator_model}, {gib(weight_bytes(facts.command_line.auto_serve))} of weights"
+    if planned := facts.export or facts.model_server:
+        return f"{facts.settings.generator_model}, {gib(planned.weight_bytes)} of weights"
     served = facts.served_model
     return NOT_ASKED if served is None else f"{without_passwords(facts.settings.sgl_remote_url)}: {_described(served)}"
 
@@ -86,11 +87,10 @@ def _described(served: ServedModel) -> str:
 
 
 def _serving(facts: EvalFacts) -> str:
-    if not (checkpoint := facts.command_line.auto_serve):
-        return "is served already"
-    merged = "" if facts.model_folder == facts.settings.generator_model else ", after its ranks are merged"
-    engine = chosen_engine(ModelServerOptions(checkpoint))
-    return f"by {engine} for this run, with {served_tokens(checkpoint)} tokens{merged}"
+    """The command that will serve the model; its port is chosen when it starts."""
+    if facts.export is not None:
+        return f"the {facts.export.checkpoint.world_size} ranks of {facts.export.checkpoint.actor} are merged first"
+    return shlex.join(facts.model_server.command) if facts.model_server else "is served already"
 
 
 def _tokenizer(facts: EvalFacts) -> str:
@@ -111,7 +111,9 @@ def _retrieval(facts: EvalFacts) -> str:
         told = {url: {key: health[key] for key in known if key in health} for url, health in servers.healthy.items()}
         limit = f"; at most {servers.max_top_n} passages a search" if servers.max_top_n else ""
         return "; ".join(f"{without_passwords(url)} {json.dumps(said)}" for url, said in told.items()) + limit
-    return "; ".join(facts.local_assets) or NOT_ASKED
+    if (local := facts.local_retriever) is None:
+        return NOT_ASKED
+    return "; ".join(f"{name}: {entry(local)}" for name, entry in RETRIEVER_PLAN.items() if name in LOCAL_ENTRIES)
 
 
 def _judge(facts: EvalFacts) -> str:

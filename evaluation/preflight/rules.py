@@ -7,19 +7,31 @@ from urllib.parse import urlsplit
 
 from evaluation.preflight.facts import EvalFacts
 from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel, api_key
-from evaluation.run.auto_serve import served_tokens, weight_bytes
+from evaluation.run.auto_serve import served_tokens, server_options
 from evaluation.scores.judge import KEY_VARIABLES
 from evaluation.scores.scoring import RECALL
 from flashrag.episode import prompt_note
-from flashrag.errors import UserError
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline import OraclePassagesPipeline, ReSearchPipeline
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.pipeline.bounds import supporting_passages
-from flashrag.preflight import MACHINE_RULES, Finding, Rule, error, gib, note, output_folder, question_findings, warning
+from flashrag.preflight import (
+    MACHINE_RULES,
+    Finding,
+    Rule,
+    error,
+    examine,
+    gathered,
+    note,
+    output_folder,
+    question_findings,
+    warning,
+)
 from flashrag.prompts import PYTHON_TEMPLATE
-from flashrag.system.engine import ModelServerOptions, chosen_engine
-from flashrag.system.machine import count_gpus
+from flashrag.retriever import RETRIEVER_RULES
+from flashrag.system.engine import chosen_engine
+from flashrag.system.model_server import RULES as SERVER_RULES
+from verl_search.trainer.export import RULES as EXPORT_RULES
 
 MAX_NAME_BYTES = 255  # of a file or folder, Linux's limit
 OPENAI_HOST = "api.openai.com"
@@ -34,10 +46,6 @@ def record_bytes(facts: EvalFacts) -> int:
     passages = settings.max_searches * settings.retrieval_topk if facts.method.needs_retriever else 0
     longest = settings.max_response_tokens * TOKEN_BYTES + passages * PASSAGE_BYTES
     return len(facts.pending) * longest * COPIES
-
-
-def settings_are_read(facts: EvalFacts) -> None:
-    assert facts.settings
 
 
 def questions_are_read(facts: EvalFacts) -> Iterator[Finding]:
@@ -58,10 +66,6 @@ def folder_can_be_used(facts: EvalFacts) -> Iterator[Finding]:
     yield from output_folder("save_dir", folder)
     most = record_bytes(facts)
     yield from output_folder("save_dir", folder, most // USUAL_SHARE, f"the records of {len(facts.pending)} questions")
-
-
-def tokenizer_is_there(facts: EvalFacts) -> None:
-    assert facts.eos_ids is not None
 
 
 def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
@@ -167,7 +171,8 @@ def connections_suffice(facts: EvalFacts) -> Iterator[Finding]:
 
 
 def retrieval_is_there(facts: EvalFacts) -> Iterator[Finding]:
-    assert facts.local_assets is not None
+    if facts.local_retriever is not None:
+        yield from examine(RETRIEVER_RULES, facts.local_retriever)
     servers, settings = facts.retrieval_servers, facts.settings
     if servers is None:
         return
@@ -247,31 +252,27 @@ def _differ(ours: Path, theirs: Path) -> bool:
 
 
 def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
-    if not (facts.command_line.auto_serve and facts.is_known_to_ask):
+    path, settings = facts.command_line.auto_serve, facts.settings
+    if path is None or not facts.is_known_to_ask:
         return
-    settings, planned = facts.settings, Path(facts.settings.generator_model)
     facts.folder.check_served_model(settings.generator_model)
-    try:
-        chosen_engine(ModelServerOptions(planned))
-    except UserError as reason:
-        yield error(str(reason))
-    if (tokens := served_tokens(facts.command_line.auto_serve)) < settings.generator_max_input_len:
+    if facts.export is not None:
+        yield from examine(EXPORT_RULES, facts.export)
+        chosen_engine(server_options(Path(settings.generator_model), settings))
+    if facts.model_server is not None:
+        yield from examine(SERVER_RULES, facts.model_server)
+    if (tokens := served_tokens(path)) < settings.generator_max_input_len:
         yield error(
             f"generator_max_input_len={settings.generator_max_input_len}, but the model will be served with {tokens} "
             "tokens; lower generator_max_input_len, and max_response_tokens with it"
         )
-    weights = weight_bytes(facts.command_line.auto_serve)
-    if Path(facts.model_folder) != planned:  # the checkpoint is merged first
-        yield from output_folder("--auto_serve", planned, weights, "the merged weights")
-    if not count_gpus() and weights > facts.machine.memory_bytes:
-        yield warning(f"the weights have {gib(weights)}, this machine {gib(facts.machine.memory_bytes)} of memory")
 
 
 RULES: Mapping[str, Rule[EvalFacts]] = {
-    "evaluation.settings": settings_are_read,
+    "evaluation.settings": gathered("settings"),
     "evaluation.questions": questions_are_read,
     "evaluation.folder": folder_can_be_used,
-    "evaluation.tokenizer": tokenizer_is_there,
+    "evaluation.tokenizer": gathered("eos_ids"),
     "evaluation.method": method_takes_the_settings,
     "evaluation.budget": prompts_fit,
     "evaluation.metrics": metrics_apply,

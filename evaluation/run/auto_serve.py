@@ -12,7 +12,6 @@ from evaluation.command_line import CommandLine, load_settings
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
 from flashrag.generator import check_model_folder, read_model_facts
-from flashrag.generator.model_folder import WEIGHTS
 from flashrag.system.engine import PUBLISHED_CONTEXT_TOKENS, ModelServerOptions
 from flashrag.system.model_server import model_server
 from flashrag.system.processes import guarded_processes
@@ -40,9 +39,12 @@ def served(command_line: CommandLine, settings: EvalSettings) -> Iterator[EvalSe
     """Serve the model; yields the settings with its address."""
     assert command_line.auto_serve is not None, "asked for"
     model = exported_model(command_line.auto_serve)
-    log_path = settings.save_dir / "model_server.log"
-    with guarded_processes(), model_server(ModelServerOptions(model, log_path=log_path)) as (url, _):
+    with guarded_processes(), model_server(server_options(model, settings)) as (url, _):
         yield load_settings(_with_model(command_line, model, url))
+
+
+def server_options(model: Path, settings: EvalSettings) -> ModelServerOptions:
+    return ModelServerOptions(model, log_path=settings.save_dir / "model_server.log")
 
 
 def planned_model(path: Path) -> Path:
@@ -58,13 +60,6 @@ def source_folder(path: Path) -> Path:
     """The folder with the configuration and the tokenizer of the model that will be served, before any merging."""
     planned = planned_model(path)
     return planned if (planned / "config.json").is_file() else find_checkpoint(path).huggingface
-
-
-def weight_bytes(path: Path) -> int:
-    """The size of the weights on the disk; those of a checkpoint's ranks, if they are still to be merged."""
-    folder = source_folder(path)
-    files = [file for pattern in WEIGHTS for file in folder.glob(pattern)] or [*folder.parent.glob("model_*.pt")]
-    return sum(file.stat().st_size for file in files)
 
 
 def served_tokens(path: Path) -> int:

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 from evaluation.command_line import parse_command_line
 from evaluation.preflight import RULES, EvalFacts
 from evaluation.preflight.servers import SAMPLE, JudgeReply, Reply, RetrievalServers, ServedModel
-from evaluation.run.auto_serve import weight_bytes
 from flashrag.preflight import MACHINE_RULES, Severity, examine
 from flashrag.system.files import locked
 
@@ -219,27 +219,24 @@ def test_a_local_index_is_looked_at(facts_of: Callable[..., EvalFacts], corpus: 
     local = {"use_remote_retriever": "false", "remote_retriever_url": "null", **corpus}
     facts = facts_of(local, retrieval_servers=None)
     assert found(facts) == []
-    assert facts.local_assets == [f"bm25 {corpus['index_path']} (2 passages of {corpus['corpus_path']})"]
-    gone = {**local, "corpus_path": tmp_path / "none.jsonl"}
-    check_one(found(facts_of(gone, retrieval_servers=None)), "error", "retrieval", "corpus_path: no file at")
-    gone = {**local, "index_path": tmp_path / "none"}
-    check_one(found(facts_of(gone, retrieval_servers=None)), "error", "retrieval", "index_path: nothing at")
+    for key, words in (("corpus_path", "corpus_path: no file at"), ("index_path", "index_path: nothing at")):
+        ((severity, rule, message), *_) = found(facts_of({**local, key: tmp_path / "none"}, retrieval_servers=None))
+        assert (severity, rule.partition(".")[0], words in message) == ("error", "retriever", True)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A sharded checkpoint of the demo's model, which takes 2,048 tokens, with a thousand bytes as weights."""
+    """A sharded checkpoint of the demo's model, which takes 2,048 tokens; its weights are made up."""
     actor = tmp_path / "my rün" / "global_step_5" / "actor"
     base_model = ROOT / "training" / "demo" / "base_model"
     shutil.copytree(base_model, actor / "huggingface", ignore=shutil.ignore_patterns("*.safetensors"))
     (actor / "fsdp_config.json").write_text(json.dumps({"world_size": 1}))
-    (actor / "model_world_size_1_rank_0.pt").write_bytes(bytes(1000))
+    with zipfile.ZipFile(actor / "model_world_size_1_rank_0.pt", "w") as file:  # as torch's format is one
+        file.writestr("weights", bytes(1000))
     return actor
 
 
-def test_a_checkpoint_is_looked_at_before_it_is_served(
-    facts_of: Callable[..., EvalFacts], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_checkpoint_is_looked_at_before_it_is_served(facts_of: Callable[..., EvalFacts], checkpoint: Path):
     keys: dict[str, Any] = {"generator_model": None}
     facts = facts_of(keys, "--auto_serve", str(checkpoint.parent))
     check_one(
@@ -248,11 +245,10 @@ def test_a_checkpoint_is_looked_at_before_it_is_served(
     keys |= {"generator_max_input_len": 2048, "max_response_tokens": 1024, "max_result_tokens": 500}
     facts = facts_of(keys, "--auto_serve", str(checkpoint.parent))
     assert found(facts) == []
-    assert (facts.model_folder, weight_bytes(checkpoint)) == (str(checkpoint / "huggingface"), 1000)
-    monkeypatch.setattr("evaluation.preflight.rules.weight_bytes", lambda _: 2**60)
-    messages = [message for _, _, message in found(facts_of(keys, "--auto_serve", str(checkpoint.parent)))]
-    assert "but the merged weights need" in messages[0]
-    assert "the weights have" in messages[1]
+    assert facts.model_folder == str(checkpoint / "huggingface")
+    (checkpoint / "model_world_size_1_rank_0.pt").write_bytes(b"cut")
+    ((_, rule, message),) = found(facts_of(keys, "--auto_serve", str(checkpoint.parent)))
+    assert (rule, "is cut short" in message) == ("export.shards", True)
     (checkpoint / "fsdp_config.json").unlink()
     findings = found(facts_of(keys, "--auto_serve", str(checkpoint.parent)))
     check_one(findings, "error", "settings", "holds no checkpoint")
