@@ -94,8 +94,9 @@ def _serving(facts: EvalFacts) -> str:
 
 
 def _tokenizer(facts: EvalFacts) -> str:
-    served = facts.served_model
-    if facts.tokenizer is None or served is None:
+    if facts.tokenizer is None:
+        return "the server's" if facts.method.needs_generator else NOT_ASKED
+    if (served := facts.served_model) is None:
         return facts.model_folder
     return f"{facts.model_folder} ({'compared with' if served.sample_ids else 'cannot be compared with'} the server's)"
 

@@ -35,8 +35,9 @@ from verl_search.trainer.export import RULES as EXPORT_RULES
 
 MAX_NAME_BYTES = 255  # of a file or folder, Linux's limit
 OPENAI_HOST = "api.openai.com"
-# Bytes of a record, from its longest parts: a token's text and id, a passage, and the file's copies while it is sorted.
-TOKEN_BYTES, PASSAGE_BYTES, COPIES = 12, 1000, 3
+# Bytes of a record's parts: the question with its metadata, a token's text and id, a passage. COPIES: items.jsonl, the
+# same while it is sorted, and intermediate_data.json.
+QUESTION_BYTES, TOKEN_BYTES, PASSAGE_BYTES, COPIES = 2000, 12, 1000, 3
 USUAL_SHARE = 10  # a record is rarely longer than a tenth of the longest
 
 
@@ -44,8 +45,8 @@ def record_bytes(facts: EvalFacts) -> int:
     """The most that the records of the pending questions take on the disk."""
     settings = facts.settings
     passages = settings.max_searches * settings.retrieval_topk if facts.method.needs_retriever else 0
-    longest = settings.max_response_tokens * TOKEN_BYTES + passages * PASSAGE_BYTES
-    return len(facts.pending) * longest * COPIES
+    tokens = settings.max_response_tokens if facts.method.needs_generator else 0
+    return len(facts.pending) * (QUESTION_BYTES + tokens * TOKEN_BYTES + passages * PASSAGE_BYTES) * COPIES
 
 
 def questions_are_read(facts: EvalFacts) -> Iterator[Finding]:
@@ -78,7 +79,7 @@ def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
             f"{settings.prompt_template_name}: {PYTHON_TEMPLATE} is the template that tells the model of the tool; set "
             "both or neither, as in training"
         )
-    if method is OraclePassagesPipeline:
+    if method is OraclePassagesPipeline and facts.applicable is not None:  # the metadata can be read
         used = facts.questions
         without = sum(not (supporting_passages(q.metadata) or supporting_titles(q.metadata)) for q in used)
         if without:

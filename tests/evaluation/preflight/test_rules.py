@@ -181,7 +181,9 @@ def test_the_questions(facts_of: Callable[..., EvalFacts], tmp_path: Path):
     assert f"{path}: 2 of 3 questions have the text of an earlier one" in repeated
     assert (severity, left_out) == ("note", f"{path}: left out 1 unanswerable questions (4 records in all)")
     path.write_text(json.dumps({**rows[0], "metadata": {"supporting_facts": [1]}}))
-    check_one(found(facts_of({"dataset_name": path})), "error", "method", "the metadata of question '0' cannot be read")
+    for method in ("research", "oracle-passages"):
+        findings = found(facts_of({"dataset_name": path, "method_name": method}))
+        check_one(findings, "error", "method", "the metadata of question '0' cannot be read")
 
 
 def test_one_question_that_is_too_long_is_counted(facts_of: Callable[..., EvalFacts], tmp_path: Path):
