@@ -25,6 +25,7 @@ from evaluation.preflight.servers import (
 from evaluation.scores.judge import JudgeSettings
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
+from tests.proxies import HttpProxy, clear_proxies, running
 
 ROOT = Path(__file__).resolve().parents[3]
 OPENAPI = ROOT / "rag_serving" / "openapi.json"
@@ -193,3 +194,17 @@ def test_a_key_that_no_request_can_carry_is_told(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="OPENAI_API_KEY holds a space") as told:
         ask_model_server(settings(sgl_remote_url="http://127.0.0.1:1"))
     assert "ключ" not in str(told.value)
+
+
+def test_this_machine_s_servers_are_asked_without_a_proxy(serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch):
+    models, search, judge = serve(model_server()), serve(retrieval_server()), serve(FastAPI())
+    with running(HttpProxy()) as proxy:
+        clear_proxies(monkeypatch)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert ask_model_server(settings(sgl_remote_url=models)).name == "m"
+        assert ask(models).is_final  # the server's own 404
+        assert ask_retrieval_servers(settings(remote_retriever_url=search), "Who?").problem is None
+        assert ask_judge(JudgeSettings(url=judge, model="gpt")).status == 404
+        assert proxy.asked == []
+        assert ask_judge(JudgeSettings(url="http://judge.test", model="gpt")).status == 502
+        assert proxy.asked == ["GET http://judge.test/models"]
