@@ -45,6 +45,7 @@ from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 
 PROGRAM = "python scripts/convert_data.py"
+MOST_SHOWN = 1000  # characters of a line
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -116,6 +117,11 @@ def target_can_be_written(facts: ConversionFacts) -> Iterator[Finding]:
     yield from output_folder("--data_dir", target.parent, facts.needed_bytes, "the questions")
 
 
+def _first_line(facts: ConversionFacts) -> str:
+    line = _line(facts.file.questions[0])
+    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}… ({len(line)} characters)"
+
+
 RULES: Mapping[str, Rule[ConversionFacts]] = {
     "data.source": source_is_read,
     "data.target": target_can_be_written,
@@ -126,7 +132,7 @@ PLAN: Plan[ConversionFacts] = {
     "write": {
         "file": lambda facts: f"{facts.target.absolute()}: {len(facts.file.questions)} lines",
         "columns": lambda facts: ", ".join(asdict(facts.file.questions[0])),
-        "first line": lambda facts: _line(facts.file.questions[0]),
+        "first line": _first_line,
         "disk": lambda facts: f"about {gib(facts.needed_bytes)} of {gib(free_bytes(facts.target))} free",
     },
     "run": {"command": lambda facts: checked_command(PROGRAM, facts.arguments)},

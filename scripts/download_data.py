@@ -156,7 +156,11 @@ class DownloadFacts:
 
 
 def files_can_be_fetched(facts: DownloadFacts) -> Iterator[Finding]:
-    yield from (error(str(reason)) for reason in facts.stated.values() if isinstance(reason, UserError))
+    names_of: dict[str, list[str]] = {}  # by reason, which is often the same for all
+    for name, reason in facts.stated.items():
+        if isinstance(reason, UserError):
+            names_of.setdefault(str(reason).removeprefix(name), []).append(name)
+    yield from (error(f"{', '.join(names)}{reason}") for reason, names in names_of.items())
 
 
 def files_have_room(facts: DownloadFacts) -> Iterator[Finding]:

@@ -226,7 +226,9 @@ def test_check_says_what_would_be_fetched_and_fetches_nothing(
     assert main(["nq", *arguments, "--split", "test", "--check"]) == 2
     printed = capsys.readouterr().out
     assert f"{target}: 125 questions, there already, sha256 as in" in printed
-    assert "nq/test.jsonl cannot be fetched" in printed
+    assert "error: nq/test.jsonl cannot be fetched" in printed
+    assert main(["nq", "popqa", *arguments[:-1], "http://127.0.0.1:1", "--split", "test", "--check"]) == 2
+    assert "error: nq/test.jsonl, popqa/test.jsonl cannot be fetched" in capsys.readouterr().out
     assert main([*arguments, "--split", "dev", "--check"]) == 2
     assert "files  unknown" in capsys.readouterr().out
 
