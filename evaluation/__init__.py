@@ -1,1 +1,1 @@
-"""Evaluation of a served model: the command run_eval.py, the folder of a run, its scores and the report."""
+"""Evaluation of a served model: run_eval.py, its preflight, the folder of a run, its scores and the report."""

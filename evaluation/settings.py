@@ -1,6 +1,6 @@
 """The settings of an evaluation: the keys of eval_config.yaml, each checked alone and against the others.
 
-Does not cover: checking that servers and files exist (run_eval.py), reading a file and flags (command_line.py).
+Does not cover: checking that servers and files exist (preflight/), reading a file and flags (command_line.py).
 """
 
 from pathlib import Path

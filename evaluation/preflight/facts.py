@@ -80,12 +80,7 @@ class EvalFacts:
 
     @fact
     def question_file(self) -> QuestionFile:
-        try:
-            return QuestionFile.read(find_split(self.settings, self.settings.split))
-        except OSError as error:
-            raise UserError(
-                f"dataset_name={self.settings.dataset_name}: {error}; give a file that can be read"
-            ) from error
+        return QuestionFile.read(find_split(self.settings, self.settings.split))
 
     @fact
     def questions(self) -> list[Question]:
@@ -133,8 +128,8 @@ class EvalFacts:
             return True
 
     @property
-    def needs_model_server(self) -> bool:
-        return self.is_known_to_ask and self.method.needs_generator and not self.command_line.auto_serve
+    def needs_model(self) -> bool:
+        return self.is_known_to_ask and self.method.needs_generator
 
     @property
     def needs_search(self) -> bool:
@@ -149,7 +144,7 @@ class EvalFacts:
     @fact
     def tokenizer(self) -> Any:
         """None where the server makes the tokens, and where no model is asked."""
-        if self.settings.framework is Framework.OPENAI_CHAT or not self.method.needs_generator:
+        if self.settings.framework is Framework.OPENAI_CHAT or not self.needs_model:
             return None
         return load_tokenizer(self.model_folder, "--auto_serve" if self.command_line.auto_serve else MODEL_KEY)
 
@@ -168,7 +163,9 @@ class EvalFacts:
 
     @fact
     def first_request(self) -> Request | None:
-        """The first request of the run, None if the method sends none; raises `UserError` if it cannot be made."""
+        """The first request of the run, None if it sends none; raises `UserError` if it cannot be made."""
+        if not self.needs_model:
+            return None
         pipeline, failed = self.pipeline, None
         for question in self.questions[:MOST_LONG_TRIED]:
             try:
@@ -191,7 +188,7 @@ class EvalFacts:
 
     @fact
     def served_model(self) -> ServedModel | None:
-        return ask_model_server(self.settings) if self.needs_model_server else None
+        return ask_model_server(self.settings) if self.needs_model and not self.command_line.auto_serve else None
 
     @fact
     def reply(self) -> Reply | None:

@@ -56,7 +56,7 @@ def _metrics(facts: EvalFacts) -> str:
 def _tokens(facts: EvalFacts) -> str:
     request = facts.first_request
     if request is None:
-        return "none: the method asks no model"
+        return "none: no model is asked"
     without = "" if issubclass(facts.method, EpisodePipeline) else ", without passages"
     return "the server counts them" if facts.tokenizer is None else f"{len(request.prompt)}{without}"
 
@@ -89,13 +89,14 @@ def _described(served: ServedModel) -> str:
 def _serving(facts: EvalFacts) -> str:
     """The command that will serve the model; its port is chosen when it starts."""
     if facts.export is not None:
-        return f"the {facts.export.checkpoint.world_size} ranks of {facts.export.checkpoint.actor} are merged first"
+        checkpoint = facts.export.checkpoint
+        return f"once the weights of {checkpoint.world_size} ranks in {checkpoint.actor} are merged"
     return shlex.join(facts.model_server.command) if facts.model_server else "is served already"
 
 
 def _tokenizer(facts: EvalFacts) -> str:
     if facts.tokenizer is None:
-        return "the server's" if facts.method.needs_generator else NOT_ASKED
+        return "the server's" if facts.needs_model else NOT_ASKED
     if (served := facts.served_model) is None:
         return facts.model_folder
     return f"{facts.model_folder} ({'compared with' if served.sample_ids else 'cannot be compared with'} the server's)"

@@ -87,6 +87,8 @@ def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
                 f"{without} of {len(used)} questions name no supporting passage: oracle-passages cannot answer "
                 "them, and they count as failed"
             )
+    if not facts.is_known_to_ask:
+        return
     assert facts.pipeline
     if facts.tokenizer is not None and (moved := prompt_note(facts.tokenizer, settings.apply_chat)):
         yield note(moved)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,17 @@ def test_a_run_that_continues_and_one_that_is_complete(check: Callable[..., Any]
     code, plan, out = check("--max_searches", "3")
     assert (code, plan["state"]) == (2, "unknown")
     assert "max_searches was 16, is 3" in out
+
+
+def test_a_complete_run_needs_no_model(check: Callable[..., Any], arguments: list[str], tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(arguments[arguments.index("--generator_model") + 1], model)
+    more = ("--generator_model", str(model))
+    assert main([*arguments, *more]) == 0
+    shutil.rmtree(model)
+    code, plan, _ = check(*more)
+    assert (code, plan["tokens"], plan["tokenizer"]) == (0, "none: no model is asked", "not asked")
+    assert main([*arguments, *more]) == 0
 
 
 def test_what_is_unknown_does_not_hide_the_rest(check: Callable[..., Any]):
