@@ -191,7 +191,7 @@ def row(case: Case, rng: random.Random) -> str:
         text = path.read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
     number = rng.randrange(len(rows))
-    name, value = rng.choice(sorted(rows[number])), rng.choice(VALUES)
+    name, value = rng.choice(sorted(map(str, rows[number]))), rng.choice(VALUES)
     kind = rng.choice(("value", "value", "name", "gone"))
     old = rows[number].pop(name)
     if kind != "gone":
