@@ -30,6 +30,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from flashrag.config import read_yaml_mapping
 from flashrag.errors import EXIT_USER_ERROR, ReSearchError, exit_on_user_error
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.engine import Engine, ModelServerOptions
@@ -40,6 +41,11 @@ from scripts.soak.mutations import MUTATIONS, Case, NothingToChange
 
 BASE_MODEL = ROOT / "training" / "demo" / "base_model"
 MODEL_TOKENS = 1024
+EVAL_CONFIG = ROOT / "evaluation" / "eval_config.yaml"
+EVAL_LIMITS = {
+    "retrieval_topk": 2, "max_result_tokens": 100,
+    "generator_max_input_len": MODEL_TOKENS, "max_response_tokens": MODEL_TOKENS // 2,
+}  # fmt: skip
 CHECK_TIMEOUT_S, RUN_TIMEOUT_S = 60, 300
 PROGRAMS = {
     "training": "training.launch",
@@ -97,12 +103,17 @@ def make_good(folder: Path) -> None:
     for name, rows in {"questions": questions[:4], "corpus": passages}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(BASE_MODEL, folder / "model")
-    made = {"retrieval_method": "bm25", "index_path": "indexes/bm25", "corpus_path": "corpus.jsonl"}
-    (folder / "serving.yaml").write_text(yaml.safe_dump(made))
+    (folder / "serving.yaml").write_text(yaml.safe_dump(served(Path())))
     for command in ("index", "preparation"):
         done = run_whole(Case(command, folder, commands("", "")[command][:-1]))
         if done.code != 0:
             raise ReSearchError(f"the good inputs cannot be made: {done.output[-2000:]}")
+
+
+def served(folder: Path) -> dict[str, str]:
+    """The server's configuration over the good inputs in a folder."""
+    paths = {"index_path": str(folder / "indexes" / "bm25"), "corpus_path": str(folder / "corpus.jsonl")}
+    return {"retrieval_method": "bm25", **paths}
 
 
 def commands(search_url: str, model_url: str) -> dict[str, list[str]]:
@@ -217,9 +228,9 @@ def _soak(options: InputsOptions, work: Path) -> None:
     good = work / "good"
     make_good(good)
     server = ModelServerOptions(good / "model", Engine.VLLM, context_length=MODEL_TOKENS, log_path=work / "model.log")
-    with our_server(good / "serving.yaml", work) as search, model_server(server) as (model_url, _):
-        limits = {"generator_max_input_len": MODEL_TOKENS, "max_response_tokens": MODEL_TOKENS // 2}
-        (good / "eval.yaml").write_text(yaml.safe_dump({"retrieval_topk": 2, "max_result_tokens": 100, **limits}))
+    (work / "serving.yaml").write_text(yaml.safe_dump(served(good)))
+    with our_server(work / "serving.yaml", work) as search, model_server(server) as (model_url, _):
+        (good / "eval.yaml").write_text(yaml.safe_dump({**read_yaml_mapping(EVAL_CONFIG), **EVAL_LIMITS}))
         arguments = commands(search.url, model_url)
         whole = {name: run_whole(Case(name, good, argv)) for name, argv in arguments.items()}
         if bad := [f"{name}: {outcome.output[-1000:]}" for name, outcome in whole.items() if outcome.code != 0]:
