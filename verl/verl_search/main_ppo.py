@@ -27,7 +27,7 @@ from verl_search.composition import (
     in_one_line,
     register_with_hydra,
 )
-from verl_search.platform.ray_cluster import configured_ray, needs, ray_init_settings
+from verl_search.platform.ray_cluster import configured_ray, own_cpus, ray_init_settings
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import TRAINING_RULES
 from verl_search.preflight.settings_rules import SETTINGS_RULES
@@ -137,8 +137,7 @@ def complete(config: DictConfig) -> None:
         megabytes = bucket_megabytes(read_model_facts(folder, MODEL_KEY), config)
         rollout.checkpoint_engine.update_weights_bucket_megabytes = megabytes
     ray_init = config.ray_kwargs.ray_init
-    if config.trainer.device == "cpu":
-        ray_init.num_cpus = ray_init.num_cpus or needs(config).cpus
+    ray_init.num_cpus = ray_init.num_cpus or own_cpus(config, len(os.sched_getaffinity(0)))
     for key, value in ray_init_settings(configured_ray(config), os.environ).items():
         OmegaConf.update(ray_init, key, value, force_add=True)
     rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(CONFIG_DIR / "agent_loop.yaml")

@@ -1,5 +1,6 @@
 """Which Ray a run uses, and whether the cluster that it is to join answers, takes our token and has room."""
 
+import os
 import socket
 import sys
 import tempfile
@@ -210,11 +211,14 @@ def test_a_ray_of_ones_own_needs_a_place_for_its_token(tmp_path: Path, monkeypat
         check_own_token({"RAY_AUTH_TOKEN_PATH": "/no/file"})
 
 
-def test_a_run_of_its_own_gives_ray_its_resources():
-    config = composed("cpu", "actor_rollout_ref.model.path=org/model")
+@pytest.mark.parametrize(("name", "reserved", "gpus"), [("cpu", 4 * (1 + 1), 1), ("research", 4 * (8 + 1), None)])
+def test_a_run_of_its_own_gives_ray_its_resources(name: str, reserved: int, gpus: int | None):
+    config = composed(name, "actor_rollout_ref.model.path=org/model")
     complete(config)
     ray_init = config.ray_kwargs.ray_init
-    assert (ray_init.address, ray_init.num_cpus, ray_init.num_gpus) == ("local", 8, 1)
+    # With fewer CPUs than verl reserves, a machine of few cores and eight GPUs would wait without end.
+    cpus = max(reserved, len(os.sched_getaffinity(0)))
+    assert (ray_init.address, ray_init.num_cpus, ray_init.get("num_gpus")) == ("local", cpus, gpus)
 
 
 def test_a_run_that_joins_leaves_them_out_and_tells_its_workers_where_to_write(monkeypatch: pytest.MonkeyPatch):

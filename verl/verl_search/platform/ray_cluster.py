@@ -77,8 +77,12 @@ def configured_ray(config: DictConfig) -> RayChoice:
 def needs(config: DictConfig) -> Needs:
     """What verl's processes reserve. More CPUs than Ray has are waited for without end; they are not threads."""
     trainer = config.trainer
-    cpus = CPUS_PER_PROCESS * (trainer.n_gpus_per_node + 1) if trainer.device == "cpu" else 1
-    return Needs(trainer.nnodes, trainer.n_gpus_per_node, cpus)
+    return Needs(trainer.nnodes, trainer.n_gpus_per_node, own_cpus(config, 0) if trainer.device == "cpu" else 1)
+
+
+def own_cpus(config: DictConfig, cores: int) -> int:
+    """The CPUs that a Ray of the run's own is said to have: as many as are reserved, or as there are cores if more."""
+    return max(cores, CPUS_PER_PROCESS * (config.trainer.n_gpus_per_node + 1))
 
 
 def choose_ray(environ: Mapping[str, str], configured: str | None, nodes: int) -> RayChoice:
