@@ -30,6 +30,7 @@ from flashrag.system.files import write_text
 F = TypeVar("F")
 Value = TypeVar("Value")
 FINDINGS_FILE = "preflight.jsonl"
+MOST_SHOWN = 120  # characters of a path
 
 
 class Severity(StrEnum):
@@ -87,10 +88,17 @@ class fact(Generic[Value]):
             except UserError as reason:
                 gathered[name] = reason
             except OSError as reason:
-                gathered[name] = UserError(f"{reason}; see that this user can read it")
+                gathered[name] = UserError(_about_a_path(reason))
         if isinstance(gathered[name], UserError):
             raise gathered[name]
         return gathered[name]
+
+
+def _about_a_path(reason: OSError) -> str:
+    """A path that is too long, a loop of links, a file of another user, a file that is gone by now."""
+    path = str(reason.filename or "a file")
+    shown = path if len(path) <= MOST_SHOWN else f"{path[: MOST_SHOWN - 1]}…"
+    return f"{shown}: {reason.strerror or reason}; give a path that this user and this system can use"
 
 
 def gathered(name: str) -> Rule[Any]:
@@ -129,6 +137,8 @@ def examine(rules: Mapping[str, Rule[F]], facts: F) -> list[Finding]:
                 keep(name, finding)
         except UserError as reason:
             keep(name, error(str(reason)))
+        except OSError as reason:
+            keep(name, error(_about_a_path(reason)))
     return sorted(found.values(), key=lambda finding: list(Severity).index(finding.severity))
 
 

@@ -55,7 +55,7 @@ def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:
         for name, entry in entries.items():
             try:
                 value = entry(facts)
-            except UserError:
+            except (UserError, OSError):
                 value = UNKNOWN
             console.print(Text.assemble(f"  {name:{width}}  ", value))
     errors = sum(finding.severity is Severity.ERROR for finding in findings)

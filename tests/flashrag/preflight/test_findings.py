@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_read_is_a_finding_too():
 
     (finding,) = examine({"file.size": gathered("size"), "file.again": gathered("size")}, Gone())
     assert (finding.severity, finding.rule) == (Severity.ERROR, "file.size")
-    assert "No such file or directory: '/no/such'; see that this user can read it" in finding.message
+    assert "/no/such: No such file or directory; give a path that this user and this system can use" in finding.message
     assert isinstance(Gone.size, fact)
 
 
@@ -111,3 +111,12 @@ def test_a_run_folder_that_cannot_be_written_is_a_user_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         enforce([], tmp_path / "file" / "run")
+
+
+def test_a_path_that_the_system_refuses_is_an_error_in_words():
+    def rule(_: None) -> None:
+        Path("x" * 5000).exists()
+
+    ((severity, message, _),) = [(f.severity, f.message, f.rule) for f in examine({"out": rule}, None)]
+    assert severity is Severity.ERROR
+    assert message == f"{'x' * 119}…: File name too long; give a path that this user and this system can use"
