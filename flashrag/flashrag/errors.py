@@ -5,6 +5,7 @@ Every message names the given value and the expected one, and tells users what t
 
 import difflib
 import functools
+import io
 import sys
 from collections.abc import Callable, Iterable
 
@@ -40,11 +41,15 @@ class GenerationError(ReSearchError):
 def exit_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Make a command's `main` report each `ReSearchError` and a Ctrl-C as one line on stderr, and return the exit code.
 
-    If a `KeyboardInterrupt` has a text, it tells users how to continue, and is part of the line.
+    If a `KeyboardInterrupt` has a text, it tells users how to continue, and is part of the line. What the terminal's
+    encoding cannot show, and what is no text in a flag or a path, is printed as an escape.
     """
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs) or 0
         except ReSearchError as error:

@@ -79,7 +79,8 @@ class Engine:
     async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> TokenOutput:
         """Sample `sampled_ids` after `prompt_ids`; `params` are vLLM's."""
         # One message per request instead of one per token, as an episode asks for: every way has the same engine.
-        sampling = SamplingParams(extra_args={FORCED: sampled_ids}, output_kind=RequestOutputKind.FINAL_ONLY, **params)
+        asked = {"output_kind": RequestOutputKind.FINAL_ONLY, "extra_args": {FORCED: sampled_ids}}
+        sampling = SamplingParams(**{**asked, **params})
         outputs = [o async for o in self.llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex)]
         (done,) = outputs[-1].outputs
         log_probs = [by_id[token].logprob for token, by_id in zip(done.token_ids, done.logprobs, strict=True)]

@@ -1,5 +1,6 @@
 """How a command reports what it cannot use, and what the light core may import."""
 
+import io
 import subprocess
 import sys
 
@@ -94,3 +95,18 @@ def test_the_light_core_needs_nothing_heavy():
         f"for name in {LIGHT_MODULES}: __import__(name)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_letters_that_the_terminal_cannot_show_are_printed_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, told = (io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", told)
+
+    @exit_on_user_error
+    def main() -> None:
+        print("½")
+        raise UserError("ü \udcff")
+
+    assert main() == 2
+    assert shown.buffer.getvalue() == b"\\xbd\n"
+    assert told.buffer.getvalue() == b"error: \\xfc \\udcff\n"
