@@ -29,6 +29,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -77,6 +78,7 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(
             prog=prog, description=description, epilog=epilog, formatter_class=HelpFormatter, allow_abbrev=False
         )
+        self._given: list[str] = []
 
     def parse_into(self, options: type[Options], args: Sequence[str] | None = None) -> Options:
         """The arguments as a dataclass that `add_fields` was given; fields that are no flags keep their defaults."""
@@ -102,6 +104,10 @@ class CommandParser(argparse.ArgumentParser):
             groups[group].add_argument(f"--{item.name}", *keywords.pop("aliases", ()), **keywords)
         self.set_defaults(**defaults)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyrefly: ignore[bad-override]
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyrefly: ignore[bad-override]
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -114,6 +120,10 @@ class CommandParser(argparse.ArgumentParser):
         return did_you_mean(argument.partition("=")[0], flags) or "; --help shows the arguments"
 
     def error(self, message: str) -> NoReturn:
+        flags = (word.partition("=")[0] for word in self._given if word.startswith("--"))
+        unknown = next((flag for flag in flags if flag not in self._option_string_actions), None)
+        if "required" in message and unknown:  # most likely one of these, misspelt
+            raise UserError(f"{message}; {unknown!r} is no argument{self.nearest_flag(unknown)}")
         raise UserError(f"{message}; --help shows the arguments")
 
 

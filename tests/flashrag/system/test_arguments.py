@@ -96,3 +96,14 @@ def test_the_fields_of_a_dataclass_are_the_flags_of_a_command(capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "Merge files." in text
     assert "--sizes N [N ...]     their sizes (default: 1 2)" in text
+
+
+def test_a_required_flag_that_is_misspelt_is_named_with_the_nearest() -> None:
+    parser = CommandParser(prog="p")
+    parser.add_argument("--corpus_path", required=True)
+    with pytest.raises(
+        UserError, match=r"required: --corpus_path; '--corpus_pth' is no argument; did you mean '--corpus_path'\?"
+    ):
+        parser.parse_args(["--corpus_pth=x"])
+    with pytest.raises(UserError, match=r"required: --corpus_path; --help shows the arguments"):
+        parser.parse_args([])
