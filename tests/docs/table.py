@@ -130,6 +130,7 @@ TABLE = (
     Entry(
         RUN_EVAL + ".*--check$",
         needs=(QUESTIONS, "8000", "8010"),
+        more="--save_note checked",  # a run that no other command has completed
         prints=r"token ids +server\n(.*\n)+.*0 errors: this would start",
     ),
     Entry(

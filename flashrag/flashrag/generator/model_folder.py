@@ -102,10 +102,12 @@ def load_tokenizer(path: str, key: str = KEY) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer.decode(tokenizer.encode("a text"))  # some damage shows at the first use
     except Exception as error:  # a damaged file can make the loader raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{key}={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})") from error
+    return tokenizer
 
 
 def eos_token_ids(tokenizer: Any, path: str) -> list[int]:

@@ -415,3 +415,13 @@ def test_flashrags_factory_checks_then_loads(server: Server, tmp_path: Path, tok
     generator = get_generator(Config(config_dict=config))
     assert generator.served_name == "research-7b"
     assert generator.eos_token_ids == (EOS,)
+
+
+def test_a_tokenizer_that_fails_at_its_first_use_is_told_when_it_is_loaded(tmp_path: Path):
+    folder = Path(__file__).parents[3] / "training" / "demo" / "base_model"
+    for file in folder.glob("tokenizer*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": "x"}))
+    with pytest.raises(UserError, match=r"its tokenizer cannot be loaded \(TypeError: "):
+        load_tokenizer(str(tmp_path))
