@@ -79,9 +79,9 @@ class Engine:
     async def sample(self, prompt_ids: list[int], sampled_ids: list[int], **params: Any) -> TokenOutput:
         """Sample `sampled_ids` after `prompt_ids`; `params` are vLLM's."""
         # One message per request instead of one per token, as an episode asks for: every way has the same engine.
-        asked = {"output_kind": RequestOutputKind.FINAL_ONLY, "extra_args": {FORCED: sampled_ids}}
-        sampling = SamplingParams(**{**asked, **params})
-        outputs = [o async for o in self.llm.generate({"prompt_token_ids": prompt_ids}, sampling, uuid4().hex)]
+        params = {"output_kind": RequestOutputKind.FINAL_ONLY, **params, "extra_args": {FORCED: sampled_ids}}
+        request = {"prompt_token_ids": prompt_ids}, SamplingParams(**params), uuid4().hex
+        outputs = [output async for output in self.llm.generate(*request)]
         (done,) = outputs[-1].outputs
         log_probs = [by_id[token].logprob for token, by_id in zip(done.token_ids, done.logprobs, strict=True)]
         return TokenOutput(token_ids=done.token_ids, log_probs=log_probs, stop_reason="completed")
