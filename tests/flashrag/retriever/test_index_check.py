@@ -31,6 +31,27 @@ def encoder():
     return Encoder(resolve_model_folder(MODEL, ""), "mean", 256, False, "")
 
 
+class Remembering:
+    """The real encoder, which computes each text once: every check compares some of the same passages."""
+
+    def __init__(self, encoder):
+        self.encoder, self.known = encoder, {}
+
+    def __getattr__(self, name):
+        return getattr(self.encoder, name)
+
+    def encode(self, texts, instruction, batch_size):
+        if new := [text for text in dict.fromkeys(texts) if (instruction, text) not in self.known]:
+            vectors = self.encoder.encode(new, instruction, batch_size)
+            self.known |= {(instruction, text): vector for text, vector in zip(new, vectors, strict=True)}
+        return np.stack([self.known[instruction, text] for text in texts])
+
+
+@pytest.fixture(scope="module")
+def remembering(encoder):
+    return Remembering(encoder)
+
+
 @pytest.fixture(scope="module")
 def texts():
     chance = np.random.default_rng(3)
@@ -77,12 +98,12 @@ def first(site, texts, rows=(0, 7, COUNT - 1), **changes):
 
 
 @pytest.fixture
-def check(site, encoder):
+def check(site, remembering):
     """Compare the written index with corpus and encoder, as `load_retriever` does; gives how many were compared."""
 
     def compare(any_length=False):
         index = read_index(site / "x.index", mmap=True, l2=True)
-        return check_vectors([Part(index)], open_corpus(site / "corpus.jsonl", site), encoder, "", 64, any_length)
+        return check_vectors([Part(index)], open_corpus(site / "corpus.jsonl", site), remembering, "", 64, any_length)
 
     return compare
 
