@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashrag.errors import UserError
+from flashrag.preflight import CHECK_HELP
 from flashrag.system.arguments import flag
 from training.demo.world import DEMO_SEED
 
 DATASET = "demo"
+OPTIONS_FILE = "options.json"
 
 
 @dataclass(kw_only=True)
@@ -22,6 +24,7 @@ class DemoRun:
     seed: int = flag("of the world, the data order and the rollouts", DEMO_SEED)
     steps: int = flag("GRPO steps", 20)
     fresh: bool = flag("remove the output folder first", False)
+    check: bool = flag(CHECK_HELP, False)
     irrelevant_search: bool = flag(
         "control run: the server searches another world, so no passage ever holds an answer", False
     )
@@ -41,24 +44,33 @@ class DemoRun:
         """As run_eval.py names it: dataset, split, method, note."""
         return self.path / "evaluation" / f"{DATASET}_dev_research_{name}"
 
-    def open(self) -> None:
-        """Make the folder, or go on in it; raises `UserError` when it holds a run with other options."""
-        kept = self.path / "options.json"
-        options = {"seed": self.seed, "steps": self.steps, "irrelevant_search": self.irrelevant_search}
-        if self.fresh and self.path.exists():
-            if not kept.is_file():
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """The options that decide what the folder holds."""
+        return {"seed": self.seed, "steps": self.steps, "irrelevant_search": self.irrelevant_search}
+
+    def check_folder(self) -> None:
+        """Raise `UserError` if the folder is another's, or holds a run with other options."""
+        kept = self.path / OPTIONS_FILE
+        if self.fresh:
+            if self.path.exists() and not kept.is_file():
                 raise UserError(
                     f"--fresh would remove {self.path}, which is no demo folder (no options.json); remove it"
                 )
-            shutil.rmtree(self.path)
-        if kept.is_file() and (before := json.loads(kept.read_bytes())) != options:
+        elif kept.is_file() and (before := json.loads(kept.read_bytes())) != self.options:
             raise UserError(
-                f"{self.path} holds a demo run with {before}, but this command asks for {options}; give --fresh to "
-                "start afresh, or another --output_dir"
+                f"{self.path} holds a demo run with {before}, but this command asks for {self.options}; give --fresh "
+                "to start afresh, or another --output_dir"
             )
+
+    def open(self) -> None:
+        """Make the folder, or go on in it; raises `UserError` as `check_folder` does."""
+        self.check_folder()
         try:
+            if self.fresh and self.path.exists():
+                shutil.rmtree(self.path)
             self.logs.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(options, indent=1))
+            (self.path / OPTIONS_FILE).write_text(json.dumps(self.options, indent=1))
         except OSError as error:
             raise UserError(
                 f"--output_dir {self.output_dir} cannot be written ({error.strerror}); give another folder"

