@@ -174,3 +174,16 @@ def test_tokenizer_and_generation_config_that_end_sequences_differently(tmp_path
     ((severity, message),) = told(rules.sequences_end, model_folder=model)
     assert severity is Severity.WARNING
     assert "ends a sequence with '<|endoftext|>' (0), but generation_config.json with 5" in message
+
+
+def test_a_home_that_cannot_be_written_needs_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").write_text("")
+    for name in ("HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    ((severity, message),) = told(rules.cache_can_be_written)
+    assert severity is Severity.ERROR
+    assert message.startswith(f"{tmp_path}/file/.cache/huggingface cannot be written (HOME, HF_HOME)")
+    assert message.endswith("set XDG_CACHE_HOME to a folder that can")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert told(rules.cache_can_be_written) == []

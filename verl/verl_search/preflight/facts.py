@@ -3,6 +3,7 @@
 No engine, no torch. Does not cover: judging the facts (rules.py, settings_rules.py).
 """
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -60,6 +61,12 @@ class TrainingFacts:
     @fact
     def machine(self) -> Machine:
         return Machine.here()
+
+    @fact
+    def cache_folder(self) -> Path:
+        """Where Hugging Face's libraries keep what they make of the questions."""
+        xdg = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Path(os.environ.get("HF_DATASETS_CACHE") or os.environ.get("HF_HOME") or xdg / "huggingface")
 
     @fact
     def settings(self) -> SearchSettings:

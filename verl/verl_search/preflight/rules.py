@@ -15,6 +15,7 @@ from flashrag.preflight import (
     Severity,
     error,
     gib,
+    is_writable,
     note,
     output_folder,
     socket_folder,
@@ -176,6 +177,14 @@ def disk_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
             yield Finding(Severity.WARNING, finding.message + ". Or keep fewer: trainer.max_actor_ckpt_to_keep=2")
 
 
+def cache_can_be_written(facts: TrainingFacts) -> Iterator[Finding]:
+    if not is_writable(facts.cache_folder):
+        yield error(
+            f"{facts.cache_folder} cannot be written (HOME, HF_HOME), and the questions are cached there; set "
+            "XDG_CACHE_HOME to a folder that can"
+        )
+
+
 def ray_has_room_for_sockets(facts: TrainingFacts) -> Iterator[Finding]:
     yield from socket_folder(facts.machine, RAY_SOCKET_NAME, "Ray")
 
@@ -199,6 +208,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "wandb.server": wandb_is_there,
     "machine.memory": memory_is_enough,
     "machine.disk": disk_is_enough,
+    "machine.cache": cache_can_be_written,
     "machine.sockets": ray_has_room_for_sockets,
     **MACHINE_RULES,
 }
