@@ -6,6 +6,7 @@ Read from the source of every module that is no test, so nothing has to be impor
 import ast
 import importlib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -187,3 +188,14 @@ def test_a_room_is_entered_by_its_door() -> None:
 def test_a_public_path_can_be_imported(path: str) -> None:
     module, _, name = path.rpartition(".")
     assert getattr(importlib.import_module(module), name).__name__ == name or name == "app"
+
+
+def test_no_folder_of_ours_has_a_name_that_tools_pass_over(pytestconfig: pytest.Config) -> None:
+    """git's ignored names hide a folder from the linter and from a wheel, pytest's from the tests."""
+    folders = {path.parent for root in (*ROOTS.values(), REPOSITORY / "tests") for path in root.rglob("*.py")}
+    names = {part for folder in folders for part in folder.relative_to(REPOSITORY).parts} - {"__pycache__"}
+    ignored = [
+        line.rstrip("/") for line in (REPOSITORY / ".gitignore").read_text().splitlines() if not line.startswith("/")
+    ]
+    patterns = [*ignored, *pytestconfig.getini("norecursedirs")]
+    assert [name for name in sorted(names) if any(fnmatch(name, pattern) for pattern in patterns)] == []

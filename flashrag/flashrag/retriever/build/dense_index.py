@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError
-from flashrag.retriever.build.options import BuildOptions
 from flashrag.retriever.build.embeddings import (
     Embeddings,
     Manifest,
@@ -26,8 +25,9 @@ from flashrag.retriever.build.embeddings import (
     refuse_other_vectors,
 )
 from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, plan_index
-from flashrag.retriever.index_card import IndexCard, card_path
+from flashrag.retriever.build.options import BuildOptions
 from flashrag.retriever.encoder_folder import family, model_sha256, pooling_method, spaced
+from flashrag.retriever.index_card import IndexCard, card_path
 from flashrag.system.files import staged
 from flashrag.system.machine import library_versions
 
@@ -66,7 +66,9 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
     with open_parts(options.partial_embeddings, manifest) as parts:
         plan = _encode_missing(parts, options, corpus, model_folder)
         embeddings = parts.embeddings()
-        _install(options, manifest, embeddings, plan or plan_index(options.faiss_type, embeddings.dimension, len(corpus)))
+        _install(
+            options, manifest, embeddings, plan or plan_index(options.faiss_type, embeddings.dimension, len(corpus))
+        )
         if options.save_embedding:
             # A kill between the two leaves the new vectors where the next build resumes from.
             shutil.rmtree(options.saved_embeddings, ignore_errors=True)
@@ -93,8 +95,8 @@ def write_card(options: BuildOptions, corpus: Corpus, model_folder: Path) -> Non
     count = check_vectors([Part(index)], corpus, encoder, instruction, batch_size, any_length)
     if not count:
         raise UserError(
-            f"--write_card: {options.target} is a faiss {type(index).__name__}, which cannot give its vectors back to be "
-            "compared; build the index here"
+            f"--write_card: {options.target} is a faiss {type(index).__name__}, which cannot give its vectors back to "
+            "be compared; build the index here"
         )
     kind = type(index).__name__
     faiss_type = str(FaissType.FLAT) if kind == "IndexFlatIP" else kind
@@ -173,7 +175,9 @@ def kept_vectors(folder: Path, manifest: Manifest) -> Embeddings:
     return PartFolder(folder, found).embeddings()
 
 
-def _given_embeddings(path: Path, options: BuildOptions, manifest: Manifest, corpus: Corpus, model_folder: Path) -> Embeddings:
+def _given_embeddings(
+    path: Path, options: BuildOptions, manifest: Manifest, corpus: Corpus, model_folder: Path
+) -> Embeddings:
     """The vectors at --embedding_path, checked against corpus and encoder."""
     if path.is_dir():
         return kept_vectors(path, manifest)

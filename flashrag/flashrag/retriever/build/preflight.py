@@ -1,6 +1,6 @@
 """What can be wrong with a build of an index, found before hours of encoding; and the plan of the build.
 
-Sizes on disk and in memory are estimates from the number of passages, the encoder's dimension and the type of the index.
+Sizes on disk and in memory are estimated from the number of passages, the encoder's dimension and the index's type.
 Does not cover: vectors of a given file, which are compared with the encoder's own when it is loaded (dense_index.py).
 """
 
@@ -237,7 +237,8 @@ def _vectors(facts: BuildFacts) -> str:
         return f"those of {facts.options.embedding_path}"
     parts = -(-len(facts.corpus) // facts.options.part_size)
     place = facts.options.saved_embeddings if facts.options.save_embedding else facts.options.partial_embeddings
-    return f"{facts.dimension or 'unknown'} dimensions, {parts} part{'s'[: parts > 1]}, {gib(facts.vector_bytes)} in {place}"
+    count = f"{parts} part{'s'[: parts > 1]}"
+    return f"{facts.dimension or 'unknown'} dimensions, {count}, {gib(facts.vector_bytes)} in {place}"
 
 
 PLAN: Plan[BuildFacts] = {
@@ -250,7 +251,9 @@ PLAN: Plan[BuildFacts] = {
         "index": lambda facts: f"about {gib(facts.index_bytes)} in {facts.options.target.absolute()}",
     },
     "machine": {
-        "disk": lambda facts: f"about {gib(facts.disk_bytes)} of {gib(free_bytes(facts.options.save_dir))} that are free",
+        "disk": lambda facts: (
+            f"about {gib(facts.disk_bytes)} of {gib(free_bytes(facts.options.save_dir))} that are free"
+        ),
         "memory": lambda facts: f"about {gib(facts.memory_bytes)} of {gib(facts.machine.memory_bytes)}",
         "processors": lambda facts: f"{facts.machine.cores} cores, {facts.gpus} GPUs",
         "libraries": lambda _: ", ".join(

@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 
 from flashrag.errors import UserError
-from flashrag.retriever.build.faiss_types import IndexPlan, faiss_type_name, index_bytes, new_index, parameters, plan_index, training_size
+from flashrag.retriever.build.faiss_types import (
+    IndexPlan,
+    faiss_type_name,
+    index_bytes,
+    new_index,
+    parameters,
+    plan_index,
+    training_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,9 @@ def test_the_training_sample_grows_with_the_cells(factory, size):
     assert training_size(new_index(IndexPlan(factory, factory, 4))) == size
 
 
-@pytest.mark.parametrize("faiss_type", ["Flat", "SQ8", "HNSW", "IVF-Flat", "IVF16,PQ4np", "IVF16,SQ8", "PCA8,IVF16,Flat"])
+@pytest.mark.parametrize(
+    "faiss_type", ["Flat", "SQ8", "HNSW", "IVF-Flat", "IVF16,PQ4np", "IVF16,SQ8", "PCA8,IVF16,Flat"]
+)
 def test_the_size_is_told_before_it_is_built(faiss_type):
     count, dimension = 10_000, 16
     vectors = np.random.default_rng(0).standard_normal((count, dimension)).astype(np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flashrag.preflight import Finding, Severity, examine
-from flashrag.retriever.build.embeddings import MANIFEST_NAME, PartFolder
 from flashrag.retriever.build.dense_index import new_manifest
+from flashrag.retriever.build.embeddings import MANIFEST_NAME, PartFolder
 from flashrag.retriever.build.options import parse_args
 from flashrag.retriever.build.preflight import BUILD_RULES, BuildFacts
 from flashrag.retriever.index_builder import main
