@@ -24,7 +24,7 @@ from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     Rule,
     checked_command,
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class ConversionFacts:
+class ConversionFacts(MachineFacts):
     """What there is to know about the file that is read and the one that is written."""
 
     def __init__(
@@ -80,10 +80,6 @@ class ConversionFacts:
         self.arguments, self.check = arguments, check
         self.dataset, self.source, self.split = dataset, source, split
         self.target = data_dir / dataset / f"{split}.jsonl"
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def file(self) -> QuestionFile:

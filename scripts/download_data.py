@@ -29,7 +29,7 @@ from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     Rule,
     checked_command,
@@ -99,7 +99,7 @@ class Stated(NamedTuple):
     sha256: str | None
 
 
-class DownloadFacts:
+class DownloadFacts(MachineFacts):
     """What there is to know about the files that are wanted."""
 
     def __init__(
@@ -117,10 +117,6 @@ class DownloadFacts:
         self.datasets, self.splits = datasets, split
         self.revision, self.endpoint = revision, endpoint
         self.data_dir, self.lock_path = data_dir, lock or data_dir / _LOCK
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def names(self) -> list[str]:
@@ -164,8 +160,7 @@ def files_can_be_fetched(facts: DownloadFacts) -> Iterator[Finding]:
 
 
 def files_have_room(facts: DownloadFacts) -> Iterator[Finding]:
-    yield from output_folder("--data_dir", facts.data_dir)
-    yield from output_folder("--data_dir", facts.data_dir, facts.needed_bytes, "the files")
+    yield from output_folder("--data_dir", facts.data_dir, lambda: facts.needed_bytes, "the files")
 
 
 RULES: Mapping[str, Rule[DownloadFacts]] = {

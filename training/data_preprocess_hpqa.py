@@ -21,7 +21,7 @@ from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     Rule,
     checked_command,
@@ -39,7 +39,7 @@ from flashrag.preflight import (
 )
 from flashrag.questions import QuestionFile
 from flashrag.system.arguments import flag, parse_options
-from flashrag.system.machine import library_versions
+from flashrag.system.machine import versions_in_words
 from training.qa_rows import qa_rows, write_parquet_files
 
 PROGRAM = "python training/data_preprocess_hpqa.py"
@@ -60,16 +60,12 @@ class Options:
     check: bool = flag(CHECK_HELP, False)
 
 
-class DataFacts:
+class DataFacts(MachineFacts):
     """What there is to know about the files that are read and written; `arguments` are the command's."""
 
     def __init__(self, options: Options, arguments: Sequence[str]) -> None:
         self.options = options
         self.arguments = arguments
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def train(self) -> QuestionFile:
@@ -131,8 +127,7 @@ def output_can_be_written(facts: DataFacts) -> Iterator[Finding]:
     if folder.exists() and not folder.is_dir():
         yield error(f"--output_dir {folder} is a file; give a folder")
         return
-    yield from output_folder("--output_dir", folder)
-    yield from output_folder("--output_dir", folder, facts.written_bytes, "the rows")
+    yield from output_folder("--output_dir", folder, lambda: facts.written_bytes, "the rows")
 
 
 RULES: Mapping[str, Rule[DataFacts]] = {
@@ -166,7 +161,7 @@ PLAN: Plan[DataFacts] = {
     },
     "run": {
         "command": lambda facts: checked_command(PROGRAM, facts.arguments),
-        "versions": lambda _: ", ".join(" ".join(pair) for pair in library_versions(("flashrag", "pyarrow")).items()),
+        "versions": lambda _: versions_in_words(("flashrag", "pyarrow")),
     },
 }
 

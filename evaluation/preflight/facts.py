@@ -31,7 +31,7 @@ from flashrag.generator.settings import Framework
 from flashrag.pipeline import METHODS, BasicPipeline, OraclePassagesPipeline
 from flashrag.pipeline.bounds import supporting_passages
 from flashrag.pipeline.trace import failed_trajectory
-from flashrag.preflight import Machine, fact
+from flashrag.preflight import MachineFacts, fact
 from flashrag.questions import QuestionFile
 from flashrag.retriever import RetrieverFacts, RetrieverSettings
 from flashrag.system.machine import describe_environment
@@ -46,7 +46,7 @@ ANY_QUERY = "first king of Zhou"  # where the questions cannot be read
 MOST_LONG_TRIED = 200  # a prompt takes a millisecond
 
 
-class EvalFacts:
+class EvalFacts(MachineFacts):
     def __init__(self, command_line: CommandLine) -> None:
         self.command_line = command_line
 
@@ -56,10 +56,6 @@ class EvalFacts:
         with ThreadPoolExecutor() as pool:
             for name in slow:
                 pool.submit(getattr, self, name)
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def open_files(self) -> int:

@@ -20,12 +20,11 @@ from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     Rule,
     enforce,
     examine,
-    fact,
     gib,
     output_folder,
     show_check,
@@ -174,15 +173,11 @@ def run_demo(run: DemoRun) -> None:
     write_report(run, watch.seconds)
 
 
-class DemoFacts:
+class DemoFacts(MachineFacts):
     """What there is to know before the demo starts."""
 
     def __init__(self, run: DemoRun) -> None:
         self.run = run
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
 
 def stack_is_there(_: DemoFacts) -> None:

@@ -17,6 +17,7 @@ from flashrag.preflight.findings import (
 from flashrag.preflight.machine import (
     MACHINE_RULES,
     Machine,
+    MachineFacts,
     check_readable,
     free_bytes,
     gib,
@@ -32,6 +33,7 @@ __all__ = [
     "MACHINE_RULES",
     "Finding",
     "Machine",
+    "MachineFacts",
     "Plan",
     "PreflightFailed",
     "Rule",

@@ -7,16 +7,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
 from flashrag.errors import UserError
-from flashrag.preflight.findings import Finding, error, warning
+from flashrag.preflight.findings import Finding, error, fact, warning
 
 GIB = 2**30
 LEAST_TEMPORARY_BYTES = GIB
@@ -51,11 +50,12 @@ class Machine:
         )
 
 
-class HasMachine(Protocol):
-    """Facts with a machine among them."""
+class MachineFacts:
+    """Base of a command's facts: the machine that it runs on."""
 
-    @property
-    def machine(self) -> Machine: ...
+    @fact
+    def machine(self) -> Machine:
+        return Machine.here()
 
 
 def _memory_bytes() -> int:
@@ -106,20 +106,30 @@ def gib(count: float) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
 
 
-def output_folder(key: str, folder: Path, needed_bytes: int = 0, for_what: str = "") -> Iterator[Finding]:
-    """Findings about a folder that a command will write to: it must be writable and have room for `needed_bytes`."""
+def output_folder(
+    key: str, folder: Path, needed_bytes: int | Callable[[], int] = 0, for_what: str = ""
+) -> Iterator[Finding]:
+    """Findings about a folder that a command will write to: it must be writable and have room for `needed_bytes`.
+
+    A function for them may raise `UserError` where they are unknown: another rule tells the reason.
+    """
     if not is_writable(folder):
         existing = nearest_existing(folder)
         reason = f"{existing} is not writable" if existing.is_dir() else f"{existing} is a file"
         yield error(f"{key}={folder}: files cannot be written there ({reason}); give another folder")
-    elif (free := free_bytes(folder)) < needed_bytes:
+        return
+    needed = needed_bytes if isinstance(needed_bytes, int) else 0
+    if callable(needed_bytes):
+        with suppress(UserError):
+            needed = needed_bytes()
+    if (free := free_bytes(folder)) < needed:
         yield error(
-            f"{key}={folder}: {gib(free)} are free, but {for_what} need {gib(needed_bytes)}; free some, or give a "
-            "folder on another disk"
+            f"{key}={folder}: {gib(free)} are free, but {for_what} need {gib(needed)}; free some, or give a folder on "
+            "another disk"
         )
 
 
-def temporary_folder(facts: HasMachine) -> Iterator[Finding]:
+def temporary_folder(facts: MachineFacts) -> Iterator[Finding]:
     machine = facts.machine
     if not machine.temporary_writable:
         yield error(f"the temporary folder {machine.temporary} is not writable; set TMPDIR to one that is")
@@ -140,13 +150,13 @@ def socket_folder(machine: Machine, name_bytes: int, who: str) -> Iterator[Findi
         )
 
 
-def clock(facts: HasMachine) -> Iterator[Finding]:
+def clock(facts: MachineFacts) -> Iterator[Finding]:
     if (now := facts.machine.unix_time_s) < OLDEST_CLOCK:
         today = time.strftime("%Y-%m-%d", time.gmtime(now))
         yield warning(f"the clock says {today}; expected 2026 or later: certificates would be refused. Set the clock")
 
 
-def locale(facts: HasMachine) -> Iterator[Finding]:
+def locale(facts: MachineFacts) -> Iterator[Finding]:
     if (encoding := facts.machine.encoding.lower()) not in ("utf-8", "utf8"):
         yield warning(
             f"the locale's encoding is {encoding}; expected UTF-8, because file names and questions hold any letter: "

@@ -7,7 +7,6 @@ Does not cover: graphs (HNSW), whose search has no exact split; bm25, whose word
 corpus. Serving the shards: rag_serving/cluster/deployments.py.
 """
 
-import contextlib
 import itertools
 import sys
 import uuid
@@ -23,7 +22,7 @@ from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     check_readable,
     checked_command,
@@ -84,15 +83,11 @@ class SplitOptions:
         return self.save_dir / f"{self.index_path.stem}.{self.num_shards}shards"
 
 
-class SplitFacts:
+class SplitFacts(MachineFacts):
     """The index to split, opened without being read."""
 
     def __init__(self, options: SplitOptions) -> None:
         self.options = options
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def card(self) -> IndexCard | None:
@@ -124,12 +119,10 @@ class SplitFacts:
 
 
 def _place(facts: SplitFacts) -> Iterator[Finding]:
-    options, needed = facts.options, 0
+    options = facts.options
     if options.target.is_file():
         yield error(f"--save_dir {options.save_dir}: {options.target} is a file in the shards' place; remove it")
-    with contextlib.suppress(UserError):  # its reason is told by another rule
-        needed = facts.index_bytes
-    yield from output_folder("--save_dir", options.save_dir, needed, "the shards")
+    yield from output_folder("--save_dir", options.save_dir, lambda: facts.index_bytes, "the shards")
 
 
 SPLIT_RULES = {

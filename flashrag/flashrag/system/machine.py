@@ -33,6 +33,11 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def versions_in_words(names: Iterable[str]) -> str:
+    """The versions of the given distributions in one line, those that are not installed left out."""
+    return ", ".join(f"{name} {number}" for name, number in library_versions(names).items())
+
+
 def describe_environment(repository: Path, packages: Iterable[str]) -> dict[str, Any]:
     """Facts for repeating a run: versions, revision, machine. Nothing secret, no environment variables.
 

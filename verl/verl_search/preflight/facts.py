@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from flashrag.client import check_server
 from flashrag.errors import UserError
 from flashrag.generator import ModelFacts, check_model_folder, load_tokenizer, local_folder, read_model_facts
-from flashrag.preflight import Machine, fact
+from flashrag.preflight import MachineFacts, fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
 from verl_search.platform.ray_cluster import RayChoice, check_ray, configured_ray, needs
@@ -43,7 +43,7 @@ class Asked:
         return len(self.questions) - self.too_long
 
 
-class TrainingFacts:
+class TrainingFacts(MachineFacts):
     """Facts about the run of a composed config. A `UserError` says why a fact cannot be gathered."""
 
     def __init__(self, config: DictConfig, config_name: str = "research") -> None:
@@ -57,10 +57,6 @@ class TrainingFacts:
     @property
     def save_path(self) -> Path:
         return Path(self.config.trainer.default_local_dir)
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def cache_folder(self) -> Path:

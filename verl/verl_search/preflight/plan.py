@@ -6,7 +6,7 @@ from flashrag.document import Document
 from flashrag.episode import EpisodeCodec, fit_result, prompt_rule
 from flashrag.generator import eos_token_ids
 from flashrag.preflight import Plan, gib
-from flashrag.system.machine import count_gpus, library_versions
+from flashrag.system.machine import count_gpus, versions_in_words
 from verl_search.preflight.facts import TrainingFacts
 from verl_search.preflight.sizes import checkpoint_bytes, kept_checkpoints, training_memory, trajectory_bytes
 from verl_search.trainer.run_folder import METRICS_FOLDER
@@ -75,7 +75,7 @@ def machine(facts: TrainingFacts) -> str:
 
 
 def versions(_: TrainingFacts) -> str:
-    return ", ".join(f"{name} {version}" for name, version in library_versions(PACKAGES).items())
+    return versions_in_words(PACKAGES)
 
 
 def server(facts: TrainingFacts) -> str:

@@ -5,7 +5,6 @@ with `hf_model` holds the merged model already, which is copied. In both cases t
 it gets its name.
 """
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     checked_command,
     enforce,
@@ -38,7 +37,7 @@ from flashrag.preflight import (
 )
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
-from flashrag.system.machine import library_versions
+from flashrag.system.machine import versions_in_words
 from verl_search.trainer.run_folder import LATEST
 
 PROGRAM = "scripts/export_checkpoint.sh"
@@ -158,16 +157,12 @@ def check_model(folder: Path) -> dict[str, Any]:
     }
 
 
-class ExportFacts:
+class ExportFacts(MachineFacts):
     """The checkpoint, and the folder in it that the exported model is made of."""
 
     def __init__(self, path: Path, target: Path) -> None:
         self.path = path
         self.target = target
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def checkpoint(self) -> Checkpoint:
@@ -206,10 +201,7 @@ def model(facts: ExportFacts) -> Iterator[Finding]:
 def target(facts: ExportFacts) -> Iterator[Finding]:
     if facts.target.exists():
         yield error(f"{facts.target} exists; give another folder, or remove it")
-    needed = 0
-    with contextlib.suppress(UserError):  # its reason is told by another rule
-        needed = facts.weight_bytes
-    yield from output_folder("target", facts.target.parent, needed, "the model's weights")
+    yield from output_folder("target", facts.target.parent, lambda: facts.weight_bytes, "the model's weights")
 
 
 def memory(facts: ExportFacts) -> Iterator[Finding]:
@@ -245,7 +237,7 @@ PLAN: Plan[ExportFacts] = {
         "target": lambda facts: str(facts.target.absolute()),
         "disk": lambda facts: f"{gib(free_bytes(facts.target))} are free",
         "memory": lambda facts: f"{gib(facts.weight_bytes)} of {gib(facts.machine.memory_bytes)}",
-        "libraries": lambda _: ", ".join(f"{name} {number}" for name, number in library_versions(LIBRARIES).items()),
+        "libraries": lambda _: versions_in_words(LIBRARIES),
     }
 }
 

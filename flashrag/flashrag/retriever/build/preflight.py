@@ -6,7 +6,6 @@ Does not cover: vectors of a given file, which are compared with the encoder's o
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from flashrag.corpus import Corpus
@@ -15,7 +14,7 @@ from flashrag.generator import ModelFacts, read_model_facts
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
-    Machine,
+    MachineFacts,
     Plan,
     check_readable,
     checked_command,
@@ -36,7 +35,7 @@ from flashrag.retriever.encoder_folder import embedding_dimension, most_tokens, 
 from flashrag.retriever.faiss_index import check_gpus
 from flashrag.retriever.preflight import UnreadCorpus, cache_bytes, describe, look_at_corpus, unread
 from flashrag.system.files import locked
-from flashrag.system.machine import count_gpus, library_versions
+from flashrag.system.machine import count_gpus, versions_in_words
 
 BUILDER = "python -m flashrag.retriever.index_builder"
 FLOAT32_BYTES = 4
@@ -46,15 +45,11 @@ BM25_SHARE_OF_CORPUS = 0.75
 BM25_PASSAGE_BYTES = 3900
 
 
-class BuildFacts:
+class BuildFacts(MachineFacts):
     """What the builder's flags ask for, and the machine. The encoder's facts are None of bm25."""
 
     def __init__(self, options: BuildOptions) -> None:
         self.options = options
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def corpus(self) -> Corpus:
@@ -143,10 +138,9 @@ def folder(facts: BuildFacts) -> Iterator[Finding]:
     if options.target.exists() and options.target.is_dir() is not options.is_bm25:
         kind = "a folder" if options.target.is_dir() else "a file"
         yield error(f"--save_dir {options.save_dir}: {options.target} is {kind} in the index's place; remove it")
-    needed = 0
-    with suppress(UserError):  # its reason is told by another rule
-        needed = facts.disk_bytes
-    yield from output_folder("--save_dir", options.save_dir, needed, "index, vectors and the corpus's copy")
+    yield from output_folder(
+        "--save_dir", options.save_dir, lambda: facts.disk_bytes, "index, vectors and the corpus's copy"
+    )
 
 
 def memory(facts: BuildFacts) -> Iterator[Finding]:
@@ -256,8 +250,6 @@ PLAN: Plan[BuildFacts] = {
         ),
         "memory": lambda facts: f"about {gib(facts.memory_bytes)} of {gib(facts.machine.memory_bytes)}",
         "processors": lambda facts: f"{facts.machine.cores} cores, {facts.gpus} GPUs",
-        "libraries": lambda _: ", ".join(
-            f"{name} {number}" for name, number in library_versions((*LIBRARIES, "bm25s")).items()
-        ),
+        "libraries": lambda _: versions_in_words((*LIBRARIES, "bm25s")),
     },
 }

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Iterator
 
 from flashrag.generator import ModelFacts, read_model_facts
-from flashrag.preflight import Finding, Machine, error, examine, fact, gathered, gib, warning
+from flashrag.preflight import Finding, MachineFacts, error, examine, fact, gathered, gib, warning
 from flashrag.retriever.encoder_folder import most_tokens, resolve_model_folder
 from flashrag.retriever.faiss_index import check_gpus
 from flashrag.retriever.index_card import path_bytes
 from flashrag.retriever.preflight.corpus import describe
 from flashrag.retriever.preflight.part import PART_RULES, PartFacts
 from flashrag.retriever.settings import Kind, RetrieverSettings
-from flashrag.system.machine import count_gpus, library_versions
+from flashrag.system.machine import count_gpus, versions_in_words
 
 LIBRARY_BYTES = 600 << 20  # torch, transformers and faiss, in a process that searches
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "bm25s", "sentence-transformers", "torch", "transformers")
 
 
-class RetrieverFacts:
+class RetrieverFacts(MachineFacts):
     """`read` gives the settings; `sharded` where the index is a folder of shards."""
 
     def __init__(self, read: Callable[[], RetrieverSettings], sharded: bool = False) -> None:
@@ -26,10 +26,6 @@ class RetrieverFacts:
     @fact
     def settings(self) -> RetrieverSettings:
         return self._read()
-
-    @fact
-    def machine(self) -> Machine:
-        return Machine.here()
 
     @fact
     def parts(self) -> list[PartFacts]:
@@ -143,7 +139,7 @@ def describe_machine(facts: RetrieverFacts) -> str:
 
 
 def describe_libraries(_: object) -> str:
-    return ", ".join(f"{name} {number}" for name, number in library_versions(LIBRARIES).items())
+    return versions_in_words(LIBRARIES)
 
 
 RETRIEVER_PLAN = {
