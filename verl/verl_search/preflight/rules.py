@@ -1,4 +1,4 @@
-"""The rules of a training run over its facts. `TRAINING_RULES` names them all.
+"""The rules of a training run over its facts, and `preflight`, which applies them all.
 
 Rules about settings alone stand in settings_rules.py.
 """
@@ -7,13 +7,17 @@ import os
 from collections.abc import Iterator
 
 from flashrag.episode import prompt_note
+from flashrag.errors import UserError
 from flashrag.generator import ModelFolder, end_tokens_agree
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
+    PreflightFailed,
     Rule,
     Severity,
     error,
+    examine,
+    gathered,
     gib,
     is_writable,
     note,
@@ -23,15 +27,13 @@ from flashrag.preflight import (
 )
 from flashrag.tools import check_sandbox
 from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
+from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints, training_memory
+from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer.alarm_watch import configured_rules
 
 COMPARED, LONGEST_COMMON_BEGINNING = 20, 80  # questions; characters
 RAY_SOCKET_NAME = 68  # bytes of "/ray/session_2026-11-26_01-46-22_123456_1234567/sockets/plasma_store"
-
-
-def settings_are_valid(facts: TrainingFacts) -> None:
-    assert facts.settings
 
 
 def alarms_are_valid(facts: TrainingFacts) -> None:
@@ -41,10 +43,6 @@ def alarms_are_valid(facts: TrainingFacts) -> None:
 def sandbox_works(facts: TrainingFacts) -> None:
     if facts.settings.python_tool:
         check_sandbox()
-
-
-def server_answers(facts: TrainingFacts) -> None:
-    assert facts.server
 
 
 def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
@@ -185,12 +183,27 @@ def cache_can_be_written(facts: TrainingFacts) -> Iterator[Finding]:
         )
 
 
+def variant_is_possible(facts: TrainingFacts) -> None:
+    rollout, correction = facts.config.actor_rollout_ref.rollout, facts.config.algorithm.rollout_correction
+    if rollout.name not in ENGINES:
+        raise UserError(f"actor_rollout_ref.rollout.name={rollout.name!r} is not one of {', '.join(ENGINES)}")
+    if rollout.name == "sglang" and rollout.skip_tokenizer_init:
+        raise UserError(
+            "SGLang stops at </search> only with a tokenizer: set actor_rollout_ref.rollout.skip_tokenizer_init=false"
+        )
+    if not facts.settings.mask_results and (correction.bypass_mode or correction.rollout_is or correction.rollout_rs):
+        raise UserError(
+            "search.mask_results=false trains on tokens that no engine gave a probability, which "
+            "algorithm.rollout_correction.{bypass_mode,rollout_is,rollout_rs} would need: leave these as they are"
+        )
+
+
 def ray_has_room_for_sockets(facts: TrainingFacts) -> Iterator[Finding]:
     yield from socket_folder(facts.machine, RAY_SOCKET_NAME, "Ray")
 
 
 TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
-    "search.settings": settings_are_valid,
+    "search.settings": gathered("settings"),
     "search.alarms": alarms_are_valid,
     "search.sandbox": sandbox_works,
     "model.files": model_is_there,
@@ -203,7 +216,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "data.val": validation_questions,
     "data.splits": splits_differ,
     "data.questions": questions_are_no_prompts,
-    "search.server": server_answers,
+    "search.server": gathered("server"),
     "ray.cluster": ray_is_there,
     "wandb.server": wandb_is_there,
     "machine.memory": memory_is_enough,
@@ -211,4 +224,13 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "machine.cache": cache_can_be_written,
     "machine.sockets": ray_has_room_for_sockets,
     **MACHINE_RULES,
+    "config.variant": variant_is_possible,
 }
+
+
+def preflight(facts: TrainingFacts) -> list[Finding]:
+    """All findings about a run; seconds, not minutes. Raises `PreflightFailed` for counts that are none."""
+    settings = examine(SETTINGS_RULES, facts.config)
+    if no_counts := [finding for finding in settings if finding.rule == "settings.counts"]:
+        raise PreflightFailed(no_counts)
+    return examine({"settings": lambda _: settings, **TRAINING_RULES}, facts)

@@ -14,6 +14,11 @@ JSON_BYTES_PER_TOKEN = 12  # of a trajectory: text, ids and log-probabilities, c
 MIB = 2**20
 
 
+def weight_bytes(config: DictConfig) -> int:
+    """Of one parameter in the training processes."""
+    return BYTES.get(config.actor_rollout_ref.actor.fsdp_config.model_dtype or "fp32", 4)
+
+
 def training_memory(model: ModelFacts, config: DictConfig) -> dict[str, int]:
     """Bytes over all processes by purpose; {} where the number of parameters is unknown."""
     if model.parameters is None:
@@ -21,7 +26,7 @@ def training_memory(model: ModelFacts, config: DictConfig) -> dict[str, int]:
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
     engines = max(1, processes // rollout.tensor_model_parallel_size)
-    weight = BYTES.get(actor.fsdp_config.model_dtype or "fp32", 4)
+    weight = weight_bytes(config)
     tokens = actor.ppo_max_token_len_per_gpu or 2 * (config.data.max_prompt_length + config.data.max_response_length)
     sizes = {
         "actor: weights, gradients, optimizer": model.parameters * (2 * weight + ADAM_BYTES),
@@ -38,8 +43,7 @@ def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:
     """One checkpoint of full training; None where the number of parameters is unknown."""
     if model.parameters is None:
         return None
-    actor = config.actor_rollout_ref.actor
-    weight, contents = BYTES.get(actor.fsdp_config.model_dtype or "fp32", 4), actor.checkpoint.save_contents
+    weight, contents = weight_bytes(config), config.actor_rollout_ref.actor.checkpoint.save_contents
     parts = {"model": weight, "optimizer": ADAM_BYTES, "hf_model": weight}
     return model.parameters * sum(parts.get(part, 0) for part in contents)
 
@@ -62,5 +66,4 @@ def trajectory_bytes(config: DictConfig, total_steps: int) -> int:
 def bucket_megabytes(model: ModelFacts, config: DictConfig) -> int:
     """The buffer that weights travel through to the engine: as configured, or larger if a tensor needs it."""
     configured = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
-    weight = BYTES.get(config.actor_rollout_ref.actor.fsdp_config.model_dtype or "fp32", 4)
-    return max(configured, -(-(model.largest_tensor or 0) * weight // MIB))
+    return max(configured, -(-(model.largest_tensor or 0) * weight_bytes(config) // MIB))
