@@ -7,8 +7,9 @@ and Ray wraps that once more. All of them print into one log, each line behind t
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,24 +62,29 @@ def find_cause(log: str, reason: str) -> Cause | None:
     the trainer's first traceback; None if the log has none of these. `reason` is what the trainer said at its end.
     """
     lines = [parse_line(raw) for raw in log.splitlines()]
-    tracebacks = list(_tracebacks(lines))
-    of_others = next((cause for cause in tracebacks if cause.process), None)
+    own = None
+    for cause in _tracebacks(lines):
+        if cause.process:
+            return cause
+        own = own or cause
     dead = _DEAD_ACTOR.search(reason)
     words = [line for line in lines if dead and line.pid == dead[1] and line.text.strip()][-LAST_LINES:]
-    of_dead = Cause(words[-1].process, words[-1].text, tuple(line.text for line in words)) if words else None
-    return of_others or of_dead or next(iter(tracebacks), None)
+    return Cause(words[-1].process, words[-1].text, tuple(line.text for line in words)) if words else own
 
 
 def _tracebacks(lines: Sequence[Line]) -> Iterator[Cause]:
     for start, (process, pid, text) in enumerate(lines):
         if text.strip() == _BEGINNING:
-            before = [line.text for line in lines[:start] if line.pid == pid][-LINES_BEFORE:]
-            frames, exception = _frames_and_exception([line.text for line in lines[start + 1 :] if line.pid == pid])
+            # Of a long log only what one traceback needs: an outage leaves hundreds of them.
+            earlier = (lines[at].text for at in range(start - 1, -1, -1) if lines[at].pid == pid)
+            later = (lines[at].text for at in range(start + 1, len(lines)) if lines[at].pid == pid)
+            before = [*islice(earlier, LINES_BEFORE)][::-1]
+            frames, exception = _frames_and_exception(later)
             if exception:
                 yield Cause(process, exception, (*before, *frames[-FRAMES_SHOWN:], exception))
 
 
-def _frames_and_exception(texts: Sequence[str]) -> tuple[list[str], str]:
+def _frames_and_exception(texts: Iterable[str]) -> tuple[list[str], str]:
     frames: list[str] = []
     for text in texts:
         if text[:1] in (" ", "|", "+", "") or text.startswith(_OF_RAY):

@@ -7,8 +7,7 @@ its kind. Files are hard links to the good ones, so a changed file is written an
 import gzip
 import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,10 +120,10 @@ class Case:
         return sorted(path for path in inside if any(path.match(pattern) for pattern in patterns))
 
 
-@contextmanager
-def rewritten(path: Path) -> Iterator[Path]:
+def fresh(path: Path) -> Path:
+    """The path of a file to be written anew: the good one, which it links to, stays."""
     path.unlink()
-    yield path
+    return path
 
 
 def _pick(rng: random.Random, found: list[Any]) -> Any:
@@ -166,8 +165,7 @@ def setting(case: Case, rng: random.Random) -> str:
     new_key, value = rng.choice((key, key, key, key[:-1])), rng.choice(VALUES)
     settings.pop(key)
     settings[new_key] = value
-    with rewritten(path):
-        path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    fresh(path).write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     return f"{path.name}: {new_key} is {str(value)[:40]!r}"
 
 
@@ -176,8 +174,7 @@ def model_setting(case: Case, rng: random.Random) -> str:
     settings = json.loads(path.read_text(encoding="utf-8"))
     key, value = rng.choice(sorted(settings)), rng.choice(VALUES)
     settings[key] = value
-    with rewritten(path):
-        path.write_text(json.dumps(settings))
+    fresh(path).write_text(json.dumps(settings))
     return f"{path.name}: {key} is {str(value)[:40]!r}"
 
 
@@ -196,14 +193,13 @@ def row(case: Case, rng: random.Random) -> str:
     old = rows[number].pop(name)
     if kind != "gone":
         rows[number][name if kind == "value" else f"{name}_"] = value if kind == "value" else old
-    with rewritten(path):
-        if path.suffix == ".parquet":
-            try:
-                pandas.DataFrame(rows).to_parquet(path)
-            except (ValueError, TypeError, OverflowError, NotImplementedError) as error:  # a column of two kinds
-                raise NothingToChange from error
-        else:
-            path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
+    if path.suffix == ".parquet":
+        try:
+            pandas.DataFrame(rows).to_parquet(fresh(path))
+        except (ValueError, TypeError, OverflowError, NotImplementedError) as error:  # a column of two kinds
+            raise NothingToChange from error
+    else:
+        fresh(path).write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
     return f"{path.name} row {number + 1}: {name}, {kind} {str(value)[:40]!r}"
 
 
@@ -212,11 +208,10 @@ def file(case: Case, rng: random.Random) -> str:
     path = _pick(rng, case.files("*"))
     content = path.read_bytes()
     kind = rng.choice(sorted({*DAMAGED, *REPLACED}))
-    with rewritten(path):
-        if kind in DAMAGED:
-            path.write_bytes(DAMAGED[kind](content, rng))
-        else:
-            REPLACED[kind](path)
+    if kind in DAMAGED:
+        fresh(path).write_bytes(DAMAGED[kind](content, rng))
+    else:
+        REPLACED[kind](fresh(path))
     return f"{path.name} is {kind}"
 
 

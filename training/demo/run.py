@@ -29,6 +29,7 @@ from flashrag.preflight import (
     output_folder,
     show_check,
     socket_folder,
+    without_check,
 )
 from flashrag.system.arguments import CommandParser
 from flashrag.system.engine import Engine, ModelServerOptions, vllm_is_for_cpus
@@ -202,7 +203,7 @@ RULES: dict[str, Rule[DemoFacts]] = {
 }
 PLAN: Plan[DemoFacts] = {
     "demo": {
-        "command": lambda _: resume_command().replace(" --check", ""),
+        "command": lambda _: without_check(resume_command()),
         "steps": lambda facts: f"{facts.run.steps} of GRPO, between two evaluations",
         "written to": lambda facts: str(facts.run.path),
         "state": lambda facts: "complete: only shown again" if facts.run.report.is_file() else "starts, or goes on",

@@ -25,7 +25,14 @@ from flashrag.preflight.machine import (
     output_folder,
     socket_folder,
 )
-from flashrag.preflight.plan import CHECK_HELP, Plan, checked_command, keep_torch_out_of_a_check, show_check
+from flashrag.preflight.plan import (
+    CHECK_HELP,
+    Plan,
+    checked_command,
+    keep_torch_out_of_a_check,
+    show_check,
+    without_check,
+)
 from flashrag.preflight.questions import question_findings
 
 __all__ = [
@@ -56,4 +63,5 @@ __all__ = [
     "show_check",
     "socket_folder",
     "warning",
+    "without_check",
 ]

@@ -5,6 +5,7 @@ say "unknown", and the findings below the plan give the reason.
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,15 @@ def checked_command(program: str, arguments: Sequence[str]) -> str:
     "python a.py --out 'my runs'"
     """
     return f"{program} {shlex.join(argument for argument in arguments if argument != '--check')}"
+
+
+def without_check(command: str) -> str:
+    """The same of a command that is one text already, quoted for the shell.
+
+    >>> without_check("bash training/run.sh --check --save_path out")
+    'bash training/run.sh --save_path out'
+    """
+    return re.sub(r" --check(?= |$)", "", command)
 
 
 def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:

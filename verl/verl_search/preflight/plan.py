@@ -5,7 +5,7 @@ from rich.text import Text
 from flashrag.document import Document
 from flashrag.episode import EpisodeCodec, fit_result, prompt_rule
 from flashrag.generator import eos_token_ids
-from flashrag.preflight import Plan, gib
+from flashrag.preflight import Plan, gib, without_check
 from flashrag.system.machine import count_gpus, versions_in_words
 from verl_search.preflight.facts import TrainingFacts
 from verl_search.preflight.sizes import checkpoint_bytes, kept_checkpoints, training_memory, trajectory_bytes
@@ -116,7 +116,7 @@ def example(facts: TrainingFacts) -> Text:
 
 TRAINING_PLAN: Plan[TrainingFacts] = {
     "run": {
-        "command": lambda _: resume_command().replace(" --check", ""),
+        "command": lambda _: without_check(resume_command()),
         "config": lambda facts: facts.config_name,
         "machine": machine,
         "versions": versions,
