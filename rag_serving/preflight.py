@@ -9,7 +9,7 @@ from pathlib import Path
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.preflight import MACHINE_RULES, Finding, Plan, checked_command, fact, gathered, warning
 from flashrag.retriever import RETRIEVER_PLAN, RETRIEVER_RULES, RetrieverFacts
-from flashrag.system.local_server import LOOPBACK, listening_socket
+from flashrag.system.local_server import LOOPBACK, http_url, listening_socket
 from rag_serving.settings import ServerSettings, read_settings
 
 BACKLOG = 2048
@@ -37,8 +37,7 @@ class ServingFacts(RetrieverFacts):
 
     @fact
     def url(self) -> str:
-        host, port = self.listener.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return http_url(*self.listener.getsockname()[:2])
 
 
 def address(facts: ServingFacts) -> Iterator[Finding]:

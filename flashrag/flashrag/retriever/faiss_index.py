@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     import faiss
 
 
+WHOLE_INDEX_BYTES = 64 << 20
+
+
+def is_large(path: Path) -> bool:
+    """Whether an index is to be mapped where it need not be in memory. A small one is read whole before it is mapped,
+    or instead: to map a file that is cut inside its header can end the process.
+    """
+    return path.stat().st_size > WHOLE_INDEX_BYTES
+
+
 def read_index(path: Path, mmap: bool = False, key: str = "index_path", l2: bool = False) -> "faiss.Index":
     """The index at `path`, for inner products; raises UserError naming `key` if the file is not one.
 

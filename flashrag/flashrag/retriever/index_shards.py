@@ -36,14 +36,13 @@ from flashrag.preflight import (
     output_folder,
     show_check,
 )
-from flashrag.retriever.faiss_index import read_index, write_index
+from flashrag.retriever.faiss_index import is_large, read_index, write_index
 from flashrag.retriever.index_card import IndexCard, JsonRecord, read_card
 from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.files import staged
 
 PROGRAM = "python -m flashrag.retriever.index_shards"
 MAX_SHARDS = 4096
-WHOLE_INDEX_BYTES = 64 << 20  # so small an index is read once before it is mapped: a damaged one can end the process
 # Types whose search is the same over a slice: each stored vector is scored by itself. By name: subclasses differ.
 CODE_TYPES = {"IndexFlat", "IndexFlatIP", "IndexScalarQuantizer", "IndexPQ"}
 LIST_TYPES = {"IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ"}
@@ -109,7 +108,7 @@ class SplitFacts(MachineFacts):
     @fact
     def index(self) -> faiss.Index:
         _ = self.card  # the file is there, and as long as the card says
-        if self.options.index_path.stat().st_size <= WHOLE_INDEX_BYTES:
+        if not is_large(self.options.index_path):
             read_index(self.options.index_path, key="--index_path")
         return _mapped(self.options.index_path)
 

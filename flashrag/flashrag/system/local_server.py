@@ -77,6 +77,15 @@ def check_port(host: str, port: int) -> None:
     listening_socket(host, port).close()
 
 
+def http_url(host: str, port: int) -> str:
+    """The address of a server.
+
+    >>> http_url("127.0.0.1", 8000), http_url("::1", 8000)
+    ('http://127.0.0.1:8000', 'http://[::1]:8000')
+    """
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def free_port() -> int:
     """A port of the loopback that nothing listens on now."""
     with socket.socket() as probe:

@@ -42,7 +42,7 @@ from flashrag.system.engine import (
     vllm_environment,
     vllm_is_for_cpus,
 )
-from flashrag.system.local_server import LOOPBACK, ServerFailed, check_port, free_port, serving
+from flashrag.system.local_server import LOOPBACK, ServerFailed, check_port, free_port, http_url, serving
 from flashrag.system.machine import gpu_memory_bytes, versions_in_words
 from flashrag.system.processes import run_guarded
 
@@ -70,7 +70,7 @@ class ModelServerFacts(MachineFacts, ModelFolder):
     @fact
     def gpus(self) -> list[int]:
         """The memory of each GPU that the engine may use."""
-        return [] if self.engine is Engine.VLLM and vllm_is_for_cpus() else gpu_memory_bytes()
+        return [] if self.on_cpu else gpu_memory_bytes()
 
     @fact
     def on_cpu(self) -> bool:
@@ -92,7 +92,8 @@ class ModelServerFacts(MachineFacts, ModelFolder):
     @fact
     def command(self) -> list[str]:
         make = sglang_command if self.engine is Engine.SGLANG else vllm_command
-        return make(self.options if self.on_cpu else replace(self.options, tp=self.shared_by), self.port)
+        options = replace(self.options, context_length=self.context)
+        return make(options if self.on_cpu else replace(options, tp=self.shared_by), self.port)
 
     @fact
     def environment(self) -> dict[str, str]:
@@ -101,7 +102,7 @@ class ModelServerFacts(MachineFacts, ModelFolder):
     @fact
     def url(self) -> str:
         host = LOOPBACK if self.options.host in EVERYWHERE else self.options.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return http_url(host, self.port)
 
     @fact
     def item_bytes(self) -> int:

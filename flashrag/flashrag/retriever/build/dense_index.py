@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
 MIN_COSINE = 0.99  # of a given vector and our own for the same passage; allows for half precision
-SMALL_BYTES = 1 << 20
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transformers")
 
 
@@ -79,15 +78,14 @@ def build_dense(options: BuildOptions, corpus: Corpus, model_folder: Path) -> No
 
 def write_card(options: BuildOptions, corpus: Corpus, model_folder: Path) -> None:
     """Write the card of an index that was built elsewhere, once it fits corpus and encoder; raises UserError."""
-    from flashrag.retriever.faiss_index import read_index
+    from flashrag.retriever.faiss_index import is_large, read_index
     from flashrag.retriever.index_check import Part, check_size, check_vectors
 
     path = card_path(options.target, options.retrieval_method)
     if path.exists():
         raise UserError(f"--write_card: the index has a card already, {path}; remove it to write another")
     manifest = new_manifest(options, corpus, model_folder)
-    # A mapped file that was cut short inside its header can end the process.
-    index = read_index(options.target, mmap=options.target.stat().st_size > SMALL_BYTES, l2=True)
+    index = read_index(options.target, mmap=is_large(options.target), l2=True)
     encoder = _encoder(options, manifest, model_folder)
     check_size(index, corpus, encoder)
     any_length = not family(options.retrieval_method).unit

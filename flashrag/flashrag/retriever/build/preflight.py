@@ -33,13 +33,20 @@ from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, index_byt
 from flashrag.retriever.build.options import BuildOptions, contradictions
 from flashrag.retriever.encoder_folder import embedding_dimension, most_tokens, pooling_method, resolve_model_folder
 from flashrag.retriever.faiss_index import check_gpus
-from flashrag.retriever.preflight import UnreadCorpus, cache_bytes, describe, look_at_corpus, unread
+from flashrag.retriever.preflight import (
+    LIBRARY_BYTES,
+    UnreadCorpus,
+    cache_bytes,
+    describe,
+    describe_encoder,
+    look_at_corpus,
+    unread,
+)
 from flashrag.system.files import locked
 from flashrag.system.machine import count_gpus, versions_in_words
 
 BUILDER = "python -m flashrag.retriever.index_builder"
 FLOAT32_BYTES = 4
-LIBRARY_BYTES = 600 << 20  # torch, transformers and faiss in the process
 # Of a bm25 index, measured on Wikipedia (docs/indexes.md): its size by the corpus's, and memory for a passage.
 BM25_SHARE_OF_CORPUS = 0.75
 BM25_PASSAGE_BYTES = 3900
@@ -214,8 +221,7 @@ CARD_RULES = {name: BUILD_RULES[name] for name in ("build.flags", "build.encoder
 def _encoder(facts: BuildFacts) -> str:
     if facts.encoder is None or facts.model_folder is None:
         return "none"
-    size, most = gib(facts.encoder.weight_bytes), most_tokens(facts.model_folder)
-    return f"{facts.encoder.architecture}, {size}, {most} tokens ({facts.model_folder})"
+    return describe_encoder(facts.encoder, facts.model_folder)
 
 
 def _type(facts: BuildFacts) -> str:

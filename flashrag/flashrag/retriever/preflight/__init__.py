@@ -8,15 +8,23 @@ Does not cover: building an index (../build/preflight.py).
 """
 
 from flashrag.retriever.preflight.corpus import UnreadCorpus, cache_bytes, describe, look_at_corpus, unread
-from flashrag.retriever.preflight.retriever import RETRIEVER_PLAN, RETRIEVER_RULES, RetrieverFacts
+from flashrag.retriever.preflight.retriever import (
+    LIBRARY_BYTES,
+    RETRIEVER_PLAN,
+    RETRIEVER_RULES,
+    RetrieverFacts,
+    describe_encoder,
+)
 
 __all__ = [
+    "LIBRARY_BYTES",
     "RETRIEVER_PLAN",
     "RETRIEVER_RULES",
     "RetrieverFacts",
     "UnreadCorpus",
     "cache_bytes",
     "describe",
+    "describe_encoder",
     "look_at_corpus",
     "unread",
 ]

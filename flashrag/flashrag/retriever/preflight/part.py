@@ -27,13 +27,11 @@ from flashrag.retriever.encoder_folder import (
     pooling_method,
     resolve_model_folder,
 )
-from flashrag.retriever.faiss_index import read_index, set_search_depth
+from flashrag.retriever.faiss_index import is_large, read_index, set_search_depth
 from flashrag.retriever.index_card import IndexCard, find_index, path_bytes, read_card
 from flashrag.retriever.loading import check_assets
 from flashrag.retriever.preflight.corpus import cache_bytes, look_at_corpus, unread
 from flashrag.retriever.settings import Kind, RetrieverSettings
-
-WHOLE_INDEX_BYTES = 64 << 20  # so small an index is read whole: to map a damaged one can end the process
 
 
 class Shape(NamedTuple):
@@ -106,7 +104,7 @@ class PartFacts:
         import faiss
 
         path, _ = self.paths[0], self.card  # found, and as long as its card says
-        index = read_index(path, mmap=path.stat().st_size > WHOLE_INDEX_BYTES)
+        index = read_index(path, mmap=is_large(path))
         set_search_depth(index, self.settings.faiss_nprobe, self.settings.faiss_ef_search)
         return Shape(type(faiss.downcast_index(index)).__name__, index.ntotal, index.d)
 

@@ -1,6 +1,7 @@
 """The retriever that settings describe, with all its parts: what is wrong with it, and what a plan says about it."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from flashrag.generator import ModelFacts, read_model_facts
 from flashrag.preflight import Finding, MachineFacts, error, examine, fact, gathered, gib, warning
@@ -12,7 +13,7 @@ from flashrag.retriever.preflight.part import PART_RULES, PartFacts
 from flashrag.retriever.settings import Kind, RetrieverSettings
 from flashrag.system.machine import count_gpus, versions_in_words
 
-LIBRARY_BYTES = 600 << 20  # torch, transformers and faiss, in a process that searches
+LIBRARY_BYTES = 600 << 20  # torch, transformers and faiss, in a process that searches or builds
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "bm25s", "sentence-transformers", "torch", "transformers")
 
 
@@ -119,10 +120,13 @@ def describe_indexes(facts: RetrieverFacts) -> str:
     return _each(facts, [described(part) for part in facts.parts])
 
 
+def describe_encoder(encoder: ModelFacts, folder: Path) -> str:
+    return f"{encoder.architecture}, {gib(encoder.weight_bytes)}, {most_tokens(folder)} tokens ({folder})"
+
+
 def describe_encoders(facts: RetrieverFacts) -> str:
     described = [
-        f"{part.encoder.architecture}, {gib(part.encoder.weight_bytes)}, {most_tokens(part.model_folder)} tokens "
-        f"({part.model_folder})"
+        describe_encoder(part.encoder, part.model_folder)
         for part in facts.parts
         if part.encoder is not None and part.model_folder is not None
     ]
