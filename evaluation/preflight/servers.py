@@ -18,7 +18,7 @@ from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, check_addresses, check_server
 from flashrag.client.reply import Retryable
 from flashrag.errors import GenerationError, SearchError, UserError
-from flashrag.generator.server import find_served_model
+from flashrag.generator.server import find_served_card
 from flashrag.system.network import ask, detour
 
 ANSWER_S = 5.0
@@ -52,9 +52,8 @@ class ServedModel(NamedTuple):
 def ask_model_server(settings: EvalSettings) -> ServedModel:
     """What the model server says; raises `UserError` unless it serves the model with enough context."""
     key = api_key("OPENAI_API_KEY") or "EMPTY"
-    name = find_served_model(settings, key)
-    listed = (_json(f"{settings.api_base_url}/models", key) or {}).get("data") or []
-    card = next((card for card in listed if card.get("id") == name), {})
+    card = find_served_card(settings, key)
+    name = str(card["id"])
     version = (_json(f"{settings.sgl_remote_url}/version", key) or {}).get("version")
     body = {"model": name, "prompt": SAMPLE, "add_special_tokens": False}
     tokenized = _json(f"{settings.sgl_remote_url}/tokenize", key, body) or {}

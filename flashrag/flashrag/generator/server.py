@@ -40,7 +40,12 @@ def load_generator(settings: GeneratorSettings) -> OpenAICompletionGenerator:
 
 
 def find_served_model(settings: GeneratorSettings, api_key: str) -> str:
-    """The name under which the server at `sgl_remote_url` offers `generator_model`.
+    """The name under which the server at `sgl_remote_url` offers `generator_model`. Raises as `find_served_card`."""
+    return str(find_served_card(settings, api_key)["id"])
+
+
+def find_served_card(settings: GeneratorSettings, api_key: str) -> dict[str, Any]:
+    """What the server at `sgl_remote_url` lists of `generator_model`; its `id` is the name that requests give.
 
     A server with a single model serves that one under any name, because published set-ups name it freely. Raises
     `UserError` when no server answers, when several models are served under other names, or when the server's context
@@ -60,7 +65,7 @@ def find_served_model(settings: GeneratorSettings, api_key: str) -> str:
             f"generator_max_input_len={settings.generator_max_input_len}, but the server at {settings.sgl_remote_url} "
             f"takes {max_tokens} tokens; lower generator_max_input_len or serve the model with a longer context"
         )
-    return str(card["id"])
+    return card
 
 
 def _model_cards(settings: GeneratorSettings, api_key: str) -> list[dict[str, Any]]:
