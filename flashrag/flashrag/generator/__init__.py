@@ -12,7 +12,7 @@ Importing this package is light.
 """
 
 from flashrag.generator.completion import Completion, ScoredToken, with_retries
-from flashrag.generator.model_facts import ModelFacts, read_model_config, read_model_facts
+from flashrag.generator.model_facts import ModelFacts, read_model_facts
 from flashrag.generator.model_folder import (
     check_model_folder,
     eos_token_ids,
@@ -40,7 +40,6 @@ __all__ = [
     "load_tokenizer",
     "local_folder",
     "read_json_object",
-    "read_model_config",
     "read_model_facts",
     "with_retries",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flashrag.errors import UserError
-from flashrag.generator.model_folder import WEIGHTS
+from flashrag.generator.model_folder import WEIGHTS, read_json_object
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 SHARDS = "model.safetensors.index.json"
@@ -35,9 +35,8 @@ class ModelFacts:
 
 def read_model_facts(folder: Path, key: str) -> ModelFacts:
     """Raises `UserError` naming a file that is missing, damaged or cut off."""
-    config = read_model_config(folder, key)
-    text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), Mapping) else config
-    sizes = _tensor_sizes(folder, key)
+    config = read_json_object(folder / "config.json", key)
+    text, sizes = language_config(config), _tensor_sizes(folder, key)
     names, kind = config.get("architectures"), config.get("model_type", "unknown")
     return ModelFacts(
         architecture=", ".join(map(str, names if names and isinstance(names, list) else [kind])),
@@ -50,16 +49,10 @@ def read_model_facts(folder: Path, key: str) -> ModelFacts:
     )
 
 
-def read_model_config(folder: Path, key: str) -> dict[str, Any]:
-    """The object in config.json; raises `UserError` for anything else."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}={folder}: config.json cannot be read ({error}); copy the model again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{key}={folder}: config.json holds a {type(config).__name__}, expected an object")
-    return config
+def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the part of a model that reads and writes text."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, Mapping) else config
 
 
 def _count(config: Mapping[str, Any], *names: str) -> int | None:

@@ -49,9 +49,9 @@ def read_json_object(file: Path, key: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
+            raise ValueError(f"it holds a {type(content).__name__}, expected an object")
     except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {file} cannot be read ({error}); expected a JSON object: copy it again") from error
+        raise UserError(f"{key}: {file} cannot be read ({error}); copy it again") from error
     return content
 
 

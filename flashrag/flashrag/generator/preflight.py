@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from flashrag.errors import did_you_mean
-from flashrag.generator.model_facts import ModelFacts, read_model_config, read_model_facts
+from flashrag.generator.model_facts import ModelFacts, language_config, read_model_facts
 from flashrag.generator.model_folder import (
     EndTokens,
     check_config,
     check_tokenizer_folder,
     check_weights,
     read_end_tokens,
+    read_json_object,
 )
 from flashrag.preflight import Finding, error, fact, gathered, warning
 
@@ -44,7 +45,7 @@ class ModelFolder:
     @fact
     def model_config(self) -> Mapping[str, Any]:
         check_config(self.folder, self.key)
-        return read_model_config(self.folder, self.key)
+        return read_json_object(self.folder / "config.json", self.key)
 
     @fact
     def architecture(self) -> str:
@@ -55,8 +56,7 @@ class ModelFolder:
     @fact
     def language_config(self) -> Mapping[str, Any]:
         """The configuration of the part that reads and writes text."""
-        text = self.model_config.get("text_config")
-        return {**self.model_config, **(text if isinstance(text, dict) else {})}
+        return language_config(self.model_config)
 
     @fact
     def model(self) -> ModelFacts:
