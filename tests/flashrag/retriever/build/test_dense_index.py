@@ -180,9 +180,11 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, capsys, endin
     assert names(tmp_path / "killed") == names(tmp_path / "whole") == ["corpus_cache", index, f"{index}.json"]
 
 
-TINY_DISK = """
+# A disk with room for all, which another program fills as soon as the first vectors are there.
+FILLED_DISK = """
 set -e
-mount -t tmpfs -o size=300k tiny "$1"
+mount -t tmpfs -o size=2000k small "$1"
+(until [[ -e $1/emb_minilm.partial/00000.npy ]]; do sleep 0.02; done; head -c 1000000 /dev/zero > "$1/another") &
 "${@:2}" || code=$?
 find "$1" -type f -printf '%P\n'
 exit "${code:-0}"
@@ -195,11 +197,11 @@ def test_a_really_full_disk_is_one_clear_error_with_nothing_half_written(tmp_pat
         pytest.skip("this machine gives no user and mount namespaces")
     disk = tmp_path / "disk"
     disk.mkdir()
-    corpus = write_corpus(tmp_path / "c.jsonl", 100)
-    # 100 passages: 154 kB as parts fit, and then the index of HNSW, 170 kB, does not.
+    corpus = write_corpus(tmp_path / "c.jsonl", 400)
+    # 400 passages: their vectors, 614 kB, fit, and then the index of HNSW, 680 kB, does not.
     build = [*BUILDER, *flags(corpus, disk, "--part_size", "50", "--faiss_type", "HNSW")]
     done = subprocess.run(
-        ["unshare", "-rm", "bash", "-c", TINY_DISK, "-", str(disk), *build], capture_output=True, text=True, timeout=300
+        ["unshare", "-rm", "bash", "-c", FILLED_DISK, "-", str(disk), *build], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2, done.stderr
     error = done.stderr.splitlines()[-1]
@@ -207,7 +209,8 @@ def test_a_really_full_disk_is_one_clear_error_with_nothing_half_written(tmp_pat
     assert "No space left on device" in error
     assert "the same command resumes from there" in error
     left = sorted(line for line in done.stdout.splitlines() if not line.startswith("corpus_cache"))
-    assert left == [f"emb_minilm.partial/{name}" for name in ("00000.npy", "00001.npy", "manifest.json")]
+    parts = [f"emb_minilm.partial/{part:05}.npy" for part in range(8)]
+    assert left == ["another", *parts, "emb_minilm.partial/manifest.json"]
 
 
 def test_the_manifest_of_kept_vectors_says_what_they_are_of(saved):
