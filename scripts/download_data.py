@@ -13,13 +13,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,11 +44,16 @@ from flashrag.preflight import (
 )
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
-from flashrag.system.network import detour, direct_environment
+from flashrag.system.network import direct_environment
+from scripts.hub import hub_errors
 
 PROGRAM = "python scripts/download_data.py"
 HUB_ANSWER_S = 5.0
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
+REMEDY = (
+    "Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), copy the file to the data folder, or convert "
+    "the original (scripts/convert_data.py)"
+)
 ALL = "all"
 _LOCK = "data.lock.json"
 _SHA256_DIGITS = 64  # the hub's etag of a large file is its sha256; that of a small one is git's, which says less
@@ -279,24 +284,8 @@ def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> t
         return Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where)), stated
 
 
-@contextmanager
-def _told_for(name: str, revision: str, endpoint: str | None) -> Iterator[None]:
-    """Errors of the hub's client as `UserError`."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    by_proxy = detour(_url(name, revision, endpoint))
-    try:
-        yield
-    except HfHubHTTPError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{name} cannot be fetched from {REPOSITORY} at {revision!r}: {reason}{by_proxy}") from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError, ImportError) as error:
-        # The last two: httpx cannot use one of the environment's proxies, even if it is not asked for this address.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        remedy = "Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), copy the file to the data folder"
-        remedy = f"{remedy}, or convert the original (scripts/convert_data.py)"
-        raise UserError(f"{name} cannot be fetched: {reason}{by_proxy}. {remedy}") from error
+def _told_for(name: str, revision: str, endpoint: str | None) -> AbstractContextManager[None]:
+    return hub_errors(name, REMEDY, source=f"{REPOSITORY} at {revision!r}", url=_url(name, revision, endpoint))
 
 
 def _url(name: str, revision: str, endpoint: str | None) -> str:
