@@ -1,14 +1,62 @@
 """verl's FSDP2 language-model engine for the CPU platform; imported through `model.external_lib`."""
 
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.torch_functional import entropy_from_logits, logprobs_from_logits
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from verl_search.platform import shared_prefix
+from verl_search.platform.shared_prefix import PackedRow
 from verl_search.platform.upstream import offload_without_pinning
+
+# What upstream can compute beside log-probabilities and entropy needs the logits of every position.
+NEEDS_ALL_LOGITS = ("calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
 
 
 @EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
-    """Upstream's engine unchanged; FSDP1 cannot run on CPU, so only the fsdp2 backend is offered."""
+    """Upstream's engine; FSDP1 cannot run on CPU, so only the fsdp2 backend is offered.
+
+    With the attention `shared_prefix` a micro-batch is packed into one row instead of padded (shared_prefix.py).
+    """
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not self._packs(micro_batch):
+            return super().prepare_model_inputs(micro_batch)
+        row = PackedRow.of(micro_batch["input_ids"], micro_batch["loss_mask"])
+        needed, place = row.predicting.unique(return_inverse=True)
+        inputs = {"input_ids": row.input_ids, "position_ids": row.position_ids, "attention_mask": None}
+        return {**inputs, "packed_row": row, "logits_to_keep": needed}, {"packed_row": row, "place": place}
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, torch.Tensor]:
+        row = output_args.get("packed_row")
+        if row is None:
+            return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+        logits = output.logits[0][output_args["place"]] / _temperature(micro_batch, row)
+        found = {"log_probs": row.jagged(logprobs_from_logits(logits, row.labels))}
+        if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
+            found["entropy"] = row.jagged(entropy_from_logits(logits))
+        return found
+
+    def _packs(self, micro_batch: TensorDict) -> bool:
+        configured = self.model_config.hf_config._attn_implementation
+        unusual = (tu.get_non_tensor_data(data=micro_batch, key=key, default=False) for key in NEEDS_ALL_LOGITS)
+        return configured == shared_prefix.NAME and not any(unusual)
+
+
+def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:
+    """The temperature of each predicting position, which upstream gives for the batch or for each sequence."""
+    temperature = micro_batch["temperature"]
+    if not isinstance(temperature, torch.Tensor) or temperature.numel() == 1:
+        return float(temperature)
+    of_position = temperature.float().repeat_interleave(row.offsets.diff())
+    return of_position[row.flat, None]
 
 
 offload_without_pinning()

@@ -1,0 +1,161 @@
+"""A packed micro-batch against each of its sequences alone: the same log-probabilities, entropies and gradients."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from verl.utils import tensordict_utils as tu
+
+from verl_search.platform import shared_prefix
+from verl_search.platform.engine import CPUEngineWithLMHead
+from verl_search.platform.shared_prefix import PackedRow, common_prefix, has_plain_attention
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+}
+CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def model_of(kind: str) -> torch.nn.Module:
+    torch.manual_seed(1)
+    config = CONFIGS[kind](**SIZES, tie_word_embeddings=kind == "llama")
+    return AutoModelForCausalLM.from_config(config, attn_implementation=shared_prefix.NAME).float()
+
+
+# Instructions, question, response with its mask. A group of two with one question, another question, a lone token.
+INSTRUCTIONS = list(range(10, 30))
+BATCHES = {
+    "a group and another question": [
+        ([*INSTRUCTIONS, 31, 32], [40, 41, 42, 43, 44], [1, 1, 0, 0, 1]),
+        ([*INSTRUCTIONS, 31, 32], [50, 41, 52], [1, 1, 1]),
+        ([*INSTRUCTIONS, 33], [60, 61, 62, 63, 64, 65, 66], [1, 0, 0, 0, 0, 1, 1]),
+    ],
+    "the whole prompt shared, and the first tokens of the response": [
+        (INSTRUCTIONS, [40, 41, 42], [1, 1, 1]),
+        (INSTRUCTIONS, [40, 41, 43, 44], [1, 1, 1, 0]),
+    ],
+    "one sequence": [(INSTRUCTIONS, [40, 41], [1, 1])],
+    "nothing shared": [([5, 6], [7, 8, 9], [1, 1, 0]), ([6, 5], [9], [1])],
+    "one sequence without loss": [([5, 6], [7, 8], [0, 0]), ([5, 7], [9], [1])],
+}
+
+
+def micro_batch(batch: list[Any], whole_mask: bool, temperature: Any = 1.0) -> Any:
+    masks = [torch.tensor([0] * len(prompt) * whole_mask + mask) for prompt, _, mask in batch]
+    ids = [torch.tensor(prompt + response) for prompt, response, _ in batch]
+    jagged = {
+        name: torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+        for name, rows in (("input_ids", ids), ("loss_mask", masks))
+    }
+    if isinstance(temperature, torch.Tensor):
+        return tu.get_tensordict({**jagged, "temperature": temperature}, {"calculate_entropy": True})
+    return tu.get_tensordict(jagged, {"calculate_entropy": True, "temperature": temperature})
+
+
+def packed(model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
+    engine: Any = object.__new__(CPUEngineWithLMHead)
+    engine.model_config = SimpleNamespace(hf_config=model.config)
+    inputs, arguments = engine.prepare_model_inputs(data)
+    return engine.prepare_model_outputs(model(**inputs, use_cache=False), arguments, data, None)
+
+
+def alone(model: torch.nn.Module, batch: list[Any], temperature: float = 1.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Log-probabilities and entropies of the trained tokens of each sequence, which runs by itself."""
+    found = []
+    for prompt, response, mask in batch:
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / temperature
+        every = logits.log_softmax(-1)
+        trained = torch.tensor(mask, dtype=torch.bool)
+        chosen = every.gather(-1, torch.tensor(response)[:, None])[:, 0]
+        found.append((chosen[trained], -(every.exp() * every).sum(-1)[trained]))
+    return found
+
+
+def of_trained(jagged: torch.Tensor, batch: list[Any]) -> list[torch.Tensor]:
+    rows = zip(jagged.unbind(), batch, strict=True)
+    return [row[len(prompt) - 1 : -1][torch.tensor(mask, dtype=torch.bool)] for row, (prompt, _, mask) in rows]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("whole_mask", [False, True])
+def test_log_probabilities_entropies_and_gradients_are_those_of_each_sequence(
+    kind: str, name: str, whole_mask: bool
+) -> None:
+    model, batch = model_of(kind), BATCHES[name]
+    found = packed(model, micro_batch(batch, whole_mask))
+    expected = alone(model, batch)
+    for ours, entropy, (log_probs, entropies) in zip(
+        of_trained(found["log_probs"], batch), of_trained(found["entropy"], batch), expected, strict=True
+    ):
+        torch.testing.assert_close(ours, log_probs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(entropy, entropies, rtol=0, atol=1e-5)
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    weighted = [ours * torch.arange(1, len(ours) + 1) for ours in of_trained(found["log_probs"], batch)]
+    ours = gradient(torch.cat(weighted).sum())
+    theirs = gradient(torch.cat([l * torch.arange(1, len(l) + 1) for l, _ in alone(model, batch)]).sum())
+    assert theirs.abs().max() > 1.0
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_temperature_of_the_batch_or_of_each_sequence() -> None:
+    model, batch = model_of("llama"), BATCHES["a group and another question"]
+    for temperature in (0.5, torch.tensor([0.5, 0.5, 0.5])):
+        data = micro_batch(batch, False, temperature)
+        for ours, (expected, _) in zip(
+            of_trained(packed(model, data)["log_probs"], batch), alone(model, batch, 0.5), strict=True
+        ):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_the_row_holds_the_prefix_once_and_logits_are_asked_for_where_a_token_is_trained() -> None:
+    data = micro_batch(BATCHES["a group and another question"], False)
+    row = PackedRow.of(data["input_ids"], data["loss_mask"])
+    assert row.prefix == len(INSTRUCTIONS)
+    # 20 shared, then 2 + 5, 2 + 3 and 1 + 7 of the three sequences.
+    assert row.input_ids.shape == (1, 20 + 7 + 5 + 8)
+    assert row.position_ids[0].tolist() == [*range(20), *range(20, 27), *range(20, 25), *range(20, 28)]
+    # The first sequence trains its response's tokens 0, 1 and 4, which the places 21, 22 and 25 predict.
+    assert row.predicting.tolist() == [21, 22, 25, 28, 29, 30, 32, 37, 38]
+    assert row.labels.tolist() == [40, 41, 44, 50, 41, 52, 60, 65, 66]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=9), min_size=1, max_size=5))
+def test_the_common_prefix_leaves_a_token_of_each_sequence(rows: list[list[int]]) -> None:
+    length = common_prefix([torch.tensor(row) for row in rows])
+    assert all(len(row) > length for row in rows)
+    assert len({tuple(row[:length]) for row in rows}) == 1
+    if all(len(row) > length + 1 for row in rows):
+        assert len({row[length] for row in rows}) > 1
+
+
+@pytest.mark.parametrize(
+    ("config", "plain"),
+    [
+        ({"model_type": "llama"}, True),
+        ({"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4096}, True),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4096}, False),
+        ({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, False),
+        ({"model_type": "gemma3_text"}, False),
+        ({}, False),
+    ],
+)
+def test_models_whose_attention_is_causal_and_nothing_more(config: dict[str, Any], plain: bool) -> None:
+    assert has_plain_attention(config) is plain
