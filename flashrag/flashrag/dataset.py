@@ -5,9 +5,10 @@ Does not cover: downloading and converting (scripts/), training rows (training/)
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flashrag.errors import UserError, did_you_mean
 from flashrag.questions import Question, read_questions
 from flashrag.records import ENDINGS, EXPECTED_FILE, record_file_stem
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,13 @@ def sample_questions(settings: DatasetSettings, questions: list[Question]) -> li
         return questions
     if not settings.random_sample:
         return questions[:count]
-    chosen = random.Random(settings.seed).sample(range(len(questions)), count)
-    return [questions[index] for index in sorted(chosen)]
+    return random_sample(questions, count, settings.seed)
+
+
+def random_sample(items: Sequence[T], count: int, seed: int) -> list[T]:
+    """`count` of the items in their order, the same for the same seed; all of them if there are no more."""
+    chosen = random.Random(seed).sample(range(len(items)), min(count, len(items)))
+    return [items[index] for index in sorted(chosen)]
 
 
 def find_split(settings: DatasetSettings, split: str | None) -> Path:
@@ -77,8 +85,11 @@ def find_split(settings: DatasetSettings, split: str | None) -> Path:
     for path in (folder / f"{split}{ending}" for ending in ENDINGS):
         if path.is_file():
             return path
-    download = f"; download it: python scripts/download_data.py {name} --data_dir {data_dir}"
-    remedy = download if name in DATASETS else ""
+    spec = DATASETS.get(name)
+    known = spec is not None and split in spec.rows
+    which = f" --split {split}" if known and split != spec.evaluated_split else ""
+    download = f"; download it: python scripts/download_data.py {name}{which} --data_dir {data_dir}"
+    remedy = download if spec else ""
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; expected {{dataset_name}}/{{split}}.jsonl in it{remedy}")
     if not folder.is_dir():
@@ -86,7 +97,6 @@ def find_split(settings: DatasetSettings, split: str | None) -> Path:
         held = f"data_dir holds: {', '.join(there) or '-'}{did_you_mean(name, there)}"
         raise UserError(f"dataset_name={name}: {folder} is not a folder; {held}{remedy}")
     there = sorted({stem for child in folder.iterdir() if (stem := record_file_stem(child.name))})
-    known = name in DATASETS and split in DATASETS[name].rows
     raise UserError(
         f"split={split}: {folder / f'{split}.jsonl'} does not exist; {folder} holds the splits: "
         f"{', '.join(there) or '-'}{did_you_mean(str(split), there)}{remedy if known else ''}"

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from flashrag.errors import UserError
+from flashrag.metrics import normalize_answer
 from flashrag.records import Record, read_records, record_file_stem
 
 T = TypeVar("T")
@@ -47,6 +48,15 @@ class Question:
     question: str
     golden_answers: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def same_question_key(question: str) -> str:
+    """The same for texts that ask the same question: they differ in case, punctuation, articles or white space alone.
+
+    >>> same_question_key("Who led the  Zhou?") == same_question_key("who led Zhou"), same_question_key("?")
+    (True, '?')
+    """
+    return normalize_answer(question) or question.strip()
 
 
 @dataclass(frozen=True, slots=True)

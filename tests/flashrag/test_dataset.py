@@ -54,6 +54,10 @@ def test_a_published_data_set_that_is_missing_is_refused_with_the_download_comma
     (tmp_path / "hotpotqa").mkdir()
     with pytest.raises(UserError, match=command):
         load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="hotpotqa"), "dev")
+    with pytest.raises(
+        UserError, match=rf"python scripts/download_data.py hotpotqa --split train --data_dir {tmp_path}$"
+    ):
+        load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="hotpotqa"), "train")
     with pytest.raises(UserError, match=r"holds the splits: -$"):  # hotpotqa has no test split to fetch
         load_questions(DatasetSettings(data_dir=str(tmp_path), dataset_name="hotpotqa"), "test")
 

@@ -15,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashrag.errors import UserError
-from flashrag.questions import Question, parse_gold_answers, parse_question, question_text, read_questions
+from flashrag.questions import (
+    Question,
+    parse_gold_answers,
+    parse_question,
+    question_text,
+    read_questions,
+    same_question_key,
+)
 
 LINE = {"id": "dev_0", "question": "Who?", "golden_answers": ["King Wu", "Wu"], "metadata": {"hops": 2}}
 
@@ -378,3 +385,17 @@ def test_the_same_questions_have_the_same_answers_in_both_formats_of_the_real_fi
     answers = [{q.id: q.golden_answers for q in read_questions(path)} for path in (original, flashrag)]
     assert answers[0] == answers[1]
     assert sum(len(found) > 1 for found in answers[0].values()) > 10  # aliases
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Who led the  Zhou?", "who led Zhou", True),
+        ("Who led the Zhou?", "Who led the Shang?", False),
+        ("Où est Saïgon ?", "où est saïgon", True),
+        ("?", "!", False),  # nothing but punctuation
+        ("?", " ? ", True),
+    ],
+)
+def test_texts_that_ask_the_same_question(one: str, other: str, same: bool):
+    assert (same_question_key(one) == same_question_key(other)) is same

@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from flashrag.preflight.findings import Finding, note, warning
-from flashrag.questions import RECORDS, Question, QuestionFile
+from flashrag.questions import RECORDS, Question, QuestionFile, same_question_key
 
 
 def question_findings(file: QuestionFile, used: Iterable[Question] | None = None) -> Iterator[Finding]:
     """Findings about a file of which the questions `used` are wanted, by default all."""
     if file.left_out:
         yield note(f"{file.path}: left out {file.left_out} ({file.counts[RECORDS]} records in all)")
-    times = Counter(" ".join(q.question.casefold().split()) for q in (file.questions if used is None else used))
+    times = Counter(same_question_key(q.question) for q in (file.questions if used is None else used))
     if repeated := times.total() - len(times):
         yield warning(
             f"{file.path}: {repeated} of {times.total()} questions have the text of an earlier one; each counts in "
