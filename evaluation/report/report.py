@@ -102,11 +102,10 @@ def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[Trajec
 
 def _read_rollouts(folder: Path) -> list[Trajectory]:
     # Imported here: an environment that only evaluates need not have the trainer's plugin.
-    from verl_search.rollout.trajectories import read_trajectories
+    from verl_search.rollout.trajectories import read_run
 
-    for candidate in (folder / "trajectories", folder / "training" / "trajectories", folder):
-        if trajectories := list(read_trajectories(candidate)):
-            return trajectories
+    if trajectories := list(read_run(folder)):
+        return trajectories
     raise UserError(f"{folder} holds no run; {EXPECTED}")
 
 

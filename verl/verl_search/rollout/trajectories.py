@@ -108,11 +108,24 @@ def trajectory_files(directory: Path, split: str = "*", step: int | None = None)
 def read_trajectories(directory: Path, split: str = "*", step: int | None = None) -> Iterator[Trajectory]:
     """The trajectories of a run's files; raises `UserError` for a damaged file. A torn last line is left out."""
     for path in trajectory_files(directory, split, step):
-        for line in read_lines(path):
-            try:
-                yield Trajectory.from_json(line)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from error
+        yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[Trajectory]:
+    """The trajectories of one file, of a run or of an evaluation; as `read_trajectories`."""
+    for line in read_lines(path):
+        try:
+            yield Trajectory.from_json(line)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def read_run(folder: Path) -> Iterator[Trajectory]:
+    """Those of a training run; the folder is the run's, a demo's, or the one that `search.trajectory_dir` names."""
+    for directory in (folder / "trajectories", folder / "training" / "trajectories", folder):
+        if trajectory_files(directory):
+            yield from read_trajectories(directory)
+            return
 
 
 def cut_torn_tails(directory: Path) -> list[Path]:
