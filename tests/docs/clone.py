@@ -55,6 +55,10 @@ DEV = [
     }
     for number, answer in enumerate(["Seine", "yes", "Loire"])
 ]
+NQ_TRAIN = [
+    {"id": f"train_{number}", "question": f"when was person {number} born", "golden_answers": [str(1900 + number)]}
+    for number in range(16)
+]
 QUESTIONS = [
     {
         "id": "a",
@@ -191,6 +195,9 @@ def write_inputs(folder: Path) -> None:
     write_lines(folder / "QUESTIONS.jsonl", QUESTIONS)
     (folder / "data" / "hotpot_train_v1.1.json").write_text(json.dumps(TRAIN))
     (folder / "data" / "hotpot_dev_distractor_v1.json").write_text(json.dumps(DEV))
+    write_lines(folder / "data" / "hotpotqa" / "train.jsonl", TRAIN)
+    write_lines(folder / "data" / "nq" / "train.jsonl", NQ_TRAIN)
+    write_lines(folder / "data" / "nq" / "test.jsonl", QUESTIONS)
     for name, config in (("BM25", BM25), ("DENSE", DENSE), ("HYBRID", HYBRID)):
         (folder / f"{name}.yaml").write_text(json.dumps(config))  # JSON is YAML
     write_models(folder / "models")

@@ -96,6 +96,13 @@ TABLE = (
     ),
     Entry(r"bash training/run\.sh --actor_model_path ", run_by="tests/end_to_end/test_training.py"),
     Entry(
+        r"python training/data_preprocess\.py ",
+        quick=True,
+        needs=(QUESTIONS,),
+        prints=r"train\.parquet: 24 questions \(nq 16, hotpotqa 8\)\n.*: 5 of 5 dev questions \(nq 2, hotpotqa 3\)",
+        writes=("data/mix/train.parquet", "data/mix/test.parquet"),
+    ),
+    Entry(
         r"python training/data_preprocess_hpqa\.py ",
         quick=True,
         prints=r"train\.parquet: 16 questions",

@@ -112,7 +112,7 @@ def test_all_that_is_missing_is_told_at_once_with_code_2(capsys: pytest.CaptureF
     assert main([*REQUIRED, "--config_name", "cpu", "data.max_response_length=4096"]) == 2
     first, *found = capsys.readouterr().err.splitlines()
     assert first == "error: 4 things keep this from starting:"
-    remedy = "does not exist; make it with training/data_preprocess_hpqa.py"
+    remedy = "does not exist; make it with training/data_preprocess.py"
     assert found[0].startswith("  1. actor_rollout_ref.model.path=m is no folder here, is not in the hub's cache")
     assert found[1:3] == [
         f"  2. data.train_files=train.parquet {remedy} [data.train]",

@@ -27,7 +27,7 @@ from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
 
 MODEL_KEY = "actor_rollout_ref.model.path"
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
-REMEDY = "make it with training/data_preprocess_hpqa.py"
+REMEDY = "make it with training/data_preprocess.py"
 
 
 @dataclass(frozen=True, slots=True)
