@@ -54,12 +54,14 @@ PROGRAMS = {
     "index": "flashrag.retriever.index_builder",
     "model server": "flashrag.system.model_server",
     "preparation": "training.data_preprocess_hpqa",
+    "mix": "training.data_preprocess",
     "conversion": "scripts.convert_data",
 }
 RUN = (
     "evaluation",
     "index",
     "preparation",
+    "mix",
     "conversion",
 )  # run where the check accepts; the others take minutes or stay
 GOOD_ROW = {"question": "Who led the Zhou?", "answer": "King Wu"}
@@ -100,7 +102,8 @@ def make_good(folder: Path) -> None:
     (folder / "hotpot.json").write_text(json.dumps(original))
     questions = [{"id": row["_id"], "question": row["question"], "golden_answers": [row["answer"]]} for row in original]
     passages = [{"id": str(n), "contents": f'"Zhou {n}"\nKing Wu led the Zhou in {n}.'} for n in range(20)]
-    for name, rows in {"questions": questions[:4], "corpus": passages}.items():
+    (folder / "sets" / "zhou").mkdir(parents=True)
+    for name, rows in {"questions": questions[:4], "corpus": passages, "sets/zhou/train": questions}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(BASE_MODEL, folder / "model")
     (folder / "serving.yaml").write_text(yaml.safe_dump(served(Path())))
@@ -129,6 +132,7 @@ def commands(search_url: str, model_url: str) -> dict[str, list[str]]:
         "index": "--retrieval_method bm25 --corpus_path corpus.jsonl --save_dir indexes",
         "model server": "--model_path model --engine vllm --port 0 --log_path out/server.log",
         "preparation": "--train_data_path hotpot.json --dev_data_path hotpot.json --output_dir .",
+        "mix": "--train zhou:1.5 --hold_out 2 --max_answer_words 5 --data_dir sets --output_dir mix",
         "conversion": "hotpotqa hotpot.json --split dev --data_dir data",
     }
     return {name: [*text.split(), "--check"] for name, text in texts.items()}
