@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a script: make the repository's own fold
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.generator.model_folder import check_model_folder
+from flashrag.generator import check_model_folder
 from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
@@ -149,7 +149,9 @@ PLAN: Plan[ModelRequest] = {
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog=PROGRAM, description="Get a language model as a Hugging Face folder.")
-    parser.add_argument("model", metavar="MODEL", help=f"{SMOLLM2}, or a model of the Hugging Face hub: Qwen/Qwen3-0.6B")
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"{SMOLLM2}, or a model of the Hugging Face hub: Qwen/Qwen3-0.6B"
+    )
     parser.add_argument(KEY, type=Path, required=True, help="the model's folder; one that holds a model is kept")
     parser.add_argument("--check", action="store_true", help=CHECK_HELP)
     arguments = sys.argv[1:] if argv is None else argv

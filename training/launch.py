@@ -54,7 +54,7 @@ def make_parser() -> CommandParser:
                 group.add_argument(f"--{name}", required=True, help=flag.meaning, metavar=flag.metavar)
                 continue
             default = OmegaConf.select(published, flag.key)
-            kind: Any = _boolean if isinstance(default, bool) else type(default)
+            kind: Any = boolean if isinstance(default, bool) else type(default)
             choices = tuple(REWARD_MANAGERS) if name == "reward_manager" else None
             default = {"em": "qa"}.get(default, default)
             text = f"{flag.meaning} (default: {default})"
@@ -81,7 +81,8 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return flags, rest
 
 
-def _boolean(text: str) -> bool:
+def boolean(text: str) -> bool:
+    """The `type` of an argument that is true or false."""
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
     return text.lower() == "true"

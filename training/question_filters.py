@@ -110,12 +110,11 @@ def pass_rates(run: Path) -> dict[str, float]:
     search or the engine's abort is no attempt. Raises `UserError` for a folder without attempts.
     """
     from flashrag.episode import EndReason
-    from verl_search.rollout.trajectories import read_file, read_run
+    from verl_search.rollout.trajectories import read_run
 
     attempts: dict[str, list[float]] = defaultdict(list)
     no_attempt = (EndReason.SEARCH_FAILED, EndReason.ABORTED)
-    items = run / "items.jsonl"
-    for trajectory in tqdm(read_file(items) if items.is_file() else read_run(run), unit=" trajectories", delay=1):
+    for trajectory in tqdm(read_run(run), unit=" trajectories", delay=1):
         if not trajectory.failed and trajectory.end_reason not in no_attempt:
             right = exact_match(trajectory.answer, trajectory.gold_answers)
             attempts[same_question_key(trajectory.question)].append(right)

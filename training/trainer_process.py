@@ -4,9 +4,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from flashrag.errors import EXIT_USER_ERROR, UserError
 from flashrag.system.processes import start_process
@@ -23,7 +23,13 @@ from verl_search.trainer.stopping import (
 )
 
 POLL_S = 1.0
-CPU_CONFIGS = ("cpu", "demo")
+CPU_CONFIGS = ("cpu", "demo", "warm_start_cpu")
+
+
+class Printer(Protocol):
+    """Prints what has happened since it last looked."""
+
+    def print_news(self) -> None: ...
 
 
 def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
@@ -65,19 +71,32 @@ def run_trainer(
     environment = trainer_environment(config_name, save_path)
     if examined:
         environment[EXAMINED_VARIABLE] = "1"
-    forget_end(save_path)
     log_path = save_path / "train.log"
     command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", config_name, *overrides]
-    progress, notices = ProgressPrinter(save_path / METRICS_FOLDER, total_steps), NoticePrinter(log_path)
-    log_start = notices.read_bytes
     print(f"trainer starts (Ray, FSDP2, vLLM); its full log: {log_path}", flush=True)
+    follow_process(
+        command, save_path, log_path, environment, [ProgressPrinter(save_path / METRICS_FOLDER, total_steps)]
+    )
+
+
+def follow_process(
+    command: Sequence[str],
+    save_path: Path,
+    log_path: Path,
+    environment: Mapping[str, str],
+    printers: Sequence[Printer],
+) -> None:
+    """Run a trainer's process to its end, printing its news and its notices. Raises as `run_trainer`."""
+    forget_end(save_path)
+    notices = NoticePrinter(log_path)
+    log_start = notices.read_bytes
     process = start_process(command, log_path, environment)
-    _follow(process, progress, notices)
+    _follow(process, *printers, notices)
     if process.returncode != 0:
         raise_end(save_path, log_path, log_start, process.returncode)
 
 
-def _follow(process: subprocess.Popen, *printers: ProgressPrinter | NoticePrinter) -> None:
+def _follow(process: subprocess.Popen, *printers: Printer) -> None:
     running = True
     while running:
         running = process.poll() is None

@@ -30,6 +30,7 @@ from verl_search.platform.upstream import UpstreamMoved
 
 CONFIG_DIR = Path(__file__).parent / "config"
 CONFIG_NAMES = ("research", "cpu", "demo")
+WARM_START_CONFIGS = ("warm_start", "warm_start_cpu")
 ONE_CONFIG = (
     "one command trains one config: start it once for each value. A list is written [a,b]; text with a comma is quoted"
 )
@@ -64,7 +65,7 @@ def register_with_hydra() -> None:
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The training config `name` (of `CONFIG_NAMES`) with `key=value` overrides, as `main_ppo` gets it."""
+    """The config `name` of a training or a warm start with `key=value` overrides, as its process gets it."""
     with in_one_line(name):
         check_overrides(overrides)
         config = _compose(name, overrides)
@@ -90,7 +91,7 @@ def shipped_settings(name: str) -> Mapping[str, Any]:
 
     Those of the full run stand for a config of the user's own, which builds on it.
     """
-    shipped = _compose(name if name in CONFIG_NAMES else "research", ())
+    shipped = _compose(name if name in CONFIG_NAMES + WARM_START_CONFIGS else "research", ())
     return leaves(OmegaConf.to_container(shipped, resolve=False))
 
 

@@ -25,6 +25,7 @@ from flashrag.episode.episode import (
     Source,
     ToolCall,
     check_invariants,
+    loss_mask,
 )
 from flashrag.episode.foreign import neutralize
 from flashrag.episode.format_rule import FormatFault, find_answer, find_format_fault
@@ -66,6 +67,7 @@ __all__ = [
     "find_answer",
     "find_format_fault",
     "fit_result",
+    "loss_mask",
     "neutralize",
     "prompt_note",
     "prompt_rule",

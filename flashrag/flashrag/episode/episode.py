@@ -4,7 +4,7 @@ Sampled ids are never decoded and encoded again: text is decoded only to find th
 Does not cover: running an episode (run.py), reward, prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -121,8 +121,7 @@ class Episode:
     @property
     def loss_mask(self) -> list[int]:
         """1 for each sampled token, 0 for each spliced token."""
-        masks = ([int(segment.source is Source.MODEL)] * len(segment.token_ids) for segment in self.segments)
-        return [*chain.from_iterable(masks)]
+        return loss_mask(self.segments)
 
     @property
     def log_probs(self) -> list[float]:
@@ -155,6 +154,11 @@ class Episode:
         """The first fault in the format; None if the format is valid or the dialect has no format rule."""
         ended_by_itself = self.end_reason in (EndReason.EOS, EndReason.ANSWERED)
         return find_format_fault(self.sampled_texts, self.dialect, ended_by_itself=ended_by_itself)
+
+
+def loss_mask(segments: Iterable[Segment]) -> list[int]:
+    """1 for each token that a model sampled, 0 for each token of a result."""
+    return [*chain.from_iterable([int(each.source is Source.MODEL)] * len(each.token_ids) for each in segments)]
 
 
 class InvariantViolation(ReSearchError):

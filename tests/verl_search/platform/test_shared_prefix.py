@@ -30,7 +30,7 @@ CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 def model_of(kind: str) -> torch.nn.Module:
     torch.manual_seed(1)
     config = CONFIGS[kind](**SIZES, tie_word_embeddings=kind == "llama")
-    return AutoModelForCausalLM.from_config(config, attn_implementation=shared_prefix.NAME).float()
+    return AutoModelForCausalLM.from_config(config, attn_implementation=shared_prefix.ATTENTION).float()
 
 
 # Instructions, question, response with its mask. A group of two with one question, another question, a lone token.
@@ -70,7 +70,9 @@ def packed(model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
     return engine.prepare_model_outputs(model(**inputs, use_cache=False), arguments, data, None)
 
 
-def alone(model: torch.nn.Module, batch: list[Any], temperature: float = 1.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def alone(
+    model: torch.nn.Module, batch: list[Any], temperature: float = 1.0
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Log-probabilities and entropies of the trained tokens of each sequence, which runs by itself."""
     found = []
     for prompt, response, mask in batch:
@@ -109,7 +111,7 @@ def test_log_probabilities_entropies_and_gradients_are_those_of_each_sequence(
 
     weighted = [ours * torch.arange(1, len(ours) + 1) for ours in of_trained(found["log_probs"], batch)]
     ours = gradient(torch.cat(weighted).sum())
-    theirs = gradient(torch.cat([l * torch.arange(1, len(l) + 1) for l, _ in alone(model, batch)]).sum())
+    theirs = gradient(torch.cat([one * torch.arange(1, len(one) + 1) for one, _ in alone(model, batch)]).sum())
     assert theirs.abs().max() > 1.0
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

@@ -26,7 +26,8 @@ from verl_search.platform.upstream import (
 )
 
 SOURCE = Path(verl_search.__file__).parent
-LISTED = (*required_names("always"), *required_names("vllm"), *required_names("cpu"))
+CONDITIONS = ("always", "vllm", "cpu", "warm_start")
+LISTED = tuple(required for condition in CONDITIONS for required in required_names(condition))
 UPSTREAM = ("verl", "vllm", "transfer_queue", "torch.distributed")
 # What our classes get from upstream as attributes, and call.
 GIVEN = {
@@ -122,7 +123,7 @@ def test_upstream_has(required: RequiredName) -> None:
 
 
 def test_every_condition_has_names() -> None:
-    assert all(required_names(condition) for condition in ("always", "vllm", "cpu"))
+    assert all(required_names(condition) for condition in CONDITIONS)
     assert required_names("sglang") == ()
 
 

@@ -10,7 +10,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_search.platform import shared_prefix
-from verl_search.platform.shared_prefix import PackedRow
+from verl_search.platform.shared_prefix import PackedRow, has_plain_attention
 from verl_search.platform.upstream import offload_without_pinning
 
 # What upstream can compute beside log-probabilities and entropy needs the logits of every position.
@@ -21,7 +21,7 @@ NEEDS_ALL_LOGITS = ("calculate_sum_pi_squared", "distillation_use_topk", "distil
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     """Upstream's engine; FSDP1 cannot run on CPU, so only the fsdp2 backend is offered.
 
-    With the attention `shared_prefix` a micro-batch is packed into one row instead of padded (shared_prefix.py).
+    With the attention `sdpa` a micro-batch is packed into one row instead of padded (shared_prefix.py).
     """
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -29,7 +29,7 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
             return super().prepare_model_inputs(micro_batch)
         row = PackedRow.of(micro_batch["input_ids"], micro_batch["loss_mask"])
         needed, place = row.predicting.unique(return_inverse=True)
-        inputs = {"input_ids": row.input_ids, "position_ids": row.position_ids, "attention_mask": None}
+        inputs = {"input_ids": row.input_ids, "position_ids": row.position_ids, "attention_mask": shared_prefix.NO_MASK}
         return {**inputs, "packed_row": row, "logits_to_keep": needed}, {"packed_row": row, "place": place}
 
     def prepare_model_outputs(
@@ -45,9 +45,10 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         return found
 
     def _packs(self, micro_batch: TensorDict) -> bool:
-        configured = self.model_config.hf_config._attn_implementation
+        config = self.model_config.hf_config
+        plain = config._attn_implementation == shared_prefix.ATTENTION and has_plain_attention(config.to_dict())
         unusual = (tu.get_non_tensor_data(data=micro_batch, key=key, default=False) for key in NEEDS_ALL_LOGITS)
-        return configured == shared_prefix.NAME and not any(unusual)
+        return plain and not any(unusual)
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:

@@ -5,6 +5,7 @@ that common prefix, then the rest of each sequence; each rest attends to the pre
 before a trained token get logits, because the loss asks for no others. The results are those of the padded batch, up to
 rounding; tests/verl_search/platform/test_shared_prefix.py holds log-probabilities and gradients against it.
 
+transformers' attention `sdpa` is replaced by one that knows such rows and leaves all others to the original.
 Does not cover: models whose attention looks at a window, or bounds its scores (`PLAIN_ATTENTION`).
 """
 
@@ -18,14 +19,18 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-NAME = "shared_prefix"
+ATTENTION = "sdpa"
+# A mask of four dimensions is passed on as it is; `attend` does not look at it.
+NO_MASK = torch.empty(1, 1, 1, 1)
 # The model types whose attention is causal and nothing more; one that is not named here runs padded.
 PLAIN_ATTENTION = frozenset({"llama", "qwen2", "qwen3"})
 
 
 def has_plain_attention(model_config: Mapping[str, Any]) -> bool:
     """Whether the attention of a model, by its config.json, is causal and nothing more."""
-    windowed = model_config.get("use_sliding_window") or "sliding_attention" in (model_config.get("layer_types") or ())
+    windowed: Any = model_config.get("use_sliding_window") or "sliding_attention" in (
+        model_config.get("layer_types") or ()
+    )
     return model_config.get("model_type") in PLAIN_ATTENTION and not windowed
 
 
@@ -127,4 +132,4 @@ def attend(
     return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous(), None
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(ATTENTION, attend)

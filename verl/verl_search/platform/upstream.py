@@ -48,7 +48,7 @@ class RequiredName(NamedTuple):
 
 @functools.cache
 def required_names(condition: str) -> tuple[RequiredName, ...]:
-    """The names of upstream.yaml that are needed `always`, with the engine `vllm`, or on a `cpu`; of others, none."""
+    """The names of upstream.yaml that are needed `always`, with the engine `vllm`, on a `cpu`, for a `warm_start`."""
     names = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).get(condition, {})
     return tuple(RequiredName(module, name, why) for module, some in names.items() for name, why in some.items())
 

@@ -121,7 +121,12 @@ def read_file(path: Path) -> Iterator[Trajectory]:
 
 
 def read_run(folder: Path) -> Iterator[Trajectory]:
-    """Those of a training run; the folder is the run's, a demo's, or the one that `search.trajectory_dir` names."""
+    """Those of a training run or an evaluation, none if it has none; the folder is the run's, a demo's, or the one that
+    `search.trajectory_dir` names.
+    """
+    if (items := folder / "items.jsonl").is_file():
+        yield from read_file(items)
+        return
     for directory in (folder / "trajectories", folder / "training" / "trajectories", folder):
         if trajectory_files(directory):
             yield from read_trajectories(directory)

@@ -1,0 +1,221 @@
+"""The flags of the warm start, what is known before it starts, and what can be wrong with that."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from flashrag.client import check_server
+from flashrag.episode import Trajectory, prompt_note
+from flashrag.errors import UserError
+from flashrag.generator import MODEL_RULES, ModelFolder, check_model_folder, load_tokenizer
+from flashrag.preflight import (
+    MACHINE_RULES,
+    Finding,
+    MachineFacts,
+    Plan,
+    Rule,
+    error,
+    fact,
+    free_bytes,
+    gathered,
+    gib,
+    note,
+    output_folder,
+    question_findings,
+    without_check,
+)
+from flashrag.questions import QuestionFile
+from flashrag.system.arguments import flag, in_range
+from flashrag.system.machine import versions_in_words
+from training.launch import boolean
+from training.warm_start.transcripts import choose_good, describe, read_sources
+from verl_search.trainer.stopping import resume_command
+
+MODEL_KEY = "--actor_model_path"
+TRAINED_BYTES = 16  # of a parameter: weights, gradient and two moments in float32
+KEPT_BYTES = 4 + 8 + 4 + 2  # of a parameter: a checkpoint with its model's folder, and the exported model
+
+RULES_GROUP, RUNS_GROUP, ALL_GROUP = "transcripts by rules", "transcripts of runs", "transcripts of both kinds"
+SAME_GROUP = "prompt and results, the same as in training"
+at_least_one = in_range(int, 1)
+share = in_range(float, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The flags of the command; the field names are the flags'."""
+
+    actor_model_path: Path = flag("the model to start from: a Hugging Face folder", group="needed")
+    save_path: Path = flag("transcripts, checkpoints, metrics, model", group="needed", metavar="FOLDER")
+
+    train_data_path: Path | None = flag(
+        "questions with gold answers, of any format that training/data_preprocess.py reads (default: none)",
+        None,
+        group=RULES_GROUP,
+    )
+    search_url: str | None = flag("the retrieval server (default: none)", None, metavar="URL", group=RULES_GROUP)
+    direct_share: float = flag(
+        "most of the transcripts that answer at once: questions whose answer no search finds",
+        0.2,
+        type=share,
+        metavar="SHARE",
+        group=RULES_GROUP,
+    )
+    rule_searches: int = flag("most searches of a transcript", 2, type=at_least_one, group=RULES_GROUP)
+
+    trajectories: Sequence[Path] = flag(
+        "folders of training runs or evaluations, or files of trajectories; the good ones are taken (default: none)",
+        (),
+        group=RUNS_GROUP,
+    )
+    each: int = flag("most transcripts of one question", 1, type=at_least_one, group=RUNS_GROUP)
+
+    count: int = flag("most transcripts", 800, type=at_least_one, group=ALL_GROUP)
+    held_out: float = flag("share to measure the loss on", 0.05, type=share, metavar="SHARE", group=ALL_GROUP)
+    seed: int = flag("of the choice of transcripts", 0, group=ALL_GROUP)
+
+    prompt_template_name: str = flag("the prompt's wording", "qa_template", metavar="NAME", group=SAME_GROUP)
+    apply_chat: bool = flag(
+        "use the model's chat template (default: false)",
+        False,
+        action="store",
+        type=boolean,
+        metavar="BOOL",
+        group=SAME_GROUP,
+    )
+    top_n: int = flag("passages per search", 5, type=at_least_one, group=SAME_GROUP)
+    max_result_tokens: int = flag("of one result", 2048, type=at_least_one, metavar="TOKENS", group=SAME_GROUP)
+    max_response_length: int = flag("with its results", 8192, type=at_least_one, metavar="TOKENS", group=SAME_GROUP)
+
+
+class WarmStartFacts(MachineFacts, ModelFolder):
+    """What is known about a warm start before it begins."""
+
+    def __init__(self, options: Options, config: DictConfig, config_name: str) -> None:
+        ModelFolder.__init__(self, options.actor_model_path, MODEL_KEY)
+        self.options, self.config, self.config_name = options, config, config_name
+
+    @fact
+    def tokenizer(self) -> Any:
+        check_model_folder(self.folder, self.key)
+        return load_tokenizer(str(self.folder), self.key)
+
+    @fact
+    def questions(self) -> QuestionFile | None:
+        """None where the transcripts are those of runs."""
+        path = self.options.train_data_path
+        return None if path is None else QuestionFile.read(path, id_prefix="train")
+
+    @fact
+    def server(self) -> dict[str, Any]:
+        """The /health reply of the first healthy retrieval server; {} where none is needed."""
+        return check_server(self.options.search_url).json() if self.options.search_url else {}
+
+    @fact
+    def good_trajectories(self) -> list[Trajectory]:
+        options = self.options
+        if not options.trajectories:
+            return []
+        return choose_good(read_sources(options.trajectories), options.count, options.each, options.seed)
+
+    @property
+    def disk_bytes(self) -> int:
+        return (self.model.parameters or 0) * KEPT_BYTES
+
+
+def one_source(facts: WarmStartFacts) -> Iterator[Finding]:
+    options = facts.options
+    if bool(options.trajectories) == (options.train_data_path is not None):
+        yield error("give either --train_data_path with --search_url (rules), or --trajectories (good ones of runs)")
+    elif options.train_data_path is not None and options.search_url is None:
+        yield error("--train_data_path: the rules search for each question; give the retrieval server (--search_url)")
+
+
+def questions_are_read(facts: WarmStartFacts) -> Iterator[Finding]:
+    if facts.questions is not None:
+        yield from question_findings(facts.questions)
+
+
+def trajectories_are_good(facts: WarmStartFacts) -> Iterator[Finding]:
+    if facts.options.trajectories and not facts.good_trajectories:
+        paths = ", ".join(map(str, facts.options.trajectories))
+        yield error(
+            f"--trajectories {paths}: none of them is good (ended by itself, valid format, exact match, with token "
+            "ids); give runs of a model that answers some questions"
+        )
+
+
+def prompt_is_made(facts: WarmStartFacts) -> Iterator[Finding]:
+    if text := prompt_note(facts.tokenizer, facts.options.apply_chat):
+        yield note(text)
+
+
+def batch_is_filled(facts: WarmStartFacts) -> Iterator[Finding]:
+    """The last batch of an epoch is dropped where it is not full, so one batch is the least."""
+    options, batch = facts.options, facts.config.data.train_batch_size
+    known = (
+        len(facts.good_trajectories)
+        if options.trajectories
+        else len(facts.questions.questions)
+        if facts.questions
+        else 0
+    )
+    most = min(options.count, known)
+    if known and round(most * (1 - options.held_out)) < batch:
+        yield error(
+            f"data.train_batch_size={batch}, but at most {most} transcripts can be made, of which "
+            f"{options.held_out:.0%} are held out; lower it, or give more questions or trajectories"
+        )
+
+
+def folder_has_room(facts: WarmStartFacts) -> Iterator[Finding]:
+    yield from output_folder("--save_path", facts.options.save_path, lambda: facts.disk_bytes, "checkpoint and model")
+
+
+RULES: Mapping[str, Rule[WarmStartFacts]] = {
+    "warm_start.source": one_source,
+    "warm_start.questions": questions_are_read,
+    "warm_start.trajectories": trajectories_are_good,
+    "warm_start.server": gathered("server"),
+    "warm_start.tokenizer": gathered("tokenizer"),
+    "warm_start.prompt": prompt_is_made,
+    "warm_start.batch": batch_is_filled,
+    "warm_start.folder": folder_has_room,
+    **MODEL_RULES,
+    **MACHINE_RULES,
+}
+
+
+def _source(facts: WarmStartFacts) -> str:
+    if facts.questions is not None:
+        return f"{facts.options.train_data_path}: {facts.questions}"
+    return f"{', '.join(map(str, facts.options.trajectories))}: {describe(facts.good_trajectories)}"
+
+
+def _memory(facts: WarmStartFacts) -> str:
+    if facts.model.parameters is None:
+        raise UserError("the model's files do not tell its size")
+    return f"about {gib(facts.model.parameters * TRAINED_BYTES)} and activations, of {gib(facts.machine.memory_bytes)}"
+
+
+PLAN: Plan[WarmStartFacts] = {
+    "transcripts": {
+        "from": _source,
+        "server": lambda facts: facts.options.search_url or "none needed",
+        "at most": lambda facts: f"{facts.options.count}, {facts.options.held_out:.0%} of them held out",
+    },
+    "sizes": {
+        "model": lambda facts: f"{facts.folder}: {facts.model.architecture}, {facts.model.parameters} parameters",
+        "memory": _memory,
+        "disk": lambda facts: f"about {gib(facts.disk_bytes)} of {gib(free_bytes(facts.options.save_path))} free",
+    },
+    "run": {
+        "config": lambda facts: facts.config_name,
+        "writes to": lambda facts: str(facts.options.save_path.absolute()),
+        "command": lambda _: without_check(resume_command()),
+        "versions": lambda _: versions_in_words(("verl", "torch", "transformers")),
+    },
+}

@@ -1,0 +1,152 @@
+"""Warm start: transcripts, then supervised fine-tuning on them, then the model's folder. `bash training/warm_start.sh`.
+
+Each stage leaves its product in the save folder and is skipped when the product is there; fine-tuning goes on from its
+last checkpoint. Does not cover: the loss and the update, which are upstream's (verl_search/warm_start.py).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from flashrag.client import RetrievalClient
+from flashrag.episode import EpisodeCodec, Limits, Trajectory
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.generator import eos_token_ids
+from flashrag.preflight import CHECK_HELP, enforce, examine, keep_torch_out_of_a_check, show_check
+from flashrag.system.arguments import CommandParser
+from flashrag.system.files import write_text
+from flashrag.system.json_lines import read_lines
+from flashrag.system.machine import count_gpus
+from flashrag.system.processes import run_guarded
+from training.trainer_process import follow_process, trainer_environment
+from training.warm_start.preflight import PLAN, RULES, Options, WarmStartFacts
+from training.warm_start.progress import LossPrinter
+from training.warm_start.rules import Rules
+from training.warm_start.transcripts import check_ids, describe, write_by_rules, write_transcripts
+from verl_search.composition import check_command_line, compose_config, quoted
+from verl_search.trainer.run_folder import METRICS_FOLDER
+
+PROGRAM = "bash training/warm_start.sh"
+DESCRIPTION = """Teach a model the form of searching, before training/run.sh trains it.
+
+It is fine-tuned on transcripts: written by rules from questions and the retrieval server, or the good trajectories of
+runs. A model that searches by itself needs no warm start (docs/training.md)."""
+EPILOG = "Settings of verl's SFT trainer can follow as key=value, for example optim.lr=1e-4 trainer.total_epochs=2."
+TRAIN, DEV = "train.jsonl", "dev.jsonl"
+CHECKPOINTS, MODEL, SETTINGS, LOG = "checkpoints", "model", "settings.json", "warm_start.log"
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = CommandParser(prog=PROGRAM, description=DESCRIPTION, epilog=EPILOG)
+    parser.add_fields(Options)
+    parser.add_argument("--check", action="store_true", help=CHECK_HELP)
+    flags, overrides = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    for word in overrides:
+        if word.startswith("-") or "=" not in word:
+            raise UserError(f"unknown argument {word!r}{parser.nearest_flag(word)}")
+    check_command_line(overrides)
+    check = vars(flags).pop("check")
+    options = Options(**vars(flags))
+    config_name = "warm_start" if count_gpus() else "warm_start_cpu"
+    facts = WarmStartFacts(options, compose_config(config_name, overrides), config_name)
+    findings = examine(RULES, facts)
+    if check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings, options.save_path)
+    settings = {**asdict(options), "overrides": overrides, "config": config_name}
+    keep_settings(options.save_path / SETTINGS, json.loads(json.dumps(settings, default=str)))
+    run_guarded(lambda: warm_start(facts, overrides), "the same command goes on from the last checkpoint")
+    print(f"done: the model is in {options.save_path / MODEL}; train it with --actor_model_path")
+    return 0
+
+
+def keep_settings(path: Path, settings: Mapping[str, object]) -> None:
+    """Write the settings of a new folder; raise `UserError` where the folder was begun with others."""
+    if path.is_file():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if changed := sorted(name for name in settings if begun.get(name) != settings[name]):
+            name = changed[0]
+            raise UserError(
+                f"{path.parent} was begun with {name}={begun.get(name)}, and {settings[name]} was given; give another "
+                "--save_path, or remove that folder"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def warm_start(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
+    """The three stages."""
+    folder = facts.options.save_path
+    if not (folder / TRAIN).exists():
+        transcripts = make_transcripts(facts)
+        # Upstream measures whole batches only.
+        batch = facts.config.data.train_batch_size
+        held_out = round(len(transcripts) * facts.options.held_out / batch) * batch
+        write_transcripts(folder / DEV, transcripts[:held_out])
+        write_transcripts(folder / TRAIN, transcripts[held_out:])
+        print(describe(transcripts), flush=True)
+    if (folder / MODEL).exists():
+        return
+    fine_tune(facts, overrides)
+    from verl_search.trainer.export import export, find_checkpoint
+
+    export(find_checkpoint(folder / CHECKPOINTS), folder / MODEL)
+
+
+def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
+    """The transcripts; raises `UserError` if there are none, or if they are another tokenizer's."""
+    options = facts.options
+    end_ids = eos_token_ids(facts.tokenizer, str(facts.folder))
+    codec = EpisodeCodec(facts.tokenizer, end_ids)
+    if facts.questions is None:
+        check_ids(facts.good_trajectories, codec)
+        return facts.good_trajectories
+    rules = Rules(
+        codec,
+        end_ids[0],
+        RetrievalClient(options.search_url, top_n=options.top_n),
+        Limits(options.max_response_length, options.max_result_tokens, options.rule_searches),
+        options.prompt_template_name,
+        options.apply_chat,
+    )
+    transcripts = write_by_rules(facts.questions.questions, rules, options.count, options.direct_share, options.seed)
+    if not transcripts:
+        raise UserError(f"{options.train_data_path}: no search finds an answer; does the server hold the right corpus?")
+    return transcripts
+
+
+def fine_tune(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
+    """Upstream's SFT trainer, one process for each GPU, or one that uses all cores."""
+    folder = facts.options.save_path
+    dev = folder / DEV
+    paths = {
+        "model.path": facts.folder,
+        "data.train_files": folder / TRAIN,
+        "data.val_files": dev if any(read_lines(dev)) else None,
+        "trainer.default_local_dir": folder / CHECKPOINTS,
+    }
+    processes = max(1, count_gpus())
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    given = [*(f"{key}={quoted(value and str(value))}" for key, value in paths.items()), *overrides]
+    module = ["-m", "verl_search.warm_start", "--config-name", facts.config_name, *given]
+    environment = trainer_environment(facts.config_name, folder)
+    if processes == 1:  # nothing else works meanwhile
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    print(f"fine-tuning starts (FSDP2); its full log: {folder / LOG}", flush=True)
+    follow_process(
+        [sys.executable, *torchrun, *module],
+        folder,
+        folder / LOG,
+        environment,
+        [LossPrinter(folder / METRICS_FOLDER)],
+    )
+
+
+if __name__ == "__main__":
+    keep_torch_out_of_a_check(sys.argv)
+    sys.exit(main())
