@@ -200,9 +200,8 @@ def test_a_really_full_disk_is_one_clear_error_with_nothing_half_written(tmp_pat
     corpus = write_corpus(tmp_path / "c.jsonl", 400)
     # 400 passages: their vectors, 614 kB, fit, and then the index of HNSW, 680 kB, does not.
     build = [*BUILDER, *flags(corpus, disk, "--part_size", "50", "--faiss_type", "HNSW")]
-    done = subprocess.run(
-        ["unshare", "-rm", "bash", "-c", FILLED_DISK, "-", str(disk), *build], capture_output=True, text=True, timeout=300
-    )
+    script = ["unshare", "-rm", "bash", "-c", FILLED_DISK, "-", str(disk), *build]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     error = done.stderr.splitlines()[-1]
     assert error.startswith(f"error: --save_dir {disk}: the index cannot be written there")

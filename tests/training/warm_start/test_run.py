@@ -1,0 +1,113 @@
+"""The command of the warm start: what it refuses, what `--check` shows, how its folder is kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from flashrag.errors import UserError
+from training.warm_start.progress import step_line
+from training.warm_start.run import keep_settings, main
+
+BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    lines = [{"id": f"q{i}", "question": f"Question {i}?", "golden_answers": ["Wu"]} for i in range(10)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def search_url(serve: Callable[[Any], str]) -> str:
+    app = FastAPI()
+    app.get("/health")(lambda: {"status": "ready"})
+    return serve(app)
+
+
+def command(folder: Path, *more: object) -> list[str]:
+    return list(map(str, ["--actor_model_path", BASE_MODEL, "--save_path", folder / "out", *more]))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], closed_url: str) -> None:
+    arguments = command(tmp_path, "--train_data_path", tmp_path / "none.jsonl", "--search_url", closed_url)
+    errors = refused(capsys, *arguments)
+    assert "none.jsonl" in errors
+    assert closed_url in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_exactly_one_source_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], questions: Path, search_url: str
+) -> None:
+    expected = "give either --train_data_path with --search_url (rules), or --trajectories"
+    assert expected in refused(capsys, *command(tmp_path))
+    both = ("--train_data_path", questions, "--search_url", search_url, "--trajectories", tmp_path)
+    assert expected in refused(capsys, *command(tmp_path, *both))
+    errors = refused(capsys, *command(tmp_path, "--train_data_path", questions))
+    assert "give the retrieval server (--search_url)" in errors
+
+
+def test_a_folder_without_trajectories_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    errors = refused(capsys, *command(tmp_path, "--trajectories", tmp_path))
+    assert f"--trajectories {tmp_path}: none of them is good" in errors
+
+
+def test_too_few_questions_for_a_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], questions: Path, search_url: str
+) -> None:
+    source = ("--train_data_path", questions, "--search_url", search_url)
+    errors = refused(capsys, *command(tmp_path, *source, "data.train_batch_size=16"))
+    assert "data.train_batch_size=16, but at most 10 transcripts can be made" in errors
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("optim.lrr=1", "optim.lr"),
+        ("--tpo_n=3", "did you mean '--top_n'?"),
+        ("lr", "unknown argument 'lr'"),
+    ],
+)
+def test_a_mistaken_argument_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
+) -> None:
+    errors = refused(capsys, *command(tmp_path), argument)
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_check_shows_the_plan_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], questions: Path, search_url: str
+) -> None:
+    source = ("--train_data_path", questions, "--search_url", search_url)
+    assert main([*command(tmp_path, *source, "--check"), "data.train_batch_size=4"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{questions}: 10 questions of 10 records" in shown
+    assert "1154816 parameters" in shown
+    assert "0 errors: this would start" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "settings.json"
+    keep_settings(path, {"seed": 1, "count": 5})
+    keep_settings(path, {"seed": 1, "count": 5})
+    with pytest.raises(UserError, match="was begun with count=5, and 6 was given"):
+        keep_settings(path, {"seed": 1, "count": 6})
+
+
+def test_a_step_and_a_measurement_in_a_line() -> None:
+    step = {"train/loss": 1.5, "train/lr": 2e-5, "train/global_tokens": 4300}
+    assert step_line(7, step, 12.34) == "    7 | 1.5000 |               |       2.0e-05 |   4300 |    12.3"
+    assert step_line(7, {"val/loss": 1.25}, 0.0) == "    7 |        |        1.2500 |"
