@@ -6,10 +6,12 @@ to curl and httpx: {http,https,all,no}_proxy, in small letters or in capitals, t
 networks (10.0.0.0/8). Does not cover: the clients of other libraries (wandb, Ray, huggingface_hub).
 """
 
+import functools
 import importlib.util
 import os
 import re
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -92,7 +94,7 @@ def client_settings(url: str, environ: Mapping[str, str] | None = None) -> dict[
     if proxy := proxy_for(url, environ):
         return {"proxy": proxy.url}
     if httpx.URL(url).scheme == "http":
-        return {"trust_env": False}
+        return {"trust_env": False, "verify": _certificates()}
     # trust_env=False would also leave out SSL_CERT_FILE. A proxy that is given replaces those of the environment, and
     # the mount replaces it.
     return {"proxy": "http://unused.invalid", "mounts": {"all://": None}}
@@ -125,6 +127,12 @@ def direct_environment(environ: Mapping[str, str]) -> dict[str, str]:
         entries += [*LOOPBACKS, socket.gethostname(), *own_addresses()]
     text = ",".join(dict.fromkeys(entries))
     return {"no_proxy": text, "NO_PROXY": text}
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """For the clients of http addresses, which need it where they are sent on to https: reading it takes 25 ms."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str | None:

@@ -1,5 +1,6 @@
 """Indexes without a card, over the real encoder: each type that fits is served, and what does not fit is refused."""
 
+import functools
 import json
 import tracemalloc
 
@@ -11,7 +12,7 @@ from flashrag.config import Config
 from flashrag.corpus import open_corpus
 from flashrag.errors import UserError
 from flashrag.retriever.encoder import Encoder
-from flashrag.retriever.encoder_folder import resolve_model_folder
+from flashrag.retriever.encoder_folder import PASSAGE_TOKENS, resolve_model_folder
 from flashrag.retriever.faiss_index import read_index
 from flashrag.retriever.index_builder import main as build
 from flashrag.retriever.index_check import SAMPLE_ROWS, Part, check_vectors
@@ -26,30 +27,39 @@ pytestmark = pytest.mark.timeout(300)  # importing sentence-transformers takes a
 WORDS = ["river", "king", "chess", "whale", "jazz", "piano", "rome", "paris", "atom", "planet", "bridge", "poem"]
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return Encoder(resolve_model_folder(MODEL, ""), "mean", 256, False, "")
-
-
-class Remembering:
+class Remembering(Encoder):
     """The real encoder, which computes each text once: every check compares some of the same passages."""
 
-    def __init__(self, encoder):
-        self.encoder, self.known = encoder, {}
+    def __init__(self, folder, pooling):
+        super().__init__(folder, pooling, PASSAGE_TOKENS, False, "")
+        self._known = {}
 
-    def __getattr__(self, name):
-        return getattr(self.encoder, name)
+    def cut_at(self, max_length):
+        super().cut_at(max_length)
+        self._max_length = max_length
 
     def encode(self, texts, instruction, batch_size):
-        if new := [text for text in dict.fromkeys(texts) if (instruction, text) not in self.known]:
-            vectors = self.encoder.encode(new, instruction, batch_size)
-            self.known |= {(instruction, text): vector for text, vector in zip(new, vectors, strict=True)}
-        return np.stack([self.known[instruction, text] for text in texts])
+        keys = [(self._max_length, instruction, text) for text in texts]
+        if new := [key for key in dict.fromkeys(keys) if key not in self._known]:
+            vectors = super().encode([text for *_, text in new], instruction, batch_size)
+            self._known |= dict(zip(new, vectors, strict=True))
+        return np.stack([self._known[key] for key in keys])
 
 
-@pytest.fixture(scope="module")
-def remembering(encoder):
-    return Remembering(encoder)
+loaded_once = functools.cache(Remembering)
+
+
+def load(folder, pooling, max_length, *_, **__):
+    """In place of `Encoder`: loading the model takes longer than most tests here."""
+    encoder = loaded_once(folder, pooling)
+    encoder.cut_at(max_length)
+    return encoder
+
+
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch):
+    monkeypatch.setattr("flashrag.retriever.encoder.Encoder", load)
+    return load(resolve_model_folder(MODEL, ""), "mean", PASSAGE_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +70,7 @@ def texts():
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def vectors(encoder, texts):
     return encoder.encode(texts, "", 64)
 
@@ -98,12 +108,12 @@ def first(site, texts, rows=(0, 7, COUNT - 1), **changes):
 
 
 @pytest.fixture
-def check(site, remembering):
+def check(site, encoder):
     """Compare the written index with corpus and encoder, as `load_retriever` does; gives how many were compared."""
 
     def compare(any_length=False):
         index = read_index(site / "x.index", mmap=True, l2=True)
-        return check_vectors([Part(index)], open_corpus(site / "corpus.jsonl", site), remembering, "", 64, any_length)
+        return check_vectors([Part(index)], open_corpus(site / "corpus.jsonl", site), encoder, "", 64, any_length)
 
     return compare
 
@@ -322,11 +332,14 @@ def test_a_card_holds_the_settings_that_the_index_was_built_with(site, encoder, 
     assert first(site, texts) == [0, 7, COUNT - 1]
 
 
-def test_passages_that_an_index_cut_off_elsewhere_are_not_compared_where_shorter_ones_are(site, encoder, texts, check):
+def test_passages_that_an_index_cut_off_elsewhere_are_not_compared_where_shorter_ones_are(
+    site, encoder, texts, vectors, check
+):
     mixed = [text if row % 3 else text + " word" * 90 for row, text in enumerate(texts)]
     lines = [json.dumps({"id": f"p{row}", "contents": text}) + "\n" for row, text in enumerate(mixed)]
     (site / "corpus.jsonl").write_text("".join(lines))
     encoder.cut_at(48)
-    write(site, encoder.encode(mixed, "", 64))
-    encoder.cut_at(256)
+    vectors[::3] = encoder.encode(mixed[::3], "", 64)
+    write(site, vectors)
+    encoder.cut_at(PASSAGE_TOKENS)
     assert check() == SAMPLE_ROWS
