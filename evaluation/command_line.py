@@ -3,7 +3,7 @@
 A flag's text is parsed as YAML, like a value in the file, and overrides the file.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -29,6 +29,7 @@ _HEADINGS: dict[str, type[BaseModel]] = {
     "evaluation": EvalSettings,
     "local retriever (use_remote_retriever: false)": RetrieverSettings,
 }
+_ALIASES = {"remote_retriever_url": ("--search_url",)}  # training's name for it
 _NAMES = ("dataset_name", "split", "save_note", "method_name")  # text, even if they look like numbers
 
 
@@ -49,18 +50,28 @@ class CommandLine(NamedTuple):
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:
     """Read the flags; raises `UserError` for an unknown one."""
-    parser = _parser()
+    given, overrides = parse_flags(_parser(), argv, ("config_path", "resume", "auto_serve", "check"))
+    resume = _parse_value(given["resume"] or "false")
+    if not isinstance(resume, bool):
+        raise UserError(f"--resume {resume} was given; expected --resume alone, or true or false")
+    return CommandLine(
+        given["config_path"], overrides, resume, given["auto_serve"], given["check"], arguments=tuple(argv)
+    )
+
+
+def parse_flags(
+    parser: CommandParser, argv: Sequence[str], own: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a command's own flags, and the keys of the configuration that were given.
+
+    Raises `UserError` for an unknown flag.
+    """
     known, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(_unknown_argument(unknown[0], parser))
-    given = {key: text for key, text in vars(known).items() if text is not None}
-    config_path, resume = Path(given.pop("config_path")), _parse_value(given.pop("resume", "false"))
-    if not isinstance(resume, bool):
-        raise UserError(f"--resume {resume} was given; expected --resume alone, or true or false")
-    auto_serve = Path(given.pop("auto_serve")) if "auto_serve" in given else None
-    check = given.pop("check")
-    overrides = {key: _parse_value(text) for key, text in given.items()}
-    return CommandLine(config_path, overrides, resume, auto_serve, check, tuple(argv))
+    values = vars(known)
+    overrides = {k: _parse_value(text) for k, text in values.items() if k not in own and text is not None}
+    return {name: values[name] for name in own}, overrides
 
 
 def _unknown_argument(argument: str, parser: CommandParser) -> str:
@@ -76,24 +87,33 @@ def _parser() -> CommandParser:
         epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B. Each takes --help.",
     )
     run = parser.add_argument_group("run").add_argument
-    run("--config_path", required=True, metavar="YAML", help="the configuration file; other flags override its keys")
+    run(
+        "--config_path", type=Path, required=True, metavar="YAML",
+        help="the configuration file; other flags override its keys",
+    )  # fmt: skip
     run(
         "--resume", nargs="?", const="true", metavar="BOOL",
         help="also ask the failed questions again (default: false)",
     )  # fmt: skip
     run(
-        "--auto_serve", metavar="CHECKPOINT",
+        "--auto_serve", type=Path, metavar="CHECKPOINT",
         help="export and serve this training checkpoint for the run (default: use the server of the configuration)",
     )  # fmt: skip
     run("--check", action="store_true", help=CHECK_HELP)
-    fields = dict(sorted(_fields().items()))
+    add_keys(parser)
+    return parser
+
+
+def add_keys(parser: CommandParser, without: Collection[str] = ()) -> None:
+    """A flag for each key of the configuration, but for the top-level keys in `without` and the keys in them."""
+    fields = {name: field for name, field in sorted(_fields().items()) if name.partition(".")[0] not in without}
     for heading, settings in _HEADINGS.items():
-        group = parser.add_argument_group(f"keys of the configuration: {heading}")
-        for name in [name for name in fields if name.partition(".")[0] in settings.model_fields]:
+        names = [name for name in fields if name.partition(".")[0] in settings.model_fields]
+        group = parser.add_argument_group(f"keys of the configuration: {heading}") if names else parser
+        for name in names:
             field = fields.pop(name)
             text = f"{field.description} (default: {_shown_default(field)})".replace("%", "%%")
-            group.add_argument(f"--{name}", metavar=_placeholder(name, field), help=text)
-    return parser
+            group.add_argument(f"--{name}", *_ALIASES.get(name, ()), metavar=_placeholder(name, field), help=text)
 
 
 def _shown_default(field: FieldInfo) -> str:

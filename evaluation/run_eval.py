@@ -73,7 +73,8 @@ def evaluate(command_line: CommandLine) -> int:
         print(f"{folder.path}: the run is complete")
     else:
         assets = check_local_retriever(facts.settings)  # reads whole files, but serving a model takes longer
-        with served(command_line, facts.settings) if command_line.auto_serve else nullcontext() as settings_served:
+        checkpoint = command_line.auto_serve
+        with served(checkpoint, facts.settings) if checkpoint else nullcontext() as settings_served:
             folder = RunFolder(settings_served, folder.questions) if settings_served else folder
             interrupted = ask(folder, pending, assets, findings)
     with folder.working():

@@ -205,7 +205,6 @@ def model_is_served(facts: EvalFacts) -> Iterator[Finding]:
     served = facts.served_model
     if served is None:
         return
-    facts.folder.check_served_model(served.name)
     yield from _same_model(facts, served)
     reply, url = facts.reply, facts.settings.sgl_remote_url
     if reply is None:
@@ -258,7 +257,6 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
     path, settings = facts.command_line.auto_serve, facts.settings
     if path is None or not facts.is_known_to_ask:
         return
-    facts.folder.check_served_model(settings.generator_model)
     if facts.export is not None:
         yield from examine(EXPORT_RULES, facts.export)
         chosen_engine(server_options(Path(settings.generator_model), settings))
@@ -269,6 +267,13 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
             f"generator_max_input_len={settings.generator_max_input_len}, but the model will be served with {tokens} "
             "tokens; lower generator_max_input_len, and max_response_tokens with it"
         )
+
+
+def model_is_the_run_s(facts: EvalFacts) -> None:
+    if served := facts.served_model:
+        facts.folder.check_served_model(served.name)
+    elif facts.command_line.auto_serve and facts.is_known_to_ask:
+        facts.folder.check_served_model(facts.settings.generator_model)
 
 
 RULES: Mapping[str, Rule[EvalFacts]] = {
@@ -284,5 +289,6 @@ RULES: Mapping[str, Rule[EvalFacts]] = {
     "evaluation.retrieval": retrieval_is_there,
     "evaluation.model": model_is_served,
     "evaluation.auto_serve": checkpoint_can_be_served,
+    "evaluation.same_model": model_is_the_run_s,
     **MACHINE_RULES,
 }

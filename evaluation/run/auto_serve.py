@@ -17,8 +17,8 @@ from flashrag.system.model_server import model_server
 from flashrag.system.processes import guarded_processes
 from verl_search.trainer.export import export, find_checkpoint
 
-# A placeholder for the address, which is unknown until the model is served; no request goes to it.
-_LATER = "http://127.0.0.1:1"
+# A placeholder for the address, which is unknown until a server is started; no request goes to it.
+LATER = "http://127.0.0.1:1"
 _OWN_KEYS = ("sgl_remote_url", "generator_model")
 EXPORTED = "exported"
 
@@ -31,16 +31,16 @@ def check_auto_serve(command_line: CommandLine) -> EvalSettings:
                 f"--auto_serve and --{key} were both given; --auto_serve sets {key} itself, remove one of them"
             )
     assert command_line.auto_serve is not None, "asked for"
-    return load_settings(_with_model(command_line, planned_model(command_line.auto_serve), _LATER))
+    model = {"generator_model": str(planned_model(command_line.auto_serve)), "sgl_remote_url": LATER}
+    return load_settings(command_line._replace(overrides={**command_line.overrides, **model}))
 
 
 @contextmanager
-def served(command_line: CommandLine, settings: EvalSettings) -> Iterator[EvalSettings]:
-    """Serve the model; yields the settings with its address."""
-    assert command_line.auto_serve is not None, "asked for"
-    model = exported_model(command_line.auto_serve)
+def served(checkpoint: Path, settings: EvalSettings) -> Iterator[EvalSettings]:
+    """Serve the model of the settings that `check_auto_serve` gave; yields them with its address."""
+    model = exported_model(checkpoint)
     with guarded_processes(), model_server(server_options(model, settings)) as (url, _):
-        yield load_settings(_with_model(command_line, model, url))
+        yield settings.model_copy(update={"sgl_remote_url": url})
 
 
 def server_options(model: Path, settings: EvalSettings) -> ModelServerOptions:
@@ -74,8 +74,3 @@ def exported_model(path: Path) -> Path:
     if not (model / "config.json").is_file():
         export(find_checkpoint(path), model)
     return model
-
-
-def _with_model(command_line: CommandLine, model: Path, url: str) -> CommandLine:
-    overrides = {**command_line.overrides, "generator_model": str(model), "sgl_remote_url": url}
-    return command_line._replace(overrides=overrides)

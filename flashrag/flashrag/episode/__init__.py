@@ -9,6 +9,7 @@
     format_rule.py  finds the answer and checks the format
     prompt_ids.py   the token ids that a model starts from
     record.py       the trajectory: the saved record of one question
+    watch.py        an answer as it comes, for people; terminal.py shows it in a terminal
 
 Light to import: no torch, no transformers.
 """
@@ -34,6 +35,7 @@ from flashrag.episode.record import FAILED, ITERATIONS, Failure, Step, StepKind,
 from flashrag.episode.result import fit_result
 from flashrag.episode.run import run_episode
 from flashrag.episode.tool import MAX_QUERY_CHARS, Tool, ToolResult
+from flashrag.episode.watch import LiveSteps, Piece, Watcher
 
 __all__ = [
     "DIALECTS",
@@ -53,6 +55,8 @@ __all__ = [
     "Generation",
     "InvariantViolation",
     "Limits",
+    "LiveSteps",
+    "Piece",
     "Segment",
     "Source",
     "Step",
@@ -62,6 +66,7 @@ __all__ = [
     "ToolResult",
     "Trajectory",
     "Usage",
+    "Watcher",
     "check_invariants",
     "encode_prompt",
     "find_answer",

@@ -18,7 +18,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from flashrag.document import Passage
-from flashrag.episode.dialect import DIALECTS, PYTHON, Dialect
+from flashrag.episode.dialect import DIALECTS, PYTHON, Dialect, Tag
 from flashrag.episode.episode import EndReason, Episode, Segment, Source, ToolCall
 from flashrag.errors import UserError
 
@@ -187,24 +187,35 @@ def steps(trajectory: Trajectory) -> Iterator[Step]:
     """The trajectory for a human reader, in order: blocks that the model wrote, calls, results, the answer."""
     dialect = DIALECTS[trajectory.dialect].with_calls(PYTHON) if trajectory.dialect else None
     for segment in trajectory.segments:
-        if segment.source is Source.MODEL:
-            yield from _written_steps(segment.text, dialect) if dialect else [Step(StepKind.GENERATION, segment.text)]
-            continue
-        call = trajectory.calls[segment.call] if segment.call is not None else ToolCall("")
-        body = segment.text.strip()
-        if dialect is None and call.query:  # the model's text does not contain the query
-            yield Step(StepKind.QUERY, call.query)
-        elif dialect is not None:
-            body = body.removeprefix(dialect.result.open).removesuffix(dialect.result.close).strip()
-        yield Step(StepKind.RESULT, body, call.passages if call.tool == "search" else ())
+        call = trajectory.calls[segment.call] if segment.call is not None else None
+        yield from segment_steps(segment, call, dialect)
     yield Step(StepKind.ANSWER, trajectory.answer)
+
+
+def segment_steps(segment: Segment, call: ToolCall | None, dialect: Dialect | None) -> Iterator[Step]:
+    """The steps in one segment; `call` is the one that a result answers, `dialect` that of an episode."""
+    if segment.source is Source.MODEL:
+        yield from _written_steps(segment.text, dialect) if dialect else [Step(StepKind.GENERATION, segment.text)]
+        return
+    call = call or ToolCall("")
+    body = segment.text.strip()
+    if dialect is None and call.query:  # the model's text does not contain the query
+        yield Step(StepKind.QUERY, call.query)
+    elif dialect is not None:
+        body = body.removeprefix(dialect.result.open).removesuffix(dialect.result.close).strip()
+    yield Step(StepKind.RESULT, body, call.passages if call.tool == "search" else ())
+
+
+def block_kinds(dialect: Dialect) -> dict[Tag, StepKind]:
+    """The blocks that a model writes as steps of their own."""
+    return {dialect.think: StepKind.THINK, **dict.fromkeys(dialect.calls, StepKind.QUERY)}
 
 
 def _written_steps(text: str, dialect: Dialect) -> Iterator[Step]:
     """The blocks of one sampled text. An unclosed block ends where the next one begins. Other text is GENERATION."""
-    kinds = {dialect.think.open: StepKind.THINK, **{tag.open: StepKind.QUERY for tag in dialect.calls}}
+    kinds = {tag.open: kind for tag, kind in block_kinds(dialect).items()}
     opened = "|".join(map(re.escape, kinds))
-    closed = "|".join(re.escape(tag.close) for tag in (dialect.think, *dialect.calls))
+    closed = "|".join(re.escape(tag.close) for tag in block_kinds(dialect))
     position = 0
     for block in re.finditer(f"({opened})(.*?)(?:{closed}|(?={opened})|$)", text, re.DOTALL):
         if loose := text[position : block.start()].strip():

@@ -25,6 +25,7 @@ from flashrag.episode.episode import (
 )
 from flashrag.episode.result import SplicedResult, fit_notice, fit_result
 from flashrag.episode.tool import Ask, Call, Tool, ToolResult, find_call, search_tool
+from flashrag.episode.watch import Watcher
 from flashrag.errors import ToolError
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ async def run_episode(
     *,
     tools: Sequence[Tool] = (),
     clock: Clock = time.monotonic,
+    watcher: Watcher | None = None,
 ) -> Episode:
     """Run one episode to its end; `tools` are the tools besides search, in the order of the dialect's `more_calls`.
 
@@ -51,13 +53,13 @@ async def run_episode(
     of the dialect's stops, at the end of sequence, or at that number. A `ToolError`, or a call past its deadline, ends
     the episode as SEARCH_FAILED, with no text in place of the result. An episode past its own deadline ends as
     DEADLINE: the running request or call is cancelled and adds no tokens. `clock` measures deadlines and latencies.
-    Raises `InvariantViolation` if the episode is not token-exact.
+    `watcher` sees each segment when it is complete. Raises `InvariantViolation` if the episode is not token-exact.
     """
     callable_tools = (search_tool(codec.dialect, search), *tools)
     assert tuple(tool.tag for tool in callable_tools) == codec.dialect.calls, "the tools must match the dialect's calls"
     episode = Episode(tuple(prompt_ids), dialect=codec.dialect)
     deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
-    run = _Run(episode, generate, callable_tools, codec, limits, clock, deadline)
+    run = _Run(episode, generate, callable_tools, codec, limits, clock, deadline, watcher)
     try:
         episode.end_reason = await run.to_the_end()
     except ToolError:
@@ -79,6 +81,7 @@ class _Run:
     limits: Limits
     clock: Clock
     deadline: float | None
+    watcher: Watcher | None
     limit_announced: bool = False
 
     async def to_the_end(self) -> EndReason:
@@ -94,9 +97,13 @@ class _Run:
             if spliced is None:
                 break
             call_index = None if self.limit_announced else len(self.episode.calls) - 1
-            result = Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids), call=call_index)
-            self.episode.segments.append(result)
+            self._add(Segment(Source.RESULT, spliced.text, tuple(spliced.token_ids), call=call_index))
         return EndReason.LENGTH
+
+    def _add(self, segment: Segment) -> None:
+        self.episode.segments.append(segment)
+        if self.watcher is not None:
+            self.watcher.ends(segment, None if segment.call is None else self.episode.calls[segment.call])
 
     def _tokens_left(self) -> int:
         used = sum(len(segment.token_ids) for segment in self.episode.segments)
@@ -114,7 +121,7 @@ class _Run:
         log_probs = None if generation.log_probs is None else tuple(generation.log_probs)
         token_ids = tuple(generation.token_ids)
         text = codec.decode_sampled(token_ids)
-        episode.segments.append(Segment(Source.MODEL, text, token_ids, log_probs))
+        self._add(Segment(Source.MODEL, text, token_ids, log_probs))
         if generation.aborted:
             return EndReason.ABORTED
         if codec.ends_sequence(token_ids):

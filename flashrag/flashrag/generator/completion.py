@@ -42,6 +42,45 @@ def first_choice(payload: Any) -> dict[str, Any]:
     return choice
 
 
+class JoinedChoice:
+    """The first choice of a streamed reply, joined from its parts: texts and ids add up, of the rest the last counts.
+
+    If a part with text has no ids, the whole has none: it is then as from a server that returns text only.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._ids: list[int] | None = None
+        self._lacks_ids = False
+        self._rest: dict[str, Any] = {}
+
+    @property
+    def ended(self) -> bool:
+        return self._rest.get("finish_reason") is not None
+
+    def add(self, part: Any) -> str:
+        """The text of one part; "" for one without a choice, such as the usage."""
+        choices = part.get("choices") if isinstance(part, dict) else None
+        if not choices:
+            return ""
+        text, ids = choices[0].get("text") or "", choices[0].get("token_ids")
+        self._texts.append(text)
+        if ids is not None:
+            self._ids = self._ids or []
+            self._ids += ids
+        elif text:
+            self._lacks_ids = True
+        self._rest |= {key: value for key, value in choices[0].items() if value is not None}
+        return text
+
+    def payload(self) -> dict[str, Any]:
+        """As of a reply that came whole. Raises `ValueError` if the last part is missing."""
+        if not self.ended:
+            raise ValueError("the streamed reply broke off before its end")
+        ids = None if self._lacks_ids else self._ids
+        return {"choices": [{**self._rest, "text": "".join(self._texts), "token_ids": ids}]}
+
+
 def read_completion(payload: Any) -> Completion:
     """The first choice of a reply of the completion or of the chat route. Raises `ValueError` when there is none."""
     choice = first_choice(payload)

@@ -12,8 +12,8 @@ from typing import Any
 
 import openai
 
-from flashrag.episode import RESEARCH, Dialect, Generation
-from flashrag.generator.completion import Completion, Reply, first_choice, read_completion, with_retries
+from flashrag.episode import RESEARCH, Dialect, Generation, Watcher
+from flashrag.generator.completion import Completion, JoinedChoice, Reply, first_choice, read_completion, with_retries
 from flashrag.generator.settings import GeneratorSettings
 from flashrag.system.network import client_settings
 
@@ -47,10 +47,16 @@ class OpenAICompletionGenerator:
             max_retries=0,  # the client would not try a cut-off reply again
         )
 
-    async def generate(self, token_ids: Sequence[int], max_tokens: int, dialect: Dialect = RESEARCH) -> Generation:
+    async def generate(
+        self,
+        token_ids: Sequence[int],
+        max_tokens: int,
+        dialect: Dialect = RESEARCH,
+        watcher: Watcher | None = None,
+    ) -> Generation:
         """Sample at most `max_tokens` tokens after `token_ids`, ending after one of the dialect's stops.
 
-        Raises `GenerationError`.
+        The reply comes in parts if there is a watcher of its text. Raises `GenerationError`.
         """
         body = {
             **self._sampling(max_tokens),
@@ -63,7 +69,7 @@ class OpenAICompletionGenerator:
             "no_stop_trim": True,
             "skip_special_tokens": False,
         }
-        choice = await self._ask("completions", body, first_choice)
+        choice = await self._ask("completions", body, first_choice, watcher)
         return Generation(self._sampled_ids(choice, dialect), aborted=choice.get("finish_reason") == "abort")
 
     async def complete(
@@ -102,13 +108,29 @@ class OpenAICompletionGenerator:
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         return await self._ask("chat/completions", body, read_completion)
 
-    async def _ask(self, route: str, body: dict[str, Any], read: Callable[[Any], Reply]) -> Reply:
+    async def _ask(
+        self, route: str, body: dict[str, Any], read: Callable[[Any], Reply], watcher: Watcher | None = None
+    ) -> Reply:
         """The result of `read` on the reply; a reply that `read` refuses with `ValueError` is requested again."""
 
         async def request() -> Reply:
+            if watcher is not None:
+                return read(await self._streamed(route, body, watcher))
             return read(await self._client.post(f"/{route}", cast_to=object, body=body))
 
         return await with_retries(request, f"{self.settings.api_base_url}/{route}", self.settings.generator_max_retries)
+
+    async def _streamed(self, route: str, body: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
+        """The reply that the parts of a streamed one make. Raises `ValueError` if it breaks off."""
+        watcher.begins()
+        joined = JoinedChoice()
+        async with await self._client.post(
+            f"/{route}", cast_to=object, body={**body, "stream": True}, stream=True, stream_cls=openai.AsyncStream[Any]
+        ) as parts:
+            async for part in parts:
+                if text := joined.add(part):
+                    watcher.writes(self._without_eos(text) if joined.ended else text)
+        return joined.payload()
 
     def _sampling(self, max_tokens: int | None) -> dict[str, Any]:
         """The parameters that every OpenAI-compatible route takes."""
@@ -159,9 +181,12 @@ class OpenAICompletionGenerator:
         if matched is None and any(text.endswith(string) for string in dialect.stops):
             return self._encode(text)
         eos_id = matched if isinstance(matched, int) else self.eos_token_ids[0]
+        return [*self._encode(self._without_eos(text)), eos_id]
+
+    def _without_eos(self, text: str) -> str:
         for token_id in self.eos_token_ids:
             text = text.removesuffix(self.tokenizer.decode([token_id], skip_special_tokens=False))
-        return [*self._encode(text), eos_id]
+        return text
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -73,6 +73,10 @@ class EpisodePipeline(BasicPipeline):
     def prompt_ids(self, question: str) -> list[int]:
         """The ids of the prompt of an episode."""
 
+    def trace(self, question: Question) -> Trace:
+        """Without a watcher: the episode has its own."""
+        return Trace(question, self.settings, self.generator, self._retriever)
+
     def more_tools(self) -> tuple[Tool, ...]:
         """The tools besides search."""
         return ()
@@ -84,9 +88,10 @@ class EpisodePipeline(BasicPipeline):
     async def answer(self, question: Question) -> Trajectory:
         trace, prompt_ids = self.trace(question), self.prompt_ids(question.question)
         reasoning: list[str] = []
+        streamed = {"watcher": self.watcher} if self.watcher is not None else {}
 
         async def generate(token_ids: list[int], max_tokens: int) -> Generation:
-            generation = await self.generator.generate(token_ids, max_tokens, self.dialect)
+            generation = await self.generator.generate(token_ids, max_tokens, self.dialect, **streamed)
             trace.count(len(token_ids), len(generation.token_ids))
             reasoning.append(self.codec.decode_sampled(generation.token_ids))
             return generation
@@ -96,7 +101,9 @@ class EpisodePipeline(BasicPipeline):
             return await self.read(Finding("".join(reasoning), query, passages), trace)
 
         limits = self._limits(len(prompt_ids))
-        episode = await run_episode(prompt_ids, generate, search, self.codec, limits, tools=self.tools)
+        episode = await run_episode(
+            prompt_ids, generate, search, self.codec, limits, tools=self.tools, watcher=self.watcher
+        )
         if episode.end_reason is EndReason.SEARCH_FAILED:
             raise SearchError(f"search failed: {episode.calls[-1].error}")
         if episode.end_reason is EndReason.ABORTED:

@@ -3,12 +3,13 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from flashrag.config import validated
 from flashrag.dataset import Question
-from flashrag.episode import Failure, Trajectory, prompt_note
+from flashrag.episode import Failure, Trajectory, Watcher, prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import score_answer
 from flashrag.pipeline.settings import PipelineSettings
@@ -24,6 +25,7 @@ class BasicPipeline(ABC):
 
     needs_retriever: ClassVar[bool] = True
     needs_generator: ClassVar[bool] = True
+    watcher: Watcher | None = None  # of the one question that `answer_watched` asks
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class BasicPipeline(ABC):
 
     def trace(self, question: Question) -> Trace:
         """A record of the work on one question."""
-        return Trace(question, self.settings, self.generator, self._retriever)
+        return Trace(question, self.settings, self.generator, self._retriever, self.watcher)
 
     async def run(self, questions: Sequence[Question]) -> list[Trajectory]:
         """Answer a whole set; returns the trajectories in the order of the questions."""
@@ -85,10 +87,18 @@ class BasicPipeline(ABC):
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
 
+    async def answer_watched(self, question: Question, watcher: Watcher) -> Trajectory:
+        """The trajectory of one question, whose answering `watcher` sees; one of a failed question holds the error."""
+        alone = copy(self)
+        alone.watcher = watcher
+        return await alone._answered(question)
+
     async def _answered(self, question: Question) -> Trajectory:
         try:
             trajectory = await self.answer(question)
         except Exception as error:  # a failed question is recorded with its reason, and the run goes on
             trajectory = failed_trajectory(question, Failure(type(error).__name__, str(error)))
+        if not trajectory.gold_answers:
+            return trajectory
         scores = score_answer(trajectory.answer, trajectory.gold_answers)
         return replace(trajectory, metrics=scores._asdict())

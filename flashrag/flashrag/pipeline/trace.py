@@ -18,6 +18,7 @@ from flashrag.episode import (
     ToolCall,
     Trajectory,
     Usage,
+    Watcher,
     encode_prompt,
 )
 from flashrag.errors import ReSearchError
@@ -47,11 +48,19 @@ class ScoredSearch(Protocol):
 class Trace:
     """One question's requests; not shared between questions."""
 
-    def __init__(self, question: Question, settings: PipelineSettings, generator: Any, retriever: ScoredSearch | None):
+    def __init__(
+        self,
+        question: Question,
+        settings: PipelineSettings,
+        generator: Any,
+        retriever: ScoredSearch | None,
+        watcher: Watcher | None = None,
+    ):
         self._question = question
         self._settings = settings
         self._generator = generator
         self._retriever = retriever
+        self._watcher = watcher
         self._started = time.perf_counter()
         self._segments: list[Segment] = []
         self._calls: list[ToolCall] = []
@@ -71,7 +80,7 @@ class Trace:
             room = self._settings.generator_max_input_len - len(ids)
             completion = await self._generator.complete(ids, min(wanted, room), stop, log_probs=log_probs)
         self.count(completion.prompt_tokens or len(ids), completion.completion_tokens)
-        self._segments.append(Segment(Source.MODEL, completion.text))
+        self._add(Segment(Source.MODEL, completion.text))
         return completion
 
     async def ask(self, prompt: Prompt) -> tuple[str, EndReason]:
@@ -100,7 +109,12 @@ class Trace:
     def give(self, passages: tuple[Passage, ...], query: str = "", latency_s: float = 0.0) -> None:
         """Record passages that the model is given; `query` is empty if no search found them."""
         self._calls.append(ToolCall(query, passages, latency_s))
-        self._segments.append(Segment(Source.RESULT, "", call=len(self._calls) - 1))
+        self._add(Segment(Source.RESULT, "", call=len(self._calls) - 1))
+
+    def _add(self, segment: Segment) -> None:
+        self._segments.append(segment)
+        if self._watcher is not None:
+            self._watcher.ends(segment, None if segment.call is None else self._calls[segment.call])
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Add one request to the generator to the cost."""
