@@ -4,9 +4,10 @@ The model is a Qwen2 without attention or MLP output: the last token alone decid
 It thinks, searches, reads nothing, and answers "Wu". Its tokenizer has a token in which the stop string ends early.
 """
 
+import asyncio
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 
 from training.demo.run import retrieval_server
 
@@ -119,13 +121,26 @@ def small_servers(
         return {"object": "list", "data": [{"id": "zhou", "max_model_len": 4096}]}
 
     @app.post("/v1/completions")
-    def completions(request: dict[str, Any]) -> dict[str, Any]:
+    def completions(request: dict[str, Any]) -> Any:
         sampled = sample(request["prompt"], request["max_tokens"], successors, stops)
         finish = "stop" if sampled[-1] in stops else "length"
         choice = {"index": 0, "text": tokenizer.decode(sampled), "finish_reason": finish, "token_ids": sampled}
         if request.get("logprobs"):
             choice["logprobs"] = {"tokens": [*map(tokenizer.decode, sampled)], "token_logprobs": [0.0] * len(sampled)}
+        if request.get("stream"):
+            return StreamingResponse(parts(sampled, finish), media_type="text/event-stream")
+        return reply(choice)
+
+    def reply(choice: dict[str, Any]) -> dict[str, Any]:
         return {"id": "1", "object": "text_completion", "created": 1, "model": "zhou", "choices": [choice]}
+
+    async def parts(sampled: Sequence[int], finish: str) -> AsyncIterator[str]:
+        """A token in each event, as vLLM sends them."""
+        for left, token in zip(range(len(sampled) - 1, -1, -1), sampled, strict=True):
+            part = {"index": 0, "text": tokenizer.decode([token]), "token_ids": [token]}
+            yield f"data: {json.dumps(reply({**part, 'finish_reason': None if left else finish}))}\n\n"
+            await asyncio.sleep(0.01)
+        yield "data: [DONE]\n\n"
 
     @app.get("/health")
     def health() -> dict[str, str]:

@@ -31,9 +31,9 @@ from flashrag.preflight import (
     socket_folder,
     without_check,
 )
+from flashrag.system import local_server
 from flashrag.system.arguments import CommandParser
 from flashrag.system.engine import Engine, ModelServerOptions, vllm_is_for_cpus
-from flashrag.system.local_server import LOOPBACK, free_port, serving
 from flashrag.system.model_server import model_server
 from flashrag.system.processes import run_guarded, tail
 from training.demo.folder import DATASET, DemoRun, Stopwatch
@@ -97,11 +97,8 @@ def retrieval_server(config: Mapping[str, str], log_folder: Path) -> Iterator[st
     """Serve a retrieval config on a free port for the length of the block; yields the server's URL."""
     config_path = log_folder / "serving_config.yaml"
     config_path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-    port = free_port()
-    script = str(REPOSITORY / "rag_serving" / "serving.py")
-    command = [sys.executable, script, "--config", str(config_path), "--num_retriever", "1", "--port", str(port)]
-    url = f"http://{LOOPBACK}:{port}"
-    with serving(command, url, log_folder / "retrieval_server.log"):
+    script = REPOSITORY / "rag_serving" / "serving.py"
+    with local_server.retrieval_server(script, config_path, log_folder / "retrieval_server.log") as url:
         yield url
 
 

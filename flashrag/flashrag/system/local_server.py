@@ -7,6 +7,7 @@ import contextlib
 import errno
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,19 @@ def serving(
         yield process
     finally:
         stop_process(process)
+
+
+@contextlib.contextmanager
+def retrieval_server(script: Path, config: Path, log_path: Path) -> Iterator[str]:
+    """A retrieval server with this configuration, on a free port for the length of the block; yields its address.
+
+    `script` is rag_serving/serving.py, which is no part of this package. Raises as `serving`.
+    """
+    port = free_port()
+    command = [sys.executable, str(script), "--config", str(config), "--num_retriever", "1", "--port", str(port)]
+    url = http_url(LOOPBACK, port)
+    with serving(command, url, log_path):
+        yield url
 
 
 def listening_socket(host: str, port: int, backlog: int = 1) -> socket.socket:

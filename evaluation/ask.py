@@ -1,0 +1,97 @@
+"""Ask a model that searches one question: `python evaluation/ask.py "Who wrote Faust?" --sgl_remote_url … --search_url …`.
+
+The terminal shows thinking, queries, passages with their scores and the answer as they come; `--page` shows the same in
+a browser. The model is one that is served, a checkpoint (`--auto_serve`), or that of a finished demo (`--demo`); what
+this command starts ends with it. Each trajectory is kept in outputs/ask/trajectories.jsonl.
+Exit codes: 0 done, 1 a question failed or no model served, 2 unusable input, 130 interrupted.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside evaluation
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rich.console import Console
+
+from evaluation.asking import PLAN, RULES, Asker, AskFacts, figures, parse_options, started
+from flashrag.episode import Piece, Step, StepKind, Trajectory
+from flashrag.episode.terminal import TerminalView
+from flashrag.errors import EXIT_FAILED, exit_on_user_error
+from flashrag.preflight import enforce, examine, keep_torch_out_of_a_check, show_check
+
+PROMPT = "question    "
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    facts = AskFacts(parse_options(sys.argv[1:] if argv is None else argv))
+    options = facts.options
+    if options.search_config is not None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the demo's models are local; the loaders would ask a hub first
+    facts.gather()
+    findings = examine(RULES, facts)
+    if options.command_line.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
+    with started(facts) as settings, asyncio.Runner() as runner:
+        asker = Asker(settings)
+        try:
+            if options.page is not None:
+                from evaluation.asking.page import serve
+
+                return runner.run(serve(asker, options.host, options.page))
+            texts = facts.texts if facts.texts is not None else typed_questions()
+            return ask_each(texts, asker, runner, show_json if options.as_json else show_in_terminal)
+        finally:
+            runner.run(asker.aclose())
+
+
+Show = Callable[[str, Asker, asyncio.Runner], Trajectory]
+
+
+def ask_each(texts: Iterable[str], asker: Asker, runner: asyncio.Runner, show: Show) -> int:
+    failed = False
+    for text in texts:
+        trajectory = show(text, asker, runner)
+        if trajectory.error is not None:
+            print(f"error: {trajectory.error}", file=sys.stderr)
+            failed = True
+    return EXIT_FAILED if failed else 0
+
+
+def typed_questions() -> Iterator[str]:
+    """Questions that a person types, until an empty line or Ctrl-D."""
+    while True:
+        try:
+            text = input(PROMPT).strip()
+        except EOFError:
+            print()
+            return
+        if not text:
+            return
+        yield text
+
+
+def show_json(text: str, asker: Asker, runner: asyncio.Runner) -> Trajectory:
+    trajectory = runner.run(asker.answer(text, lambda _: None))
+    print(trajectory.to_json().decode(), flush=True)
+    return trajectory
+
+
+def show_in_terminal(text: str, asker: Asker, runner: asyncio.Runner) -> Trajectory:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    view = TerminalView(console)
+    trajectory = runner.run(asker.answer(text, view.show))
+    view.show(Piece.whole(Step(StepKind.ANSWER, trajectory.answer or "none")))
+    view.end_line()
+    console.print(f"            {figures(trajectory)}; kept in {asker.path}", style="dim")
+    return trajectory
+
+
+if __name__ == "__main__":
+    keep_torch_out_of_a_check(sys.argv)
+    sys.exit(main())
