@@ -1,4 +1,4 @@
-"""Ask a model that searches one question: `python evaluation/ask.py "Who wrote Faust?" --sgl_remote_url … --search_url …`.
+"""Ask a model that searches: `python evaluation/ask.py "Who wrote Faust?" --sgl_remote_url … --search_url …`.
 
 The terminal shows thinking, queries, passages with their scores and the answer as they come; `--page` shows the same in
 a browser. The model is one that is served, a checkpoint (`--auto_serve`), or that of a finished demo (`--demo`); what
@@ -9,7 +9,7 @@ Exit codes: 0 done, 1 a question failed or no model served, 2 unusable input, 13
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root, not inside evaluation
@@ -18,12 +18,10 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 from rich.console import Console
 
 from evaluation.asking import PLAN, RULES, Asker, AskFacts, figures, parse_options, started
-from flashrag.episode import Piece, Step, StepKind, Trajectory
-from flashrag.episode.terminal import TerminalView
+from flashrag.episode import StepKind, Trajectory
+from flashrag.episode.terminal import LABEL_WIDTH, STYLES, TerminalView
 from flashrag.errors import EXIT_FAILED, exit_on_user_error
 from flashrag.preflight import enforce, examine, keep_torch_out_of_a_check, show_check
-
-PROMPT = "question    "
 
 
 @exit_on_user_error
@@ -44,19 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from evaluation.asking.page import serve
 
                 return runner.run(serve(asker, options.host, options.page))
-            texts = facts.texts if facts.texts is not None else typed_questions()
-            return ask_each(texts, asker, runner, show_json if options.as_json else show_in_terminal)
+            view = None if options.as_json else TerminalView(Console(highlight=False, markup=False))
+            return ask_each(facts.texts, asker, runner, view)
         finally:
             runner.run(asker.aclose())
 
 
-Show = Callable[[str, Asker, asyncio.Runner], Trajectory]
-
-
-def ask_each(texts: Iterable[str], asker: Asker, runner: asyncio.Runner, show: Show) -> int:
+def ask_each(texts: Sequence[str] | None, asker: Asker, runner: asyncio.Runner, view: TerminalView | None) -> int:
+    """Ask these questions, or those that a person types; without a view, print each trajectory as JSON."""
     failed = False
-    for text in texts:
-        trajectory = show(text, asker, runner)
+    for text in typed_questions() if texts is None else texts:
+        if view is None:
+            trajectory = runner.run(asker.answer(text, lambda _: None))
+            print(trajectory.to_json().decode(), flush=True)
+        else:
+            if texts is not None:
+                view.line("question", text, "bold")
+            trajectory = runner.run(asker.answer(text, view.show))
+            show_end(trajectory, asker, view)
         if trajectory.error is not None:
             print(f"error: {trajectory.error}", file=sys.stderr)
             failed = True
@@ -67,7 +70,7 @@ def typed_questions() -> Iterator[str]:
     """Questions that a person types, until an empty line or Ctrl-D."""
     while True:
         try:
-            text = input(PROMPT).strip()
+            text = input(f"{'question':<{LABEL_WIDTH}}").strip()
         except EOFError:
             print()
             return
@@ -76,20 +79,10 @@ def typed_questions() -> Iterator[str]:
         yield text
 
 
-def show_json(text: str, asker: Asker, runner: asyncio.Runner) -> Trajectory:
-    trajectory = runner.run(asker.answer(text, lambda _: None))
-    print(trajectory.to_json().decode(), flush=True)
-    return trajectory
-
-
-def show_in_terminal(text: str, asker: Asker, runner: asyncio.Runner) -> Trajectory:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    view = TerminalView(console)
-    trajectory = runner.run(asker.answer(text, view.show))
-    view.show(Piece.whole(Step(StepKind.ANSWER, trajectory.answer or "none")))
-    view.end_line()
-    console.print(f"            {figures(trajectory)}; kept in {asker.path}", style="dim")
-    return trajectory
+def show_end(trajectory: Trajectory, asker: Asker, view: TerminalView) -> None:
+    if trajectory.error is None:
+        view.line("answer", trajectory.answer or "none", STYLES[StepKind.ANSWER])
+    view.line("", f"{figures(trajectory)}; kept in {asker.path}", "dim")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """A headless Chromium for the tests of the pages, and a picture of one for the documentation:
 
     python -m tests.browser --url http://127.0.0.1:8000 --query "…" --output docs/server-page.png
+    python -m tests.browser --url http://127.0.0.1:8020 --query "…" --output docs/ask-page.png \\
+        --field "#question" --until ".figures:not(:empty)" --height 1200
 
 Chromium itself comes from the system: scripts/setup_browser.sh.
 """
@@ -47,17 +49,22 @@ def open_browser() -> Iterator["Browser"]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = CommandParser(prog="python -m tests.browser", description="Photograph the retrieval server's page.")
-    parser.add_argument("--url", required=True, metavar="URL", help="address of a running retrieval server")
-    parser.add_argument("--query", required=True, help="query to search for before the picture is taken")
+    parser = CommandParser(
+        prog="python -m tests.browser", description="Photograph a page of ours that has answered."
+    )
+    parser.add_argument("--url", required=True, metavar="URL", help="address of the page")
+    parser.add_argument("--query", required=True, help="what to type before the picture is taken")
+    parser.add_argument("--field", default="#query", help="where to type it")
+    parser.add_argument("--until", default="#results li", help="what appears with the answer")
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--height", type=int, default=780, help="of the picture")
     options = parser.parse_args(argv)
     with open_browser() as browser:
-        page = browser.new_page(viewport={"width": 1180, "height": 780})
+        page = browser.new_page(viewport={"width": 1180, "height": options.height})
         page.goto(options.url)
-        page.fill("#query", options.query)
-        page.press("#query", "Enter")
-        page.wait_for_selector("#results li")
+        page.fill(options.field, options.query)
+        page.press(options.field, "Enter")
+        page.wait_for_selector(options.until)
         page.wait_for_timeout(6000)  # until the figures have a few samples
         page.screenshot(path=options.output)
     print(options.output)

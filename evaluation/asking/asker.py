@@ -13,6 +13,7 @@ from flashrag.episode import LiveSteps, Piece, Trajectory
 from flashrag.errors import UserError
 from flashrag.generator import load_generator
 from flashrag.pipeline import METHODS
+from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.system.json_lines import append_line, cut_torn_tail
 from flashrag.system.local_server import retrieval_server
 from flashrag.system.processes import guarded_processes
@@ -44,8 +45,9 @@ class Asker:
 
         Raises `UserError` if it cannot be kept.
         """
-        watcher = LiveSteps(show, self._pipeline.dialect)
-        trajectory = await self._pipeline.answer_watched(question_of(question, uuid4().hex[:12]), watcher)
+        pipeline = self._pipeline
+        watcher = LiveSteps(show, pipeline.dialect.name if isinstance(pipeline, EpisodePipeline) else None)
+        trajectory = await pipeline.answer_watched(question_of(question, uuid4().hex[:12]), watcher)
         try:
             append_line(self.path, trajectory.to_json())
         except OSError as error:
@@ -74,10 +76,8 @@ def started(facts: AskFacts) -> Iterator[EvalSettings]:
         yield settings
 
 
-
 def figures(trajectory: Trajectory) -> str:
     """What an answer took, in words."""
     usage = trajectory.usage
     searches = "1 search" if usage.searches == 1 else f"{usage.searches} searches"
-    ended = f", ended by {trajectory.end_reason}"
-    return f"{searches}, {usage.completion_tokens} tokens sampled, {usage.latency_s:.1f} s{ended}"
+    return f"{searches}, {usage.completion_tokens} tokens, {usage.latency_s:.1f} s, ended by {trajectory.end_reason}"

@@ -95,7 +95,7 @@ def _parser() -> CommandParser:
     parser.add_argument("question", nargs="?", help="the question (default: asked for)")
     model = parser.add_argument_group("model (default: the one served at sgl_remote_url)").add_argument
     model("--auto_serve", type=Path, metavar="CHECKPOINT",
-          help="serve this training checkpoint, or model folder, meanwhile (default: use a running server)")  # fmt: skip
+          help="serve this checkpoint, or model folder, meanwhile (default: use a running server)")  # fmt: skip
     model("--demo", type=Path, nargs="?", const=DEMO, metavar="FOLDER",
           help=f"serve the model that a demo trained, and its retrieval server, meanwhile (default: no demo; {DEMO} "
           "if no folder follows)")  # fmt: skip

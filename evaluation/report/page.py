@@ -1,7 +1,8 @@
 """One self-contained HTML page: tables, plots, and a browser of every trajectory. No network, no server, no build.
 
 The page contains the trajectories, compressed in chunks that the browser unpacks on demand, so that a page with ten
-thousand of them stays fast. The page's own code is static/report.{html,css,js}.
+thousand of them stays fast. The page's own code is static/report.{html,css,js},
+over what the page of one question (evaluation/asking) shows in the same way: static/trajectory.{css,js}.
 """
 
 import base64
@@ -51,13 +52,18 @@ def render_page(title: str, table_html: str, notes: Sequence[str], plots: Sequen
     figures = "".join(f"<figure><figcaption>{escape(p.title)}</figcaption>{p.svg}</figure>" for p in plots)
     return Template((STATIC / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        style=(STATIC / "report.css").read_text(encoding="utf-8"),
+        style=_static("trajectory.css", "report.css"),
         table=table_html,
         notes="".join(f"<p>{escape(note)}</p>" for note in notes),
         plots=figures,
         data="\n".join([_script("index", index), *(_script(f"chunk-{n}", chunk) for n, chunk in enumerate(chunks))]),
-        script=(STATIC / "report.js").read_text(encoding="utf-8"),
+        script=_static("trajectory.js", "report.js"),
     )
+
+
+def _static(*names: str) -> str:
+    """The page's own files: what it shares with the page of one question first."""
+    return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
 
 
 def _row(run: int, trajectory: Trajectory) -> list[object]:
@@ -117,17 +123,17 @@ def _segment_block(segment: Segment, trajectory: Trajectory, decode: Decode | No
         pairs = zip(segment.token_ids, log_probs, strict=True)
         tokens = [(decode([token_id]), log_prob) for token_id, log_prob in pairs]
     found = trajectory.calls[segment.call].passages if segment.call is not None else ()
-    passages = _passages(found, trajectory.gold_answers)
+    passages = shown_passages(found, trajectory.gold_answers)
     return Block(segment.source.value, segment.text, sampled, len(segment.token_ids), passages, tokens)
 
 
 def _step_blocks(trajectory: Trajectory) -> Iterator[Block]:
     for step in steps(trajectory):
-        passages = _passages(step.passages, trajectory.gold_answers) if step.kind is StepKind.RESULT else []
+        passages = shown_passages(step.passages, trajectory.gold_answers) if step.kind is StepKind.RESULT else []
         yield Block(step.kind.value, step.text, passages=passages)
 
 
-def _passages(passages: Sequence[Passage], gold_answers: Sequence[str]) -> list[dict[str, Any]]:
+def shown_passages(passages: Sequence[Passage], gold_answers: Sequence[str] = ()) -> list[dict[str, Any]]:
     return [
         {"id": p.id, "contents": p.contents, "score": p.score, "has_answer": holds_answer(p.contents, gold_answers)}
         for p in passages

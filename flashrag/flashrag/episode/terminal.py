@@ -25,7 +25,7 @@ _CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])  # Unico
 
 
 class TerminalView:
-    """Prints pieces as they come. `console` does not wrap, highlight or read markup."""
+    """Prints pieces as they come."""
 
     def __init__(self, console: "Console") -> None:
         self._console = console
@@ -47,6 +47,12 @@ class TerminalView:
         else:
             self._print(piece.text.replace("\n", "\n" + " " * LABEL_WIDTH), STYLES[piece.kind])
 
+    def line(self, label: str, text: str, style: str = "") -> None:
+        """A whole line of its own."""
+        self.end_line()
+        self._print(f"{label:<{LABEL_WIDTH}}", "dim")
+        self._print(f"{text}\n", style)
+
     def end_line(self) -> None:
         if self._line_is_open:
             self._print("\n")
@@ -55,7 +61,7 @@ class TerminalView:
     def _print(self, text: str, style: str = "") -> None:
         from rich.text import Text
 
-        self._console.print(Text(text.translate(_CONTROL), style), end="")
+        self._console.print(Text(text.translate(_CONTROL), style), end="", soft_wrap=True)
 
 
 def _shown(passage: Passage, rank: int) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, Self
 
 from flashrag.document import Passage
-from flashrag.episode.dialect import Dialect
 from flashrag.episode.episode import Segment, Source, ToolCall
-from flashrag.episode.record import Step, StepKind, block_kinds, segment_steps
+from flashrag.episode.record import Step, StepKind, block_kinds, read_dialect, segment_steps
 
 
 class Watcher(Protocol):
@@ -44,13 +43,13 @@ class Piece(NamedTuple):
 class LiveSteps:
     """Gives `show` the pieces of the steps of a question: joined, they are the `steps` of its trajectory.
 
-    `dialect` is None for a method that runs no episode.
+    `dialect` is the name of its episode's, None for a method that runs none.
     """
 
-    def __init__(self, show: Callable[[Piece], object], dialect: Dialect | None) -> None:
+    def __init__(self, show: Callable[[Piece], object], dialect: str | None) -> None:
         self._show = show
-        self._dialect = dialect
-        blocks = block_kinds(dialect) if dialect else {}
+        self._dialect = read_dialect(dialect)
+        blocks = block_kinds(self._dialect) if self._dialect else {}
         self._kinds = {tag.open: kind for tag, kind in blocks.items()}
         closed = [tag.close for tag in blocks]
         self._opening, self._any_tag = _any_of(self._kinds), _any_of([*self._kinds, *closed])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from flashrag.config import validated
 from flashrag.dataset import Question
-from flashrag.episode import Dialect, Failure, Trajectory, Watcher, prompt_note
+from flashrag.episode import Failure, Trajectory, Watcher, prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import score_answer
 from flashrag.pipeline.settings import PipelineSettings
@@ -25,7 +25,6 @@ class BasicPipeline(ABC):
 
     needs_retriever: ClassVar[bool] = True
     needs_generator: ClassVar[bool] = True
-    dialect: Dialect | None = None  # of a method that runs episodes
     watcher: Watcher | None = None  # of the one question that `answer_watched` asks
 
     def __init__(

@@ -4,6 +4,7 @@ vLLM itself, with a model whose every token is known, is in tests/evaluation (sl
 """
 
 import asyncio
+import functools
 import json
 import re
 import time
@@ -36,6 +37,7 @@ class Server:
     def reset(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.statuses: list[int] = []
+        self.parts: list[str] = []  # whole bodies of streamed replies
         self.choice: dict[str, Any] = {}
         self.usage: dict[str, int] | None = None
         self.cards: list[dict[str, Any]] = [{"id": "research-7b", "object": "model", "max_model_len": 8192}]
@@ -48,6 +50,8 @@ class Server:
         async def completions(request: Request) -> Response:
             self.requests.append(await request.json())
             status = self.statuses.pop(0) if self.statuses else 200
+            if self.requests[-1].get("stream") and status == 200:
+                return Response(self.parts.pop(0), media_type="text/event-stream")
             choice = {"index": 0, "logprobs": None, **self.choice}
             body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
             body["usage"] = self.usage
@@ -166,6 +170,79 @@ async def test_ids_go_in_and_the_servers_ids_come_out(server: Server, tokenizer:
             "seed": None,
         }
     ]
+
+
+class Seen:
+    """A watcher that remembers: a list of texts for each request."""
+
+    def __init__(self) -> None:
+        self.requests: list[list[str]] = []
+
+    def begins(self) -> None:
+        self.requests.append([])
+
+    def writes(self, text: str) -> None:
+        self.requests[-1].append(text)
+
+    def ends(self, segment: Any, call: Any) -> None:
+        raise AssertionError("a generator ends no segment")
+
+
+def streamed(*choices: dict[str, Any], done: bool = True) -> str:
+    events = [{"choices": [{"index": 0, "finish_reason": None, **choice}]} for choice in choices]
+    events.append({"choices": [], "usage": {}})
+    return "".join(f"data: {json.dumps(event)}\n\n" for event in events) + ("data: [DONE]\n\n" if done else "")
+
+
+@pytest.mark.asyncio
+async def test_a_watched_reply_comes_in_parts_and_counts_as_a_whole(server: Server, tokenizer: Any):
+    server.parts = [
+        streamed(
+            {"text": "<search> a", "token_ids": [9, 9]},
+            {"text": "", "token_ids": [7]},  # a part of a character
+            {"text": " </search>", "token_ids": [8], "finish_reason": "stop", "stop_reason": "</search>"},
+        ),
+        streamed(
+            {"text": "b", "token_ids": [5]},
+            {"text": "<|endoftext|>", "token_ids": [EOS], "finish_reason": "stop"},
+        ),
+        # no ids, and the stop string cut off
+        streamed({"text": "<search> "}, {"text": "c"}, {"text": "", "finish_reason": "stop"}),
+        streamed({"text": "d", "token_ids": [5]}, {"text": "e", "finish_reason": "length"}),
+    ]
+    generator, seen = generator_for(server, tokenizer), Seen()
+    replies = [await generator.generate([5, 6], 77, watcher=seen) for _ in range(2)]
+    assert generator.token_id_origin is TokenIdOrigin.SERVER
+    replies += [await generator.generate([5, 6], 77, watcher=seen) for _ in range(2)]
+    assert generator.token_id_origin is TokenIdOrigin.RE_TOKENISED
+    server.choice = {"text": "x", "finish_reason": "length", "token_ids": [1]}
+    await generator.generate([5, 6], 77)
+    await generator.aclose()
+    encode = functools.partial(tokenizer.encode, add_special_tokens=False)
+    expected = [[9, 9, 7, 8], [5, EOS], encode("<search> c</search>"), encode("de")]
+    assert [reply.token_ids for reply in replies] == expected
+    assert seen.requests == [["<search> a", " </search>"], ["b", ""], ["<search> ", "c"], ["d", "e"]]
+    *watched, unwatched = server.requests
+    assert watched == [{**unwatched, "stream": True}] * 4
+
+
+@pytest.mark.asyncio
+async def test_a_streamed_reply_that_breaks_off_is_asked_for_again(server: Server, tokenizer: Any):
+    server.statuses = [503]
+    server.parts = [
+        streamed({"text": "a", "token_ids": [4]}, done=False),
+        streamed({"text": "b", "token_ids": [5], "finish_reason": "length"}),
+        *[streamed({"text": "c", "token_ids": [6]})] * 3,
+    ]
+    generator, seen = generator_for(server, tokenizer), Seen()
+    assert (await generator.generate([1], 9, watcher=seen)).token_ids == [5]
+    assert seen.requests == [[], ["a"], ["b"]]
+    with pytest.raises(GenerationError, match=r"the streamed reply broke off before its end \(attempt 3 of 3\)"):
+        await generator.generate([1], 9, watcher=seen)
+    server.parts = ['data: {"error": {"message": "the engine is dead"}}\n\n']
+    with pytest.raises(GenerationError, match="the engine is dead"):
+        await generator.generate([1], 9, watcher=seen)
+    await generator.aclose()
 
 
 @pytest.mark.asyncio

@@ -1,5 +1,6 @@
 """ReSearchPipeline on a generator and an index whose every answer is written by hand."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,18 @@ import pytest
 from flashrag.config import Config
 from flashrag.dataset import Question
 from flashrag.document import Document, Hit, Passage
-from flashrag.episode import RESEARCH, Dialect, Generation, Step, StepKind, prompt_token_ids, steps
+from flashrag.episode import (
+    RESEARCH,
+    Dialect,
+    Generation,
+    LiveSteps,
+    Piece,
+    Step,
+    StepKind,
+    Watcher,
+    prompt_token_ids,
+    steps,
+)
 from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import ReSearchPipeline
@@ -25,7 +37,11 @@ class Model:
         self.tokenizer = tokenizer
         self.eos_token_ids = [EOS]
 
-    async def generate(self, token_ids: Sequence[int], max_tokens: int, dialect: Dialect) -> Generation:  # noqa: ARG002
+    async def generate(
+        self, token_ids: Sequence[int], max_tokens: int, dialect: Dialect, watcher: Watcher | None = None
+    ) -> Generation:
+        if watcher is not None:
+            watcher.begins()
         text = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
         if "Abort?" in text:
             return Generation([], aborted=True)
@@ -59,6 +75,22 @@ def question(word: str, *answers: str) -> Question:
 @pytest.fixture
 def model(tokenizer: Any) -> Model:
     return Model(tokenizer)
+
+
+@pytest.mark.asyncio
+async def test_a_watcher_sees_the_steps_of_its_own_question_as_they_come(model: Model):
+    pipeline, pieces = ReSearchPipeline(Config(), Index(), model), list[Piece]()
+    live = LiveSteps(pieces.append, "research")
+    watched, other = await asyncio.gather(
+        pipeline.answer_watched(question("Zhou"), live), pipeline.answer(question("Xia", "yu"))
+    )
+    *written, answer = steps(watched)
+    assert (answer.text, other.answer) == ("Wu", "Yu")
+    assert [(piece.kind, piece.text) for piece in pieces if piece.text] == [(step.kind, step.text) for step in written]
+    assert watched.metrics == {}  # there is no gold answer
+    failed = await pipeline.answer_watched(question("Outage", "a"), live)
+    assert (failed.end_reason, failed.metrics["em"]) == ("failed", 0.0)
+    assert str(failed.error) == "SearchError: search failed: http://127.0.0.1:1/search cannot be reached"
 
 
 @pytest.mark.asyncio

@@ -10,7 +10,7 @@ import pytest
 from flashrag.config import Config
 from flashrag.dataset import Question
 from flashrag.document import Document, Hit
-from flashrag.episode import steps
+from flashrag.episode import LiveSteps, Piece, Step, steps
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import METHODS, SequentialPipeline
 from flashrag.pipeline.trace import PromptTooLong
@@ -32,6 +32,17 @@ async def test_passages_that_leave_no_room_are_dropped_last_ones_first(make, ser
     assert fitted.prompt.count("Doc ") == 4
     assert "T4" not in fitted.prompt
     assert len(list(steps(trajectory))[1].passages) == 5  # the trajectory keeps every passage that was found
+
+
+@pytest.mark.asyncio
+async def test_a_watcher_sees_each_request_and_search_of_a_method_on_text(make, server, question):
+    server.replies = ["Wu"]
+    pieces: list[Piece] = []
+    trajectory = await make("naive").answer_watched(question, LiveSteps(pieces.append, None))
+    *written, answer = steps(trajectory)
+    assert [Step(piece.kind, piece.text, piece.passages) for piece in pieces] == written
+    assert len(pieces) == 3  # query, passages, reply
+    assert answer.text == "Wu"
 
 
 @pytest.mark.asyncio

@@ -137,6 +137,7 @@ def test_the_report_holds_each_kind_of_question_before_and_after(
     printed = capsys.readouterr().out
     assert "0.125" in printed and "62 (world 1, train 61)" in printed
     assert "gold: Rome" in printed and "gold: Oslo" not in printed  # a 2-hop question is shown
+    assert f"python evaluation/ask.py 'Where?' --demo {tmp_path}" in printed
 
 
 def test_the_end_of_a_log_survives_odd_bytes(tmp_path: Path) -> None:
