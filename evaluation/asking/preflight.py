@@ -39,11 +39,11 @@ class AskFacts(EvalFacts):
     def settings(self) -> EvalSettings:
         """Model and context are those of the server where the flags do not say otherwise."""
         line = self.command_line
+        settings = load_settings(line) if line.auto_serve is None else check_auto_serve(line)
+        if METHODS[settings.method_name].pipeline.prepare is not BasicPipeline.prepare:
+            raise UserError(f"method_name={settings.method_name} needs a set of questions; give e.g. research")
         if line.auto_serve is not None:
-            return self._within(check_auto_serve(line), served_tokens(line.auto_serve))
-        settings = load_settings(line)
-        if not METHODS[settings.method_name].pipeline.needs_generator:
-            return settings
+            return self._within(settings, served_tokens(line.auto_serve))
         card = find_served_card(
             settings.model_copy(update={"generator_max_input_len": 1}), api_key("OPENAI_API_KEY") or "EMPTY"
         )
@@ -120,11 +120,6 @@ def question_is_there(facts: AskFacts) -> None:
     facts.texts  # noqa: B018 (raises)
 
 
-def method_answers_one_question(facts: AskFacts) -> None:
-    if facts.method.prepare is not BasicPipeline.prepare:
-        raise UserError(f"method_name={facts.settings.method_name} needs a set of questions; give e.g. research")
-
-
 def folder_can_be_used(facts: AskFacts) -> Iterator[Finding]:
     yield from output_folder("save_dir", facts.settings.save_dir, RECORD_BYTES, "trajectories")
 
@@ -136,7 +131,6 @@ def page_can_be_shown(facts: AskFacts) -> None:
 
 RULES: Mapping[str, Rule[AskFacts]] = {
     "ask.question": question_is_there,
-    "ask.method": method_answers_one_question,
     **{name: EVALUATION_RULES[name] for name in SHARED_RULES},
     "ask.folder": folder_can_be_used,
     "ask.page": page_can_be_shown,
