@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.tokenizers import SMALL, Tokenizers
+
 # Qwen2's pre-tokenizer: line breaks stick to punctuation, so that ">\n\n" can be one token.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -80,6 +82,6 @@ def word_level() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tokenizers(tokenizer: Any) -> dict[str, Any]:
-    """One tokenizer of each kind that models come with."""
-    return {"byte-level": tokenizer, "sentencepiece": llama_like(), "word-level": word_level()}
+def tokenizers(tokenizer: Any) -> Tokenizers:
+    """One tokenizer of each kind that models come with, and those of published models."""
+    return Tokenizers(zip(SMALL, (tokenizer, llama_like(), word_level()), strict=True))

@@ -12,6 +12,7 @@ from flashrag.errors import UserError
 KEY = "generator_model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 HUB_TIMEOUT_S = 5.0
+PROBE = "In 1234, who was king?\n\n<search> It's the Zhou of 漢. </search>"
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -103,11 +104,34 @@ def load_tokenizer(path: str, key: str = KEY) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        tokenizer.decode(tokenizer.encode("a text"))  # some damage shows at the first use
+        ids = tokenizer.encode(PROBE, add_special_tokens=False)
+        tokenizer.decode(ids)  # some damage shows at the first use
+        own_ids = _ids_by_file(path)
     except Exception as error:  # a damaged file can make the loader raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{key}={path}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})") from error
+    if own_ids not in (None, ids):
+        raise UserError(
+            f"{key}={path}: transformers loads its tokenizer as a {type(tokenizer).__name__}, which makes other tokens "
+            'of a text than its tokenizer.json; write "tokenizer_class": "PreTrainedTokenizerFast" into '
+            "tokenizer_config.json"
+        )
     return tokenizer
+
+
+def _ids_by_file(path: str) -> list[int] | None:
+    """The ids of `PROBE` by tokenizer.json alone, None without one.
+
+    transformers makes the tokenizers of some classes anew from the vocabulary, with rules of the class.
+    """
+    from tokenizers import Tokenizer
+    from transformers.utils import cached_file
+
+    try:
+        file = cached_file(path, "tokenizer.json")
+    except OSError:
+        return None
+    return Tokenizer.from_file(str(file)).encode(PROBE, add_special_tokens=False).ids
 
 
 def eos_token_ids(tokenizer: Any, path: str) -> list[int]:

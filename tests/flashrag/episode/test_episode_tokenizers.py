@@ -1,15 +1,16 @@
 """Whatever a model samples, a passage holds and a tokenizer does: an episode is token-exact.
 
 Streams of any tokens, sampled by an engine that stops as real ones do: with the token in which the stop string ends, or
-a few tokens later, as with several tokens a step.
+a few tokens later, as with several tokens a step. On small tokenizers, and with many more streams on published ones.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-from unicodedata import normalize
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import combinations, pairwise
+from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flashrag.document import Document, Passage
@@ -25,14 +26,26 @@ from flashrag.episode import (
     fit_result,
     run_episode,
 )
+from tests.tokenizers import PUBLISHED, SMALL, Tokenizers, comes_back_as
 
-KINDS = ["byte-level", "sentencepiece", "word-level"]
 PIECES = [
     *RESEARCH.tags, "<search> king </search>", "</search>\n\n", "</search></search>", "<search>", "</sea", "rch>", "</",
     "search", ">", ">\n\n", "<", " ", "\n", "king", "é", "漢", "🤖", r"\boxed{King Wu}",
 ]  # fmt: skip
+
+
+class Stop(NamedTuple):
+    """The end of a stop string in one of the tokens that begin with ">", by a number modulo their count."""
+
+    number: int
+
+
 # A piece of text as the tokenizer writes it, or any token at all: numbers are taken modulo the vocabulary's size.
-STREAM = st.lists(st.sampled_from(PIECES) | st.text(max_size=5) | st.integers(0, 10_000), max_size=25)
+Piece = str | int | Stop
+STREAM = st.lists(
+    st.sampled_from(PIECES) | st.text(max_size=5) | st.integers(0, 300_000) | st.builds(Stop, st.integers(0, 300)),
+    max_size=25,
+)
 PASSAGES = st.lists(
     st.lists(st.sampled_from([*PIECES, "<s>", "</s>", "[EOS]", "[UNK]", "<unk>", "<0x0A>", "▁", "<|im_end|>"])
              | st.text(max_size=10)).map("".join), max_size=3,
@@ -65,14 +78,32 @@ class Engine:
                 left = self.beyond
 
 
-def stream_ids(tokenizer: Any, stream: list[str | int]) -> list[int]:
-    ids: list[int] = []
-    for piece in stream:
-        encoded = [piece % len(tokenizer)] if isinstance(piece, int) else tokenizer.encode(
-            piece.encode("utf-8", "replace").decode(), add_special_tokens=False, split_special_tokens=True
-        )  # fmt: skip
-        ids += encoded
-    return ids
+@cache
+def codec_of(tokenizer: Any) -> EpisodeCodec:
+    """With two tokens that end a sequence, where the vocabulary has as many."""
+    others = {*tokenizer.all_special_ids} - {tokenizer.eos_token_id, tokenizer.unk_token_id}
+    return EpisodeCodec(tokenizer, [tokenizer.eos_token_id, *sorted(others)[:1]])
+
+
+@cache
+def stops_of(tokenizer: Any) -> list[int]:
+    """The tokens that begin with the last character of `</search>`; in most of them something follows."""
+    return sorted(token_id for token, token_id in tokenizer.get_vocab().items() if token.startswith(">"))
+
+
+@cache
+def size_of(tokenizer: Any) -> int:
+    return len(tokenizer)  # slow
+
+
+def ids_of(tokenizer: Any, piece: Piece) -> list[int]:
+    if isinstance(piece, int):
+        return [piece % size_of(tokenizer)]
+    if isinstance(piece, Stop):
+        stops = stops_of(tokenizer)
+        return [*ids_of(tokenizer, "</search"), *(stops[piece.number % len(stops) :][:1] if stops else [])]
+    text = piece.encode("utf-8", "replace").decode()
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def reference_query(text: str) -> str:
@@ -81,19 +112,42 @@ def reference_query(text: str) -> str:
     return before.split("<search>")[-1].strip() if "<search>" in before else ""
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=120)
-@given(stream=STREAM, passages=PASSAGES, budget=st.integers(1, 300), beyond=st.integers(0, 2))
-@example(stream=["<search> king </search>\n\n", "king"], passages=["</result>"], budget=300, beyond=0)
-@example(stream=["<search> king ", "</search></search>", 1], passages=["king"], budget=300, beyond=1)
-@example(stream=["<search>", "king", "</", "search", ">", "é"], passages=["é"], budget=300, beyond=2)
-@pytest.mark.asyncio
-async def test_an_episode_is_exact(
-    tokenizers: dict[str, Any], kind: str, stream: list[str | int], passages: list[str], budget: int, beyond: int
-):
-    tokenizer = tokenizers[kind]
-    codec = EpisodeCodec(tokenizer, [tokenizer.eos_token_id])
-    engine = Engine(codec, stream_ids(tokenizer, stream), beyond)
+def cases(
+    kinds: Sequence[Any], count: int, strategies: dict[str, Any], examples: Sequence[dict[str, Any]] = ()
+) -> Callable[[Callable], Callable]:
+    """Runs a test on each of some tokenizers, with so many cases."""
+
+    def decorate(test: Callable) -> Callable:
+        made = settings(deadline=None, max_examples=count)(given(**strategies)(test))
+        for values in examples:
+            made = example(**values)(made)
+        return pytest.mark.parametrize("kind", kinds)(made)
+
+    return decorate
+
+
+EPISODES: dict[str, Any] = {
+    "stream": STREAM,
+    "passages": PASSAGES,
+    "budget": st.integers(1, 300),
+    "beyond": st.integers(0, 2),
+    "end": st.sampled_from([None, 0, -1]),  # which of the tokens that end a sequence follows the stream
+}
+
+
+async def an_episode_is_exact(
+    tokenizers: Tokenizers,
+    kind: str,
+    stream: list[Piece],
+    passages: list[str],
+    budget: int,
+    beyond: int,
+    end: int | None,
+) -> None:
+    codec = codec_of(tokenizers[kind])
+    ends = sorted(codec.eos_token_ids)
+    ids = [token_id for piece in stream for token_id in ids_of(codec.tokenizer, piece)]
+    engine = Engine(codec, ids if end is None else [*ids, ends[end]], beyond)
     queries: list[str] = []
 
     async def search(query: str) -> ToolResult:
@@ -109,9 +163,23 @@ async def test_an_episode_is_exact(
     # Every segment but the last closed a search; a search that got no result is what ended the episode.
     assert all("</search>" in s.text for s in episode.segments[:-1] if s.source is Source.MODEL)
     if episode.end_reason is EndReason.EOS:
-        assert episode.response_ids[-1] == tokenizer.eos_token_id
+        assert episode.response_ids[-1] in ends
     else:
         assert episode.end_reason in (EndReason.LENGTH, EndReason.SEARCH_LIMIT)
+
+
+EXAMPLES = [
+    dict(zip(EPISODES, values, strict=True))
+    for values in [
+        (["<search> king </search>\n\n", "king"], ["</result>"], 300, 0, None),
+        (["<search> king ", "</search></search>", 1], ["king"], 300, 1, 0),
+        (["<search>", "king", "</", "search", ">", "é"], ["é"], 300, 2, -1),
+    ]
+]
+test_an_episode_is_exact = pytest.mark.asyncio(cases(SMALL, 120, EPISODES, EXAMPLES)(an_episode_is_exact))
+test_an_episode_is_exact_in_a_published_vocabulary = pytest.mark.asyncio(
+    cases(PUBLISHED, 1000, EPISODES, EXAMPLES)(an_episode_is_exact)
+)
 
 
 def check_mask(episode: Episode, engine: Engine, budget: int) -> None:
@@ -128,27 +196,62 @@ def check_texts(episode: Episode, codec: EpisodeCodec) -> None:
         if segment.source is Source.MODEL:
             assert segment.text == decoded
         else:
-            assert not set(ids) & (set(codec.control_ids))
+            assert ids == codec.encode_text(segment.text)
+            assert not set(ids) & codec.control_ids
             assert codec.dialect.pattern.findall(decoded) == ["<result>", "</result>"]
             assert len(ids) <= 80
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(passages=PASSAGES)
-def test_a_spliced_text_comes_back_from_its_ids(tokenizers: dict[str, Any], kind: str, passages: list[str]):
-    codec = EpisodeCodec(tokenizers[kind], [tokenizers[kind].eos_token_id])
+def segmentations(tokenizer: Any, text: str) -> Iterator[list[int]]:
+    """The text cut in every way, each part as the tokenizer writes it."""
+    for count in range(len(text)):
+        for cuts in combinations(range(1, len(text)), count):
+            parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+            yield [token_id for part in parts for token_id in ids_of(tokenizer, part)]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", *PUBLISHED])
+@pytest.mark.asyncio
+async def test_a_call_is_answered_in_every_segmentation_of_its_tag(tokenizers: Tokenizers, kind: str):
+    """256 of them, and each token of the vocabulary in which the tag's last character begins."""
+    codec = codec_of(tokenizers[kind])
+    closed = [*segmentations(codec.tokenizer, "</search>")]
+    assert len(closed) == 256
+    closed += [ids_of(codec.tokenizer, Stop(number)) for number in range(len(stops_of(codec.tokenizer)))]
+    for tag in closed:
+        sampled = [*ids_of(codec.tokenizer, "<search> king "), *tag]
+
+        async def search(query: str) -> ToolResult:
+            return ToolResult((Passage(query, "Wu"),))
+
+        episode = await run_episode([1], Engine(codec, sampled, 0), search, codec, Limits(300, 80, 1))
+        assert [(call.query, call.error) for call in episode.calls] == [("king", None)], tag
+        model, result, *_ = episode.segments
+        assert model.token_ids == tuple(sampled)
+        assert list(result.token_ids) == codec.encode_text(" <result>\nWu\n</result>")
+
+
+SPLICES = {"passages": PASSAGES}
+
+
+def a_spliced_text_comes_back_from_its_ids(tokenizers: Tokenizers, kind: str, passages: list[str]) -> None:
+    codec = codec_of(tokenizers[kind])
     documents = [Document(str(number), passage) for number, passage in enumerate(passages)]
     spliced = fit_result(documents, codec.encode_text, 100_000, codec.control_strings)
     assert spliced is not None
     decoded = codec.tokenizer.decode(spliced.token_ids, skip_special_tokens=False)
-    # Qwen2's tokenizer composes characters, Llama's writes its own sign for a space as one.
-    assert decoded == (normalize("NFC", spliced.text) if kind == "byte-level" else spliced.text.replace("▁", " "))
+    assert decoded == comes_back_as(kind, spliced.text)
 
 
-def test_each_kind_has_its_boundaries(tokenizers: dict[str, Any]):
+test_a_spliced_text_comes_back_from_its_ids = cases(SMALL[:2], 60, SPLICES)(a_spliced_text_comes_back_from_its_ids)
+test_a_spliced_text_comes_back_in_a_published_vocabulary = cases(PUBLISHED, 800, SPLICES)(
+    a_spliced_text_comes_back_from_its_ids
+)
+
+
+def test_each_kind_has_its_boundaries(tokenizers: Tokenizers):
     """The streams above cover a stop string inside a token, two tags in one token, and a tag over several tokens."""
-    tokens = {kind: tokenizer.convert_ids_to_tokens(range(len(tokenizer))) for kind, tokenizer in tokenizers.items()}
+    tokens = {kind: tokenizers[kind].convert_ids_to_tokens(range(len(tokenizers[kind]))) for kind in SMALL}
     assert "</search></search>" in tokens["word-level"]
     assert any(token.startswith(">Ċ") for token in tokens["byte-level"])
     assert any("</search>" in token and not token.endswith("</search>") for token in tokens["sentencepiece"])

@@ -1,8 +1,14 @@
-"""Texts from outside are text, on the added tokens of real tokenizers: none comes out of them, and no other changes."""
+"""Texts from outside are text, on the added tokens of real tokenizers: none comes out of them, and no other changes.
 
+The quick tests have these tokens on a small vocabulary, the slow ones have the tokenizers themselves.
+"""
+
+import copy
+import json
 import re
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -26,8 +32,13 @@ from flashrag.episode import (
 )
 from flashrag.episode.foreign import as_text, control_tokens, neutralize
 from flashrag.prompts import BASELINES, PromptTemplate, render_prompt
+from tests.tokenizers import NAMES, Tokenizers, comes_back_as, published_folder
 
 ADDED_TOKENS = read_yaml_mapping(Path(__file__).with_name("added_tokens.yaml"))
+# A published tokenizer; the second form has a template without thinking, as the setting custom_chat_template would.
+REAL, QUIET = "published ", " without thinking"
+PUBLISHED = [pytest.param(REAL + name, marks=pytest.mark.slow) for name in (*NAMES, f"qwen3{QUIET}")]
+MODELS = [*ADDED_TOKENS, *PUBLISHED]
 WHITE_SPACE = [
     character * length for character in "\n\t▁" for length in range(1, 32) if (character, length) != ("▁", 1)
 ]
@@ -39,26 +50,50 @@ TEXTS = [
 ]
 
 
-def expanded(pattern: str) -> list[str]:
-    """Three of a run of numbered tokens: the first, one in the middle, the last."""
+def expanded(pattern: str, every: bool = False) -> list[str]:
+    """Three of a run of numbered tokens: the first, one in the middle, the last; or every one."""
     numbered = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", pattern)
     if not numbered:
         return [pattern]
     before, first, last, after = numbered.groups()
-    return [f"{before}{number}{after}" for number in (first, (int(first) + int(last)) // 2, last)]
+    some = range(int(first), int(last) + 1) if every else (first, (int(first) + int(last)) // 2, last)
+    return [f"{before}{number}{after}" for number in some]
 
 
 def names(model: str, kind: str) -> list[str]:
     return [name for pattern in ADDED_TOKENS[model][kind] for name in expanded(pattern)]
 
 
+class Models(dict[str, Any]):
+    """By the name of the model; a published tokenizer is loaded when it is asked for."""
+
+    def __init__(self, tokenizers: Tokenizers):
+        super().__init__()
+        self.tokenizers = tokenizers
+
+    def __missing__(self, model: str) -> Any:
+        self[model] = made = copy.copy(self.tokenizers[published_name(model)])
+        made.chat_template = made.chat_template or CHAT
+        if model.endswith(QUIET):
+            made.chat_template = "{% set enable_thinking = false %}" + made.chat_template
+        return made
+
+
+def published_name(model: str) -> str:
+    return model.removeprefix(REAL).removesuffix(QUIET)
+
+
+def kind_of(model: str) -> str:
+    return published_name(model) if model.startswith(REAL) else "byte-level"
+
+
 @pytest.fixture(scope="module")
-def models(tokenizer: Any) -> dict[str, Any]:
+def models(tokenizer: Any, tokenizers: Tokenizers) -> Models:
     """A real tokenizer for each model: its added tokens, with their flags, on a small vocabulary."""
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    made = {}
+    made = Models(tokenizers)
     for model in ADDED_TOKENS:
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         for kind, special in (("special", True), ("merely_added", False)):
@@ -71,14 +106,36 @@ def models(tokenizer: Any) -> dict[str, Any]:
     return made
 
 
+def added_tokens(model: str) -> dict[str, bool]:
+    """What a published tokenizer's file adds to its vocabulary, white space left out, and whether it is special."""
+    file = published_folder(published_name(model)) / "tokenizer.json"
+    added = json.loads(file.read_text(encoding="utf-8"))["added_tokens"]
+    return {token["content"]: token["special"] for token in added if token["content"].strip(" \n\t▁")}
+
+
+@cache
 def controls(model: str) -> list[str]:
-    return [*names(model, "special"), *names(model, "merely_added")]
+    """The control tokens of a model; of a run of numbered ones a few."""
+    if not model.startswith(REAL):
+        return [*names(model, "special"), *names(model, "merely_added")]
+    numbers = {token: re.search(r"\d{2,}", token) for token in added_tokens(model)}
+    return [token for token, number in numbers.items() if number is None or int(number[0]) % 100 == 99]
+
+
+@cache
+def control_ids(tokenizer: Any, model: str) -> frozenset[int]:
+    return frozenset(tokenizer.convert_tokens_to_ids(controls(model)))
+
+
+@cache
+def control_strings(tokenizer: Any) -> tuple[str, ...]:
+    return tuple(control_tokens(tokenizer).values())
 
 
 def live(tokenizer: Any, ids: list[int], model: str) -> Counter[int]:
     """The control tokens among ids, found by their ids in the tokenizer and not by our own code."""
-    control_ids = set(tokenizer.convert_tokens_to_ids(controls(model)))
-    return Counter(token_id for token_id in ids if token_id in control_ids)
+    found = control_ids(tokenizer, model)
+    return Counter(token_id for token_id in ids if token_id in found)
 
 
 def passages(model: str) -> list[str]:
@@ -88,7 +145,7 @@ def passages(model: str) -> list[str]:
     return [f"{''.join(part)} and {' '.join(part)} and " + "".join(f"x{s}y<{s}" for s in part) for part in parts]
 
 
-@pytest.mark.parametrize("model", ADDED_TOKENS)
+@pytest.mark.parametrize("model", MODELS)
 def test_no_control_token_comes_out_of_a_passage(models: dict[str, Any], model: str):
     tokenizer = models[model]
     codec = EpisodeCodec(tokenizer, [tokenizer.eos_token_id])
@@ -101,11 +158,13 @@ def test_no_control_token_comes_out_of_a_passage(models: dict[str, Any], model: 
         # Nor by an encoder that does look for them: a server that gets the text.
         assert not live(tokenizer, tokenizer.encode(spliced.text, add_special_tokens=False), model)
         readable = spliced.text.removeprefix(" <result>\n").removesuffix("\n</result>")
+        came_back = tokenizer.decode(spliced.token_ids).removeprefix(" <result>\n").removesuffix("\n</result>")
         assert readable.replace(" ", "") == normalize("NFC", passage).replace(" ", "")
+        assert came_back == comes_back_as(kind_of(model), readable)
 
 
 @pytest.mark.parametrize("apply_chat", [False, True], ids=["base", "instruct"])
-@pytest.mark.parametrize("model", ADDED_TOKENS)
+@pytest.mark.parametrize("model", MODELS)
 def test_no_control_token_comes_out_of_a_question(models: dict[str, Any], model: str, apply_chat: bool):
     tokenizer = models[model]
     own = live(tokenizer, prompt_token_ids(tokenizer, "Who?", apply_chat=apply_chat), model)
@@ -114,7 +173,7 @@ def test_no_control_token_comes_out_of_a_question(models: dict[str, Any], model:
 
 
 @pytest.mark.parametrize("apply_chat", [False, True], ids=["base", "instruct"])
-@pytest.mark.parametrize("model", ADDED_TOKENS)
+@pytest.mark.parametrize("model", MODELS)
 def test_no_control_token_comes_out_of_a_baselines_prompt(models: dict[str, Any], model: str, apply_chat: bool):
     """Neither by its question and passages, nor by its examples, nor by what the model wrote."""
     tokenizer = models[model]
@@ -131,6 +190,42 @@ def test_no_control_token_comes_out_of_a_baselines_prompt(models: dict[str, Any]
         documents = (Document("1", f'"{text}"\n{text}'), Document("2", text))
         prompt = template.fill(documents, written=f"So {text}", question=text)
         assert live(tokenizer, encode_prompt(tokenizer, prompt, apply_chat), model) == own
+
+
+@pytest.mark.parametrize("model", [pytest.param(model, marks=pytest.mark.slow) for model in ADDED_TOKENS])
+def test_the_list_of_added_tokens_is_that_of_the_published_tokenizer(model: str):
+    added = added_tokens(REAL + model)
+    for kind, special in (("special", True), ("merely_added", False)):
+        listed = [name for pattern in ADDED_TOKENS[model][kind] for name in expanded(pattern, every=True)]
+        assert sorted(listed) == sorted(token for token, flag in added.items() if flag is special)
+
+
+QUESTION = st.lists(
+    st.integers(0, 10_000) | st.sampled_from([*RESEARCH.tags, *TEXTS, " ", "\n", "<", "|>"]) | st.text(max_size=6),
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+@settings(deadline=None, max_examples=600)
+@given(parts=QUESTION, apply_chat=st.booleans())
+def test_a_question_is_text_and_comes_back(models: Models, model: str, parts: list[str | int], apply_chat: bool):
+    tokenizer, strings = models[model], controls(model)
+    question = "".join(strings[part % len(strings)] if isinstance(part, int) else part for part in parts)
+    own = live(tokenizer, prompt_token_ids(tokenizer, "Who?", apply_chat=apply_chat), model)
+    ids = prompt_token_ids(tokenizer, question, apply_chat=apply_chat)
+    assert live(tokenizer, ids, model) == own
+    text = as_text(question, control_strings(tokenizer)).strip()  # templates strip it, too
+    assert comes_back_as(kind_of(model), text) in tokenizer.decode(ids)
+
+
+@pytest.mark.slow
+def test_a_template_without_thinking_begins_the_reply_with_an_empty_thought(models: Models):
+    thinks, quiet = models[f"{REAL}qwen3"], models[f"{REAL}qwen3{QUIET}"]
+    ids, quiet_ids = (prompt_token_ids(tokenizer, "Who?", apply_chat=True) for tokenizer in (thinks, quiet))
+    assert thinks.decode(ids).endswith("<|im_start|>assistant\n")
+    assert quiet_ids[: len(ids)] == ids
+    assert quiet_ids[len(ids) :] == quiet.convert_tokens_to_ids(["<think>", "ĊĊ", "</think>", "ĊĊ"])
 
 
 def test_what_a_prompt_teaches_stays_what_it_is(models: dict[str, Any], tokenizer: Any):
@@ -203,12 +298,12 @@ def test_an_added_word_is_text(tokenizer: Any):
     assert mark not in encode_prompt(extended, prompt, apply_chat=False)
 
 
-@pytest.mark.parametrize("model", ADDED_TOKENS)
+@pytest.mark.parametrize("model", MODELS)
 def test_other_texts_keep_their_ids(models: dict[str, Any], model: str):
     tokenizer = models[model]
-    strings = tuple(control_tokens(tokenizer).values())
+    strings = control_strings(tokenizer)
     for text in TEXTS:
-        assert as_text(text, strings) == (text if model != "gemma-3" else text.replace("<b>", "< b>"))
+        assert as_text(text, strings) == (text if "gemma-3" not in model else text.replace("<b>", "< b>"))
     question, plain = TEXTS[0], {"add_special_tokens": False}
     ids = prompt_token_ids(tokenizer, question)
     assert ids == tokenizer.encode(tokenizer.decode(ids), **plain)

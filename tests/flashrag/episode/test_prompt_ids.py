@@ -9,6 +9,7 @@ from flashrag.document import Document
 from flashrag.episode import encode_prompt, prompt_note, prompt_rule, prompt_token_ids
 from flashrag.errors import UserError
 from flashrag.prompts import BASELINES, chat_messages, render_prompt
+from tests.tokenizers import PUBLISHED, Tokenizers
 
 QUESTION = "Who was the first king of Zhou?"
 INSTRUCTIONS = chat_messages(QUESTION)[0]["content"]
@@ -156,3 +157,31 @@ def test_the_default_of_several_templates_is_used(make: MakeTokenizer):
 )
 def test_the_rule_in_one_line(make: MakeTokenizer, pattern: str, template: str | None, rule: str):
     assert prompt_rule(make(pattern, template), template is not None) == rule
+
+
+# The BOS of a prompt and of a chat; None for no chat template. DeepSeek's writes what its tokenizer does not.
+BEGINNINGS = {
+    "qwen2.5": ("", ""),
+    "qwen3": ("", ""),
+    "gemma-3": ("<bos>", "<bos>"),
+    "llama-3.1": ("<|begin_of_text|>", "<|begin_of_text|>"),
+    "deepseek-v3": ("", "<｜begin▁of▁sentence｜>"),
+    "gpt-oss": ("", None),
+}
+
+
+@pytest.mark.parametrize("apply_chat", [False, True])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_prompts_of_published_models_begin_as_theirs_do(tokenizers: Tokenizers, name: str, apply_chat: bool):
+    tokenizer = tokenizers[name]
+    bos = BEGINNINGS[name][apply_chat] if name in BEGINNINGS else ""
+    if bos is None:
+        with pytest.raises(UserError, match="the tokenizer has no chat template"):
+            prompts(tokenizer, apply_chat=apply_chat)
+        return
+    begins = f"begins with BOS {bos};" if bos else "begins without a BOS;"
+    assert prompt_rule(tokenizer, apply_chat).startswith(begins)
+    for method, ids in prompts(tokenizer, apply_chat=apply_chat).items():
+        assert ids[:1] == [tokenizer.bos_token_id] if bos else tokenizer.bos_token_id not in ids, method
+        assert tokenizer.bos_token_id not in ids[1:], method
+        assert ids[-1] not in (tokenizer.eos_token_id, tokenizer.pad_token_id), method

@@ -502,3 +502,20 @@ def test_a_tokenizer_that_fails_at_its_first_use_is_told_when_it_is_loaded(tmp_p
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": "x"}))
     with pytest.raises(UserError, match=r"its tokenizer cannot be loaded \(TypeError: "):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("named", ["LlamaTokenizerFast", "LlamaTokenizer"])
+def test_a_tokenizer_that_transformers_makes_otherwise_than_its_file_is_refused(
+    tmp_path: Path, tokenizer: Any, named: str
+):
+    """Llama 3's and its kin are byte-level; as the class of Llama 2's they lose every space."""
+    tokenizer.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": named}))
+    with pytest.raises(UserError, match="loads its tokenizer as a LlamaTokenizer, which makes other tokens of a text"):
+        load_tokenizer(str(tmp_path))
+    repaired = {**settings, "tokenizer_class": "PreTrainedTokenizerFast"}  # as the message says
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(repaired))
+    text = "the first king of Zhou"
+    assert load_tokenizer(str(tmp_path)).encode(text) == tokenizer.encode(text)
