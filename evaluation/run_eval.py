@@ -25,7 +25,7 @@ from evaluation.report.tables import format_table
 from evaluation.run.auto_serve import served
 from evaluation.run.folder import RunFolder, without_passwords
 from evaluation.scores.judge import Judge
-from evaluation.scores.scoring import score_trajectory, summarize
+from evaluation.scores.scoring import score_trajectory, summarize, with_scores
 from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient
 from flashrag.dataset import Question
@@ -36,6 +36,7 @@ from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS, BasicPipeline
 from flashrag.preflight import Finding, enforce, examine, keep_findings, keep_torch_out_of_a_check, show_check
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from, prepare_process
+from flashrag.reward import reward_function
 from flashrag.system.machine import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -167,6 +168,7 @@ async def answer_with_progress(
 def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
     """Ask the judge if the settings name one, and write the scores."""
     settings = folder.settings
+    reward_of = None if settings.reward is None else reward_function(settings.reward)
     judge = None
     extra: dict[str, int] = {}
     if settings.metric_setting.judge is not None:
@@ -175,9 +177,10 @@ def finish(folder: RunFolder, *, ask_judge: bool = True) -> dict[str, Any]:
             judge_answers(folder, judge)
         extra["n_unjudged"] = len(unjudged(folder, judge))
 
-    def score(trajectory: Trajectory) -> dict[str, float | None]:
+    def score(trajectory: Trajectory) -> Trajectory:
         verdict = judge.known_verdict(trajectory) if judge else None
-        return score_trajectory(trajectory, settings.metrics, settings.metric_setting, verdict)
+        scores = score_trajectory(trajectory, settings.metrics, settings.metric_setting, verdict)
+        return with_scores(trajectory, scores, reward_of)
 
     return folder.finish(score, lambda trajectories: {**summarize(trajectories, settings.metric_setting), **extra})
 

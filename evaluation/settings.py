@@ -17,6 +17,7 @@ from flashrag.generator import GeneratorSettings
 from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.records import EXPECTED_FILE, record_file_stem
 from flashrag.retriever import RetrieverSettings
+from flashrag.reward import RewardSetting
 
 METHOD_NAMES = tuple(METHODS)
 # Keys that may differ between a run and its continuation: they set addresses, speed, and scores, which are always
@@ -25,7 +26,7 @@ MAY_CHANGE = frozenset(
     {
         *("data_dir", "save_dir", "remote_retriever_url", "sgl_remote_url", "concurrency"),
         *("generator_timeout_s", "generator_max_retries", "retriever_timeout_s", "retriever_deadline_s"),
-        *("metrics", "metric_setting", "save_metric_score", "save_intermediate_data"),
+        *("metrics", "metric_setting", "reward", "save_metric_score", "save_intermediate_data"),
     }
 )
 
@@ -48,6 +49,9 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
     retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, in one mapping")
     metrics: tuple[str, ...] = Field(("em", "f1", "acc"), description=", ".join(METRICS))
     metric_setting: MetricSettings = Field(MetricSettings(), description="settings of single metrics")
+    reward: RewardSetting = Field(
+        None, description="adds the metric reward: a function of your own, FILE:FUNCTION, or weights of terms"
+    )
 
     @field_validator("method_name")
     @classmethod

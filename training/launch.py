@@ -54,10 +54,10 @@ def make_parser() -> CommandParser:
                 group.add_argument(f"--{name}", required=True, help=flag.meaning, metavar=flag.metavar)
                 continue
             default = OmegaConf.select(published, flag.key)
-            kind: Any = boolean if isinstance(default, bool) else type(default)
+            kind: Any = boolean if isinstance(default, bool) else str if default is None else type(default)
             choices = tuple(REWARD_MANAGERS) if name == "reward_manager" else None
             default = {"em": "qa"}.get(default, default)
-            text = f"{flag.meaning} (default: {default})"
+            text = f"{flag.meaning} (default: {'none' if default is None else default})"
             group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
     rest = parser.add_argument_group("configuration and keys")
     rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research if there is a GPU, else cpu")

@@ -9,7 +9,7 @@ from evaluation.preflight.facts import EvalFacts
 from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel, api_key
 from evaluation.run.auto_serve import served_tokens, server_options
 from evaluation.scores.judge import KEY_VARIABLES
-from evaluation.scores.scoring import RECALL
+from evaluation.scores.scoring import RECALL, score_trajectory
 from flashrag.episode import prompt_note
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline import OraclePassagesPipeline, ReSearchPipeline
@@ -29,6 +29,7 @@ from flashrag.preflight import (
 )
 from flashrag.prompts import PYTHON_TEMPLATE
 from flashrag.retriever import RETRIEVER_RULES
+from flashrag.reward import try_reward
 from flashrag.system.engine import chosen_engine
 from flashrag.system.model_server import RULES as SERVER_RULES
 from verl_search.trainer.export import RULES as EXPORT_RULES
@@ -139,6 +140,15 @@ def metrics_apply(facts: EvalFacts) -> Iterator[Finding]:
         yield warning(
             f"metric_setting.retrieval_recall_topk={k}, but a search finds retrieval_topk={found} passages: the "
             f"metric is named {RECALL}_top{k} and sees {found}"
+        )
+
+
+def reward_works(facts: EvalFacts) -> None:
+    settings = facts.settings
+    if settings.reward is not None:
+        try_reward(
+            settings.reward,
+            lambda each: score_trajectory(each, settings.metrics, settings.metric_setting, verdict=True),
         )
 
 
@@ -284,6 +294,7 @@ RULES: Mapping[str, Rule[EvalFacts]] = {
     "evaluation.method": method_takes_the_settings,
     "evaluation.budget": prompts_fit,
     "evaluation.metrics": metrics_apply,
+    "evaluation.reward": reward_works,
     "evaluation.judge": judge_answers,
     "evaluation.concurrency": connections_suffice,
     "evaluation.retrieval": retrieval_is_there,

@@ -40,7 +40,7 @@ SUMMARY_KEYS = ("method", "dataset", "metrics", "usage", "n", "n_failed")
 ENVIRONMENT = ("served_model", "questions_sha256", "sessions")  # keys of environment.json beside the machine's
 PROMPTS = Path(flashrag.prompts.__file__).parent
 NOT_ASKED = Failure(MISSING, "the run ended before this question was answered")
-Score = Callable[[Trajectory], dict[str, float | None]]
+Score = Callable[[Trajectory], Trajectory]
 _USER_IN_URL = re.compile(r"(?<=//)[^/@\s]*@")
 
 
@@ -165,7 +165,7 @@ class RunFolder:
 
     def finish(self, score: Score, summarize: Callable[[Iterable[Trajectory]], dict[str, Any]]) -> dict[str, Any]:
         """Score and sort the trajectories, and write the summary over all questions, including missing ones."""
-        self.items.rewrite(replace(trajectory, metrics=score(trajectory)) for trajectory in self.trajectories())
+        self.items.rewrite(map(score, self.trajectories()))
         summary = {
             "method": self.settings.method_name,
             "dataset": self.settings.dataset_title,
@@ -185,8 +185,7 @@ class RunFolder:
             if question.id in self.items:
                 yield from self.items.read([question.id])
             else:
-                missing = failed_trajectory(question, NOT_ASKED, attempt=0)
-                yield replace(missing, metrics=score(missing))
+                yield score(failed_trajectory(question, NOT_ASKED, attempt=0))
 
     def _write_flashrags_files(self, summary: Mapping[str, Any]) -> None:
         if self.settings.save_metric_score:

@@ -7,6 +7,7 @@ its mean leaves that question out and states its own n. Usage is averaged over a
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,10 +16,12 @@ from evaluation.scores.judge import JudgeSettings
 from evaluation.scores.significance import bootstrap_mean
 from flashrag import metrics as rules
 from flashrag.episode import Trajectory, Usage
+from flashrag.reward import RewardFunction, rewarded
 
 JUDGE = "llm_judge"
 MISSING = "Missing"  # the error type of a question that was not asked yet
 RECALL = "retrieval_recall"
+REWARD = "reward"
 _ANSWER_METRICS: Mapping[str, Callable[[str, Sequence[str]], float | None]] = {
     "em": rules.exact_match,
     "f1": rules.f1_score,
@@ -61,16 +64,24 @@ def score_trajectory(
             scores[name] = _ANSWER_METRICS[name](trajectory.answer, gold_answers)
         elif name == RECALL:
             top_k = settings.retrieval_recall_topk
-            flags = [
-                [rules.holds_answer(passage.contents, gold_answers) for passage in call.passages[:top_k]]
-                for call in trajectory.calls
-            ]
-            scores[f"{RECALL}_top{top_k}"] = rules.answer_in_top_k(flags, gold_answers, top_k)
+            found = [[passage.contents for passage in call.passages] for call in trajectory.calls]
+            scores[f"{RECALL}_top{top_k}"] = rules.answer_in_top_k(found, gold_answers, top_k)
         elif name == JUDGE:
             scores[JUDGE] = float(bool(verdict))
         else:
             scores[name] = _support_coverage(trajectory)
     return scores
+
+
+def with_scores(
+    trajectory: Trajectory, scores: Mapping[str, float | None], reward_of: RewardFunction | None = None
+) -> Trajectory:
+    """The trajectory with its scores, and its reward, which is one of them."""
+    scored = replace(trajectory, metrics=scores, reward=None, reward_reason="")
+    if reward_of is None:
+        return scored
+    scored = rewarded(scored, reward_of)
+    return replace(scored, metrics={**scored.metrics, REWARD: scored.reward})
 
 
 def _support_coverage(trajectory: Trajectory) -> float | None:

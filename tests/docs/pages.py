@@ -86,6 +86,12 @@ def printed(page: str, start: str) -> Command:
     return command
 
 
+def my_reward() -> str:
+    """The reward that docs/training.md prints."""
+    (block,) = [each for each in blocks() if each.page == "docs/training.md" and "def reward(" in each.text]
+    return block.text
+
+
 def inline_code() -> Iterator[tuple[str, str]]:
     """Each `text` between backticks outside of blocks, with its page."""
     for page, text in pages().items():

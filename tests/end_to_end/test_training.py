@@ -1,7 +1,8 @@
 """The published training command on the real engines: Ray, FSDP2, vLLM, the retrieval server. Minutes on two cores.
 
 Two training processes with two rollout replicas train LoRA adapters over passages that try to do harm, and leave groups
-of equal reward out; and a model that is made to write programs runs them, harmful ones too, with the python tool.
+of equal reward out; and a model that is made to write programs runs them, harmful ones too, with the python tool, and
+is rewarded by the function that docs/training.md prints.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import pytest
 from flashrag.errors import UserError
 from flashrag.tools import check_sandbox
 from tests.docs.clone import copy_repository
-from tests.docs.pages import printed
+from tests.docs.pages import my_reward, printed
 from training.demo.run import retrieval_server
 from verl_search.rollout.trajectories import read_trajectories
 from verl_search.trainer.run_folder import read_metrics
@@ -168,6 +169,7 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
         check_sandbox()
     except UserError as error:
         pytest.skip(str(error))
+    (tmp_path / "my_reward.py").write_text(my_reward(), encoding="utf-8")
     questions = [{"_id": name, "question": f"Run {name}", "answer": "42"} for name in PROGRAMS]
     (tmp_path / "hotpot.json").write_text(json.dumps(questions))
     preprocess(tmp_path, "hotpot.json", "hotpot.json")
@@ -178,6 +180,7 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
             *(tmp_path / "run", url, tmp_path / "data", "search.python_tool=true", "search.search_timeout_s=60"),
             *("--prompt_template_name", "qa_python_template", "--max_prompt_length", 400),
             *("--rollout_n", 2, "trainer.total_training_steps=2", "--save_path", ODD_SAVE_PATH),
+            *("--reward", f"{tmp_path}/my_reward.py:reward"),
             "+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors=['programming_model:WritesPrograms']",
         )
     assert sorted(metrics) == [1, 2]
@@ -185,6 +188,7 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
         assert step_metrics["rollout/tool_calls"] == 1.0
         assert step_metrics["rollout/searches"] == step_metrics["rollout/search_failed_share"] == 0.0
         assert step_metrics["rollout/end_reason/eos"] == step_metrics["rollout/em"] == 1.0
+        assert step_metrics["critic/score/mean"] == 0.5  # right, but no search found the answer
     trajectories = list(read_trajectories(tmp_path / "run" / "trajectories"))
     assert len(trajectories) == 2 * len(PROGRAMS)
     for trajectory in trajectories:
@@ -192,3 +196,4 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
         assert (call.tool, call.query) == ("python", PROGRAMS[name]["code"])
         assert [part.source for part in (written, result, answer)] == ["model", "result", "model"]
         assert PROGRAMS[name]["told"] in result.text, name
+        assert (trajectory.reward, trajectory.reward_reason) == (0.5, "F1 1.00, not found, 0 searches")

@@ -53,6 +53,9 @@ def options(data_dir: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any
         ({"method_name": "iterretge"}, "method_name: 'iterretge' was given"),
         ({"metrics": "em,rouge"}, "'rouge' is not a metric; choose from em, f1, acc"),
         ({"metric_setting": {"tokenizer_name": "gpt-4"}}, "unknown key 'metric_setting.tokenizer_name'"),
+        ({"reward": "my_reward.py"}, "reward: 'my_reward.py' was given; expected FILE:FUNCTION, such as my_reward"),
+        ({"reward": {"search": -0.1}}, "'search' is not a term; did you mean 'searches'?"),
+        ({"reward": "/nowhere/my_reward.py:reward"}, "the reward's file /nowhere/my_reward.py does not exist"),
         ({"generation_params": {"temp": 1}}, "unknown key 'generation_params.temp'; did you mean 'temperature'?"),
         ({"generation_params": {"heat": 1}}, "unknown key 'generation_params.heat'; known keys: do_sample"),
         ({"concurrency": 0}, "concurrency: 0 was given"),
@@ -199,6 +202,39 @@ def test_a_whole_run_gives_the_figures_worked_out_by_hand(
     assert "written to" in printed
     assert main(command) == 0  # nothing is left to ask: no model is served
     assert "the run is complete" in capsys.readouterr().out
+
+
+def test_the_reward_of_training_is_a_score(options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Every answer is "Wu", after one search and 12 tokens; the search finds the answers of a and c."""
+    assert main(flags(**options, reward={"em": 1.0, "retrieval_hit": 0.3, "length": -0.5}, metrics="f1")) == 0
+    folder = run_folder(options)
+    means = {name: figures["mean"] for name, figures in read_json(folder / "summary.json")["metrics"].items()}
+    assert means == pytest.approx(
+        {
+            "f1": (1 + 2 / 3) / 3,
+            "reward_em": 1 / 3,
+            "reward_retrieval_hit": 0.2,
+            "reward_length": -0.006,
+            "reward": 1 / 3 + 0.2 - 0.006,
+        }
+    )
+    first, *_ = read_items(folder)
+    assert first.reward == pytest.approx(1.3 - 0.006)
+    assert first.reward_reason == "em +1, retrieval_hit +0.3, length -0.006: 'Wu'"
+
+    # Another reward is another score: nothing is asked again. A mistake in it costs no answer.
+    own = tmp_path / "my_reward.py"
+    own.write_text("def reward(t, gold):\n    assert t.answer != 'Wu' or 'f1' in t.metrics\n    return 2, gold[0]\n")
+    assert main(flags(**options, reward=f"{own}:reward", metrics="f1")) == 0
+    summary = read_json(folder / "summary.json")["metrics"]
+    assert {name: figures["mean"] for name, figures in summary.items()} == {"f1": means["f1"], "reward": 2.0}
+    assert [(t.reward, t.reward_reason) for t in read_items(folder)] == [(2.0, "wu"), (2.0, "Tang"), (2.0, "Nobody")]
+    capsys.readouterr()
+    assert main(flags(**options, reward=f"{own}:reward", metrics="em")) == 2
+    assert capsys.readouterr().err == (f"error: {own}, line 2: AssertionError (reward, question 'a')\n")
+    assert [t.reward for t in read_items(folder)] == [2.0, 2.0, 2.0]
+    assert main(flags(**options, metrics="em")) == 0
+    assert [(t.reward, t.metrics) for t in read_items(folder)] == [(None, {"em": em}) for em in (1.0, 0.0, 0.0)]
 
 
 def test_flashrags_files_say_the_same(options: dict[str, Any]):

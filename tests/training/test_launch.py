@@ -28,8 +28,8 @@ PUBLISHED_FLAGS = {
 }
 
 
-def test_every_published_flag_is_taken() -> None:
-    assert set(FLAGS) == PUBLISHED_FLAGS
+def test_every_published_flag_is_taken_and_one_of_our_own() -> None:
+    assert set(FLAGS) == PUBLISHED_FLAGS | {"reward"}
 
 
 def test_help_says_what_each_flag_means_and_its_published_default() -> None:
@@ -38,6 +38,7 @@ def test_help_says_what_each_flag_means_and_its_published_default() -> None:
         "--max_response_length TOKENS longest response, with its search results (default: 8192)",
         "--rollout_n N responses for each question: the size of a group (default: 5)",
         "--reward_manager {qa,qa_f1} how an answer is scored: exact match (qa) or F1 (qa_f1) (default: qa)",
+        "--reward FILE:FUNCTION your own reward, in a Python file (docs/training.md) (default: none)",
         "--apply_chat BOOL use the model's chat template (instruct models) (default: False)",
         "--search_url URL the retrieval server",
         "--save_freq STEPS steps between two checkpoints (default: 10)",
@@ -58,6 +59,14 @@ def test_flags_become_overrides_that_compose() -> None:
     assert config.search.top_n == 2
     assert config.data.train_files == "train.parquet"
     assert config.data.train_batch_size == 256  # not given: the published value
+
+
+def test_a_reward_of_the_users_own_is_a_flag_or_weights_of_terms() -> None:
+    flags, _ = parse_flags([*REQUIRED, "--reward", "my rewards/a=b.py:reward"])
+    overrides = [o for o in hydra_overrides(flags) if not o.startswith("hydra.")]
+    assert compose_config("research", overrides).search.reward == "my rewards/a=b.py:reward"
+    terms = compose_config("research", ["search.reward={em: 1.0, searches: -0.05}"]).search.reward
+    assert terms == {"em": 1.0, "searches": -0.05}
 
 
 def test_paths_with_unusual_characters_survive() -> None:

@@ -167,6 +167,13 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
             "search.reward_rule=format",
             "'format' was given; Input should be 'format_and_answer' or 'answer'",
         ),
+        (
+            "search.reward=my_reward.py",
+            "reward: 'my_reward.py' was given; expected FILE:FUNCTION, such as my_reward.py:r",
+        ),
+        ("search.reward={}", "reward: .* was given; expected FILE:FUNCTION"),
+        ("search.reward={ef: 1}", "'ef' is not a term; choose from em, f1"),
+        ("search.reward=/nowhere/my_reward.py:reward", "the reward's file /nowhere/my_reward.py does not exist"),
         ("search.max_outage_s=0", "max_outage_s: 0 was given; Input should be greater than 0"),
         ("search.episode_timeout_s=-1", "episode_timeout_s: -1 was given; Input should be greater than 0"),
         ("trainer.v1.trainer_mode=colocate_async", "search rollouts are trained on in mode sync only"),
@@ -177,6 +184,13 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
 def test_a_wrong_value_is_refused_before_anything_starts(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_input(composed("research", *INPUT, override))
+
+
+def test_a_rewards_path_holds_for_processes_in_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = composed("research", *INPUT, "search.reward='my_reward.py:reward'")
+    complete(config)
+    assert config.search.reward == f"{tmp_path}/my_reward.py:reward"
 
 
 def test_the_engine_for_cpus_is_the_same_in_training_and_in_serving() -> None:

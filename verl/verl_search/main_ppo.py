@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
 from flashrag.preflight import enforce
+from flashrag.reward import absolute
 from flashrag.system.network import direct_environment
 from verl_search.composition import (
     CONFIG_DIR,
@@ -96,7 +97,7 @@ def set_environment(config: DictConfig) -> None:
 
 
 def complete(config: DictConfig) -> None:
-    """Fill in the derived values: lengths in tokens, the weights' buffer, which Ray, the path of agent_loop.yaml."""
+    """Fill in the derived values: lengths in tokens, the weights' buffer, which Ray, the paths of files."""
     sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
@@ -108,6 +109,7 @@ def complete(config: DictConfig) -> None:
     ray_init.num_cpus = ray_init.num_cpus or own_cpus(config, len(os.sched_getaffinity(0)))
     for key, value in ray_init_settings(configured_ray(config), os.environ).items():
         OmegaConf.update(ray_init, key, value, force_add=True)
+    config.search.reward = absolute(config.search.reward)
     rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(CONFIG_DIR / "agent_loop.yaml")
 
 

@@ -4,6 +4,7 @@ Does not cover: how the config is composed (composition.py), upstream's settings
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,7 +15,7 @@ from flashrag.config import validated
 from flashrag.episode import PYTHON, RESEARCH, Dialect, Limits
 from flashrag.errors import UserError
 from flashrag.prompts import PYTHON_TEMPLATE, check_template_name
-from verl_search.rollout.reward import AnswerMetric, RewardRule
+from flashrag.reward import AnswerMetric, RewardFunction, RewardRule, RewardSetting, reward_function, rule_reward
 
 
 class SearchSettings(BaseModel, frozen=True, extra="forbid"):
@@ -34,6 +35,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     apply_chat: bool
     answer_metric: AnswerMetric
     reward_rule: RewardRule
+    reward: RewardSetting
     mask_results: bool
     seed: int | None
     max_failed_share: float = Field(ge=0, le=1)
@@ -66,6 +68,12 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
             search_timeout_s=self.search_timeout_s,
             episode_timeout_s=self.episode_timeout_s,
         )
+
+    def reward_function(self) -> RewardFunction:
+        """The reward of an episode; raises `UserError` for a function of the user's that cannot be used."""
+        if self.reward is None:
+            return partial(rule_reward, metric=self.answer_metric, rule=self.reward_rule)
+        return reward_function(self.reward)
 
     def dialect(self) -> Dialect:
         """The tools that the model may call."""

@@ -78,9 +78,9 @@ class Trajectory:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     data_source: str = ""
-    # Training
     reward: float | None = None
     reward_reason: str = ""
+    # Training
     split: str | None = None
     step: int | None = None
     weights_steps: tuple[int | None, int | None] | None = None
@@ -88,7 +88,7 @@ class Trajectory:
     session: int | None = None
     # Evaluation
     attempt: int = 1
-    error: Failure | None = None
+    error: Failure | None = None  # in training: why there is no reward
     version: Literal[2] = SCHEMA_VERSION
     written_at: float = field(default_factory=time.time)
 

@@ -5,7 +5,7 @@ question that cannot be judged (yes/no answers; no supporting document is named)
 Sources: Karpukhin et al., 2020 (arXiv 2004.04906) for answer recall in the top k; HotpotQA's supporting facts.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from flashrag.metrics.answer import normalize_answer
@@ -25,14 +25,17 @@ def holds_answer(passage: str, gold_answers: Sequence[str]) -> bool:
     return any(f" {gold} " in words for gold in _searchable(gold_answers))
 
 
-def answer_in_top_k(answer_flags: Sequence[Sequence[bool]], gold_answers: Sequence[str], top_k: int) -> float | None:
+def answer_in_top_k(
+    searches: Iterable[Sequence[str]], gold_answers: Sequence[str], top_k: int | None = None
+) -> float | None:
     """Answer recall at k: 1.0 when one of the first `top_k` passages of any search holds a gold answer, else 0.0.
 
-    `answer_flags` are, for each search, `holds_answer` of its passages, best first. None for a yes/no question.
+    `searches` are the passages of each search, best first; without `top_k` all of them count. None for a yes/no
+    question.
     """
     if not _searchable(gold_answers):
         return None
-    return float(any(any(flags[:top_k]) for flags in answer_flags))
+    return float(any(holds_answer(passage, gold_answers) for found in searches for passage in found[:top_k]))
 
 
 def _searchable(gold_answers: Sequence[str]) -> list[str]:

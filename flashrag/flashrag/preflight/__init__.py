@@ -31,6 +31,7 @@ from flashrag.preflight.plan import (
     checked_command,
     keep_torch_out_of_a_check,
     show_check,
+    torch_allowed,
     without_check,
 )
 from flashrag.preflight.questions import question_findings
@@ -62,6 +63,7 @@ __all__ = [
     "question_findings",
     "show_check",
     "socket_folder",
+    "torch_allowed",
     "warning",
     "without_check",
 ]

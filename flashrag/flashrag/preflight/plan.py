@@ -8,7 +8,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -33,6 +34,19 @@ def keep_torch_out_of_a_check(arguments: Sequence[str]) -> None:
     if "--check" in arguments and "torch" not in sys.modules:
         sys.modules["torch"] = None  # pyrefly: ignore[unsupported-operation]
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is not there
+
+
+@contextmanager
+def torch_allowed() -> Iterator[None]:
+    """Let code of the user's own import torch in a check, too."""
+    kept_out = "torch" in sys.modules and sys.modules["torch"] is None
+    if kept_out:
+        del sys.modules["torch"]
+    try:
+        yield
+    finally:
+        if kept_out and "torch" not in sys.modules:
+            sys.modules["torch"] = None  # pyrefly: ignore[unsupported-operation]
 
 
 def checked_command(program: str, arguments: Sequence[str]) -> str:

@@ -96,6 +96,22 @@ def test_keys_that_do_not_fit(keys, severity, rule, words, facts_of: Callable[..
     check_one(findings, severity, rule, words)
 
 
+def test_a_reward_is_tried_with_the_scores_and_fields_of_an_evaluation(
+    facts_of: Callable[..., EvalFacts], tmp_path: Path
+):
+    own = tmp_path / "my_reward.py"
+    own.write_text("def reward(t, gold):\n    return t.metrics['em'] + t.metrics['retrieval_recall_top5'], ''\n")
+    assert found(facts_of({"reward": f"{own}:reward", "metrics": "em,retrieval_recall"})) == []
+    findings = found(facts_of({"reward": f"{own}:reward", "metrics": "em"}))
+    check_one(
+        findings, "error", "reward", "line 2: KeyError: 'retrieval_recall_top5' (reward, question 'made up, right')"
+    )
+    training = tmp_path / "of_training.py"
+    training.write_text("def reward(t, gold):\n    return t.step / 10, ''\n")
+    findings = found(facts_of({"reward": f"{training}:reward"}))
+    check_one(findings, "error", "reward", "line 2: TypeError: unsupported operand")
+
+
 def test_instructions_in_the_user_message_are_told(facts_of: Callable[..., EvalFacts], tokenizer: Any):
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
     own = copy.deepcopy(tokenizer)

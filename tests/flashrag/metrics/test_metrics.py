@@ -182,11 +182,11 @@ def test_a_passage_holds_an_answer_as_whole_words(passage: str, golds: list[str]
 
 
 def test_answer_recall_takes_the_best_search():
-    flags = [[False, False, True], [False, True]]
-    assert [answer_in_top_k(flags, ["Wu"], k) for k in (1, 2, 3)] == [0.0, 1.0, 1.0]
+    searches = [["text", "text", "King Wu"], ["text", "Wu"]]
+    assert [answer_in_top_k(searches, ["Wu"], k) for k in (1, 2, 3, None)] == [0.0, 1.0, 1.0, 1.0]
     assert answer_in_top_k([], ["Wu"], 5) == 0.0
-    assert answer_in_top_k(flags, ["yes"], 5) is None
-    assert answer_in_top_k(flags, ["yes", "Wu"], 5) == 1.0
+    assert answer_in_top_k(searches, ["yes"], 5) is None
+    assert answer_in_top_k(searches, ["yes", "Wu"], 5) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,23 @@ def test_a_chat_template_is_tried_before_anything_starts(template: str | None, s
     assert told(rules.chat_template_renders, *model, *given, "search.apply_chat=false") == []
 
 
+def test_a_reward_is_tried_before_anything_starts(tmp_path: Path):
+    given = ["search.url=http://127.0.0.1:1", f"search.reward='{tmp_path}/my_reward.py:reward'"]
+    (tmp_path / "my_reward.py").write_text("def reward(t, g):\n    return t.calls[0].latency_s, t.data_source\n")
+    ((severity, message),) = told(rules.reward_works, *given)
+    assert severity is Severity.ERROR
+    assert message == (
+        f"{tmp_path}/my_reward.py, line 2: IndexError: tuple index out of range (reward, question 'made up, wrong')"
+    )
+    terms = ["search.url=http://127.0.0.1:1", "search.reward={f1: 1.0, length: -0.1}"]
+    assert told(rules.reward_works, *terms) == []
+    assert told(rules.reward_works, terms[0], "search.reward_rule=answer") == []
+    assert told(rules.reward_works, *terms, "search.reward_rule=answer", "search.answer_metric=f1") == [
+        (Severity.ERROR, "search.answer_metric=f1 has no effect beside search.reward; leave it at em"),
+        (Severity.ERROR, "search.reward_rule=answer has no effect beside search.reward; leave it at format_and_answer"),
+    ]
+
+
 def test_only_prompts_that_could_be_too_long_are_encoded():
     encoded: list[str] = []
 

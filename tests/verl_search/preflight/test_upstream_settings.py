@@ -64,7 +64,7 @@ def test_our_own_configs_go_against_no_entry(name: str) -> None:
         (
             ["reward.custom_reward_function.path=r.py"],
             "error",
-            "an episode is rewarded by ReSearch itself, so no other",
+            "so verl's function is not called; give your own with --reward FILE:FUNCTION (search.reward",
         ),
         (["custom_reward_function.path=r.py"], "error", "custom_reward_function.path=r.py: an episode is rewarded"),
         (["reward.reward_model.enable=true"], "error", "would replace the reward of an episode"),
@@ -73,7 +73,11 @@ def test_our_own_configs_go_against_no_entry(name: str) -> None:
             "error",
             "reward_model.reward_manager=dapo: a reward model is not asked",
         ),
-        (["reward.reward_manager.name=dapo"], "error", "choose search.answer_metric (--reward_manager)"),
+        (
+            ["reward.reward_manager.name=dapo"],
+            "error",
+            "choose search.answer_metric (--reward_manager), search.reward_rule",
+        ),
         (["algorithm.adv_estimator=grpo"], "error", "only search_grpo, which is GRPO, leaves an episode whose search"),
         (["algorithm.adv_estimator=gae"], "error", "there is no critic"),
         (["critic.optim.lr=1"], "warning", "critic.optim.lr=1: GRPO has no critic"),

@@ -18,13 +18,24 @@ from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from flashrag.client import RetrievalClient
 from flashrag.client.reply import Retryable
 from flashrag.document import Document, Hit, Passage
-from flashrag.episode import EndReason, Episode, EpisodeCodec, InvariantViolation, Segment, Source, ToolCall, Trajectory
+from flashrag.episode import (
+    EndReason,
+    Episode,
+    EpisodeCodec,
+    Failure,
+    InvariantViolation,
+    Segment,
+    Source,
+    ToolCall,
+    Trajectory,
+)
 from flashrag.errors import ReSearchError, SearchError, ToolError
+from flashrag.reward import RewardError
 from flashrag.tools import PythonSandbox
 from tests.verl_search.composing import composed
+from tests.verl_search.rewarding import rewarded_trajectory
 from verl_search.rollout import agent_loop
 from verl_search.rollout.agent_loop import SearchAgentLoop, _Engine, agent_loop_output, check_sampled_ids, fingerprint
-from verl_search.rollout.reward import episode_reward
 from verl_search.rollout.trajectories import read_trajectories
 from verl_search.trainer.stopping import StopTraining
 
@@ -42,7 +53,7 @@ EPISODE = Episode(
 
 
 def output_of(episode: Episode) -> Any:
-    return agent_loop_output(episode, episode_reward(episode, ["gold"]), {"min_global_steps": 3})
+    return agent_loop_output(episode, rewarded_trajectory(episode, "gold"), {"min_global_steps": 3})
 
 
 def test_ids_mask_and_log_probabilities_follow_provenance() -> None:
@@ -68,11 +79,14 @@ def test_an_episode_whose_search_failed_carries_no_loss() -> None:
 
 
 def test_results_are_trained_on_only_when_asked_for() -> None:
-    output = agent_loop_output(EPISODE, episode_reward(EPISODE, ["gold"]), {}, mask_results=False)
+    output = agent_loop_output(EPISODE, rewarded_trajectory(EPISODE, "gold"), {}, mask_results=False)
     assert output.response_mask == [1, 1, 1, 1, 1, 1]
     assert output.extra_fields["trained_fingerprint"] == fingerprint([10, 11, 20, 21, 22, 12])
     failed = Episode((1, 2), [EPISODE.segments[0]], [], EndReason.SEARCH_FAILED)
-    assert agent_loop_output(failed, episode_reward(failed, ["gold"]), {}, mask_results=False).response_mask == [0, 0]
+    assert agent_loop_output(failed, rewarded_trajectory(failed, "gold"), {}, mask_results=False).response_mask == [
+        0,
+        0,
+    ]
 
 
 def test_an_episode_without_a_token_is_one_token_without_loss() -> None:
@@ -288,6 +302,54 @@ def test_a_violated_invariant_stops_the_run_and_leaves_the_trajectory_in_a_file(
     assert written.question == ROW["raw_prompt"][0]["content"]
     assert written.segments[1].source == "result"
     assert not list(tmp_path.glob("train/*"))
+
+
+def test_a_reward_of_terms_is_kept_and_logged_apart(tmp_path: Path) -> None:
+    async def run() -> Any:
+        terms = "search.reward={em: 1.0, retrieval_hit: 0.25, searches: -0.5}"
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER, overrides=[terms])
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    output = asyncio.run(run())
+    assert output.reward_score == 1.0 + 0.25 - 0.5  # one search, which found Wildford
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.reward, kept.reward_reason) == (0.75, "em +1, retrieval_hit +0.25, searches -0.5: 'Wildford'")
+    terms = {"reward_em": 1.0, "reward_retrieval_hit": 0.25, "reward_searches": -0.5}
+    assert kept.metrics == {"em": 1.0, "f1": 1.0, "acc": 1.0, **terms}
+    for logged in ("reward_extra_info", "search_rollout"):
+        assert output.extra_fields[logged].items() >= terms.items()
+
+
+def test_a_reward_of_the_users_own_sees_the_trajectory_of_training(tmp_path: Path) -> None:
+    (tmp_path / "my_reward.py").write_text(
+        "def late(trajectory, gold_answers):\n"
+        "    return trajectory.step / 10, f'{trajectory.split} {gold_answers} {trajectory.metrics[\"f1\"]}'\n"
+    )
+
+    async def run() -> Any:
+        own = f"search.reward='{tmp_path}/my_reward.py:late'"
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER, overrides=[own])
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    assert asyncio.run(run()).reward_score == 0.3
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.reward, kept.reward_reason) == (0.3, "train ('Wildford',) 1.0")
+
+
+def test_a_reward_that_fails_stops_the_run_and_leaves_the_trajectory(tmp_path: Path, stop_reasons: list[str]) -> None:
+    (tmp_path / "broken.py").write_text("def reward(trajectory, gold_answers):\n    return 1 / 0, ''\n")
+
+    async def run() -> None:
+        own = f"search.reward='{tmp_path}/broken.py:reward'"
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER, overrides=[own])
+        await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    with pytest.raises(RewardError):
+        asyncio.run(run())
+    told = f"{tmp_path}/broken.py, line 2: ZeroDivisionError: division by zero (reward, question 'dev_0')"
+    assert stop_reasons == [f"a rollout failed: RewardError: {told}"]
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.answer, kept.reward, kept.error) == ("Wildford", None, Failure("RewardError", told))
 
 
 def test_a_replica_that_died_stops_the_run(tmp_path: Path, stop_reasons: list[str]) -> None:

@@ -15,8 +15,8 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from flashrag.episode import EndReason, Episode, Source, Trajectory
 from tests.verl_search.composing import composed
+from tests.verl_search.rewarding import rewarded_trajectory
 from verl_search.rollout.agent_loop import agent_loop_output
-from verl_search.rollout.reward import episode_reward
 
 TRAJECTORY = Path(__file__).parent / "data" / "trajectory.json"
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
@@ -37,7 +37,7 @@ def policy() -> torch.nn.Module:
 def gradient(targets: list[int]) -> torch.Tensor:
     """The gradient of verl's loss when the response's targets are these; the model reads the real response."""
     episode = real_trajectory()
-    output = agent_loop_output(episode, episode_reward(episode, ["?"]), {})
+    output = agent_loop_output(episode, rewarded_trajectory(episode, "?"), {})
     model = policy()
     model.zero_grad()
     logits = model(torch.tensor([output.prompt_ids + output.response_ids])).logits

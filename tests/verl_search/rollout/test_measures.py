@@ -3,6 +3,7 @@
 import pytest
 
 from flashrag.episode import EndReason, Episode, Segment, Source, ToolCall
+from tests.verl_search.rewarding import rewarded_trajectory
 from verl_search.rollout.measures import (
     repeat_rate,
     rollout_measures,
@@ -11,7 +12,6 @@ from verl_search.rollout.measures import (
     training_measures,
     zero_variance_share,
 )
-from verl_search.rollout.reward import episode_reward
 
 
 def rollout(**changes: float | str | None) -> dict[str, float | str | None]:
@@ -52,7 +52,8 @@ def test_measures_of_an_episode() -> None:
         EndReason.EOS,
         generate_spans=[(10.0, 11.5), (12.0, 12.5)],
     )
-    assert rollout_measures(episode, episode_reward(episode, ["gold"])) == {
+    trajectory = rewarded_trajectory(episode, "gold", {"em": 0.5, "searches": -0.1})
+    assert rollout_measures(trajectory) == {
         "em": 1.0,
         "f1": 1.0,
         "format_valid": 1.0,
@@ -65,18 +66,20 @@ def test_measures_of_an_episode() -> None:
         "generate_s": 2.0,
         # a b c d a b c d e: abcd bcda cdab dabc abcd bcde; one of six was there before
         "think_repeat_rate": pytest.approx(1 / 6),
+        "reward_em": 0.5,
+        "reward_searches": pytest.approx(-0.2),
     }
-    assert training_measures(episode, episode_reward(episode, ["gold"])) == {
+    assert training_measures(trajectory) == {
         "end_reason": "eos",
-        "reward": 1.0,
+        "reward": pytest.approx(0.3),
         "log_prob_sum": pytest.approx(-0.1 - 0.2 - 0.3),
-        "generate_spans": [(10.0, 11.5), (12.0, 12.5)],
+        "generate_spans": ((10.0, 11.5), (12.0, 12.5)),
     }
 
 
 def test_without_log_probabilities_there_is_no_sum() -> None:
     episode = Episode((1,), [Segment(Source.MODEL, "a", (10,))])
-    assert training_measures(episode, episode_reward(episode, ["gold"]))["log_prob_sum"] is None
+    assert training_measures(rewarded_trajectory(episode, "gold"))["log_prob_sum"] is None
 
 
 def test_think_text_is_what_stands_in_think_blocks() -> None:
@@ -105,6 +108,14 @@ def test_metrics_of_a_step() -> None:
     assert metrics["rollout/search_s"] == pytest.approx(0.2)
     assert metrics["rollout/end_reason/eos"] == metrics["rollout/end_reason/length"] == 0.5
     assert metrics["rollout/end_reason/search_limit"] == 0.0
+
+
+def test_each_term_of_the_reward_is_a_metric_of_its_own() -> None:
+    rollouts = [rollout(reward_em=1.0, reward_searches=-0.2), rollout(reward_em=0.0, reward_searches=-0.1)]
+    metrics = rollout_metrics(rollouts)
+    assert metrics["rollout/reward/em"] == 0.5
+    assert metrics["rollout/reward/searches"] == pytest.approx(-0.15)
+    assert not [name for name in rollout_metrics([rollout()]) if name.startswith("rollout/reward")]
 
 
 def test_the_engines_are_busy_while_any_of_a_steps_episodes_decodes() -> None:

@@ -62,6 +62,13 @@ def test_a_collapse_does_not_become_its_own_history() -> None:
     assert alarm_steps({"falls_to": 0.5, "window": 3, "patience": 6}, [4.0] * 3 + [1.0] * 6) == [9]
 
 
+def test_a_factor_says_nothing_of_a_negative_median() -> None:
+    """A reward with costs may be negative: -1 is less than a quarter of -1, and is no collapse."""
+    assert alarm_steps({"falls_to": 0.25, "window": 2}, [-1.0, -1.0, -1.0, -1.2, 1.0]) == []
+    assert alarm_steps({"rises_to": 2.0, "window": 2}, [-1.0, -1.0, -1.0, 1.0]) == []
+    assert alarm_steps({"falls_to": 0.25, "window": 2}, [0.0, 0.0, -0.1]) == [3]
+
+
 def test_the_likelihood_of_correct_answers_may_fall_below_zero() -> None:
     assert alarm_steps({"falls_by": 0.5, "window": 2, "patience": 2}, [-0.2, -0.3, -0.9, None, -0.9]) == [5]
 

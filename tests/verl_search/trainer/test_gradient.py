@@ -5,6 +5,7 @@ verl's loss with the shipped actor config. The reference loops over groups, traj
 """
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,10 +23,9 @@ from verl.workers.utils.losses import ppo_loss
 
 import verl_search.trainer.trainer  # noqa: F401  # registers the advantage
 from flashrag.episode import EndReason, Episode, Segment, Source
-from flashrag.metrics import AnswerScore
 from tests.verl_search.composing import composed
+from tests.verl_search.rewarding import rewarded_trajectory
 from verl_search.rollout.agent_loop import agent_loop_output
-from verl_search.rollout.reward import Reward
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 TOKENS = range(10, 200)
@@ -52,7 +52,7 @@ def outputs() -> list[AgentLoopOutput]:
         ]
         end_reason = EndReason.SEARCH_FAILED if len(found) == 5 else EndReason.EOS
         episode = Episode(prompt, segments, end_reason=end_reason)
-        found.append(agent_loop_output(episode, Reward(reward, "", AnswerScore(0.0, 0.0, 0.0)), {}))
+        found.append(agent_loop_output(episode, replace(rewarded_trajectory(episode, "?"), reward=reward), {}))
     return found
 
 

@@ -78,6 +78,13 @@ def versions(_: TrainingFacts) -> str:
     return versions_in_words(PACKAGES)
 
 
+def reward(facts: TrainingFacts) -> str:
+    settings = facts.settings
+    if isinstance(settings.reward, dict):
+        return ", ".join(f"{weight:g} {name}" for name, weight in settings.reward.items())
+    return settings.reward or f"{settings.reward_rule}, by {settings.answer_metric}"
+
+
 def server(facts: TrainingFacts) -> str:
     reply = facts.server
     return f"{facts.settings.url}: {reply.get('retrieval_method')}, {reply.get('documents')} documents"
@@ -121,6 +128,7 @@ TRAINING_PLAN: Plan[TrainingFacts] = {
         "machine": machine,
         "versions": versions,
         "model": model,
+        "reward": reward,
         "retrieval server": server,
         "training questions": lambda facts: used_questions(facts, "train"),
         "validation questions": lambda facts: used_questions(facts, "val"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from flashrag.episode import prompt_note
 from flashrag.errors import UserError
 from flashrag.generator import ModelFolder, end_tokens_agree
+from flashrag.metrics import score_answer
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
@@ -25,7 +26,9 @@ from flashrag.preflight import (
     socket_folder,
     warning,
 )
+from flashrag.reward import try_reward
 from flashrag.tools import check_sandbox
+from verl_search.composition import shipped_settings
 from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
 from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints, training_memory
@@ -43,6 +46,23 @@ def alarms_are_valid(facts: TrainingFacts) -> None:
 def sandbox_works(facts: TrainingFacts) -> None:
     if facts.settings.python_tool:
         check_sandbox()
+
+
+def reward_works(facts: TrainingFacts) -> Iterator[Finding]:
+    """The reward rewards trajectories that have the fields of training."""
+    settings = facts.settings
+    if settings.reward is None:
+        return
+    for name in ("answer_metric", "reward_rule"):
+        if (given := getattr(settings, name)) != (default := shipped_settings("research")[f"search.{name}"]):
+            yield error(f"search.{name}={given} has no effect beside search.reward; leave it at {default}")
+    fields = {"data_source": "made up", "split": "train", "step": 1, "group_id": "made up", "session": 0}
+    try_reward(
+        settings.reward,
+        lambda each: score_answer(each.answer, each.gold_answers)._asdict(),
+        weights_steps=(0, 0),
+        **fields,
+    )
 
 
 def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
@@ -206,6 +226,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.settings": gathered("settings"),
     "search.alarms": alarms_are_valid,
     "search.sandbox": sandbox_works,
+    "search.reward": reward_works,
     "model.files": model_is_there,
     "model.end-tokens": sequences_end,
     "model.chat-template": chat_template_renders,

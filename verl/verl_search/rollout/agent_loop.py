@@ -9,7 +9,7 @@ import hashlib
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
 from uuid import uuid4
@@ -23,6 +23,7 @@ from flashrag.episode import (
     EndReason,
     Episode,
     EpisodeCodec,
+    Failure,
     Generation,
     InvariantViolation,
     Limits,
@@ -34,13 +35,14 @@ from flashrag.episode import (
 )
 from flashrag.errors import ReSearchError
 from flashrag.generator import eos_token_ids
+from flashrag.metrics import score_answer
 from flashrag.questions import parse_question
+from flashrag.reward import RewardError, RewardFunction, rewarded
 from flashrag.system.garbage import shorten_pauses
 from flashrag.tools import PythonSandbox, check_sandbox, python_tool
 from verl_search.platform.upstream import silence_chat_turn_builders
 from verl_search.rollout.measures import rollout_measures, training_measures
 from verl_search.rollout.outage import EpisodeClock, Outage
-from verl_search.rollout.reward import Reward, episode_reward
 from verl_search.rollout.sampling import ABORTED, search_sampling_params, seeded
 from verl_search.rollout.trajectories import Retention, TrajectoryWriter, write_violation
 from verl_search.settings import SearchSettings
@@ -64,6 +66,7 @@ class SharedState:
     client: SearchClient
     outage: Outage
     tools: tuple[Tool, ...]
+    reward_of: RewardFunction
     writer: TrajectoryWriter
 
     @classmethod
@@ -87,6 +90,7 @@ class SharedState:
             ),
             outage=Outage(settings.url, settings.max_outage_s),
             tools=(python_tool(PythonSandbox()),) if settings.python_tool else (),
+            reward_of=settings.reward_function(),
             writer=TrajectoryWriter(
                 settings.trajectory_dir, Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
             ),
@@ -161,21 +165,28 @@ class SearchAgentLoop(AgentLoopBase):
         except InvariantViolation as violation:
             path = write_violation(settings.trajectory_dir, violation, **asked)
             raise ReSearchError(f"an episode is not token-exact ({violation}); its trajectory: {path}") from violation
-        reward = episode_reward(episode, asked["gold_answers"], settings.answer_metric, settings.reward_rule)
         trajectory = Trajectory.of_episode(
             episode,
-            reward=reward.value,
-            reward_reason=reward.reason,
-            metrics=reward.answer._asdict(),
+            metrics=score_answer(episode.answer, asked["gold_answers"])._asdict(),
             weights_steps=(engine.extra_fields.get("min_global_steps"), engine.extra_fields.get("max_global_steps")),
             **asked,
         )
+        trajectory = await self._rewarded(trajectory)
         await shared.writer.write(trajectory)
         # The engine returned nothing if a deadline cut the episode off before its first token.
         weights_step = asked["step"] - 1
         unsampled = {"min_global_steps": weights_step, "max_global_steps": weights_step}
         extra_fields = {**unsampled, **engine.extra_fields}
-        return agent_loop_output(episode, reward, extra_fields, mask_results=settings.mask_results)
+        return agent_loop_output(episode, trajectory, extra_fields, mask_results=settings.mask_results)
+
+    async def _rewarded(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory with its reward; without one it is written too, before the error goes on."""
+        try:
+            return rewarded(trajectory, self.shared.reward_of)
+        except RewardError as error:
+            failure = Failure(type(error).__name__, str(error))
+            await self.shared.writer.write(replace(trajectory, error=failure))
+            raise
 
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
         found = await self.shared.outage.wait_out(lambda: self.client.search_scored(query), clock)
@@ -252,9 +263,12 @@ def check_sampled_ids(episode: Episode, sampled_ids: Sequence[int]) -> None:
 
 
 def agent_loop_output(
-    episode: Episode, reward: Reward, extra_fields: dict[str, Any], *, mask_results: bool = True
+    episode: Episode, trajectory: Trajectory, extra_fields: dict[str, Any], *, mask_results: bool = True
 ) -> AgentLoopOutput:
-    """The episode as verl trains on it. After a failed search, which is not the model's mistake, it carries no loss."""
+    """The episode, whose rewarded trajectory is given too, as verl trains on it.
+
+    After a failed search, which is not the model's mistake, it carries no loss.
+    """
     failed = episode.end_reason is EndReason.SEARCH_FAILED
     loss_mask = episode.loss_mask if mask_results else [1] * len(episode.loss_mask)
     loss_mask = [0] * len(loss_mask) if failed else loss_mask
@@ -262,13 +276,13 @@ def agent_loop_output(
     response_ids, log_probs = episode.response_ids, episode.log_probs
     if not response_ids:  # cut off before its first token: upstream's batches cannot hold an empty response
         response_ids, loss_mask, log_probs = [episode.prompt_ids[-1]], [0], [0.0]
-    rollout = rollout_measures(episode, reward)
+    rollout = rollout_measures(trajectory)
     return AgentLoopOutput(
         prompt_ids=list(episode.prompt_ids),
         response_ids=response_ids,
         response_mask=loss_mask,
         response_logprobs=log_probs or None,
-        reward_score=reward.value,
+        reward_score=trajectory.reward,
         num_turns=1 + len(episode.segments),
         metrics=AgentLoopMetrics(generate_sequences=episode.generate_s, tool_calls=rollout["search_s"]),
         extra_fields={
@@ -277,7 +291,7 @@ def agent_loop_output(
             "tool_rewards": [],
             # Upstream averages this for validation; the sampler averages "search_rollout" for training.
             "reward_extra_info": rollout,
-            "search_rollout": {**rollout, **training_measures(episode, reward)},
+            "search_rollout": {**rollout, **training_measures(trajectory)},
             "trained_fingerprint": fingerprint(trained_ids),
             "response_fingerprint": fingerprint(response_ids),
         },

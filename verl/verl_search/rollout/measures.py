@@ -5,12 +5,12 @@ Pure functions: the agent loop measures a rollout, the sampler summarises a step
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from flashrag.episode import EndReason, Episode, Source
-from verl_search.rollout.reward import Reward
+from flashrag.episode import EndReason, Segment, Source, Trajectory
+from flashrag.reward import TERM_PREFIX
 
 NGRAM_WORDS = 4
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
@@ -19,37 +19,46 @@ _SPACELESS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 
 
-def rollout_measures(episode: Episode, reward: Reward) -> dict[str, float]:
-    """The numbers of one episode that upstream averages over a validation and `rollout_metrics` over a step."""
-    searches = [call for call in episode.calls if call.tool == "search"]
+def rollout_measures(trajectory: Trajectory) -> dict[str, float]:
+    """The numbers of one rewarded episode that upstream averages over a validation and `rollout_metrics` over a step.
+
+    The terms of its reward are among them.
+    """
+    searches = [call for call in trajectory.calls if call.tool == "search"]
+    scores = {name: value for name, value in trajectory.metrics.items() if value is not None}
     return {
-        "em": reward.answer.em,
-        "f1": reward.answer.f1,
-        "format_valid": float(episode.format_fault is None),
+        "em": scores["em"],
+        "f1": scores["f1"],
+        "format_valid": float(trajectory.format_fault is None),
         "searches": float(len(searches)),
-        "tool_calls": float(len(episode.calls)),
-        "search_failed": float(episode.end_reason is EndReason.SEARCH_FAILED),
-        "sampled_tokens": float(episode.count_tokens(Source.MODEL)),
-        "spliced_tokens": float(episode.count_tokens(Source.RESULT)),
+        "tool_calls": float(len(trajectory.calls)),
+        "search_failed": float(trajectory.end_reason == EndReason.SEARCH_FAILED),
+        "sampled_tokens": float(trajectory.usage.completion_tokens),
+        "spliced_tokens": float(trajectory.usage.result_tokens),
         "search_s": sum(search.latency_s for search in searches),
-        "generate_s": episode.generate_s,
-        "think_repeat_rate": repeat_rate(think_words(episode.sampled_texts)),
+        "generate_s": sum(end - start for start, end in trajectory.generate_spans),
+        "think_repeat_rate": repeat_rate(think_words(segment.text for segment in _sampled(trajectory))),
+        **{name: value for name, value in scores.items() if name.startswith(TERM_PREFIX)},
     }
 
 
-def training_measures(episode: Episode, reward: Reward) -> dict[str, Any]:
+def training_measures(trajectory: Trajectory) -> dict[str, Any]:
     """The other inputs of `rollout_metrics`; `log_prob_sum` is None where the engine gave no log-probabilities."""
-    log_probs = [segment.log_probs for segment in episode.segments if segment.source is Source.MODEL]
+    log_probs = [segment.log_probs for segment in _sampled(trajectory)]
     log_prob_sum = None if None in log_probs else sum(sum(values) for values in log_probs if values)
     return {
-        "end_reason": episode.end_reason.value,
-        "reward": reward.value,
+        "end_reason": str(trajectory.end_reason),
+        "reward": trajectory.reward,
         "log_prob_sum": log_prob_sum,
-        "generate_spans": episode.generate_spans,
+        "generate_spans": trajectory.generate_spans,
     }
 
 
-def think_words(sampled_texts: Sequence[str]) -> list[str]:
+def _sampled(trajectory: Trajectory) -> Iterator[Segment]:
+    return (segment for segment in trajectory.segments if segment.source is Source.MODEL)
+
+
+def think_words(sampled_texts: Iterable[str]) -> list[str]:
     """The words of all think blocks that the model wrote; an unclosed block ends with its segment."""
     return [word for text in sampled_texts for block in _THINK.findall(text) for word in _WORD.findall(block)]
 
@@ -70,7 +79,8 @@ def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """A step's means over its episodes, and the share of each end reason; times are seconds per episode.
 
     A rollout is its `rollout_measures` and `training_measures`, and the `group_id` of the question it was sampled for.
-    Without a correct answer there is no `rollout/correct_log_prob`.
+    `rollout/reward/<term>` is what a term adds to the reward. Without a correct answer there is no
+    `rollout/correct_log_prob`.
     """
 
     def mean(name: str) -> float:
@@ -92,6 +102,11 @@ def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "rollout/engine_busy_s": united_s(span for rollout in rollouts for span in rollout["generate_spans"]),
         "rollout/think_repeat_rate": mean("think_repeat_rate"),
         "rollout/zero_variance_share": zero_variance_share(rollouts),
+        **{
+            f"rollout/reward/{name.removeprefix(TERM_PREFIX)}": mean(name)
+            for name in rollouts[0]
+            if name.startswith(TERM_PREFIX)
+        },
     }
     correct = [r for r in rollouts if r["em"] and r["format_valid"] and r["log_prob_sum"] is not None]
     if correct:

@@ -30,6 +30,7 @@ RELATIVE = {
     "falls_to": lambda value, threshold, base: value < base * threshold,
 }
 CONDITIONS = (*FIXED, *RELATIVE)
+FACTORS = ("rises_to", "falls_to")  # of a median that is not negative, as that of a reward with costs may be
 
 
 class Action(StrEnum):
@@ -131,7 +132,9 @@ class _Watch:
             return True
         if self.rule.condition in FIXED:
             return FIXED[self.rule.condition](value, self.rule.threshold)
-        return self.base is not None and RELATIVE[self.rule.condition](value, self.rule.threshold, self.base)
+        if self.base is None or (self.base < 0 and self.rule.condition in FACTORS):
+            return False
+        return RELATIVE[self.rule.condition](value, self.rule.threshold, self.base)
 
 
 class Alarms:
