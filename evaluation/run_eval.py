@@ -24,7 +24,6 @@ from evaluation.preflight import PACKAGES, PLAN, RULES, EvalFacts
 from evaluation.report.tables import format_table
 from evaluation.run.auto_serve import served
 from evaluation.run.folder import RunFolder, without_passwords
-from evaluation.scores.judge import Judge
 from evaluation.scores.scoring import score_trajectory, summarize, with_scores
 from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient
@@ -36,7 +35,7 @@ from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS, BasicPipeline
 from flashrag.preflight import Finding, enforce, examine, keep_findings, keep_torch_out_of_a_check, show_check
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from, prepare_process
-from flashrag.reward import reward_function
+from flashrag.reward import Judge, reward_function
 from flashrag.system.machine import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]

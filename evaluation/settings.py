@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from evaluation.scores.scoring import JUDGE, METRICS, MetricSettings
+from evaluation.scores.scoring import METRICS, MetricSettings
 from flashrag.client import check_addresses
 from flashrag.config import validated
 from flashrag.dataset import DatasetSettings, is_dataset_file
@@ -17,7 +17,7 @@ from flashrag.generator import GeneratorSettings
 from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.records import EXPECTED_FILE, record_file_stem
 from flashrag.retriever import RetrieverSettings
-from flashrag.reward import RewardSetting
+from flashrag.reward import JUDGE, RewardSetting, needs_judge
 
 METHOD_NAMES = tuple(METHODS)
 # Keys that may differ between a run and its continuation: they set addresses, speed, and scores, which are always
@@ -90,6 +90,8 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
         judge = self.metric_setting.judge
         if JUDGE in self.metrics and judge is None:
             raise ValueError(f"metrics has {JUDGE}, but metric_setting.judge is not set; give it a model and a url")
+        if needs_judge(self.reward) and judge is None:
+            raise ValueError(f"reward has the term judge, but metrics lacks {JUDGE}; add it, and metric_setting.judge")
         if judge is not None and JUDGE not in self.metrics:
             raise ValueError(f"metric_setting.judge is set, but metrics lacks {JUDGE}; add it, or drop the judge")
         return self

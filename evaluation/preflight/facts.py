@@ -10,12 +10,10 @@ from typing import Any
 from evaluation.command_line import CommandLine, load_settings
 from evaluation.preflight.request import FoundPassage, Recorder, Request, first_request, too_long
 from evaluation.preflight.servers import (
-    JudgeReply,
     Reply,
     RetrievalServers,
     ServedModel,
     ask_for_a_token,
-    ask_judge,
     ask_model_server,
     ask_retrieval_servers,
 )
@@ -34,6 +32,7 @@ from flashrag.pipeline.trace import failed_trajectory
 from flashrag.preflight import MachineFacts, fact
 from flashrag.questions import QuestionFile
 from flashrag.retriever import RetrieverFacts, RetrieverSettings
+from flashrag.reward import JudgeReply, ask_judge
 from flashrag.system.machine import describe_environment
 from flashrag.system.model_server import ModelServerFacts
 from verl_search.trainer.export import ExportFacts

@@ -3,12 +3,10 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from evaluation.preflight.facts import EvalFacts
-from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel, api_key
+from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel
 from evaluation.run.auto_serve import served_tokens, server_options
-from evaluation.scores.judge import KEY_VARIABLES
 from evaluation.scores.scoring import RECALL, score_trajectory
 from flashrag.episode import prompt_note
 from flashrag.metrics import supporting_titles
@@ -29,13 +27,12 @@ from flashrag.preflight import (
 )
 from flashrag.prompts import PYTHON_TEMPLATE
 from flashrag.retriever import RETRIEVER_RULES
-from flashrag.reward import try_reward
+from flashrag.reward import judge_findings, try_reward
 from flashrag.system.engine import chosen_engine
 from flashrag.system.model_server import RULES as SERVER_RULES
 from verl_search.trainer.export import RULES as EXPORT_RULES
 
 MAX_NAME_BYTES = 255  # of a file or folder, Linux's limit
-OPENAI_HOST = "api.openai.com"
 # Bytes of a record's parts: the question with its metadata, a token's text and id, a passage. COPIES: items.jsonl, the
 # same while it is sorted, and intermediate_data.json.
 QUESTION_BYTES, TOKEN_BYTES, PASSAGE_BYTES, COPIES = 2000, 12, 1000, 3
@@ -154,24 +151,9 @@ def reward_works(facts: EvalFacts) -> None:
 
 def judge_answers(facts: EvalFacts) -> Iterator[Finding]:
     judge = facts.settings.metric_setting.judge
-    if judge is None:
-        return
-    names = " or ".join(KEY_VARIABLES)
-    if api_key(*KEY_VARIABLES) is None and urlsplit(judge.url).hostname == OPENAI_HOST:
-        yield error(f"metric_setting.judge.url={judge.url} needs a key; put it into {names}")
-        return
-    reply = facts.judge_reply
-    assert reply is not None, "there is a judge"
-    later = "its verdicts can be had later, by the same command"
-    if reply.problem:
-        yield warning(f"metric_setting.judge.url={judge.url} does not answer ({reply.problem}); {later}")
-    elif reply.status in (401, 403):
-        yield error(f"metric_setting.judge.url={judge.url} answered {reply.status}; put its key into {names}")
-    elif reply.models and judge.model not in reply.models:
-        yield warning(
-            f"metric_setting.judge.model={judge.model!r} is not among the models of {judge.url}: "
-            f"{', '.join(reply.models[:5])}"
-        )
+    if judge is not None:
+        assert facts.judge_reply is not None, "there is a judge"
+        yield from judge_findings("metric_setting.judge", judge, facts.judge_reply, absent=warning)
 
 
 def connections_suffice(facts: EvalFacts) -> Iterator[Finding]:

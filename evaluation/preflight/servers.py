@@ -4,8 +4,6 @@ Does not cover: what follows from the answers (rules.py).
 """
 
 import asyncio
-import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -13,27 +11,18 @@ from typing import Any, NamedTuple
 import httpx
 
 from evaluation.preflight.request import Request
-from evaluation.scores.judge import KEY_VARIABLES, JudgeSettings
 from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, check_addresses, check_server
 from flashrag.client.reply import Retryable
 from flashrag.errors import GenerationError, SearchError, UserError
-from flashrag.generator.server import find_served_card
-from flashrag.system.network import ask, detour
+from flashrag.generator.server import api_key, find_served_card
+from flashrag.system.network import ask
 
 ANSWER_S = 5.0
 REFUSALS = range(400, 500)
 PASSING = (408, 409, 429)
 # Letters, digits, tags and accents: two tokenizers that agree on it are the same for all practical purposes.
 SAMPLE = 'Où est "Saïgon", 1969? <think>\n it\'s 3.5 km </think> <search> \\boxed{ 東京 } </search>'
-
-
-def api_key(*variables: str) -> str | None:
-    """The key in the first of these variables that is set; raises `UserError` for one that no request can carry."""
-    name = next((name for name in variables if os.environ.get(name)), None)
-    if name is not None and not re.fullmatch(r"[\x21-\x7e]+", os.environ[name]):
-        raise UserError(f"{name} holds a space, a line break or a character that is not ASCII; set it again")
-    return os.environ[name] if name else None
 
 
 class ServedModel(NamedTuple):
@@ -166,25 +155,3 @@ def _search(urls: Sequence[str], query: str, num: int) -> tuple[str | None, bool
     except (SearchError, ValueError) as error:  # the HTTP library's own, for an address that it cannot use
         return str(error), not isinstance(error.__cause__, Retryable)
     return None, False
-
-
-class JudgeReply(NamedTuple):
-    """What the judge's server says to a request for its models: a status, or a problem; and the models' names."""
-
-    status: int | None
-    problem: str | None
-    models: tuple[str, ...]
-
-
-def ask_judge(settings: JudgeSettings) -> JudgeReply:
-    headers = {"Authorization": f"Bearer {api_key(*KEY_VARIABLES) or 'EMPTY'}"}
-    url = f"{settings.url}/models"
-    try:
-        reply = ask(url, timeout_s=ANSWER_S, headers=headers)
-    except httpx.HTTPError as error:
-        return JudgeReply(None, f"{type(error).__name__} {error}".strip() + detour(url), ())
-    try:
-        names = tuple(str(card["id"]) for card in reply.json()["data"])
-    except (ValueError, KeyError, TypeError):
-        names = ()
-    return JudgeReply(reply.status_code, None, names)

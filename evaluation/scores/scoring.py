@@ -12,13 +12,11 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.scores.judge import JudgeSettings
 from evaluation.scores.significance import bootstrap_mean
 from flashrag import metrics as rules
 from flashrag.episode import Trajectory, Usage
-from flashrag.reward import RewardFunction, rewarded
+from flashrag.reward import JUDGE, JudgeSettings, RewardFunction, rewarded
 
-JUDGE = "llm_judge"
 MISSING = "Missing"  # the error type of a question that was not asked yet
 RECALL = "retrieval_recall"
 REWARD = "reward"

@@ -132,6 +132,7 @@ JUDGE = ("--metric_setting.judge.model", "gpt-4o-mini")
         (("--generation_params", "{do_sample: false, temperature: 0.5}"), "do_sample is false, but temperature is 0.5"),
         (("--metrics", "em,retrieval_recal"), "did you mean 'retrieval_recall'?"),
         (("--metrics", "em,llm_judge"), "metrics has llm_judge, but metric_setting.judge is not set"),
+        (("--reward", "{judge: 1.0}"), "reward has the term judge, but metrics lacks llm_judge; add it, and metric_se"),
         (JUDGE, "metric_setting.judge is set, but metrics lacks llm_judge"),
         (("--random_sample", "true"), "random_sample is true, but test_sample_num is not set"),
         (("--dataset_name", "../secrets"), "expected the name of a folder in data_dir"),

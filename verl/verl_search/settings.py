@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from flashrag.client import check_addresses
@@ -15,7 +16,16 @@ from flashrag.config import validated
 from flashrag.episode import PYTHON, RESEARCH, Dialect, Limits
 from flashrag.errors import UserError
 from flashrag.prompts import PYTHON_TEMPLATE, check_template_name
-from flashrag.reward import AnswerMetric, RewardFunction, RewardRule, RewardSetting, reward_function, rule_reward
+from flashrag.reward import (
+    AnswerMetric,
+    JudgeSettings,
+    RewardFunction,
+    RewardRule,
+    RewardSetting,
+    needs_judge,
+    reward_function,
+    rule_reward,
+)
 
 
 class SearchSettings(BaseModel, frozen=True, extra="forbid"):
@@ -36,6 +46,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     answer_metric: AnswerMetric
     reward_rule: RewardRule
     reward: RewardSetting
+    judge: JudgeSettings | None
     mask_results: bool
     seed: int | None
     max_failed_share: float = Field(ge=0, le=1)
@@ -54,10 +65,17 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_judge(self) -> Self:
+        if needs_judge(self.reward) and self.judge is None:
+            raise UserError("search.reward has the term judge, but search.judge is not set; give it a model and a url")
+        return self
+
     @classmethod
     def from_config(cls, group: Mapping[str, Any]) -> Self:
         """Read the `search` group; raises `UserError` naming a missing or unknown key, or a wrong value."""
-        return validated(cls, group, "the search group of the training config")
+        values: Any = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
+        return validated(cls, values, "the search group of the training config")
 
     def limits(self, max_response_tokens: int) -> Limits:
         """The budgets of one episode."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +23,29 @@ _REMEDY = (
 )
 
 
+def api_key(*variables: str) -> str | None:
+    """The key in the first of these variables that is set; raises `UserError` for one that no request can carry."""
+    name = next((name for name in variables if os.environ.get(name)), None)
+    if name is not None and not re.fullmatch(r"[\x21-\x7e]+", os.environ[name]):
+        raise UserError(f"{name} holds a space, a line break or a character that is not ASCII; set it again")
+    return os.environ[name] if name else None
+
+
 def load_generator(settings: GeneratorSettings) -> OpenAICompletionGenerator:
     """The generator of a configuration. Raises `UserError` for a missing server, model folder or tokenizer.
 
     The server's key comes from OPENAI_API_KEY, never from a flag or a file.
     """
-    api_key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
+    key = api_key("OPENAI_API_KEY") or "EMPTY"
     with_tokenizer = settings.framework is not Framework.OPENAI_CHAT
     if with_tokenizer:
         check_model_path(settings.generator_model)
-    served_name = find_served_model(settings, api_key)
+    served_name = find_served_model(settings, key)
     tokenizer = load_tokenizer(settings.generator_model) if with_tokenizer else None
     eos_ids = eos_token_ids(tokenizer, settings.generator_model) if with_tokenizer else []
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
 
-    return OpenAICompletionGenerator(settings, served_name, tokenizer, eos_ids, api_key)
+    return OpenAICompletionGenerator(settings, served_name, tokenizer, eos_ids, key)
 
 
 def find_served_model(settings: GeneratorSettings, api_key: str) -> str:

@@ -18,7 +18,7 @@ from flashrag.errors import did_you_mean
 from flashrag.preflight import torch_allowed
 from flashrag.reward.own import own_reward
 from flashrag.reward.rules import RewardFunction, rewarded
-from flashrag.reward.terms import TERMS, weighted_reward
+from flashrag.reward.terms import JUDGE_TERM, TERMS, weighted_reward
 
 EXPECTED = "expected FILE:FUNCTION, such as my_reward.py:reward, or weights of terms, such as {em: 1.0, format: 0.1}"
 SEARCHED = " <think> I look it up. </think> <search> first king of Zhou </search>"
@@ -52,6 +52,11 @@ def reward_function(setting: str | Mapping[str, float]) -> RewardFunction:
         path, _, name = setting.rpartition(":")
         return own_reward(Path(path).absolute(), name)
     return partial(weighted_reward, weights=dict(setting))
+
+
+def needs_judge(setting: Any) -> bool:
+    """Whether a verdict must be among the metrics of a trajectory before it is rewarded."""
+    return isinstance(setting, Mapping) and JUDGE_TERM in setting
 
 
 def absolute(setting: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flashrag.episode import Trajectory
 from flashrag.metrics import answer_in_top_k, cover_exact_match, exact_match, f1_score
+from flashrag.reward.judge import JUDGE
 from flashrag.reward.rules import Reward
 
 Term = Callable[[Trajectory, Sequence[str]], float]
@@ -14,6 +15,7 @@ def _retrieval_hit(trajectory: Trajectory, gold_answers: Sequence[str]) -> float
     return answer_in_top_k(found, gold_answers) or 0.0
 
 
+JUDGE_TERM = "judge"
 # docs/training.md has this table for users.
 TERMS: Mapping[str, Term] = {
     "em": lambda trajectory, gold_answers: exact_match(trajectory.answer, gold_answers),
@@ -23,6 +25,7 @@ TERMS: Mapping[str, Term] = {
     "retrieval_hit": _retrieval_hit,
     "searches": lambda trajectory, _: float(trajectory.usage.searches),
     "length": lambda trajectory, _: trajectory.usage.completion_tokens / 1000,
+    JUDGE_TERM: lambda trajectory, _: trajectory.metrics[JUDGE] or 0.0,
 }
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from evaluation.command_line import parse_command_line
 from evaluation.preflight import RULES, EvalFacts
-from evaluation.preflight.servers import SAMPLE, JudgeReply, Reply, RetrievalServers, ServedModel
+from evaluation.preflight.servers import SAMPLE, Reply, RetrievalServers, ServedModel
 from flashrag.preflight import MACHINE_RULES, Severity, examine
+from flashrag.reward import JudgeReply
 from flashrag.system.files import locked
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -171,7 +172,11 @@ def test_flare_needs_log_probabilities(facts_of: Callable[..., EvalFacts]):
 @pytest.mark.parametrize(
     ("reply", "severity", "words"),
     [
-        (JudgeReply(None, "ConnectError refused", ()), "warning", "does not answer (ConnectError refused)"),
+        (
+            JudgeReply(None, "ConnectError refused", ()),
+            "warning",
+            "metric_setting.judge.url=http://j does not answer (ConnectError refused)",
+        ),
         (JudgeReply(401, None, ()), "error", "answered 401; put its key into JUDGE_API_KEY or OPENAI_API_KEY"),
         (JudgeReply(200, None, ("other",)), "warning", "model='gpt' is not among the models of http://j: other"),
     ],

@@ -14,17 +14,15 @@ from evaluation.preflight import request as requests
 from evaluation.preflight import servers
 from evaluation.preflight.servers import (
     SAMPLE,
-    JudgeReply,
     Reply,
     ServedModel,
     ask_for_a_token,
-    ask_judge,
     ask_model_server,
     ask_retrieval_servers,
 )
-from evaluation.scores.judge import JudgeSettings
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
+from flashrag.reward import JudgeReply, JudgeSettings, ask_judge
 from tests.proxies import HttpProxy, clear_proxies, running
 
 ROOT = Path(__file__).resolve().parents[3]

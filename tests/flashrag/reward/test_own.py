@@ -158,7 +158,7 @@ class Settings(BaseModel, extra="forbid"):
         ("", "expected FILE:FUNCTION"),
         (3, "expected FILE:FUNCTION"),
         ({}, "expected FILE:FUNCTION"),
-        ({"ef": 1.0}, "'ef' is not a term; choose from em, f1, cover_em, format, retrieval_hit, searches, length"),
+        ({"ef": 1.0}, "'ef' is not a term; choose from em, f1, cover_em, format, retrieval_hit, searches, length, j"),
         ({"search": 1.0}, "'search' is not a term; did you mean 'searches'?"),
         ({"em": "1"}, "the weight of em is '1'; expected a number"),
         ({"em": float("nan")}, "the weight of em is nan; expected a number"),

@@ -37,6 +37,8 @@ def answered(answer: str = "King Wu of Zhou", **fields: Any) -> Trajectory:
         ("retrieval_hit", answered(calls=()), 0.0),
         ("searches", answered(), 2.0),  # a call that could not be made is none
         ("length", answered(), 1.5),
+        ("judge", answered(metrics={"llm_judge": 1.0}), 1.0),
+        ("judge", answered(metrics={"llm_judge": 0.0}), 0.0),
     ],
 )
 def test_a_term(term: str, trajectory: Trajectory, value: float) -> None:
@@ -64,7 +66,7 @@ def test_what_each_term_adds_stands_among_the_metrics() -> None:
 
 
 def test_a_question_without_an_answer_has_nothing() -> None:
-    gone = Trajectory("q", "Who?", ("King Wu",), error=Failure("SearchError", "gone"))
+    gone = Trajectory("q", "Who?", ("King Wu",), metrics={"llm_judge": 0.0}, error=Failure("SearchError", "gone"))
     weights = dict.fromkeys(TERMS, -1.0)
     reward = reward_function(weights)(gone, gone.gold_answers)
     assert (reward.value, str(reward.value), dict(reward.terms)) == (0.0, "0.0", dict.fromkeys(TERMS, 0.0))

@@ -10,6 +10,7 @@ import pytest
 from flashrag.generator import ModelFacts
 from flashrag.preflight import Severity, examine
 from flashrag.questions import Question
+from flashrag.reward import JudgeReply
 from tests.flashrag.preflight.test_machine import GOOD
 from tests.verl_search.composing import composed
 from verl_search.preflight import rules, sizes
@@ -92,6 +93,34 @@ def test_a_reward_is_tried_before_anything_starts(tmp_path: Path):
         (Severity.ERROR, "search.answer_metric=f1 has no effect beside search.reward; leave it at em"),
         (Severity.ERROR, "search.reward_rule=answer has no effect beside search.reward; leave it at format_and_answer"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "severity", "words"),
+    [
+        (
+            JudgeReply(None, "ConnectError refused", ()),
+            Severity.ERROR,
+            "search.judge.url=http://j does not answer (",
+        ),
+        (
+            JudgeReply(403, None, ()),
+            Severity.ERROR,
+            "search.judge.url=http://j answered 403; put its key into",
+        ),
+        (JudgeReply(200, None, ("other",)), Severity.WARNING, "search.judge.model='gpt' is not among the models of"),
+    ],
+)
+def test_the_judge_of_a_reward_must_be_there(reply: JudgeReply, severity: Severity, words: str, tmp_path: Path):
+    given = ["search.url=http://127.0.0.1:1", "search.reward={judge: 1.0, searches: -0.1}"]
+    given += ["search.judge={model: gpt, url: 'http://j'}"]
+    ((found, message),) = told(rules.judge_answers, *given, judge_reply=reply)
+    assert found is severity
+    assert words in message
+    assert told(rules.judge_answers, given[0]) == []
+    assert told(rules.reward_works, *given) == []
+    (tmp_path / "judged.py").write_text("def reward(t, g):\n    return t.metrics['llm_judge'], ''\n")
+    assert told(rules.reward_works, given[0], given[2], f"search.reward='{tmp_path}/judged.py:reward'") == []
 
 
 def test_only_prompts_that_could_be_too_long_are_encoded():

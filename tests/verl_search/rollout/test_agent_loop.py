@@ -4,13 +4,14 @@ import asyncio
 import dataclasses
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from ray.exceptions import RayTaskError
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
@@ -30,7 +31,7 @@ from flashrag.episode import (
     Trajectory,
 )
 from flashrag.errors import ReSearchError, SearchError, ToolError
-from flashrag.reward import RewardError
+from flashrag.reward import JudgeError, RewardError
 from flashrag.tools import PythonSandbox
 from tests.verl_search.composing import composed
 from tests.verl_search.rewarding import rewarded_trajectory
@@ -334,6 +335,40 @@ def test_a_reward_of_the_users_own_sees_the_trajectory_of_training(tmp_path: Pat
     assert asyncio.run(run()).reward_score == 0.3
     (kept,) = read_trajectories(tmp_path, "train", step=3)
     assert (kept.reward, kept.reward_reason) == (0.3, "train ('Wildford',) 1.0")
+
+
+def test_a_judge_is_asked_once_for_an_answer_and_stops_the_run_if_it_is_gone(
+    tmp_path: Path, stop_reasons: list[str], serve: Callable[[Any], str]
+) -> None:
+    asked: list[Any] = []
+    app = FastAPI()
+
+    @app.post("/chat/completions")
+    def chat(request: dict[str, Any]) -> Any:
+        asked.append(request)
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "correct"}}
+        return {"id": "1", "object": "chat.completion", "created": 1, "model": "gpt", "choices": [choice]}
+
+    def run(url: str, answer: str) -> Any:
+        async def episode() -> Any:
+            judge = f"search.judge={{model: gpt, max_retries: 0, url: '{url}'}}"
+            given = [judge, "search.reward={judge: 2.0}", f"trainer.default_local_dir='{tmp_path}'"]
+            loop = make_loop(tmp_path, THINK_AND_SEARCH, answer, overrides=given)
+            return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+        return asyncio.run(episode())
+
+    url = serve(app)
+    outputs = [run(url, ANSWER), run(url, ANSWER)]  # two processes of a run, one after the other
+    assert [output.reward_score for output in outputs] == [2.0, 2.0]
+    assert len(asked) == 1
+    assert outputs[1].extra_fields["search_rollout"].items() >= {"llm_judge": 1.0, "reward_judge": 2.0}.items()
+    with pytest.raises(JudgeError):
+        run("http://127.0.0.1:1", ANSWER.replace("Wildford", "Hawks"))
+    (reason,) = stop_reasons
+    assert reason.startswith("a rollout failed: JudgeError: http://127.0.0.1:1/chat/completions: Connection error")
+    errors = [t.error.type for t in read_trajectories(tmp_path, "train", step=3) if t.error]
+    assert errors == ["JudgeError"]
 
 
 def test_a_reward_that_fails_stops_the_run_and_leaves_the_trajectory(tmp_path: Path, stop_reasons: list[str]) -> None:

@@ -21,6 +21,7 @@ from flashrag.generator import ModelFacts, check_model_folder, load_tokenizer, l
 from flashrag.preflight import MachineFacts, fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
+from flashrag.reward import JudgeReply, ask_judge
 from verl_search.platform.ray_cluster import RayChoice, check_ray, configured_ray, needs
 from verl_search.settings import SearchSettings
 from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
@@ -104,6 +105,11 @@ class TrainingFacts(MachineFacts):
     def server(self) -> dict[str, Any]:
         """The /health reply of the first healthy retrieval server."""
         return check_server(self.settings.url).json()
+
+    @fact
+    def judge_reply(self) -> JudgeReply:
+        assert self.settings.judge is not None, "there is a judge"
+        return ask_judge(self.settings.judge)
 
     @fact
     def ray(self) -> RayChoice:

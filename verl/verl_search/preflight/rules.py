@@ -26,7 +26,7 @@ from flashrag.preflight import (
     socket_folder,
     warning,
 )
-from flashrag.reward import try_reward
+from flashrag.reward import JUDGE, judge_findings, try_reward
 from flashrag.tools import check_sandbox
 from verl_search.composition import shipped_settings
 from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
@@ -57,12 +57,18 @@ def reward_works(facts: TrainingFacts) -> Iterator[Finding]:
         if (given := getattr(settings, name)) != (default := shipped_settings("research")[f"search.{name}"]):
             yield error(f"search.{name}={given} has no effect beside search.reward; leave it at {default}")
     fields = {"data_source": "made up", "split": "train", "step": 1, "group_id": "made up", "session": 0}
+    judged = {JUDGE: 1.0} if settings.judge else {}
     try_reward(
         settings.reward,
-        lambda each: score_answer(each.answer, each.gold_answers)._asdict(),
+        lambda each: {**score_answer(each.answer, each.gold_answers)._asdict(), **judged},
         weights_steps=(0, 0),
         **fields,
     )
+
+
+def judge_answers(facts: TrainingFacts) -> Iterator[Finding]:
+    if (judge := facts.settings.judge) is not None:
+        yield from judge_findings("search.judge", judge, facts.judge_reply, absent=error)
 
 
 def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
@@ -227,6 +233,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.alarms": alarms_are_valid,
     "search.sandbox": sandbox_works,
     "search.reward": reward_works,
+    "search.judge": judge_answers,
     "model.files": model_is_there,
     "model.end-tokens": sequences_end,
     "model.chat-template": chat_template_renders,

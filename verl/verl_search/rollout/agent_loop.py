@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -37,7 +38,7 @@ from flashrag.errors import ReSearchError
 from flashrag.generator import eos_token_ids
 from flashrag.metrics import score_answer
 from flashrag.questions import parse_question
-from flashrag.reward import RewardError, RewardFunction, rewarded
+from flashrag.reward import JUDGE, Judge, JudgeError, RewardError, RewardFunction, rewarded
 from flashrag.system.garbage import shorten_pauses
 from flashrag.tools import PythonSandbox, check_sandbox, python_tool
 from verl_search.platform.upstream import silence_chat_turn_builders
@@ -67,6 +68,7 @@ class SharedState:
     outage: Outage
     tools: tuple[Tool, ...]
     reward_of: RewardFunction
+    judge: Judge | None
     writer: TrajectoryWriter
 
     @classmethod
@@ -91,6 +93,7 @@ class SharedState:
             outage=Outage(settings.url, settings.max_outage_s),
             tools=(python_tool(PythonSandbox()),) if settings.python_tool else (),
             reward_of=settings.reward_function(),
+            judge=_judge_of(settings, config),
             writer=TrajectoryWriter(
                 settings.trajectory_dir, Retention(settings.trajectory_keep_every, settings.trajectory_keep_last)
             ),
@@ -102,6 +105,16 @@ class SharedState:
         return prompt_token_ids(
             self.codec.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
         )
+
+
+def _judge_of(settings: SearchSettings, config: Any) -> Judge | None:
+    """The judge, with this process's share of its limits; it knows what earlier processes of the run were told."""
+    if settings.judge is None:
+        return None
+    folder = Path(config.trainer.default_local_dir) / "judge"
+    folder.mkdir(parents=True, exist_ok=True)
+    workers = config.actor_rollout_ref.rollout.agent.num_workers
+    return Judge(settings.judge.share(workers), folder / f"{uuid4().hex[:12]}.jsonl", sorted(folder.glob("*.jsonl")))
 
 
 _state_of_process: tuple[Any, SharedState] | None = None
@@ -182,8 +195,11 @@ class SearchAgentLoop(AgentLoopBase):
     async def _rewarded(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory with its reward; without one it is written too, before the error goes on."""
         try:
+            if self.shared.judge is not None:
+                verdict = float(await self.shared.judge.verdict(trajectory))
+                trajectory = replace(trajectory, metrics={**trajectory.metrics, JUDGE: verdict})
             return rewarded(trajectory, self.shared.reward_of)
-        except RewardError as error:
+        except (JudgeError, RewardError) as error:
             failure = Failure(type(error).__name__, str(error))
             await self.shared.writer.write(replace(trajectory, error=failure))
             raise

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from flashrag.episode import EndReason, Segment, Source, Trajectory
-from flashrag.reward import TERM_PREFIX
+from flashrag.reward import JUDGE, TERM_PREFIX
 
 NGRAM_WORDS = 4
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
@@ -22,7 +22,7 @@ _WORD = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 def rollout_measures(trajectory: Trajectory) -> dict[str, float]:
     """The numbers of one rewarded episode that upstream averages over a validation and `rollout_metrics` over a step.
 
-    The terms of its reward are among them.
+    The terms of its reward, and a judge's verdict, are among them.
     """
     searches = [call for call in trajectory.calls if call.tool == "search"]
     scores = {name: value for name, value in trajectory.metrics.items() if value is not None}
@@ -38,7 +38,7 @@ def rollout_measures(trajectory: Trajectory) -> dict[str, float]:
         "search_s": sum(search.latency_s for search in searches),
         "generate_s": sum(end - start for start, end in trajectory.generate_spans),
         "think_repeat_rate": repeat_rate(think_words(segment.text for segment in _sampled(trajectory))),
-        **{name: value for name, value in scores.items() if name.startswith(TERM_PREFIX)},
+        **{name: value for name, value in scores.items() if name == JUDGE or name.startswith(TERM_PREFIX)},
     }
 
 
@@ -103,9 +103,9 @@ def rollout_metrics(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "rollout/think_repeat_rate": mean("think_repeat_rate"),
         "rollout/zero_variance_share": zero_variance_share(rollouts),
         **{
-            f"rollout/reward/{name.removeprefix(TERM_PREFIX)}": mean(name)
+            f"rollout/{name.replace(TERM_PREFIX, 'reward/')}": mean(name)
             for name in rollouts[0]
-            if name.startswith(TERM_PREFIX)
+            if name == JUDGE or name.startswith(TERM_PREFIX)
         },
     }
     correct = [r for r in rollouts if r["em"] and r["format_valid"] and r["log_prob_sum"] is not None]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from evaluation.scores.judge import Judge, JudgeSettings, judge_messages, parse_verdict
 from flashrag.episode import Trajectory
+from flashrag.reward import Judge, JudgeSettings
+from flashrag.reward.judge import judge_messages, parse_verdict
 
 
 class ScriptedJudge:
@@ -84,6 +86,47 @@ def test_verdicts_are_asked_once_and_kept(judge_of: Callable[..., Judge], script
     ask(again, cases)
     assert len(scripted.requests) == 2
     assert judge_of("another").known_verdict(cases[0]) is None  # another judge has its own opinion
+
+
+def test_the_same_answer_is_asked_about_once_while_it_is_judged(
+    judge_of: Callable[..., Judge], scripted: ScriptedJudge
+):
+    assert ask(judge_of(), [case("King Wu")] * 8 + [case("Tang")] * 8) == ({}, 16)
+    assert len(scripted.requests) == 2
+    scripted.broken = True
+    failures, _ = ask(judge_of(), [case("Ji Fa")] * 3)
+    assert list(failures) == ["Ji Fa"]
+    assert len(scripted.requests) == 3
+
+
+def test_what_another_process_was_told_is_known(
+    judge_of: Callable[..., Judge], scripted: ScriptedJudge, tmp_path: Path
+):
+    ask(judge_of(), [case("King Wu")])
+    with (tmp_path / "judge.jsonl").open("ab") as file:
+        file.write(b'{"key": "torn')
+    mine = tmp_path / "mine.jsonl"
+    judge = Judge(judge_of().settings, mine, [tmp_path / "judge.jsonl", tmp_path / "not there.jsonl"])
+    assert judge.known_verdict(case("King Wu")) is True
+    assert ask(judge, [case("King Wu"), case("Tang")]) == ({}, 2)
+    assert len(scripted.requests) == 2
+    assert [json.loads(line)["id"] for line in mine.read_text().splitlines()] == ["Tang"]
+
+
+def test_requests_keep_the_distance_of_their_rate(judge_of: Callable[..., Judge]):
+    judge = judge_of()
+    judge.settings = judge.settings.model_copy(update={"requests_per_minute": 600.0})  # one in 0.1 s
+    started = time.monotonic()
+    assert ask(judge, [case(str(number)) for number in range(4)]) == ({}, 4)
+    assert time.monotonic() - started >= 0.3
+
+
+def test_processes_share_the_limits():
+    settings = JudgeSettings(model="judge", concurrency=16, requests_per_minute=90)
+    share = settings.share(4)
+    assert (share.concurrency, share.requests_per_minute) == (4, 22.5)
+    assert JudgeSettings(model="judge", concurrency=2).share(8).concurrency == 1
+    assert JudgeSettings(model="judge").share(8).requests_per_minute is None
 
 
 def test_a_reply_without_a_verdict_is_a_failure(judge_of: Callable[..., Judge]):
