@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from flashrag.errors import UserError
-from flashrag.metrics import answer_in_top_k, exact_match, holds_answer
+from flashrag.metrics import answer_in_top_k, exact_match
 from flashrag.preflight import Finding, error, note
 from flashrag.questions import Question, same_question_key
 from flashrag.system.arguments import flag, in_range
@@ -139,7 +139,7 @@ async def answers_found(questions: Sequence[Question], url: str, top_n: int) -> 
             for start in range(0, len(questions), SEARCHED_AT_ONCE):
                 part = questions[start : start + SEARCHED_AT_ONCE]
                 for question, hits in zip(part, await client.batch_search([q.question for q in part]), strict=True):
-                    flags = [holds_answer(hit.document.contents, question.golden_answers) for hit in hits]
-                    found[id(question)] = answer_in_top_k([flags], question.golden_answers, top_n)
+                    passages = [hit.document.contents for hit in hits]
+                    found[id(question)] = answer_in_top_k([passages], question.golden_answers)
                 bar.update(len(part))
     return found
