@@ -15,8 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = {"flashrag": "flashrag/flashrag", "verl_search": "verl/verl_search"}
 PACKAGES |= {name: name for name in ("rag_serving", "evaluation", "training", "scripts")}
 SUBCOMMANDS = {"evaluation.run_eval": ([], ["report"], ["compare"])}
-# Programs that other programs of ours start, and the trainer, whose keys are Hydra's.
-NO_PARSER = {"flashrag.tools.confine", "scripts.environment", "verl_search.main_ppo"}
+# Programs that other programs of ours start, and the trainers, whose keys are Hydra's.
+NO_PARSER = {"flashrag.tools.confine", "scripts.environment", "verl_search.main_ppo", "verl_search.warm_start"}
 SLOW_TO_IMPORT = {"scripts.bench.rollout"}  # verl, vLLM and Ray
 MOST_FLAGS_WITHOUT_GROUPS = 8
 

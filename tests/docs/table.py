@@ -96,6 +96,18 @@ TABLE = (
     ),
     Entry(r"bash training/run\.sh --actor_model_path ", run_by="tests/end_to_end/test_training.py"),
     Entry(
+        r"python scripts/get_model\.py ",
+        prints="models/smollm2: smollm2-135m-instruct",
+        writes=("models/smollm2/config.json", "models/smollm2/model.safetensors"),
+    ),
+    Entry(
+        r"bash training/warm_start\.sh ",
+        needs=("data/train.parquet", "8000", "models/smollm2/config.json"),
+        more="--held_out 0 --top_n 2 --max_result_tokens 100 data.train_batch_size=2 trainer.total_training_steps=1",
+        prints=r"done: the model is in outputs/warm_start/model",
+        writes=("outputs/warm_start/train.jsonl", "outputs/warm_start/model/model.safetensors"),
+    ),
+    Entry(
         r"python training/data_preprocess\.py ",
         quick=True,
         needs=(QUESTIONS,),

@@ -12,6 +12,7 @@ from flashrag.episode import Trajectory, prompt_note
 from flashrag.errors import UserError
 from flashrag.generator import MODEL_RULES, ModelFolder, check_model_folder, load_tokenizer
 from flashrag.preflight import (
+    CHECK_HELP,
     MACHINE_RULES,
     Finding,
     MachineFacts,
@@ -89,6 +90,7 @@ class Options:
     top_n: int = flag("passages per search", 5, type=at_least_one, group=SAME_GROUP)
     max_result_tokens: int = flag("of one result", 2048, type=at_least_one, metavar="TOKENS", group=SAME_GROUP)
     max_response_length: int = flag("with its results", 8192, type=at_least_one, metavar="TOKENS", group=SAME_GROUP)
+    check: bool = flag(CHECK_HELP, False, group="check")
 
 
 class WarmStartFacts(MachineFacts, ModelFolder):

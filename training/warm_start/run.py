@@ -15,7 +15,7 @@ from flashrag.client import RetrievalClient
 from flashrag.episode import EpisodeCodec, Limits, Trajectory
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.generator import eos_token_ids
-from flashrag.preflight import CHECK_HELP, enforce, examine, keep_torch_out_of_a_check, show_check
+from flashrag.preflight import enforce, examine, keep_torch_out_of_a_check, show_check
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import write_text
 from flashrag.system.json_lines import read_lines
@@ -33,7 +33,7 @@ PROGRAM = "bash training/warm_start.sh"
 DESCRIPTION = """Teach a model the form of searching, before training/run.sh trains it.
 
 It is fine-tuned on transcripts: written by rules from questions and the retrieval server, or the good trajectories of
-runs. A model that searches by itself needs no warm start (docs/training.md)."""
+runs. A model that searches by itself needs no warm start (docs/warm_start.md)."""
 EPILOG = "Settings of verl's SFT trainer can follow as key=value, for example optim.lr=1e-4 trainer.total_epochs=2."
 TRAIN, DEV = "train.jsonl", "dev.jsonl"
 CHECKPOINTS, MODEL, SETTINGS, LOG = "checkpoints", "model", "settings.json", "warm_start.log"
@@ -43,18 +43,16 @@ CHECKPOINTS, MODEL, SETTINGS, LOG = "checkpoints", "model", "settings.json", "wa
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog=PROGRAM, description=DESCRIPTION, epilog=EPILOG)
     parser.add_fields(Options)
-    parser.add_argument("--check", action="store_true", help=CHECK_HELP)
     flags, overrides = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     for word in overrides:
         if word.startswith("-") or "=" not in word:
             raise UserError(f"unknown argument {word!r}{parser.nearest_flag(word)}")
     check_command_line(overrides)
-    check = vars(flags).pop("check")
     options = Options(**vars(flags))
     config_name = "warm_start" if count_gpus() else "warm_start_cpu"
     facts = WarmStartFacts(options, compose_config(config_name, overrides), config_name)
     findings = examine(RULES, facts)
-    if check:
+    if options.check:
         return show_check(PLAN, facts, findings)
     enforce(findings, options.save_path)
     settings = {**asdict(options), "overrides": overrides, "config": config_name}
