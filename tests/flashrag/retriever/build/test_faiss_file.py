@@ -20,6 +20,12 @@ def embeddings():
     return Embeddings([lambda: VECTORS[:9_000], lambda: VECTORS[9_000:]])  # more than one block, an uneven rest
 
 
+@pytest.fixture(scope="module")
+def fewer():
+    """Too few for IVF-PQ."""
+    return Embeddings([lambda: VECTORS[:3_000], lambda: VECTORS[3_000:4_000]])
+
+
 def test_flat_is_byte_for_byte_what_faiss_writes(tmp_path, embeddings):
     build_index(tmp_path / "ours", plan_index("Flat", 16, 12_000), embeddings)
     index = faiss.index_factory(16, "Flat", faiss.METRIC_INNER_PRODUCT)
@@ -46,25 +52,25 @@ def test_every_type_finds_the_neighbours_from_memory_and_from_a_memory_map(
         assert sum(hits) / (5 * len(queries)) >= least_recall
 
 
-def test_two_builds_give_the_same_bytes(tmp_path, embeddings):
+def test_two_builds_give_the_same_bytes(tmp_path, fewer):
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
         for faiss_type in ("SQ8", "IVF-Flat", "HNSW"):
             for name in ("one", "two"):
-                build_index(tmp_path / name, plan_index(faiss_type, 16, 12_000), embeddings)
+                build_index(tmp_path / name, plan_index(faiss_type, 16, 4_000), fewer)
             assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     finally:
         faiss.omp_set_num_threads(threads)
 
 
 @pytest.mark.parametrize("faiss_type", ["Flat", "SQ8", "HNSW", "IVF-Flat"])
-def test_a_disk_that_takes_no_more_is_an_oserror(tmp_path, embeddings, faiss_type):
+def test_a_disk_that_takes_no_more_is_an_oserror(tmp_path, fewer, faiss_type):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            build_index(tmp_path / "index", plan_index(faiss_type, 16, 12_000), embeddings)
+            build_index(tmp_path / "index", plan_index(faiss_type, 16, 4_000), fewer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
