@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -25,6 +25,7 @@ from flashrag.errors import UserError
 from tests.browser import find_chromium, open_browser
 
 if TYPE_CHECKING:
+    import uvicorn
     from playwright.sync_api import Browser
 
 # A shell that runs the tests in the background has their processes ignore Ctrl-C, which some tests send.
@@ -71,21 +72,41 @@ def browser() -> Iterator["Browser"]:
         yield browser
 
 
-@contextmanager
-def _served(app: Any, port: int = 0, lifespan: str = "off") -> Iterator[str]:
+class Running(NamedTuple):
+    """An application that is served in a thread."""
+
+    server: "uvicorn.Server"
+    thread: threading.Thread
+    url: str
+
+
+def _start(app: Any, port: int = 0, lifespan: str = "off") -> Running:
     import uvicorn  # here: the tests of pure functions do without it
 
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan=lifespan))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    listener = socket.create_server(("127.0.0.1", port))  # the server closes it
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan=lifespan))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    return Running(server, thread, f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+def _stop(*running: Running) -> None:
+    """Each takes a tenth of a second until it sees that it should end, so all are told first."""
+    for each in running:
+        each.server.should_exit = True
+    for each in running:
+        each.thread.join()
+
+
+@contextmanager
+def _served(app: Any, port: int = 0, lifespan: str = "off") -> Iterator[str]:
+    running = _start(app, port, lifespan)
+    try:
+        yield running.url
+    finally:
+        _stop(running)
 
 
 @pytest.fixture(scope="session")
@@ -97,8 +118,14 @@ def served() -> Callable[..., AbstractContextManager[str]]:
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[Any], str]]:
     """A function that serves an ASGI application on a free port until the module is done; gives its address."""
-    with ExitStack() as servers:
-        yield lambda app: servers.enter_context(_served(app))
+    running: list[Running] = []
+
+    def start(app: Any) -> str:
+        running.append(_start(app))
+        return running[-1].url
+
+    yield start
+    _stop(*running)
 
 
 @pytest.fixture

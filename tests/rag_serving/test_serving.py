@@ -51,6 +51,7 @@ def server(config: Path, *flags: str):
             process.kill()
 
 
+@pytest.mark.slow
 def test_it_serves_and_ends_cleanly(site):
     with server(site.config, "--num_retriever", "3") as (process, url, method, documents, retrievers):
         assert (method, documents, retrievers) == ("bm25", "8", "3")

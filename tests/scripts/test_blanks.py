@@ -56,6 +56,7 @@ def test_exporting_a_checkpoint(clone):
     assert f"copying the merged model of {NAME}/run/global_step_60/actor\n" in told
 
 
+@pytest.mark.slow
 def test_building_an_index_and_serving_it(clone):
     build = ["python", "-m", "flashrag.retriever.index_builder", "--retrieval_method", "bm25"]
     build += ["--corpus_path", f"{NAME}/corpus.jsonl", "--save_dir", f"{NAME}/indexes"]

@@ -69,16 +69,11 @@ def test_a_reward_of_the_users_own_is_a_flag_or_weights_of_terms() -> None:
     assert terms == {"em": 1.0, "searches": -0.05}
 
 
-def test_paths_with_unusual_characters_survive() -> None:
+def test_paths_with_unusual_characters_survive_and_a_save_path_that_looks_like_a_reference_is_text() -> None:
     odd = "it's a=[path], {really}"
-    flags, _ = parse_flags([*REQUIRED, "--actor_model_path", odd])
-    overrides = [o for o in hydra_overrides(flags) if not o.startswith("hydra.")]
-    assert compose_config("research", overrides).actor_rollout_ref.model.path == odd
-
-
-def test_a_save_path_is_text_even_where_it_looks_like_a_reference() -> None:
-    flags, _ = parse_flags([*REQUIRED, "--save_path", "out/${x}"])
+    flags, _ = parse_flags([*REQUIRED, "--actor_model_path", odd, "--save_path", "out/${x}"])
     config = compose_config("research", hydra_overrides(flags))
+    assert config.actor_rollout_ref.model.path == odd
     assert str(config.trainer.default_local_dir) == "out/${x}"
 
 

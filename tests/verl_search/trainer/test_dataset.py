@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from flashrag.dataset import Question
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
+from tests.verl_search.composing import composed
 from training.qa_rows import qa_rows, write_parquet_files
-from verl_search.composition import compose_config
 from verl_search.trainer.dataset import QuestionDataset
 from verl_search.trainer.trainer import SearchTrainer
 
@@ -93,7 +93,7 @@ def test_the_same_file_for_both_splits_is_told_apart(tmp_path: Path, tokenizer) 
     file = tmp_path / "train.parquet"
     keys = [f"data.train_files='{file}'", f"data.val_files='{file}'", "data.train_batch_size=2"]
     trainer = object.__new__(SearchTrainer)  # what upstream's method reads of a trainer, without the engines
-    trainer.config = compose_config("demo", ["search.url=http://127.0.0.1:1", *keys])
+    trainer.config = composed("demo", "search.url=http://127.0.0.1:1", *keys)
     trainer.tokenizer, trainer.processor = tokenizer, None
     trainer.trainer_mode, trainer.parameter_sync_step = "sync", 1
     trainer._init_dataloader()
