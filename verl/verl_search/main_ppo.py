@@ -102,9 +102,9 @@ def complete(config: DictConfig) -> None:
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
     rollout.max_model_len = rollout.max_model_len or sequence_tokens
-    if folder := local_folder(config.actor_rollout_ref.model.path, MODEL_KEY):
-        megabytes = bucket_megabytes(read_model_facts(folder, MODEL_KEY), config)
-        rollout.checkpoint_engine.update_weights_bucket_megabytes = megabytes
+    folder = local_folder(config.actor_rollout_ref.model.path, MODEL_KEY)
+    model = read_model_facts(folder, MODEL_KEY) if folder else None
+    rollout.checkpoint_engine.update_weights_bucket_megabytes = bucket_megabytes(model, config)
     ray_init = config.ray_kwargs.ray_init
     ray_init.num_cpus = ray_init.num_cpus or own_cpus(config, len(os.sched_getaffinity(0)))
     for key, value in ray_init_settings(configured_ray(config), os.environ).items():

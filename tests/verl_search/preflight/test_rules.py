@@ -169,10 +169,32 @@ def test_heads_are_split_evenly():
 
 
 def test_the_weights_buffer_grows_with_the_largest_tensor():
-    ((severity, message),) = told(rules.bucket_is_large_enough)  # 64 Mi elements of 4 bytes
+    key = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+    ((severity, message),) = told(rules.bucket_is_large_enough, f"{key}=16")  # 64 Mi elements of 4 bytes
     assert severity is Severity.NOTE
-    assert message.endswith("update_weights_bucket_megabytes=16 is raised to 256: the model's largest tensor needs it")
-    assert told(rules.bucket_is_large_enough, model=replace(MODEL, largest_tensor=4 * 2**20)) == []
+    assert message == f"{key}=16 is raised to 256: the model's largest tensor needs it"
+    assert told(rules.bucket_is_large_enough, f"{key}=16", model=replace(MODEL, largest_tensor=4 * 2**20)) == []
+    assert told(rules.bucket_is_large_enough) == []  # null
+
+
+@pytest.mark.parametrize(
+    ("configured", "largest", "megabytes"),
+    [
+        ("null", 64 * 2**20, 256),  # 64 Mi elements of 4 bytes
+        ("null", 151_936 * 128, 75),  # Qwen2.5's rows: 77,791,232 bytes are 74.2 MiB
+        ("null", 1, 1),
+        ("null", None, 2048),  # weights whose sizes are unknown: verl's own size
+        ("64", 151_936 * 128, 75),
+        ("64", 1, 64),
+        ("64", None, 64),
+    ],
+)
+def test_the_weights_buffer_holds_the_largest_tensor(configured: str, largest: int | None, megabytes: int):
+    key = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+    config = composed("cpu", f"{key}={configured}")
+    assert sizes.bucket_megabytes(replace(MODEL, largest_tensor=largest), config) == megabytes
+    if largest is None:
+        assert sizes.bucket_megabytes(None, config) == megabytes  # a model of the hub
 
 
 def test_memory_and_disk_on_paper():

@@ -174,7 +174,7 @@ def heads_divide(facts: TrainingFacts) -> Iterator[Finding]:
 def bucket_is_large_enough(facts: TrainingFacts) -> Iterator[Finding]:
     key = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
     configured = facts.config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
-    if facts.model and (needed := bucket_megabytes(facts.model, facts.config)) > configured:
+    if configured and (needed := bucket_megabytes(facts.model, facts.config)) > configured:
         yield note(f"{key}={configured} is raised to {needed}: the model's largest tensor needs it")
 
 

@@ -28,7 +28,6 @@ COUNTS = (
     f"{ROLLOUT}.max_num_seqs",
     f"{ROLLOUT}.max_num_batched_tokens",
     f"{ROLLOUT}.agent.num_workers",
-    f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
     "trainer.total_epochs",
@@ -39,6 +38,7 @@ COUNTS_OR_NULL = (
     f"{ACTOR}.ppo_max_token_len_per_gpu",
     f"{ACTOR}.ppo_micro_batch_size_per_gpu",
     f"{ROLLOUT}.max_model_len",
+    f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
     "trainer.total_training_steps",
     "trainer.max_actor_ckpt_to_keep",
 )

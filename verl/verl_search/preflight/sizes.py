@@ -12,6 +12,7 @@ BYTES = {"fp32": 4, "float32": 4, "fp16": 2, "float16": 2, "bf16": 2, "bfloat16"
 ADAM_BYTES = 8  # two moments in float32 for each parameter
 JSON_BYTES_PER_TOKEN = 12  # of a trajectory: text, ids and log-probabilities, compressed by nothing
 MIB = 2**20
+VERL_BUCKET_MEGABYTES = 2048
 
 
 def weight_bytes(config: DictConfig) -> int:
@@ -63,7 +64,11 @@ def trajectory_bytes(config: DictConfig, total_steps: int) -> int:
     return episodes * (config.data.max_prompt_length + config.data.max_response_length) * JSON_BYTES_PER_TOKEN
 
 
-def bucket_megabytes(model: ModelFacts, config: DictConfig) -> int:
-    """The buffer that weights travel through to the engine: as configured, or larger if a tensor needs it."""
+def bucket_megabytes(model: ModelFacts | None, config: DictConfig) -> int:
+    """The buffer that weights travel through to the engine: as configured, or larger if a tensor needs it.
+
+    null means as large as the largest tensor, or verl's own size where the files do not tell that.
+    """
     configured = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
-    return max(configured, -(-(model.largest_tensor or 0) * weight_bytes(config) // MIB))
+    largest = (model.largest_tensor if model else None) or 0
+    return max(configured or 0, -(-largest * weight_bytes(config) // MIB)) or VERL_BUCKET_MEGABYTES
