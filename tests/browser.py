@@ -49,9 +49,7 @@ def open_browser() -> Iterator["Browser"]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = CommandParser(
-        prog="python -m tests.browser", description="Photograph a page of ours that has answered."
-    )
+    parser = CommandParser(prog="python -m tests.browser", description="Photograph a page of ours that has answered.")
     parser.add_argument("--url", required=True, metavar="URL", help="address of the page")
     parser.add_argument("--query", required=True, help="what to type before the picture is taken")
     parser.add_argument("--field", default="#query", help="where to type it")

@@ -52,7 +52,7 @@ class Tokenizers(dict[str, Any]):
 
 
 def comes_back_as(name: str, text: str) -> str:
-    """A text, encoded and decoded: Qwen's tokenizers compose characters, and those with "▁" for a space read it as one."""
+    """A text, encoded and decoded: Qwen's tokenizers compose characters, those with "▁" for a space read it as one."""
     if name in ("byte-level", "qwen2.5", "qwen3"):
         return normalize("NFC", text)
     return text.replace("▁", " ") if name in ("sentencepiece", "gemma-3") else text

@@ -267,7 +267,10 @@ def demo(tmp_path: Path, successors: dict[int, int], tokenizer: Any, corpus: dic
     config = yaml.safe_load((ROOT / "evaluation" / "eval_config.yaml").read_text())
     config |= {"generator_model": str(model), "dataset_name": "demo", "split": "dev", "method_name": "research"}
     config |= {"generator_max_input_len": 1024, "max_result_tokens": 160, "retrieval_topk": 1}
-    for name, content in (("evaluation/demo_dev_research_trained/config.yaml", config), ("logs/serving_config.yaml", corpus)):
+    for name, content in (
+        ("evaluation/demo_dev_research_trained/config.yaml", config),
+        ("logs/serving_config.yaml", corpus),
+    ):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text(yaml.safe_dump(content))
     return folder

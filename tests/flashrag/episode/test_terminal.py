@@ -54,4 +54,6 @@ def test_no_text_controls_the_terminal_or_is_markup():
     text = shown([Piece(StepKind.THINK, evil), Piece(StepKind.RESULT, "", passages=(Passage("1", f"{evil}\n{evil}"),))])
     assert not set(text) & {"\x1b", "\x07", "\x9b", "\r"}
     assert text.count("[red]") == 3
-    assert max(len(line) for line in text.splitlines() if line.endswith("…")) == 15 + 300 - 3  # the margin; the three control characters
+    assert (
+        max(len(line) for line in text.splitlines() if line.endswith("…")) == 15 + 300 - 3
+    )  # the margin; the three control characters
