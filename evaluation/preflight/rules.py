@@ -9,10 +9,12 @@ from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel
 from evaluation.run.auto_serve import served_tokens, server_options
 from evaluation.scores.scoring import RECALL, score_trajectory
 from flashrag.episode import prompt_note
+from flashrag.errors import UserError
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline import OraclePassagesPipeline, ReSearchPipeline
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.pipeline.bounds import supporting_passages
+from flashrag.pipeline.trace import asked
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
@@ -27,7 +29,7 @@ from flashrag.preflight import (
 )
 from flashrag.prompts import PYTHON_TEMPLATE
 from flashrag.retriever import RETRIEVER_RULES
-from flashrag.reward import judge_findings, try_reward
+from flashrag.reward import MADE_UP, judge_findings, try_reward
 from flashrag.system.engine import chosen_engine
 from flashrag.system.model_server import RULES as SERVER_RULES
 from verl_search.trainer.export import RULES as EXPORT_RULES
@@ -142,11 +144,18 @@ def metrics_apply(facts: EvalFacts) -> Iterator[Finding]:
 
 def reward_works(facts: EvalFacts) -> None:
     settings = facts.settings
-    if settings.reward is not None:
-        try_reward(
-            settings.reward,
-            lambda each: score_trajectory(each, settings.metrics, settings.metric_setting, verdict=True),
-        )
+    if settings.reward is None:
+        return
+    try:
+        first = facts.questions[0]
+    except UserError:
+        first = MADE_UP
+    try_reward(
+        settings.reward,
+        first,
+        lambda each: score_trajectory(each, settings.metrics, settings.metric_setting, verdict=True),
+        metadata=asked(first)["metadata"],
+    )
 
 
 def judge_answers(facts: EvalFacts) -> Iterator[Finding]:

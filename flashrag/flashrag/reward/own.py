@@ -92,17 +92,15 @@ def own_reward(path: Path, name: str) -> OwnReward:
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         found = did_you_mean(name, own) or f"; it has {', '.join(own) or 'none'}"
         raise UserError(f"{path} has no function {name!r}{found}")
-    line = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)
+    line = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_firstlineno", 1)
     where = f"{path}, line {line}: {name}"
     if inspect.iscoroutinefunction(function):
         raise UserError(f"{where} is async; expected a plain function (def {name})")
     try:
         inspect.signature(function).bind(None, ())
-    except TypeError as error:
-        raise UserError(
-            f"{where}{inspect.signature(function)} cannot be called with two arguments ({error}); expected "
-            f"{name}(trajectory, gold_answers)"
-        ) from error
+    except (TypeError, ValueError) as error:  # ValueError: of a function in C that tells no arguments
+        expected = f"expected {name}(trajectory, gold_answers)"
+        raise UserError(f"{where} cannot be called with two arguments ({error}); {expected}") from error
     return OwnReward(path, name, line, function)
 
 

@@ -16,14 +16,16 @@ from flashrag.document import Passage
 from flashrag.episode import EndReason, Episode, Segment, Source, ToolCall, Trajectory
 from flashrag.errors import did_you_mean
 from flashrag.preflight import torch_allowed
-from flashrag.reward.own import own_reward
+from flashrag.questions import Question
+from flashrag.reward.own import RewardError, own_reward
 from flashrag.reward.rules import RewardFunction, rewarded
 from flashrag.reward.terms import JUDGE_TERM, TERMS, weighted_reward
 
 EXPECTED = "expected FILE:FUNCTION, such as my_reward.py:reward, or weights of terms, such as {em: 1.0, format: 0.1}"
-SEARCHED = " <think> I look it up. </think> <search> first king of Zhou </search>"
-FOUND = '"King Wu of Zhou"\nKing Wu was the first king of the Zhou dynasty.'
-ANSWERED = r" <think> Now I know. </think> <answer> The final answer is \[ \boxed{King Wu} \] </answer>"
+SEARCHED = " <think> I look it up. </think> <search> {} </search>"
+ANSWERED = r" <think> Now I know. </think> <answer> The final answer is \[ \boxed{{{}}} \] </answer>"
+# For a trial without the questions of the run.
+MADE_UP = Question("made up", "Who was the first king of Zhou?", ("King Wu",))
 
 
 def _checked(value: Any) -> Any:
@@ -66,31 +68,38 @@ def absolute(setting: Any) -> Any:
 
 
 def try_reward(
-    setting: str | Mapping[str, float], metrics_of: Callable[[Trajectory], Mapping[str, float | None]], **fields: Any
+    setting: str | Mapping[str, float],
+    question: Question,
+    metrics_of: Callable[[Trajectory], Mapping[str, float | None]],
+    **fields: Any,
 ) -> None:
-    """Reward made-up trajectories; raises `UserError` for a mistake.
+    """Reward made-up trajectories of a question; raises `UserError` for a mistake.
 
     `metrics_of` and `fields` are those that a trajectory of the run has when it is rewarded.
     """
     with torch_allowed():
         reward_of = reward_function(setting)
-        for trajectory in _made_up(**fields):
-            rewarded(replace(trajectory, metrics=metrics_of(trajectory)), reward_of)
+        for what, trajectory in _made_up(question, fields):
+            try:
+                rewarded(replace(trajectory, metrics=metrics_of(trajectory)), reward_of)
+            except RewardError as error:
+                raise RewardError(f"{error}: tried on a made-up trajectory, {what}") from error
 
 
-def _made_up(**fields: Any) -> Iterator[Trajectory]:
-    """A right answer after a search, a wrong one without a search, and an episode that ended before its first token."""
-    searched, found, answered = (
-        Segment(Source.MODEL, SEARCHED, (1, 2), (-0.5, -0.5)),
-        Segment(Source.RESULT, f" <result>\n{FOUND}\n</result>", (3, 4), call=0),
-        Segment(Source.MODEL, ANSWERED, (5, 6), (-0.5, -0.5)),
-    )
-    call = ToolCall("first king of Zhou", (Passage("7", FOUND, 0.5),), 0.1)
-    question: dict[str, Any] = {"question": "Who was the first king of Zhou?", "metadata": {}, **fields}
-    for name, gold, segments, calls, end in (
-        ("right", "King Wu", [searched, found, answered], [call], EndReason.EOS),
-        ("wrong", "King Wen", [answered], [], EndReason.EOS),
-        ("empty", "King Wu", [], [], EndReason.DEADLINE),
+def _made_up(question: Question, fields: Mapping[str, Any]) -> Iterator[tuple[str, Trajectory]]:
+    gold, *_ = question.golden_answers
+    passage = Passage("1", f'"A title"\nA passage that holds {gold}.', 0.5)
+    searched = Segment(Source.MODEL, SEARCHED.format(question.question), (1, 2), (-0.5, -0.5))
+    found = Segment(Source.RESULT, f" <result>\n{passage.contents}\n</result>", (3, 4), call=0)
+    call = ToolCall(question.question, (passage,), 0.1)
+
+    def answered(text: str) -> Segment:
+        return Segment(Source.MODEL, ANSWERED.format(text), (5, 6), (-0.5, -0.5))
+
+    asked = {"question_id": question.id, "question": question.question, "gold_answers": question.golden_answers}
+    for what, segments, calls, end in (
+        ("a right answer after a search", [searched, found, answered(gold)], [call], EndReason.EOS),
+        ("a wrong answer without a search", [answered(f"no {gold}")], [], EndReason.EOS),
+        ("no token before the deadline", [], [], EndReason.DEADLINE),
     ):
-        episode = Episode((0,), segments, calls, end)
-        yield Trajectory.of_episode(episode, question_id=f"made up, {name}", gold_answers=(gold,), **question)
+        yield what, Trajectory.of_episode(Episode((0,), segments, calls, end), **asked, **fields)

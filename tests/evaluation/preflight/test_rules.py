@@ -104,9 +104,7 @@ def test_a_reward_is_tried_with_the_scores_and_fields_of_an_evaluation(
     own.write_text("def reward(t, gold):\n    return t.metrics['em'] + t.metrics['retrieval_recall_top5'], ''\n")
     assert found(facts_of({"reward": f"{own}:reward", "metrics": "em,retrieval_recall"})) == []
     findings = found(facts_of({"reward": f"{own}:reward", "metrics": "em"}))
-    check_one(
-        findings, "error", "reward", "line 2: KeyError: 'retrieval_recall_top5' (reward, question 'made up, right')"
-    )
+    check_one(findings, "error", "reward", "line 2: KeyError: 'retrieval_recall_top5' (reward, question 'a'): tried on")
     training = tmp_path / "of_training.py"
     training.write_text("def reward(t, gold):\n    return t.step / 10, ''\n")
     findings = found(facts_of({"reward": f"{training}:reward"}))

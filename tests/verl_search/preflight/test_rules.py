@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from flashrag.generator import ModelFacts
 from flashrag.preflight import Severity, examine
 from flashrag.questions import Question
-from flashrag.reward import JudgeReply
+from flashrag.reward import MADE_UP, JudgeReply
 from tests.flashrag.preflight.test_machine import GOOD
 from tests.verl_search.composing import composed
 from verl_search.preflight import rules, sizes
@@ -27,7 +28,8 @@ def asked(count: int, too_long: int = 0, prefix: str = "q") -> Asked:
 def told(rule: rules.Rule[TrainingFacts], *overrides: str, **facts: Any) -> list[tuple[Severity, str]]:
     """The findings of one rule for the demo's config (batch 8, prompts of 256, responses of 384 tokens)."""
     known = TrainingFacts(composed("demo", "trainer.default_local_dir=/tmp/none", *overrides), "demo")
-    given = {"machine": GOOD, "model": MODEL, "train": asked(20), "val": asked(3, prefix="v"), **facts}
+    given = {"machine": GOOD, "model": MODEL, "train": asked(20), "val": asked(3, prefix="v")}
+    given |= {"rewarded_question": (MADE_UP, "nq"), **facts}
     known.__dict__["_gathered"] = given
     return [(finding.severity, finding.message) for finding in examine({"rule": rule}, known)]
 
@@ -81,11 +83,20 @@ def test_a_chat_template_is_tried_before_anything_starts(template: str | None, s
 def test_a_reward_is_tried_before_anything_starts(tmp_path: Path):
     given = ["search.url=http://127.0.0.1:1", f"search.reward='{tmp_path}/my_reward.py:reward'"]
     (tmp_path / "my_reward.py").write_text("def reward(t, g):\n    return t.calls[0].latency_s, t.data_source\n")
-    ((severity, message),) = told(rules.reward_works, *given)
+    ((severity, message),) = told(rules.reward_works, *given, rewarded_question=(Question("q7", "Who?", ("a",)), "nq"))
     assert severity is Severity.ERROR
     assert message == (
-        f"{tmp_path}/my_reward.py, line 2: IndexError: tuple index out of range (reward, question 'made up, wrong')"
+        f"{tmp_path}/my_reward.py, line 2: IndexError: tuple index out of range (reward, question 'q7'): "
+        "tried on a made-up trajectory, a wrong answer without a search"
     )
+    row = {"question": "Who?", "data_source": "nq", "reward_model": {"ground_truth": ["a"]}, "extra_info": {"id": "q7"}}
+    pandas.DataFrame([row]).to_parquet(tmp_path / "train.parquet")
+    table = "{'q7': {'nq': 0.5}}[t.question_id][t.data_source]"
+    (tmp_path / "by_id.py").write_text(f"def reward(t, g):\n    return {table}, ''\n")
+    by_id = [given[0], f"search.reward='{tmp_path}/by_id.py:reward'", f"data.train_files='{tmp_path}/train.parquet'"]
+    known = TrainingFacts(composed("demo", by_id[2]))
+    known.__dict__["_gathered"] = {"train": Asked([Question("q7", "Who?", ("a",))], 0, [1])}
+    assert told(rules.reward_works, *by_id, rewarded_question=known.rewarded_question) == []
     terms = ["search.url=http://127.0.0.1:1", "search.reward={f1: 1.0, length: -0.1}"]
     assert told(rules.reward_works, *terms) == []
     assert told(rules.reward_works, terms[0], "search.reward_rule=answer") == []

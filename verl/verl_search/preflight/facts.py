@@ -21,7 +21,7 @@ from flashrag.generator import ModelFacts, check_model_folder, load_tokenizer, l
 from flashrag.preflight import MachineFacts, fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
-from flashrag.reward import JudgeReply, ask_judge
+from flashrag.reward import MADE_UP, JudgeReply, ask_judge
 from verl_search.platform.ray_cluster import RayChoice, check_ray, configured_ray, needs
 from verl_search.settings import SearchSettings
 from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
@@ -105,6 +105,17 @@ class TrainingFacts(MachineFacts):
     def server(self) -> dict[str, Any]:
         """The /health reply of the first healthy retrieval server."""
         return check_server(self.settings.url).json()
+
+    @fact
+    def rewarded_question(self) -> tuple[Question, str]:
+        """The first training question with its data source; made up where there is none to be read."""
+        try:
+            first = self.train.questions[0]
+        except UserError:
+            return MADE_UP, ""
+        files = self.config.data.train_files
+        row = next(read_records(Path(files if isinstance(files, str) else files[0]), {"data_source"}))
+        return first, str(row.content["data_source"])
 
     @fact
     def judge_reply(self) -> JudgeReply:

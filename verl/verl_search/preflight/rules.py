@@ -56,10 +56,12 @@ def reward_works(facts: TrainingFacts) -> Iterator[Finding]:
     for name in ("answer_metric", "reward_rule"):
         if (given := getattr(settings, name)) != (default := shipped_settings("research")[f"search.{name}"]):
             yield error(f"search.{name}={given} has no effect beside search.reward; leave it at {default}")
-    fields = {"data_source": "made up", "split": "train", "step": 1, "group_id": "made up", "session": 0}
+    question, data_source = facts.rewarded_question
+    fields = {"data_source": data_source, "split": "train", "step": 1, "group_id": "made up", "session": 0}
     judged = {JUDGE: 1.0} if settings.judge else {}
     try_reward(
         settings.reward,
+        question,
         lambda each: {**score_answer(each.answer, each.gold_answers)._asdict(), **judged},
         weights_steps=(0, 0),
         **fields,
