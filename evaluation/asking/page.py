@@ -15,13 +15,14 @@ from string import Template
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
 from evaluation.asking.asker import Asker, figures
-from evaluation.asking.preflight import check_question
+from evaluation.asking.preflight import checked
 from evaluation.report.page import STATIC as REPORT_STATIC
 from evaluation.report.page import shown_passages
 from evaluation.run.folder import without_passwords
@@ -68,15 +69,18 @@ def create_app(answer: Answer, about: str) -> FastAPI:
     app = FastAPI(openapi_url=None)
     page = Template((STATIC / "ask.html").read_text(encoding="utf-8")).substitute(about=escape(about))
 
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse({"detail": 'expected a JSON object with the key "question", a text'}, 422)
+
     @app.get("/")
     async def show() -> HTMLResponse:
         return HTMLResponse(page, headers=HEADERS)
 
     @app.post("/ask")
     async def ask(asked: Asked) -> Response:
-        question = asked.question.strip()
         try:
-            check_question(question)
+            question = checked(asked.question.strip())
         except UserError as error:
             return JSONResponse({"detail": str(error)}, 400)
         return StreamingResponse(lines(answer, question), media_type="application/x-ndjson", headers=HEADERS)

@@ -63,12 +63,7 @@ class AskFacts(EvalFacts):
         if self.options.page is not None or (self.options.question is None and sys.stdin.isatty()):
             return None
         given = sys.stdin if self.options.question is None else [self.options.question]
-        texts = [text for line in given if (text := line.strip())]
-        if not texts:
-            raise UserError('no question was given; expected e.g. python evaluation/ask.py "Who wrote Faust?"')
-        for text in texts:
-            check_question(text)
-        return texts
+        return [checked(text) for line in given if (text := line.strip())] or [checked("")]
 
     @fact
     def questions(self) -> list[Question]:
@@ -108,12 +103,15 @@ def question_of(text: str, name: str = "1") -> Question:
     return Question(name, text, ())
 
 
-def check_question(text: str) -> None:
-    """Raise `UserError` for a text that no tokenizer takes."""
+def checked(question: str) -> str:
+    """The question; raises `UserError` for a blank one, and for a text that no tokenizer takes."""
+    if not question:
+        raise UserError('no question was given; expected e.g. "Who wrote Faust?"')
     try:
-        text.encode()
+        question.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the question {text!r} holds half a character or odd bytes; give it in UTF-8") from error
+        raise UserError(f"the question {question!r} holds half a character or odd bytes; give it in UTF-8") from error
+    return question
 
 
 def question_is_there(facts: AskFacts) -> None:

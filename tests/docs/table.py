@@ -41,6 +41,8 @@ class Entry:
 INDEX_BUILDER = r"python -m flashrag\.retriever\.index_builder "
 STARTS = "0 errors: this would start"
 RUN_EVAL = r"python evaluation/run_eval\.py "
+ASK = r"python evaluation/ask\.py "
+ASKED = r"question +Which river flows through Paris\?\n(.*\n)*answer .*\n.* tokens, .*; kept in outputs/ask/trajectories\.jsonl"
 
 TABLE = (
     # ---- set-up and tests
@@ -132,6 +134,14 @@ TABLE = (
         prints="3 questions -> data/hotpotqa/dev.jsonl",
         writes=("data/hotpotqa/dev.jsonl",),
     ),
+    # ---- one question
+    Entry(
+        ASK + ".*--auto_serve ",
+        needs=("models/trained/config.json", "8000"),
+        prints=ASKED,
+        writes=("outputs/ask/trajectories.jsonl",),
+    ),
+    Entry(ASK, needs=("8000", "8010"), prints=ASKED, writes=("outputs/ask/trajectories.jsonl",)),
     # ---- evaluation
     Entry(
         RUN_EVAL + "report .*--out outputs/report",

@@ -143,7 +143,7 @@ def test_unusable_input_is_one_line_and_exit_code_2(
         (["  "], "no question was given; expected e.g."),
         ([], "no question was given; expected e.g."),
         (["Who \udcff?"], "holds half a character or odd bytes"),
-        (["--demo", "/nowhere"], "--demo /nowhere holds no finished demo (/nowhere/evaluation/demo_dev_research_trained"),
+        (["--demo", "/nowhere"], "--demo /nowhere holds no finished demo (/nowhere/evaluation/demo_dev_research_tr"),
     ],
 )  # fmt: skip
 def test_a_question_or_a_demo_that_is_not_there(

@@ -184,7 +184,7 @@ class Seen:
     def writes(self, text: str) -> None:
         self.requests[-1].append(text)
 
-    def ends(self, segment: Any, call: Any) -> None:
+    def ends(self, *_: object) -> None:
         raise AssertionError("a generator ends no segment")
 
 

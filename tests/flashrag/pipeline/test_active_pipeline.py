@@ -38,7 +38,11 @@ class Model:
         self.eos_token_ids = [EOS]
 
     async def generate(
-        self, token_ids: Sequence[int], max_tokens: int, dialect: Dialect, watcher: Watcher | None = None
+        self,
+        token_ids: Sequence[int],
+        max_tokens: int,
+        dialect: Dialect,  # noqa: ARG002
+        watcher: Watcher | None = None,
     ) -> Generation:
         if watcher is not None:
             watcher.begins()
