@@ -42,7 +42,7 @@ INDEX_BUILDER = r"python -m flashrag\.retriever\.index_builder "
 STARTS = "0 errors: this would start"
 RUN_EVAL = r"python evaluation/run_eval\.py "
 ASK = r"python evaluation/ask\.py "
-ASKED = r"question +Which river flows through Paris\?\n(.*\n)*answer .*\n.* tokens, .*; kept in outputs/ask/trajectories\.jsonl"
+ASKED = r"question +Which river flows through Paris\?\n(.*\n)*answer .*\n.* tokens, .*; kept in outputs/ask/traj"
 
 TABLE = (
     # ---- set-up and tests
