@@ -26,7 +26,7 @@ from evaluation.run.auto_serve import served
 from evaluation.run.folder import RunFolder, without_passwords
 from evaluation.scores.scoring import score_trajectory, summarize, with_scores
 from evaluation.settings import EvalSettings
-from flashrag.client import RetrievalClient
+from flashrag.client import RetrievalClient, controlled
 from flashrag.dataset import Question
 from flashrag.episode import Trajectory
 from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
@@ -88,7 +88,14 @@ def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, f
     method = METHODS[settings.method_name].pipeline
     retriever = load_retriever(settings, assets) if method.needs_retriever else None
     generator = load_generator(settings) if method.needs_generator else None
-    pipeline = method(settings, retriever, generator)
+    searched = controlled(
+        retriever,
+        settings.search_control,
+        seed=settings.seed,
+        delay_s=settings.search_control_delay_s,
+        questions=lambda: (question.question for question in folder.questions),
+    )
+    pipeline = method(settings, searched, generator)
     pipeline.prepare(folder.questions)
     with folder.working():
         folder.start_session(describe_environment(REPOSITORY, PACKAGES), generator.served_name if generator else None)

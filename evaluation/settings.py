@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from evaluation.scores.scoring import METRICS, MetricSettings
-from flashrag.client import check_addresses
+from flashrag.client import SearchControl, check_addresses
 from flashrag.config import validated
 from flashrag.dataset import DatasetSettings, is_dataset_file
 from flashrag.errors import did_you_mean
@@ -46,12 +46,21 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
     remote_retriever_url: str | None = Field(None, description="the retrieval server; several, separated by commas")
     retriever_timeout_s: float = Field(30.0, gt=0, description="limit of one request to the retrieval server")
     retriever_deadline_s: float = Field(120.0, gt=0, description="limit of one search with all its attempts")
+    search_control: SearchControl = Field(
+        SearchControl.NONE, description=f"what a search gives, other than its own result: {', '.join(SearchControl)}"
+    )
+    search_control_delay_s: float = Field(10.0, gt=0, description="longest delay of a search, if they are delayed")
     retriever: dict[str, Any] = Field(default_factory=dict, description="the keys of a local retriever, in one mapping")
     metrics: tuple[str, ...] = Field(("em", "f1", "acc"), description=", ".join(METRICS))
     metric_setting: MetricSettings = Field(MetricSettings(), description="settings of single metrics")
     reward: RewardSetting = Field(
         None, description="adds the metric reward: a function of your own, FILE:FUNCTION, or weights of terms"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forbid_searches(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "max_searches": 0} if values.get("search_control") == SearchControl.FORBIDDEN else values
 
     @field_validator("method_name")
     @classmethod

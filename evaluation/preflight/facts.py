@@ -21,6 +21,7 @@ from evaluation.run.auto_serve import check_auto_serve, server_options, source_f
 from evaluation.run.folder import NOT_ASKED, RunFolder
 from evaluation.scores.scoring import RECALL, score_trajectory
 from evaluation.settings import EvalSettings
+from flashrag.client import SearchControl
 from flashrag.dataset import Question, find_split, sample_questions
 from flashrag.errors import ReSearchError, UserError
 from flashrag.generator import eos_token_ids, load_tokenizer
@@ -152,7 +153,8 @@ class EvalFacts(MachineFacts):
         """The method with stand-ins for retriever and generator; raises `UserError` for what it refuses."""
         assert self.applicable is not None, "the metadata can be read"
         generator = Recorder(self.tokenizer, self.eos_ids) if self.method.needs_generator else None
-        pipeline = self.method(self.settings, FoundPassage(), generator)
+        found = FoundPassage(nothing=self.settings.search_control is SearchControl.EMPTY)
+        pipeline = self.method(self.settings, found, generator)
         pipeline.prepare(self.questions)
         return pipeline
 

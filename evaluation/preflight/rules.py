@@ -8,6 +8,7 @@ from evaluation.preflight.facts import EvalFacts
 from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel
 from evaluation.run.auto_serve import served_tokens, server_options
 from evaluation.scores.scoring import RECALL, score_trajectory
+from flashrag.client import SearchControl, different_questions
 from flashrag.episode import prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import supporting_titles
@@ -92,6 +93,24 @@ def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
     assert facts.pipeline
     if facts.tokenizer is not None and (moved := prompt_note(facts.tokenizer, settings.apply_chat)):
         yield note(moved)
+
+
+def control_fits_the_method(facts: EvalFacts) -> Iterator[Finding]:
+    settings, method = facts.settings, facts.method
+    control = settings.search_control
+    given = f"search_control={control}"
+    if control is SearchControl.NONE:
+        return
+    if not method.needs_retriever or method is OraclePassagesPipeline:
+        yield error(f"{given}, but {settings.method_name} has no searches to control; give another method, or none")
+    elif control is SearchControl.FORBIDDEN and not issubclass(method, EpisodePipeline):
+        yield error(f"{given}, but {settings.method_name} always searches; use --method_name zero-shot, or empty")
+    elif control is SearchControl.FORBIDDEN and settings.python_tool:
+        yield error(f"{given} forbids the calls of all tools; set python_tool: false")
+    else:
+        if control is SearchControl.RANDOM:
+            different_questions(question.question for question in facts.questions)
+        yield warning(f"search_control={control.warning}")
 
 
 def prompts_fit(facts: EvalFacts) -> Iterator[Finding]:
@@ -283,6 +302,7 @@ RULES: Mapping[str, Rule[EvalFacts]] = {
     "evaluation.folder": folder_can_be_used,
     "evaluation.tokenizer": gathered("eos_ids"),
     "evaluation.method": method_takes_the_settings,
+    "evaluation.control": control_fits_the_method,
     "evaluation.budget": prompts_fit,
     "evaluation.metrics": metrics_apply,
     "evaluation.reward": reward_works,

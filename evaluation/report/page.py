@@ -31,6 +31,7 @@ class Run:
     name: str
     trajectories: Sequence[Trajectory]
     decode: Decode | None = None
+    control: str | None = None  # of its searches; None if the run does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ A RUN is the folder of an evaluation (items.jsonl) or of a training run (traject
 shows sampled and spliced text and the loss mask of each rollout. The folder of a run is only read.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from evaluation.report.memory import memory_tables, search_or_memory
 from evaluation.report.page import Decode, Run, render_page, verdict
 from evaluation.report.tables import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
 from evaluation.run.folder import CONFIG_FILE, ITEMS, SUMMARY_FILE, SUMMARY_KEYS, read_items, read_json
@@ -46,29 +48,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (folder / ITEMS).is_file():
                 run, trajectories = _read_evaluation(name, folder)
                 evaluations.append(run)
+                control = run.control
             else:
-                trajectories = _read_rollouts(folder)
+                trajectories, control = _read_rollouts(folder)
         except UserError as reason:
             unreadable.append(Finding(Severity.ERROR, str(reason), "report.run"))
             continue
-        shown.append(Run(name, trajectories, decode))
+        shown.append(Run(name, trajectories, decode, control))
     enforce(unreadable)
     write(arguments.out, arguments.title, evaluations, shown)
     return 0
 
 
 def write(out: Path, title: str, evaluations: Sequence[EvaluatedRun], shown: Sequence[Run]) -> None:
-    """Write report.html and report.md into `out`, each atomically, and print the tables."""
+    """Write the report's files into `out`, each atomically, and print the tables."""
     from evaluation.report.plots import plots  # matplotlib takes a second
 
     tables = [build(evaluations) for build in (overview_table, figures_table, comparison_table)] if evaluations else []
+    figures = search_or_memory(shown, evaluations)
+    tables += memory_tables(figures)
     notes = _notes(shown)
     markdown = "\n\n".join([f"# {title}", *(as_markdown(table) for table in tables), *notes]) + "\n"
     html = render_page(title, "".join(as_html(table) for table in tables), notes, plots(shown), shown)
-    for name, text in (("report.html", html), ("report.md", markdown)):
+    numbers = json.dumps(figures, indent=2) + "\n"
+    for name, text in (("report.html", html), ("report.md", markdown), ("search_or_memory.json", numbers)):
         write_text(out / name, text)
     print(markdown)
-    print(f"written: {out / 'report.html'} ({len(html) / 1e6:.1f} MB), {out / 'report.md'}")
+    print(f"written: {out / 'report.html'} ({len(html) / 1e6:.1f} MB), report.md and search_or_memory.json")
 
 
 def _notes(shown: Sequence[Run]) -> list[str]:
@@ -96,16 +102,17 @@ def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[Trajec
             raise UserError(f"{folder / name_of_file} is missing: the run has not ended; repeat its command")
     summary, config = read_json(folder / SUMMARY_FILE, SUMMARY_KEYS), read_yaml_mapping(folder / CONFIG_FILE)
     trajectories = list(read_items(folder))
-    scores = {trajectory.question_id: float(trajectory.metrics.get("em") or 0.0) for trajectory in trajectories}
+    scores = {trajectory.question_id: float(verdict(trajectory) == "right") for trajectory in trajectories}
     return EvaluatedRun(name, {**summary, "save_note": config.get("save_note")}, scores), trajectories
 
 
-def _read_rollouts(folder: Path) -> list[Trajectory]:
+def _read_rollouts(folder: Path) -> tuple[list[Trajectory], str | None]:
     # Imported here: an environment that only evaluates need not have the trainer's plugin.
     from verl_search.rollout.trajectories import read_run
+    from verl_search.trainer.run_folder import kept_control
 
     if trajectories := list(read_run(folder)):
-        return trajectories
+        return trajectories, kept_control(folder)
     raise UserError(f"{folder} holds no run; {EXPECTED}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.scores.significance import compare_paired
+from flashrag.client import SearchControl
 
 # Exact match in percent on dev sets (accuracy for StrategyQA in the pilot). All used E5-base-v2, Wikipedia of December
 # 2018, five passages per search; baselines ran Qwen2.5-7B-Instruct.
@@ -29,6 +30,11 @@ class EvaluatedRun:
     @property
     def dataset(self) -> str:
         return self.summary["dataset"]
+
+    @property
+    def control(self) -> str:
+        """What its searches gave; runs of before there were controls do not say."""
+        return self.summary.get("search_control", SearchControl.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,10 @@ def overview_table(runs: Sequence[EvaluatedRun]) -> Table:
 
 
 def _label(run: EvaluatedRun) -> str:
-    """The method, and the save_note that distinguishes runs of the same method."""
-    note = run.summary.get("save_note")
-    return f"{run.summary['method']} ({note})" if note else run.summary["method"]
+    """The method, its control, and the save_note that distinguishes runs of the same method."""
+    control = f"control {run.control}" if run.control != SearchControl.NONE else None
+    notes = ", ".join(filter(None, (control, run.summary.get("save_note"))))
+    return f"{run.summary['method']} ({notes})" if notes else run.summary["method"]
 
 
 def _headline(run: EvaluatedRun) -> Mapping[str, Any] | None:
@@ -100,8 +107,12 @@ def _comparisons(runs: Sequence[EvaluatedRun]) -> Iterator[list[str]]:
         if first.dataset != second.dataset or not shared:
             continue
         result = compare_paired([first.em_by_id[i] for i in shared], [second.em_by_id[i] for i in shared])
-        p = "< 0.001" if result.p_value < 0.001 else f"{result.p_value:.3f}"
-        yield [first.name, second.name, str(len(shared)), _percent(result.difference._asdict(), sign="+"), p]
+        difference = _percent(result.difference._asdict(), sign="+")
+        yield [first.name, second.name, str(len(shared)), difference, p_value(result.p_value)]
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _percent(figure: Mapping[str, Any] | None, sign: str = "") -> str:
@@ -153,7 +164,9 @@ def _html_row(cells: Sequence[str], published: bool) -> str:
 def format_table(summary: Mapping[str, Any]) -> str:
     """Every metric with its 95 % interval; usage is the mean over answered questions."""
     groups = {"all": summary, **{f"{hops}-hop": row for hops, row in summary.get("by_hops", {}).items()}}
-    lines = [f"{summary['method']} on {summary['dataset']} {summary['split'] or ''}".rstrip()]
+    control = summary.get("search_control", SearchControl.NONE)
+    under = f" under search_control={control}" if control != SearchControl.NONE else ""
+    lines = [f"{summary['method']} on {summary['dataset']} {summary['split'] or ''}".rstrip() + under]
     for label, group in groups.items():
         lines.append(f"  {label}: n {group['n']}, failed {group['n_failed']}, missing {group['n_missing']}")
         lines += [f"    {name:<24}{_summary_cell(figures)}" for name, figures in group["metrics"].items()]

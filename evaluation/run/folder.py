@@ -171,6 +171,7 @@ class RunFolder:
             "dataset": self.settings.dataset_title,
             "split": self.settings.split,
             "save_note": self.settings.save_note,
+            "search_control": self.settings.search_control,
             **summarize(self._all_trajectories(score)),
             "wall_s": round(sum(s["ended_at"] - s["started_at"] for s in self._environment["sessions"]), 3),
             "served_model": self._environment["served_model"],

@@ -3,6 +3,7 @@
 Exact rules. Interval: scipy's percentile bootstrap over questions, 2,000 resamples, seed 0, 95 %. Comparison: scipy's
 permutation test of paired samples (randomly swaps the two runs' scores of a question), two-sided, on the mean
 difference, 9,999 permutations, seed 0; if there are fewer sign patterns (2**n), all of them are used (exact test).
+McNemar's exact test of right and wrong answers is scipy's two-sided binomial test on the questions that differ.
 """
 
 from collections.abc import Sequence
@@ -68,3 +69,11 @@ def compare_paired(values_a: Sequence[float], values_b: Sequence[float]) -> Comp
         batch=_BATCH, rng=np.random.default_rng(0),
     )  # fmt: skip
     return Comparison(float(a.mean()), float(b.mean()), difference, float(result.pvalue))
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """The p-value of McNemar's exact test: so many questions are right in one run alone, so many in the other alone."""
+    from scipy import stats
+
+    differing = only_a + only_b
+    return float(stats.binomtest(only_a, differing).pvalue) if differing else 1.0

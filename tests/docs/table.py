@@ -146,7 +146,7 @@ TABLE = (
     Entry(
         RUN_EVAL + "report .*--out outputs/report",
         needs=(RESEARCH_RUN, *PUBLISHED_RUNS),
-        writes=("outputs/report/report.html", "outputs/report/report.md"),
+        writes=("outputs/report/report.html", "outputs/report/report.md", "outputs/report/search_or_memory.json"),
     ),
     Entry(RUN_EVAL + "report ", needs=(RESEARCH_RUN,), prints=r"report\.html"),
     Entry(RUN_EVAL + "compare ", needs=PUBLISHED_RUNS, prints="em"),
@@ -155,6 +155,12 @@ TABLE = (
         needs=(QUESTIONS, "8000"),
         more="--save_dir outputs/auto",
         writes=("outputs/auto/hotpotqa_dev_research/summary.json",),
+    ),
+    Entry(
+        RUN_EVAL + ".*--search_control empty ",
+        needs=(QUESTIONS, "8000", "8010"),
+        prints="under search_control=empty",
+        writes=("outputs/evaluation/hotpotqa_dev_research_empty/summary.json",),
     ),
     Entry(
         RUN_EVAL + ".*--check$",

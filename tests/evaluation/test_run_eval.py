@@ -14,9 +14,10 @@ import yaml
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from evaluation.run.folder import read_items
+from evaluation.run.folder import CONFIG_FILE, read_items
 from evaluation.run_eval import main
 from flashrag.episode import prompt_token_ids, steps
+from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 from flashrag.pipeline import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,9 @@ def options(data_dir: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any
         ({"generation_params": {"heat": 1}}, "unknown key 'generation_params.heat'; known keys: do_sample"),
         ({"concurrency": 0}, "concurrency: 0 was given"),
         ({"retrieval_topk": "many"}, "retrieval_topk: 'many' was given"),
+        ({"search_control": "emtpy"}, "search_control: 'emtpy' was given"),
+        ({"search_control": "random"}, "the run has 3 different ones; give at least 20"),
+        ({"search_control_delay_s": 0}, "search_control_delay_s: 0 was given"),
         ({"prompt_template_name": "qa"}, "choose one of: qa_python_template, qa_template"),
         ({"save_note": "../elsewhere"}, "save_note: '../elsewhere' was given"),
         ({"remote_retriever_url": "http://127.0.0.1:1"}, "at remote_retriever_url=http://127.0.0.1:1"),
@@ -235,6 +239,90 @@ def test_the_reward_of_training_is_a_score(options: dict[str, Any], tmp_path: Pa
     assert [t.reward for t in read_items(folder)] == [2.0, 2.0, 2.0]
     assert main(flags(**options, metrics="em")) == 0
     assert [(t.reward, t.metrics) for t in read_items(folder)] == [(None, {"em": em}) for em in (1.0, 0.0, 0.0)]
+
+
+def test_a_control_shows_that_the_model_only_remembers(options: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """Without search the model of these tests answers "Wu", too."""
+    runs = {}
+    for control in ("none", "empty", "forbidden"):
+        assert main(flags(**{**options, "save_note": control}, search_control=control)) == 0
+        runs[control] = Path(options["save_dir"]) / f"kings_dev_research_{control}"
+        summary, config = (
+            read_json(runs[control] / "summary.json"),
+            yaml.safe_load((runs[control] / CONFIG_FILE).read_text()),
+        )
+        assert summary["search_control"] == config["search_control"] == control
+    printed = capsys.readouterr()
+    assert "research on kings dev under search_control=empty" in printed.out
+    assert "warning: search_control=forbidden: this run is a control" in printed.err
+    empty, forbidden = next(read_items(runs["empty"])), next(read_items(runs["forbidden"]))
+    assert (empty.answer, empty.usage.searches, empty.calls[0].query) == ("Wu", 1, "Zhou")
+    assert empty.segments[1].text == " <result>\nNo results found.\n</result>"
+    assert (forbidden.answer, forbidden.usage.searches, forbidden.calls) == ("Wu", 0, ())
+    assert SEARCH_LIMIT_REACHED in forbidden.segments[1].text
+
+    out = Path(options["save_dir"]) / "report"
+    assert main(["report", *map(str, runs.values()), "--out", str(out)]) == 0
+    figures = read_json(out / "search_or_memory.json")
+    # "Wu" is right for a alone. Passage 7 holds the answers of a and c, and no question holds its own.
+    third = {"n": 3, "em": pytest.approx(1 / 3)}
+    found, not_found = {"n": 2, "em": 0.5}, {"n": 1, "em": 0.0}
+    assert figures["runs"] == {
+        "kings_dev_research_none": {
+            "search_control": "none",
+            "n": 3,
+            "by_searches": {"1": third},
+            "by_passages": {"answer_found": found, "answer_not_found": not_found},
+        },
+        "kings_dev_research_empty": {
+            "search_control": "empty", "n": 3,
+            "by_searches": {"1": third}, "by_passages": {"answer_not_found": third},
+        },
+        "kings_dev_research_forbidden": {
+            "search_control": "forbidden", "n": 3,
+            "by_searches": {"0": third}, "by_passages": {"answer_not_found": third},
+        },
+    }  # fmt: skip
+    same = {"n": 3, "right_in_both": 1, "right_in_run_only": 0, "right_in_control_only": 0, "right_in_neither": 2}
+    assert figures["pairs"] == [
+        {"run": "kings_dev_research_none", "control_run": f"kings_dev_research_{control}", **same, "mcnemar_p": 1.0}
+        for control in ("empty", "forbidden")
+    ]
+    markdown = (out / "report.md").read_text()
+    assert "| kings_dev_research_none | kings_dev_research_empty | 3 | 1 | 0 | 0 | 2 | 1.000 |" in markdown
+    assert "| research (control empty, empty) | 33.33" in markdown
+    assert "Search or memory" in (out / "report.html").read_text()
+
+
+def test_a_run_under_another_control_is_another_run(options: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert main(flags(**options)) == 0
+    assert main(flags(**options, search_control="forbidden")) == 2
+    assert "max_searches was 16, is 0, search_control was 'none', is 'forbidden'" in capsys.readouterr().err
+
+
+def test_a_random_control_gives_the_passages_of_other_questions(
+    options: dict[str, Any], tmp_path: Path, serve: Callable[[Any], str]
+):
+    texts = [f"Who was king number {number}?" for number in range(20)]
+    asked, path, app = [], tmp_path / "many.jsonl", FastAPI()
+    path.write_text("".join(json.dumps({"question": text, "golden_answers": ["Wu"]}) + "\n" for text in texts))
+    app.get("/health")(lambda: {"status": "healthy"})
+
+    @app.post("/search")
+    def search(request: dict[str, Any]) -> list[Any]:
+        asked.append(request["query"])
+        return [[{"id": "1", "contents": f"About: {request['query']}"}], [1.0]]
+
+    options |= {"dataset_name": str(path), "remote_retriever_url": serve(app), "metrics": "em", "method_name": "naive"}
+    found = []
+    for note in ("once", "again"):
+        assert main(flags(**{**options, "save_note": note}, search_control="random", max_response_tokens=4)) == 0
+        items = list(read_items(Path(options["save_dir"]) / f"many_naive_{note}"))
+        assert [(item.question, item.calls[0].query) for item in items] == [(text, text) for text in texts]
+        found.append([item.calls[0].passages[0].contents.removeprefix("About: ") for item in items])
+    assert found[0] == found[1]
+    assert all(drawn != text for drawn, text in zip(found[0], texts, strict=True))
+    assert set(found[0]) <= set(texts)
 
 
 def test_flashrags_files_say_the_same(options: dict[str, Any]):

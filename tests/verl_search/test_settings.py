@@ -142,6 +142,19 @@ def test_a_file_that_holds_no_training_rows_is_named(tmp_path) -> None:
         check_input(composed("research", *INPUT, f"data.train_files={columns}"))
 
 
+def test_forbidden_searches_are_a_limit_of_none() -> None:
+    limits = {
+        control: SearchSettings.from_config(composed("research", *INPUT, f"search.control={control}").search).limits(9)
+        for control in ("none", "empty", "forbidden")
+    }
+    assert {control: limit.max_searches for control, limit in limits.items()} == {
+        "none": 16, "empty": 16, "forbidden": 0,
+    }  # fmt: skip
+    tools = ["search.python_tool=true", "search.prompt_template_name=qa_python_template", "search.control=forbidden"]
+    with pytest.raises(UserError, match=r"search\.control=forbidden forbids the calls of all tools; set search.python"):
+        SearchSettings.from_config(composed("research", *INPUT, *tools).search)
+
+
 def test_tokens_without_a_probability_are_not_corrected() -> None:
     overrides = ["search.mask_results=false", "algorithm.rollout_correction.bypass_mode=true"]
     with pytest.raises(UserError, match=r"search\.mask_results=false trains on tokens that no engine gave"):
@@ -161,6 +174,8 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
         ),
         ("search.python_tool=true", "use qa_python_template, which describes the tool to the model"),
         ("search.prompt_template_name=qa_python_template", "search.python_tool=False does not go with"),
+        ("search.control=emtpy", "control: 'emtpy' was given; Input should be 'none', 'empty', 'random', 'delayed'"),
+        ("search.control_delay_s=0", "control_delay_s: 0 was given; Input should be greater than 0"),
         ("search.answer_metric=bleu", "answer_metric: 'bleu' was given; Input should be 'em' or 'f1'"),
         ("+search.topn=3", "search group of the training config: unknown key 'topn'; did you mean 'top_n'"),
         (

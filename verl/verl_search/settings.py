@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
-from flashrag.client import check_addresses
+from flashrag.client import SearchControl, check_addresses
 from flashrag.config import validated
 from flashrag.episode import PYTHON, RESEARCH, Dialect, Limits
 from flashrag.errors import UserError
@@ -43,6 +43,8 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     python_tool: bool
     prompt_template_name: Annotated[str, AfterValidator(check_template_name)]
     apply_chat: bool
+    control: SearchControl
+    control_delay_s: PositiveFloat
     answer_metric: AnswerMetric
     reward_rule: RewardRule
     reward: RewardSetting
@@ -63,6 +65,8 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
                 f"search.python_tool={self.python_tool} does not go with search.prompt_template_name="
                 f"{self.prompt_template_name}: use {PYTHON_TEMPLATE}, which describes the tool to the model"
             )
+        if self.python_tool and self.control is SearchControl.FORBIDDEN:
+            raise UserError("search.control=forbidden forbids the calls of all tools; set search.python_tool=false")
         return self
 
     @model_validator(mode="after")
@@ -82,7 +86,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
         return Limits(
             max_response_tokens=max_response_tokens,
             max_result_tokens=self.max_result_tokens,
-            max_searches=self.max_searches,
+            max_searches=0 if self.control is SearchControl.FORBIDDEN else self.max_searches,
             search_timeout_s=self.search_timeout_s,
             episode_timeout_s=self.episode_timeout_s,
         )

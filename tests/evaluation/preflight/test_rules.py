@@ -12,6 +12,7 @@ import pytest
 
 from evaluation.command_line import parse_command_line
 from evaluation.preflight import RULES, EvalFacts
+from evaluation.preflight.request import FOUND
 from evaluation.preflight.servers import SAMPLE, Reply, RetrievalServers, ServedModel
 from flashrag.preflight import MACHINE_RULES, Severity, examine
 from flashrag.reward import JudgeReply
@@ -82,6 +83,11 @@ def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
         ({"prompt_template_name": "qa_python_template"}, "warning", "method", "python_tool is false"),
         ({"python_tool": "true", "method_name": "naive"}, "warning", "method", "naive uses no tools"),
         ({"method_name": "oracle-passages"}, "warning", "method", "2 of 3 questions name no supporting passage"),
+        ({"search_control": "empty"}, "warning", "control", "search_control=empty: this run is a control"),
+        ({"search_control": "forbidden"}, "warning", "control", "search_control=forbidden: this run is a control"),
+        ({"search_control": "empty", "method_name": "zero-shot"}, "error", "control", "zero-shot has no searches to c"),
+        ({"search_control": "empty", "method_name": "random"}, "error", "control", "random has no searches to control"),
+        ({"search_control": "forbidden", "method_name": "naive"}, "error", "control", "naive always searches"),
         ({"metrics": "em,yes_no_acc"}, "warning", "metrics", "yes_no_acc, which applies to none of the 3 questions"),
         ({"metrics": "retrieval_recall", "method_name": "zero-shot"}, "warning", "metrics", "zero-shot finds no pass"),
         ({"metrics": "retrieval_recall", "retrieval_topk": 3}, "warning", "metrics", "retrieval_recall_top5 and sees"),
@@ -109,6 +115,30 @@ def test_a_reward_is_tried_with_the_scores_and_fields_of_an_evaluation(
     training.write_text("def reward(t, gold):\n    return t.step / 10, ''\n")
     findings = found(facts_of({"reward": f"{training}:reward"}))
     check_one(findings, "error", "reward", "line 2: TypeError: unsupported operand")
+
+
+def test_a_control_of_searches_that_no_method_makes(facts_of: Callable[..., EvalFacts]):
+    findings = found(facts_of({"search_control": "delayed", "method_name": "oracle-passages"}))
+    assert [rule for _, rule, _ in findings] == ["evaluation.control", "evaluation.method"]
+    assert "oracle-passages has no searches to control" in findings[0][2]
+
+
+def test_passages_of_other_questions_need_other_questions(facts_of: Callable[..., EvalFacts]):
+    findings = found(facts_of({"search_control": "random"}))
+    check_one(findings, "error", "control", "the run has 3 different ones; give at least 20")
+
+
+def test_forbidden_searches_would_forbid_code_too(facts_of: Callable[..., EvalFacts]):
+    keys = {"search_control": "forbidden", "python_tool": "true", "prompt_template_name": "qa_python_template"}
+    check_one(found(facts_of(keys)), "error", "control", "forbids the calls of all tools; set python_tool: false")
+
+
+def test_the_first_prompt_of_a_control_without_passages_has_none(facts_of: Callable[..., EvalFacts], tokenizer: Any):
+    prompts = []
+    for control in ("none", "empty"):
+        facts = facts_of({"method_name": "naive", "search_control": control})
+        prompts.append(tokenizer.decode(facts.first_request.prompt))
+    assert [FOUND in prompt for prompt in prompts] == [True, False]
 
 
 def test_instructions_in_the_user_message_are_told(facts_of: Callable[..., EvalFacts], tokenizer: Any):

@@ -62,17 +62,30 @@ def test_runs_of_both_kinds_become_a_page_and_a_table(tmp_path, capsys):
     second = write_evaluation(tmp_path / "second", [item(n) for n in range(10)], "research", "trained")
     writer = TrajectoryWriter(tmp_path / "training" / "trajectories", Retention())
     asyncio.run(writer.write(ROLLOUT))
+    (tmp_path / "training" / "hydra" / ".hydra").mkdir(parents=True)
+    (tmp_path / "training" / "hydra" / ".hydra" / "config.yaml").write_text("search: {control: random}")
     out = tmp_path / "out"
     assert main([str(first), str(second), str(tmp_path / "training"), "--out", str(out)]) == 0
     markdown = (out / "report.md").read_text()
     assert "| naive | 50.00 [40.00, 60.00] |" in markdown
     assert "| research (trained) | 100.00 [90.00, 110.00] |" in markdown
     assert "| first | second | 10 | +50.00" in markdown
+    assert f"| {tmp_path.name}/training | random | 1 | 100.00 (1) |" in markdown
     assert "Runs: 3; trajectories: 21." in markdown
     assert markdown in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3
     assert "<b>Ada</b>" not in page  # passages travel packed; nothing of theirs is markup
+
+
+def test_runs_are_compared_by_exact_match_whatever_their_metrics(tmp_path, capsys):
+    """`--metrics f1` leaves em out of the items."""
+    runs = [write_evaluation(tmp_path / name, [item(n, right=n > 2 or name == "b") for n in range(6)]) for name in "ab"]
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "items.jsonl").read_text().splitlines()]
+        (run / "items.jsonl").write_text("".join(json.dumps({**line, "metrics": {}}) + "\n" for line in lines))
+    assert main([*map(str, runs), "--out", str(tmp_path / "out")]) == 0
+    assert "| a | b | 6 | +50.00 [" in capsys.readouterr().out
 
 
 def test_the_same_runs_give_the_same_page(tmp_path):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from evaluation.scores.significance import bootstrap_mean, compare_paired
+from evaluation.scores.significance import bootstrap_mean, compare_paired, mcnemar_exact
 
 
 def test_an_interval_is_that_of_the_binomial():
@@ -41,6 +41,12 @@ def test_an_exact_paired_p_value_by_hand():
     assert (comparison.mean_a, comparison.mean_b, comparison.difference.mean) == (2 / 8, 7 / 8, 5 / 8)
     assert compare_paired(b, a).p_value == pytest.approx(2 / 32)
     assert compare_paired(b, a).difference.mean == -5 / 8
+
+
+def test_mcnemar_s_exact_p_value_by_hand():
+    # Of 5 questions on which two runs differ, 1 or fewer, or 4 or more: 2 * (C(5, 0) + C(5, 1)) / 2**5.
+    assert mcnemar_exact(4, 1) == mcnemar_exact(1, 4) == pytest.approx(2 * (1 + 5) / 32)
+    assert mcnemar_exact(0, 0) == mcnemar_exact(3, 3) == 1.0
 
 
 def test_equal_runs_do_not_differ():

@@ -134,6 +134,41 @@ def test_the_judge_of_a_reward_must_be_there(reply: JudgeReply, severity: Severi
     assert told(rules.reward_works, given[0], given[2], f"search.reward='{tmp_path}/judged.py:reward'") == []
 
 
+def test_a_control_is_told():
+    url = "search.url=http://127.0.0.1:1"
+    assert told(rules.control_is_told, url) == []
+    for control in ("empty", "random", "delayed", "forbidden"):
+        ((severity, message),) = told(rules.control_is_told, url, f"search.control={control}")
+        assert severity is Severity.WARNING
+        assert message.startswith(f"search.control={control}: this run is a control")
+
+
+@pytest.mark.parametrize("control", ["none", "empty"])
+@pytest.mark.parametrize(
+    ("kept", "was"), [("{search: {control: none}}", "none"), ("{search: {control: random}}", "random"), ("{}", "none")]
+)
+def test_a_run_goes_on_under_the_control_that_it_began_with(control: str, kept: str, was: str, tmp_path: Path):
+    given = ["search.url=http://127.0.0.1:1", f"search.control={control}", f"trainer.default_local_dir={tmp_path}"]
+    (tmp_path / "hydra" / ".hydra").mkdir(parents=True)
+    (tmp_path / "hydra" / ".hydra" / "config.yaml").write_text(kept)
+
+    def refusals() -> list[str]:
+        return [message for severity, message in told(rules.control_is_told, *given) if severity is Severity.ERROR]
+
+    assert refusals() == [], "without a checkpoint the run begins anew"
+    (tmp_path / "global_step_3").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    expected = [] if control == was else [f"the run in {tmp_path} has search.control={was} and would go on"]
+    assert [message.partition(", but ")[2].partition(";")[0] for message in refusals()] == expected
+
+
+def test_passages_of_other_questions_need_other_questions():
+    given = ["search.url=http://127.0.0.1:1", "search.control=random"]
+    ((severity, message),) = told(rules.control_is_told, *given, train=asked(19))
+    assert severity is Severity.ERROR
+    assert "the run has 19 different ones; give at least 20" in message
+
+
 def test_only_prompts_that_could_be_too_long_are_encoded():
     encoded: list[str] = []
 

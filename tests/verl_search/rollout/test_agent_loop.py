@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from fastapi import FastAPI
 from ray.exceptions import RayTaskError
@@ -245,6 +246,55 @@ def test_every_shape_of_ground_truth_is_rewarded_as_the_evaluation_reads_it(
     assert asyncio.run(run()).reward_score == 1.0
     (kept,) = read_trajectories(tmp_path, "train", step=3)
     assert (kept.gold_answers, kept.reward) == (gold_answers, 1.0)
+
+
+async def run_under(control: str, folder: Path, *overrides: str) -> tuple[Any, Trajectory]:
+    """An episode with the client that a worker makes for this control."""
+    loop = make_loop(folder, THINK_AND_SEARCH, ANSWER, overrides=[f"search.control={control}", *overrides])
+    loop.client = loop.shared.client
+    output = await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+    (kept,) = read_trajectories(folder, "train", step=3)
+    return output, kept
+
+
+@pytest.mark.parametrize(
+    ("control", "text", "calls"),
+    [
+        ("empty", "No results found.", ["Hawks"]),
+        ("forbidden", "The limit of searches is reached. No further search is possible.", []),
+    ],
+)
+def test_an_episode_of_a_control_without_passages(control: str, text: str, calls: list[str], tmp_path: Path) -> None:
+    """No server is there, and none is asked."""
+    output, kept = asyncio.run(run_under(control, tmp_path))
+    assert kept.segments[1].text == f" <result>\n{text}\n</result>"
+    assert [call.query for call in kept.calls] == calls
+    assert output.reward_score == 1.0
+    assert output.extra_fields["search_rollout"]["searches"] == len(calls)
+
+
+def test_an_episode_finds_the_passages_of_another_training_question(
+    tmp_path: Path, serve: Callable[[Any], str]
+) -> None:
+    questions = [f"Where was band {number} formed?" for number in range(20)]
+    rows = {
+        "question": questions,
+        "data_source": "1hop",
+        "reward_model": [{"style": "rule", "ground_truth": ["Wildford"]}] * 20,
+        "extra_info": [{"id": str(number)} for number in range(20)],
+    }
+    pandas.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
+    app = FastAPI()
+
+    @app.post("/search")
+    def search(request: dict[str, Any]) -> list[Any]:
+        return [[{"id": "1", "contents": request["query"]}], [1.0]]
+
+    given = [f"search.url={serve(app)}", f"data.train_files='{tmp_path / 'train.parquet'}'"]
+    first, second = (asyncio.run(run_under("random", tmp_path / name, *given))[1] for name in "ab")
+    assert first.calls[0].query == "Hawks"
+    assert first.calls[0].passages[0].contents in questions
+    assert first.calls[0].passages == second.calls[0].passages
 
 
 def test_a_row_has_the_id_of_its_data_set_or_its_number(tmp_path: Path) -> None:

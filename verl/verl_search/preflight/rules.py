@@ -6,6 +6,7 @@ Rules about settings alone stand in settings_rules.py.
 import os
 from collections.abc import Iterator
 
+from flashrag.client import SearchControl, different_questions
 from flashrag.episode import prompt_note
 from flashrag.errors import UserError
 from flashrag.generator import ModelFolder, end_tokens_agree
@@ -34,6 +35,7 @@ from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints, training_memory
 from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer.alarm_watch import configured_rules
+from verl_search.trainer.run_folder import kept_control, last_step
 
 COMPARED, LONGEST_COMMON_BEGINNING = 20, 80  # questions; characters
 RAY_SOCKET_NAME = 68  # bytes of "/ray/session_2026-11-26_01-46-22_123456_1234567/sockets/plasma_store"
@@ -71,6 +73,20 @@ def reward_works(facts: TrainingFacts) -> Iterator[Finding]:
 def judge_answers(facts: TrainingFacts) -> Iterator[Finding]:
     if (judge := facts.settings.judge) is not None:
         yield from judge_findings("search.judge", judge, facts.judge_reply, absent=error)
+
+
+def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
+    control = facts.settings.control
+    if control is SearchControl.RANDOM:
+        different_questions(question.question for question in facts.train.questions)
+    if control is not SearchControl.NONE:
+        yield warning(f"search.control={control.warning}")
+    earlier = kept_control(facts.save_path)
+    if last_step(facts.save_path) is not None and earlier not in (None, control):
+        yield error(
+            f"search.control={control}, but the run in {facts.save_path} has search.control={earlier} and would go on; "
+            "give another save_path"
+        )
 
 
 def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
@@ -236,6 +252,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.sandbox": sandbox_works,
     "search.reward": reward_works,
     "search.judge": judge_answers,
+    "search.control": control_is_told,
     "model.files": model_is_there,
     "model.end-tokens": sequences_end,
     "model.chat-template": chat_template_renders,

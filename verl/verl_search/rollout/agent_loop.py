@@ -8,7 +8,7 @@ reads, names this class.
 import hashlib
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from uuid import uuid4
 from ray.exceptions import RayError
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from flashrag.client import RetrievalClient
+from flashrag.client import RetrievalClient, controlled
 from flashrag.document import Hit
 from flashrag.episode import (
     EndReason,
@@ -83,12 +83,18 @@ class SharedState:
             engine_name=rollout.name,
             limits=settings.limits(rollout.response_length),
             codec=EpisodeCodec(tokenizer, eos_token_ids(tokenizer, model), settings.dialect()),
-            client=RetrievalClient(
-                settings.url,
-                top_n=settings.top_n,
-                timeout_s=settings.timeout_s,
-                deadline_s=math.inf,  # the episode keeps the deadline of a search (Limits)
-                max_attempts=settings.max_attempts,
+            client=controlled(
+                RetrievalClient(
+                    settings.url,
+                    top_n=settings.top_n,
+                    timeout_s=settings.timeout_s,
+                    deadline_s=math.inf,  # the episode keeps the deadline of a search (Limits)
+                    max_attempts=settings.max_attempts,
+                ),
+                settings.control,
+                seed=settings.seed or 0,
+                delay_s=settings.control_delay_s,
+                questions=partial(_training_questions, config.data),
             ),
             outage=Outage(settings.url, settings.max_outage_s),
             tools=(python_tool(PythonSandbox()),) if settings.python_tool else (),
@@ -207,6 +213,13 @@ class SearchAgentLoop(AgentLoopBase):
     async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
         found = await self.shared.outage.wait_out(lambda: self.client.search_scored(query), clock)
         return ToolResult.ranked(found)
+
+
+def _training_questions(data: Any) -> Iterator[str]:
+    from verl_search.preflight.facts import read_questions  # imported here: only a control needs it
+
+    for path in [data.train_files] if isinstance(data.train_files, str) else data.train_files:
+        yield from (each.question for each in read_questions("data.train_files", Path(path), data.prompt_key))
 
 
 def _asked(row: dict[str, Any]) -> dict[str, Any]:

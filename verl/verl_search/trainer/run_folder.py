@@ -2,6 +2,7 @@
 
     metrics/<start>.jsonl   verl's file logger: one line a step, one file for each start of the trainer
     ended.json              why the last start of the trainer failed or stopped, with its exit code
+    hydra/                  Hydra's: the config of the last start
 
 Does not cover: the checkpoints (checkpoints.py, export.py), the trajectories (rollout/trajectories.py).
 """
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omegaconf import OmegaConf
+
+from flashrag.client import SearchControl
 from flashrag.errors import ReSearchError
 from flashrag.system.files import write_text
 from flashrag.system.json_lines import GrowingFile
@@ -27,6 +31,14 @@ def last_step(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return step if (folder / f"global_step_{step}").is_dir() else None
+
+
+def kept_control(folder: Path) -> SearchControl | None:
+    """The control of searches in the run's last start; None if the folder keeps no config of it."""
+    path = folder / "hydra" / ".hydra" / "config.yaml"
+    if not path.is_file():
+        return None
+    return SearchControl(OmegaConf.select(OmegaConf.load(path), "search.control", default=SearchControl.NONE))
 
 
 class MetricFiles:
