@@ -86,16 +86,9 @@ def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, f
     """Ask the model the pending questions; returns whether it was interrupted."""
     settings = folder.settings
     method = METHODS[settings.method_name].pipeline
-    retriever = load_retriever(settings, assets) if method.needs_retriever else None
+    retriever = load_retriever(settings, assets, folder.questions) if method.needs_retriever else None
     generator = load_generator(settings) if method.needs_generator else None
-    searched = controlled(
-        retriever,
-        settings.search_control,
-        seed=settings.seed,
-        delay_s=settings.search_control_delay_s,
-        questions=lambda: (question.question for question in folder.questions),
-    )
-    pipeline = method(settings, searched, generator)
+    pipeline = method(settings, retriever, generator)
     pipeline.prepare(folder.questions)
     with folder.working():
         folder.start_session(describe_environment(REPOSITORY, PACKAGES), generator.served_name if generator else None)
@@ -119,7 +112,18 @@ def check_local_retriever(settings: EvalSettings) -> Assets | None:
     return check_assets(RetrieverSettings(**settings.retriever, retrieval_topk=settings.retrieval_topk))
 
 
-def load_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalClient | Retriever:
+def load_retriever(settings: EvalSettings, assets: Assets | None, questions: Sequence[Question]) -> Any:
+    """The retriever in this process or the client of its server, under the control of the settings."""
+    return controlled(
+        _own_retriever(settings, assets),
+        settings.search_control,
+        seed=settings.seed,
+        delay_s=settings.search_control_delay_s,
+        questions=lambda: (question.question for question in questions),
+    )
+
+
+def _own_retriever(settings: EvalSettings, assets: Assets | None) -> RetrievalClient | Retriever:
     if assets is not None:
         prepare_process()
         return load_retriever_from(assets)

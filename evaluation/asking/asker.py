@@ -28,7 +28,7 @@ class Asker:
         self.settings = settings
         self.path = settings.save_dir / TRAJECTORIES
         method = METHODS[settings.method_name].pipeline
-        retriever = load_retriever(settings, check_local_retriever(settings)) if method.needs_retriever else None
+        retriever = load_retriever(settings, check_local_retriever(settings), ()) if method.needs_retriever else None
         generator = load_generator(settings)
         self._connections = (retriever, generator)
         self._pipeline = method(settings, retriever, generator)

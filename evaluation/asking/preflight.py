@@ -26,7 +26,8 @@ from flashrag.system.local_server import check_port, http_url
 
 RECORD_BYTES = 2**20  # of a trajectory: a long one
 SHARED_RULES = tuple(
-    f"evaluation.{name}" for name in ("settings", "tokenizer", "method", "budget", "retrieval", "model", "auto_serve")
+    f"evaluation.{name}"
+    for name in ("settings", "tokenizer", "method", "control", "budget", "retrieval", "model", "auto_serve")
 )
 
 

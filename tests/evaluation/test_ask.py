@@ -113,6 +113,7 @@ def test_the_model_and_its_context_are_the_server_s_unless_they_are_given(
         ({"method_name": "reserch"}, "method_name: 'reserch' was given"),
         ({"method_name": "random"}, "method_name=random needs a set of questions"),
         ({"method_name": "oracle-passages"}, "method_name=oracle-passages needs a set of questions"),
+        ({"search_control": "random"}, "the run has 1 different ones; give at least 20"),
         ({"metrics": "em"}, "unknown flag '--metrics'"),
         ({"apply_caht": "true"}, "unknown flag '--apply_caht'; did you mean '--apply_chat'?"),
         ({"config_path": "/nowhere.yaml"}, "config file not found: /nowhere.yaml"),
@@ -135,6 +136,12 @@ def test_unusable_input_is_one_line_and_exit_code_2(
             assert captured.err.startswith("error: ")
             assert captured.err.count("\n") == 1
     assert not Path(servers["save_dir"]).exists()
+
+
+def test_a_question_can_be_asked_under_a_control(servers: dict[str, str], tmp_path: Path):
+    assert main([QUESTION, *flags({**servers, "search_control": "empty"})]) == 0
+    (trajectory,) = kept(tmp_path)
+    assert (trajectory.answer, [call.passages for call in trajectory.calls]) == ("Wu", [()])
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,11 @@ class ControlledSearch:
             query = next(text for key, text in draws.sample(self._questions, 2) if key != own)
         return await self._client.search_scored(query, *top_n)
 
+    async def aclose(self) -> None:
+        """Close the client's connections, if it has any."""
+        if hasattr(self._client, "aclose"):
+            await self._client.aclose()
+
 
 def different_questions(questions: Iterable[str]) -> list[tuple[str, str]]:
     """Each question once, with its `same_question_key`; raises `UserError` if they are too few for RANDOM."""

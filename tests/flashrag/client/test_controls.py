@@ -104,3 +104,17 @@ def test_searches_wait_side_by_side():
         return loop.time() - started
 
     assert 0.1 < asyncio.run(all_of_them()) < 5.0  # one after the other would take 10 s
+
+
+@pytest.mark.asyncio
+async def test_the_connections_of_the_client_are_closed():
+    class Open(Echo):
+        closed = False
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    client = Open()
+    await under(SearchControl.EMPTY, client).aclose()
+    assert client.closed
+    await under(SearchControl.EMPTY, Echo()).aclose()  # a retriever in this process has none
