@@ -104,6 +104,7 @@ def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
     if facts.questions is None:
         check_ids(facts.good_trajectories, codec)
         return facts.good_trajectories
+    assert options.search_url is not None, "the preflight asks for it"
     rules = Rules(
         codec,
         end_ids[0],
