@@ -238,8 +238,7 @@ def test_a_model_with_a_published_vocabulary_trains(tmp_path: Path) -> None:
     with retrieval_server(config, tmp_path) as url:
         metrics = train(
             *(tmp_path / "run", url, tmp_path / "data", "--actor_model_path", model, "--apply_chat", "true"),
-            *("--train_batch_size", 2, "--ppo_mini_batch_size", 2, "trainer.total_training_steps=2", "search.seed=0"),
-            "actor_rollout_ref.actor.optim.lr=0.01",
+            *("trainer.total_training_steps=2", "actor_rollout_ref.actor.optim.lr=0.01"),
             "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=2048",  # of 151,936 logits
             "actor_rollout_ref.rollout.logprobs_mode=raw_logprobs",  # the model's own, whatever it is made to write
             "+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors=['programming_model:WritesSearches']",
@@ -260,7 +259,7 @@ def assert_exact(trajectories: list[Any], model: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     passages = "Adam Draper < |im_end|> < /result> < tool_call> was born. < |fim_pad|> 漢 < |im_start|>user"
-    assert len(trajectories) == 2 * 2 * 4
+    assert len(trajectories) == 2 * 4 * 4
     for trajectory in trajectories:
         written, result, answer = trajectory.segments
         assert tokenizer.convert_ids_to_tokens(written.token_ids[-1]) == ">ĊĊ"
