@@ -33,12 +33,12 @@ def last_step(folder: Path) -> int | None:
     return step if (folder / f"global_step_{step}").is_dir() else None
 
 
-def kept_control(folder: Path) -> SearchControl | None:
+def kept_control(folder: Path) -> str | None:
     """The control of searches in the run's last start; None if the folder keeps no config of it."""
     path = folder / "hydra" / ".hydra" / "config.yaml"
     if not path.is_file():
         return None
-    return SearchControl(OmegaConf.select(OmegaConf.load(path), "search.control", default=SearchControl.NONE))
+    return str(OmegaConf.select(OmegaConf.load(path), "search.control", default=SearchControl.NONE))
 
 
 class MetricFiles:
