@@ -28,6 +28,7 @@ from flashrag.preflight import (
     question_findings,
     without_check,
 )
+from flashrag.prompts import check_template_name
 from flashrag.questions import QuestionFile
 from flashrag.system.arguments import flag, in_range
 from flashrag.system.machine import versions_in_words
@@ -78,7 +79,9 @@ class Options:
     held_out: float = flag("share to measure the loss on", 0.05, type=share, metavar="SHARE", group=ALL_GROUP)
     seed: int = flag("of the choice of transcripts", 0, group=ALL_GROUP)
 
-    prompt_template_name: str = flag("the prompt's wording", "qa_template", metavar="NAME", group=SAME_GROUP)
+    prompt_template_name: str = flag(
+        "the prompt's wording", "qa_template", type=check_template_name, metavar="NAME", group=SAME_GROUP
+    )
     apply_chat: bool = flag(
         "use the model's chat template (default: false)",
         False,

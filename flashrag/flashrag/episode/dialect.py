@@ -1,8 +1,8 @@
 r"""The dialect of a family of models: the tags around its searches, results and answers, and the text between them.
 
-The episode is the same for every dialect (episode.py). Models are trained here in `RESEARCH`; the other dialects serve
-to evaluate published models in the way that their authors run them. Sources: the ReSearch pilot's published
-description; Search-R1 (Jin et al., 2025, arXiv 2503.09516); Search-o1 (Li et al., 2025, arXiv 2501.05366).
+The episode is the same for every dialect (episode.py). Models are trained here in `RESEARCH` and `SEARCH_R1`; each
+dialect serves to evaluate published models in the way that their authors run them. Sources: the ReSearch pilot's
+published description; Search-R1 (Jin et al., 2025, arXiv 2503.09516); Search-o1 (Li et al., 2025, arXiv 2501.05366).
 """
 
 import re
@@ -26,7 +26,8 @@ class Dialect:
     """The tags of a family of models, the text around a result (`render_result`), and the place of the answer.
 
     `answer` is None if a model may put its boxed answer anywhere; such a dialect has no format rule. If `boxed`, the
-    answer is the content of the last `\\boxed{…}`; otherwise it is the whole answer block.
+    answer is the content of the last `\\boxed{…}`; otherwise it is the whole answer block. With `one_step_a_turn` a
+    valid turn is one think block, then one call or the answer, with nothing but white space around them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Dialect:
     separator: str
     boxed: bool
     stops_at_answer: bool = False
+    one_step_a_turn: bool = False
     more_calls: tuple[Tag, ...] = ()
 
     def with_calls(self, *tags: Tag) -> Self:
@@ -121,6 +123,7 @@ SEARCH_R1 = Dialect(
     separator="\n",
     boxed=False,
     stops_at_answer=True,
+    one_step_a_turn=True,
 )
 SEARCH_O1 = Dialect(
     name="search-o1",

@@ -4,8 +4,8 @@ A response consists of think blocks, calls that are each followed by a spliced r
 the model's own text is judged; the content of a result never counts. The dialect sets the tags, and whether the answer
 is boxed. Does not cover: parsing calls (tool.py), rendering results (result.py).
 
-Source: the published description of the ReSearch pilot (prompt and reward). Search-R1's sequence check (arXiv
-2503.09516) is the same rule in its own tags, without a box.
+Sources: the published description of the ReSearch pilot (prompt and reward); for a dialect with one step a turn, the
+sequence check of Search-R1's version 0.3 (arXiv 2505.15117).
 """
 
 import re
@@ -29,6 +29,7 @@ class FormatFault(StrEnum):
     SEARCH_WITHOUT_RESULT = "a call is not followed by its result"
     NO_ANSWER = "there is no answer block"
     ANSWER_NOT_LAST = "something follows the answer block"
+    NOT_ONE_STEP = "a turn is more than one think block, then one call or the answer"
     NO_BOXED_ANSWER = "the answer block has no \\boxed{…}"
 
 
@@ -101,9 +102,18 @@ def find_format_fault(sampled_texts: Sequence[str], dialect: Dialect, *, ended_b
     behind = "" if dialect.stops_at_answer else sampled_texts[-1].rpartition(answer.close)[2]
     if counts[answer] > 1 or blocks[-1] != answer or behind.strip():
         return FormatFault.ANSWER_NOT_LAST
+    if dialect.one_step_a_turn and not all(_is_one_step(text, dialect) for text in sampled_texts):
+        return FormatFault.NOT_ONE_STEP
     if dialect.boxed and _boxed_content(_last_block(sampled_texts[-1], answer)) is None:
         return FormatFault.NO_BOXED_ANSWER
     return None
+
+
+def _is_one_step(text: str, dialect: Dialect) -> bool:
+    """Whether a segment without other faults is one think block, then one other block; any text may follow."""
+    before, _, thought = text.partition(dialect.think.open)
+    parts = dialect.pattern.split(thought)  # thought, between, content of the other block, behind
+    return len(parts) == 4 and not before.strip() and not parts[1].strip()
 
 
 def _paired_tags(text: str, dialect: Dialect) -> list[Tag] | FormatFault:

@@ -15,7 +15,7 @@ from typing import Any
 from flashrag.document import Document
 from flashrag.episode.foreign import as_text, control_tokens, neutralize
 from flashrag.errors import UserError
-from flashrag.prompts import BASELINES, INSTRUCTIONS_OF, Prompt, chat_messages, render_prompt
+from flashrag.prompts import BASELINES, INSTRUCTIONS_OF, SEARCH_R1_TEMPLATE, Prompt, chat_messages, render_prompt
 
 Messages = list[dict[str, str]]
 
@@ -32,9 +32,22 @@ def prompt_token_ids(
     `tokenizer` is a Hugging Face tokenizer. Raises `UserError` for an unknown template, and for `apply_chat` with a
     tokenizer that has no chat template, or one that refuses the conversation.
     """
+    if template_name == SEARCH_R1_TEMPLATE:
+        return _search_r1_ids(tokenizer, question, apply_chat)
     rules = _rules(tokenizer, apply_chat)
     question = as_text(question, rules.control_strings)
     return rules.encode(render_prompt(question, template_name), chat_messages(question, template_name))
+
+
+def _search_r1_ids(tokenizer: Any, question: str, apply_chat: bool) -> list[int]:
+    if getattr(tokenizer, "chat_template", None) and not apply_chat:
+        raise UserError(
+            "the models of search-r1, also base models, are trained with a chat template if they have one, and this "
+            "tokenizer has one; use apply_chat: true"
+        )
+    question = question.strip()
+    question = question if question.endswith("?") else f"{question}?"
+    return encode_prompt(tokenizer, BASELINES["search_r1"].fill(question=question), apply_chat)
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, apply_chat: bool) -> list[int]:

@@ -34,7 +34,7 @@ from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import PromptTooLong, Trace
-from flashrag.prompts import BASELINES
+from flashrag.prompts import BASELINES, SEARCH_R1_TEMPLATE
 from flashrag.tools import PythonSandbox, check_sandbox, python_tool
 
 FINAL_INFORMATION = "**Final Information**"  # what the summary of a search starts with
@@ -168,12 +168,4 @@ class SearchR1Pipeline(EpisodePipeline):
     dialect = SEARCH_R1
 
     def prompt_ids(self, question: str) -> list[int]:
-        if self.generator.tokenizer.chat_template and not self.settings.apply_chat:
-            raise UserError(
-                "the models of search-r1, also base models, were trained with a chat template if they have one, "
-                "and this tokenizer has one; use apply_chat: true"
-            )
-        question = question.strip()
-        question = question if question.endswith("?") else f"{question}?"
-        prompt = BASELINES["search_r1"].fill(question=question)
-        return encode_prompt(self.generator.tokenizer, prompt, self.settings.apply_chat)
+        return prompt_token_ids(self.generator.tokenizer, question, SEARCH_R1_TEMPLATE, self.settings.apply_chat)

@@ -8,6 +8,7 @@ research.py     the published project's prompts, by name; research.yaml has thei
 from flashrag.prompts.research import (
     INSTRUCTIONS_OF,
     PYTHON_TEMPLATE,
+    SEARCH_R1_TEMPLATE,
     chat_messages,
     check_template_name,
     render_prompt,
@@ -18,6 +19,7 @@ __all__ = [
     "BASELINES",
     "INSTRUCTIONS_OF",
     "PYTHON_TEMPLATE",
+    "SEARCH_R1_TEMPLATE",
     "Prompt",
     "PromptTemplate",
     "chat_messages",

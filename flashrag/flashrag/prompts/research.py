@@ -4,20 +4,22 @@ A base model continues a template directly; an instruct model gets the same inst
 its own chat template.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from flashrag.config import read_yaml_mapping
 from flashrag.errors import UserError
 
 PYTHON_TEMPLATE = "qa_python_template"
+SEARCH_R1_TEMPLATE = "search_r1"  # of training only: BASELINES has its words
 INSTRUCTIONS_OF = read_yaml_mapping(Path(__file__).with_suffix(".yaml"))
 
 
-def check_template_name(template_name: str) -> str:
+def check_template_name(template_name: str, known: Collection[str] = INSTRUCTIONS_OF) -> str:
     """The name; raises `UserError` when no prompt template has it."""
-    if template_name not in INSTRUCTIONS_OF:
-        known = ", ".join(sorted(INSTRUCTIONS_OF))
-        raise UserError(f"prompt_template_name={template_name!r} is not known; choose one of: {known}")
+    if template_name not in known:
+        names = ", ".join(sorted(known))
+        raise UserError(f"prompt_template_name={template_name!r} is not known; choose one of: {names}")
     return template_name
 
 

@@ -3,7 +3,8 @@
 Format invalid, or the episode did not end by itself: 0. Format valid, answer wrong: 0.1. Format valid, answer right: 1.
 The answer is judged by exact match (the pilot's) or F1 (the paper's, arXiv 2503.19470), whose value is the reward of a
 valid answer that is partly right. The rule "answer" ignores the format and rewards the answer alone, as in Search-R1
-(arXiv 2503.09516).
+(arXiv 2503.09516). The rule "structured_answer" is that of its version 0.3 (arXiv 2505.15117): an invalid format takes
+0.2 from a right answer; a wrong one gets 0.2 in a valid format, else 0.1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,9 @@ from flashrag.episode import FormatFault, Trajectory
 from flashrag.metrics import score_answer
 
 AnswerMetric = Literal["em", "f1"]
-RewardRule = Literal["format_and_answer", "answer"]
+RewardRule = Literal["format_and_answer", "answer", "structured_answer"]
 FORMAT_ONLY_REWARD = 0.1
+STRUCTURE_REWARD, ANSWER_ONLY_REWARD = 0.2, 0.1
 TERM_PREFIX = "reward_"  # of a term's name among the metrics of a trajectory
 
 
@@ -51,6 +53,15 @@ def rule_reward(
         return Reward(0.0, f"format: {FormatFault[fault.upper()].value} (end reason {trajectory.end_reason})")
     scores = score_answer(answer, gold_answers)
     correctness = scores.em if metric == "em" else scores.f1
+    if rule == "structured_answer":
+        value = _structured_reward(correctness, fault is None, bool(answer))
+        return Reward(value, f"{metric} {correctness:.2f}, {fault or 'format valid'}: {answer!r}")
     if correctness == 0.0:
         return Reward(FORMAT_ONLY_REWARD if rule == "format_and_answer" else 0.0, f"wrong answer {answer!r}")
     return Reward(correctness, f"{metric} {correctness:.2f}: {answer!r}")
+
+
+def _structured_reward(correctness: float, valid: bool, answered: bool) -> float:
+    if valid:
+        return max(correctness, STRUCTURE_REWARD)
+    return max(correctness - STRUCTURE_REWARD, ANSWER_ONLY_REWARD * answered)

@@ -135,6 +135,29 @@ def test_answer_and_format_follow_from_the_dialect(
     assert find_format_fault(texts, dialect, ended_by_itself=True) is fault
 
 
+R1_ANSWER = "<answer> King Wu </answer>"
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_one_step"),
+    [
+        (["\n" + THINK + "\n\n" + SEARCH + "\n", THINK + R1_ANSWER], True),
+        (
+            [THINK + SEARCH + " more", THINK + R1_ANSWER + " more"],
+            True,
+        ),  # the rest of the token that the engine stops in
+        ([THINK + SEARCH, R1_ANSWER], False),  # no thought about what was found
+        ([SEARCH, THINK + R1_ANSWER], False),
+        ([THINK + THINK + R1_ANSWER], False),
+        (["So: " + THINK + R1_ANSWER], False),
+        ([THINK + " So: " + R1_ANSWER], False),
+    ],
+)
+def test_a_turn_of_search_r1_is_one_thought_and_one_step(texts: list[str], is_one_step: bool):
+    fault = find_format_fault(texts, SEARCH_R1, ended_by_itself=True)
+    assert fault is (None if is_one_step else FormatFault.NOT_ONE_STEP)
+
+
 PIECES = st.lists(
     st.sampled_from(
         [THINK, SEARCH, ANSWER, "<think>", "</think>", "<answer>", "</search>", "<result>", r"\boxed{", " x"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flashrag.episode import EndReason, Episode, Segment, Source, Trajectory
+from flashrag.episode import SEARCH_R1, EndReason, Episode, Segment, Source, Trajectory
 from flashrag.reward import rewarded, rule_reward
 
 THINK = " <think> I know. </think>"
@@ -43,6 +43,25 @@ def test_exact_match_reward(sampled: str, gold: list[str], end_reason: EndReason
 )
 def test_the_answer_alone_can_be_rewarded(sampled: str, gold: str, value: float) -> None:
     assert rule_reward(trajectory(sampled), [gold], rule="answer").value == value
+
+
+@pytest.mark.parametrize(
+    ("sampled", "value"),
+    [
+        ("<think> t </think> <answer> King Wu </answer>", 1.0),
+        ("<answer> King Wu </answer>", 0.8),  # 1 - 0.2: right, without a thought
+        ("<think> t </think> <answer> King Wen </answer>", 0.2),
+        ("<answer> King Wen </answer>", 0.1),
+        ("<think> t </think> King Wu", 0.0),
+    ],
+)
+def test_the_reward_of_search_r1_s_version_0_3(sampled: str, value: float) -> None:
+    answered = EndReason.ANSWERED if "<answer>" in sampled else EndReason.EOS
+    episode = Episode((0,), [Segment(Source.MODEL, sampled, (1,))], end_reason=answered, dialect=SEARCH_R1)
+    given = Trajectory.of_episode(episode, question_id="q", question="Who?", gold_answers=("King Wu",))
+    reward = rule_reward(given, ["King Wu"], rule="structured_answer")
+    assert reward.value == value
+    assert ("format valid" in reward.reason) == (value in (1.0, 0.2))
 
 
 def test_answer_in_a_result_earns_nothing() -> None:

@@ -77,6 +77,10 @@ def test_too_few_questions_for_a_batch(
         ("optim.lrr=1", "optim.lr"),
         ("--tpo_n=3", "did you mean '--top_n'?"),
         ("lr", "unknown argument 'lr'"),
+        (
+            "--prompt_template_name=search_r1",
+            "'search_r1' is not known; choose one of: qa_python_template, qa_template",
+        ),
     ],
 )
 def test_a_mistaken_argument_is_one_line(

@@ -224,6 +224,25 @@ def test_an_episode_becomes_what_verl_trains_on_and_a_kept_trajectory(tmp_path: 
     assert [passage.id for passage in kept.calls[0].passages] == ["204"]
 
 
+def test_an_episode_in_search_r1_s_tags_ends_with_its_answer(tmp_path: Path) -> None:
+    turns = ("<think> ? </think>\n<search> Hawks </search>", "<think> ! </think>\n<answer> Wildford </answer>")
+    rule = ("search.prompt_template_name=search_r1", "search.reward_rule=structured_answer")
+
+    async def run() -> tuple[Any, SearchAgentLoop]:
+        loop = make_loop(tmp_path, *turns, overrides=rule)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop
+
+    output, loop = asyncio.run(run())
+    tokenizer, server = loop.tokenizer, loop.server_manager
+    result = '\n\n<information>Doc 1(Title: "Hawks") The home of Hawks is Wildford.</information>\n\n'
+    assert tokenizer.decode(output.prompt_ids).endswith("Question: In which city was the band Hawks formed?\n")
+    assert server.sampling_params[0]["stop"] == ["</search>", "</answer>"]
+    assert output.response_ids == server.turns[0] + tokenizer.encode(result) + server.turns[1]
+    assert sum(output.response_mask) == len(server.turns[0] + server.turns[1])
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    assert (kept.dialect, kept.end_reason, kept.answer, kept.reward) == ("search-r1", "answered", "Wildford", 1.0)
+
+
 @pytest.mark.parametrize(
     ("ground_truth", "gold_answers"),
     [
