@@ -16,6 +16,7 @@ from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import CHECK_HELP, enforce, keep_torch_out_of_a_check, show_check
 from flashrag.system.arguments import CommandParser
 from flashrag.system.machine import count_gpus
+from training.recipe import all_recipes, chosen_recipe, read_recipe
 from verl_search.composition import CONFIG_DIR, check_command_line, compose_config, quoted
 
 
@@ -30,7 +31,9 @@ class Flag(NamedTuple):
 DESCRIPTION = """Train a model to search.
 
 A flag that is not given keeps the value of the config. The defaults below are those of the published config
-(verl/verl_search/config/research.yaml). The config cpu, for a machine without a GPU, trains with one process."""
+(verl/verl_search/config/research.yaml). The config cpu, for a machine without a GPU, trains with one process.
+
+A recipe (docs/recipes.md) gives flags and settings of a published run; those that you give override it."""
 EPILOG = """Any other setting, of verl or of ReSearch, can follow as key=value, for example search.top_n=3.
 
 Without any argument the embedded demo runs; its own options: bash training/run.sh --demo --help"""
@@ -61,15 +64,18 @@ def make_parser() -> CommandParser:
             group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
     rest = parser.add_argument_group("configuration and keys")
     rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research if there is a GPU, else cpu")
+    text = "a published run; help lists them (default: none)"
+    rest.add_argument("--recipe", metavar="NAME", nargs="?", const="help", help=text)
     rest.add_argument("--check", action="store_true", help=CHECK_HELP)
     rest.add_argument("--wandb_api_key", metavar="KEY", help="default: that in WANDB_API_KEY; offline without a key")
     return parser
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags and the trailing key=value overrides; raises `UserError` for anything else, with a suggestion."""
+    """The flags and the trailing key=value overrides, the recipe's first; raises `UserError` for anything else."""
     parser = make_parser()
-    flags, rest = parser.parse_known_args(argv)
+    name = chosen_recipe(argv)
+    flags, rest = parser.parse_known_args([*(read_recipe(name).words() if name else ()), *argv])
     check_command_line(rest)
     for word in rest:
         if word.startswith("-") or not ("=" in word or word.startswith("~")):
@@ -101,7 +107,13 @@ def hydra_overrides(flags: argparse.Namespace) -> list[str]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    flags, extra = parse_flags(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if (name := chosen_recipe(argv)) == "help":
+        print(*(recipe.line for recipe in all_recipes().values()), sep="\n")
+        return 0
+    flags, extra = parse_flags(argv)
+    if name:
+        print(read_recipe(name).summary)
     config_name = flags.config_name or ("research" if count_gpus() else "cpu")
     overrides = [*hydra_overrides(flags), *extra]
     from verl_search.preflight.facts import TrainingFacts

@@ -2,6 +2,7 @@
 # Train with search. Without an argument: the embedded demo (set-up, server, training, evaluation, report).
 #   bash training/run.sh
 #   bash training/run.sh --demo [--help | demo options]
+#   bash training/run.sh --recipe help | --recipe NAME [flags …]
 #   bash training/run.sh --actor_model_path M --search_url U --train_data_path T --dev_data_path D --save_path S \
 #        [--wandb_api_key K] [published flags, --help lists them] [key=value …]
 set -euo pipefail

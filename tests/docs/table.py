@@ -96,6 +96,7 @@ TABLE = (
         needs=("data/train.parquet", "8000"),
         prints=STARTS,
     ),
+    Entry(r"bash training/run\.sh --recipe help$", prints=r"research-pilot +Qwen2\.5-7B on HotpotQA"),
     Entry(r"bash training/run\.sh --actor_model_path ", run_by="tests/end_to_end/test_training.py"),
     Entry(
         r"python scripts/get_model\.py ",

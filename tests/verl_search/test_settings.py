@@ -1,6 +1,7 @@
 """The shipped training configs: they compose, verl accepts them, and the full run holds the published values."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pandas
@@ -11,6 +12,8 @@ from flashrag.errors import UserError
 from flashrag.preflight import PreflightFailed
 from flashrag.system.engine import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR
 from tests.verl_search.composing import composed
+from training.launch import FLAGS
+from training.recipe import all_recipes, read_recipe
 from verl_search.composition import CONFIG_DIR
 from verl_search.main_ppo import check_input, complete, run, validate
 from verl_search.settings import SearchSettings
@@ -71,6 +74,22 @@ def test_config_passes_verls_own_validation(name: str, tmp_path) -> None:
     complete(config)
     validate(config)
     SearchSettings.from_config(config.search)
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in all_recipes().items() if not recipe.absent])
+@pytest.mark.filterwarnings("ignore:Disabled critic")
+def test_the_config_of_a_recipe_passes_verls_own_validation(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if read_recipe(name).flags["nnodes"] > 1:
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    settings = [f"{key}={json.dumps(value)}" for key, value in read_recipe(name).settings.items()]
+    flags = {FLAGS[flag].key: value for flag, value in read_recipe(name).flags.items() if flag != "reward_manager"}
+    config = composed("research", *settings, *(f"{key}={json.dumps(value)}" for key, value in flags.items()))
+    config.actor_rollout_ref.model.path = str(tmp_path)
+    complete(config)
+    validate(config)
 
 
 def test_lengths_follow_the_published_ones() -> None:
@@ -180,7 +199,7 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
         ("+search.topn=3", "search group of the training config: unknown key 'topn'; did you mean 'top_n'"),
         (
             "search.reward_rule=format",
-            "'format' was given; Input should be 'format_and_answer' or 'answer'",
+            "'format' was given; Input should be 'format_and_answer', 'answer' or 'structured_answer'",
         ),
         (
             "search.reward=my_reward.py",

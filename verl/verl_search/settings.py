@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveIn
 
 from flashrag.client import SearchControl, check_addresses
 from flashrag.config import validated
-from flashrag.episode import PYTHON, RESEARCH, Dialect, Limits
+from flashrag.episode import PYTHON, RESEARCH, SEARCH_R1, Dialect, Limits
 from flashrag.errors import UserError
-from flashrag.prompts import PYTHON_TEMPLATE, check_template_name
+from flashrag.prompts import INSTRUCTIONS_OF, PYTHON_TEMPLATE, SEARCH_R1_TEMPLATE, check_template_name
 from flashrag.reward import (
     AnswerMetric,
     JudgeSettings,
@@ -26,6 +26,13 @@ from flashrag.reward import (
     reward_function,
     rule_reward,
 )
+
+# A prompt tells the model its tags, so the dialect follows from the template.
+DIALECT_OF_TEMPLATE: dict[str, Dialect] = {
+    **dict.fromkeys(INSTRUCTIONS_OF, RESEARCH),
+    PYTHON_TEMPLATE: RESEARCH.with_calls(PYTHON),
+    SEARCH_R1_TEMPLATE: SEARCH_R1,
+}
 
 
 class SearchSettings(BaseModel, frozen=True, extra="forbid"):
@@ -41,7 +48,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     max_searches: PositiveInt
     max_result_tokens: PositiveInt
     python_tool: bool
-    prompt_template_name: Annotated[str, AfterValidator(check_template_name)]
+    prompt_template_name: Annotated[str, AfterValidator(partial(check_template_name, known=DIALECT_OF_TEMPLATE))]
     apply_chat: bool
     control: SearchControl
     control_delay_s: PositiveFloat
@@ -51,6 +58,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     judge: JudgeSettings | None
     mask_results: bool
     seed: int | None
+    recipe: str | None
     max_failed_share: float = Field(ge=0, le=1)
     trajectory_dir: Path
     trajectory_keep_every: PositiveInt  # 1 keeps every step
@@ -98,5 +106,5 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
         return reward_function(self.reward)
 
     def dialect(self) -> Dialect:
-        """The tools that the model may call."""
-        return RESEARCH.with_calls(PYTHON) if self.python_tool else RESEARCH
+        """The tags that the model is told in its prompt."""
+        return DIALECT_OF_TEMPLATE[self.prompt_template_name]

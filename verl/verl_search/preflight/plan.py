@@ -107,12 +107,14 @@ def example(facts: TrainingFacts) -> Text:
     document = Document("1", '"A title"\nA passage that the search returns.')
     result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.control_strings, dialect)
     searched = f" <think> I look it up. </think> <search> {question.question} </search>"
-    answer = rf" <answer> The final answer is \[ \boxed{{{question.golden_answers[0]}}} \] </answer>"
+    gold = question.golden_answers[0]
+    words = rf"The final answer is \[ \boxed{{{gold}}} \]" if dialect.boxed else gold
+    end = () if dialect.stops_at_answer else (min(codec.eos_token_ids),)
     segments = [
         (0, facts.train.first_prompt_ids[-LAST_PROMPT_TOKENS:]),
         (1, codec.encode_text(searched)),
         (0, result.token_ids if result else []),
-        (1, [*codec.encode_text(f" <think> Now I know. </think>{answer}"), min(codec.eos_token_ids)]),
+        (1, [*codec.encode_text(f" <think> Now I know. </think> <answer> {words} </answer>"), *end]),
     ]
     lines = [Text("made up, with the end of the prompt; mask 1 is trained on, 0 is not")]
     for mask, token_ids in segments:
@@ -125,6 +127,7 @@ TRAINING_PLAN: Plan[TrainingFacts] = {
     "run": {
         "command": lambda _: without_check(resume_command()),
         "config": lambda facts: facts.config_name,
+        "recipe": lambda facts: facts.config.search.recipe or "none",
         "machine": machine,
         "versions": versions,
         "model": model,

@@ -1,0 +1,71 @@
+"""The page on recipes holds the values, the memory and the commands of the recipes' files."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.docs.pages import commands, pages
+from tests.training.test_recipe import FACTS, PATHS, RECIPES, composed
+from training.recipe import all_recipes, read_recipe
+from verl_search.preflight.sizes import training_memory
+
+PAGE = pages()["docs/recipes.md"]
+
+
+def table(first: str) -> list[list[str]]:
+    """The cells of the table whose heading begins so, row by row, without the backticks."""
+    lines = PAGE[PAGE.index(f"\n| {first} |") + 1 :].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in lines]
+    return [cells[0], *cells[2:]]
+
+
+def shown(value: Any) -> str:
+    """1.0e-06 as people write it; the other values as JSON has them."""
+    return value if isinstance(value, str) else json.dumps(value).replace("e-0", "e-")
+
+
+def test_every_recipe_and_every_name_that_is_not_here_has_a_row() -> None:
+    recipes = all_recipes()
+    assert {row[0]: row[1:3] for row in table("recipe")[1:]} == {
+        name: [recipes[name].title, recipes[name].machine] for name in RECIPES
+    }
+    assert {row[0]: row[1:] for row in table("name")[1:]} == {
+        name: [recipe.title, recipe.absent] for name, recipe in recipes.items() if recipe.absent
+    }
+    for name, recipe in recipes.items():
+        assert f"- `{name}`: {'; '.join(recipe.source)}\n" in PAGE
+
+
+def test_the_values_are_those_of_the_files() -> None:
+    (_, *names), *rows = table("flag or setting")
+    assert set(names) == set(RECIPES)
+    keys = [row[0].replace("…", "actor_rollout_ref.") for row in rows]
+    for column, name in enumerate(names, start=1):
+        recipe = read_recipe(name)
+        flags = {f"--{flag}": value for flag, value in recipe.flags.items() if flag not in PATHS}
+        values = {key: shown(value) for key, value in {**flags, **recipe.settings}.items()}
+        told = {key: row[column] for key, row in zip(keys, rows, strict=True) if row[column]}
+        assert told == values
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_memory_is_that_of_the_sizes(name: str) -> None:
+    config = composed(name)
+    model = FACTS[config.actor_rollout_ref.model.path]
+    of_gpu = sum(training_memory(model, config).values()) / (config.trainer.nnodes * config.trainer.n_gpus_per_node)
+    (told,) = [row[3] for row in table("recipe") if row[0] == name]
+    assert told == f"{of_gpu / 2**30:.0f} GiB"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_whole_path_is_printed_in_its_order(name: str) -> None:
+    section = PAGE.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+    last = PAGE[: PAGE.index(section)].count("\n") + section.count("\n")
+    first = PAGE[: PAGE.index(section)].count("\n")
+    printed = [each.text for each in commands() if each.page == "docs/recipes.md" and first < each.line <= last + 1]
+    around = read_recipe(name).commands
+    trained = printed[len(around["data"]) + len(around["server"])]
+    url = "" if "search_url" in read_recipe(name).flags else " --search_url http://10.0.0.1:8000"
+    assert trained == f"bash training/run.sh --recipe {name}{url}"
+    assert printed == [*around["data"], *around["server"], trained, *around["evaluation"]]
