@@ -220,6 +220,8 @@ def mend_tokenizer(tokenizer: Any, model: PackagedModel) -> None:
     tokenizer.unk_token = model.unknown_token
     tokenizer.model_max_length = model.max_tokens
     tokenizer.clean_up_tokenization_spaces = False
+    # The vocabulary lacks some bytes that no assigned character has. The conversion makes <|endoftext|> of them.
+    tokenizer.backend_tokenizer.model.unk_token = None
     bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = [pre_tokenizers.Digits(individual_digits=True)] if model.splits_digits else []
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, bytes_alone])

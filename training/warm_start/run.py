@@ -122,16 +122,16 @@ def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
 def fine_tune(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
     """Upstream's SFT trainer, one process for each GPU, or one that uses all cores."""
     folder = facts.options.save_path
-    dev = folder / DEV
     paths = {
         "model.path": facts.folder,
         "data.train_files": folder / TRAIN,
-        "data.val_files": dev if any(read_lines(dev)) else None,
         "trainer.default_local_dir": folder / CHECKPOINTS,
     }
+    if any(read_lines(folder / DEV)):
+        paths["data.val_files"] = folder / DEV
     processes = max(1, count_gpus())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    given = [*(f"{key}={quoted(value and str(value))}" for key, value in paths.items()), *overrides]
+    given = [*(f"{key}={quoted(str(path))}" for key, path in paths.items()), *overrides]
     module = ["-m", "verl_search.warm_start", "--config-name", facts.config_name, *given]
     environment = trainer_environment(facts.config_name, folder)
     if processes == 1:  # nothing else works meanwhile

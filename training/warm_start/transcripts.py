@@ -47,7 +47,17 @@ def write_by_rules(
         async with rules.client:
             return await _write_by_rules(shuffled, rules, count, round(count * direct_share))
 
-    return asyncio.run(write())
+    transcripts = asyncio.run(write())
+    # Where there were fewer questions than wanted, too many of them may answer at once.
+    surplus = _surplus(sum(not one.calls for one in transcripts), len(transcripts), direct_share)
+    direct = [one.question_id for one in transcripts if not one.calls]
+    left_out = set(direct[len(direct) - surplus :])
+    return [one for one in transcripts if one.question_id not in left_out]
+
+
+def _surplus(direct: int, total: int, share: float) -> int:
+    """How many of `direct` must go, so that they are at most `share` of what is left of `total`."""
+    return next(fewer for fewer in range(direct + 1) if direct - fewer <= share * (total - fewer))
 
 
 async def _write_by_rules(

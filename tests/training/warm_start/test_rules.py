@@ -114,6 +114,13 @@ def test_a_share_of_the_transcripts_answers_at_once_and_each_question_has_one(to
     assert describe(transcripts) == "20 transcripts: 5 with 0 searches, 15 with 1 searches"
 
 
+def test_the_share_is_one_of_the_transcripts_that_could_be_written(tokenizer: Any) -> None:
+    questions = [Question(f"q{i}", f"Question {i}?", ("King Wu",)) for i in range(10)]
+    index = Index({question.question: [KING] for question in questions[:6]})
+    transcripts = write_by_rules(questions, rules(tokenizer, index), 100, 0.25, seed=3)
+    assert describe(transcripts) == "8 transcripts: 2 with 0 searches, 6 with 1 searches"  # of four that were not found
+
+
 def test_the_first_answer_that_a_text_holds_as_whole_words() -> None:
     assert held_answer("King Wu of Zhou", ["Wu Di", "wu"]) == "wu"
     assert held_answer("Wuhan", ["wu"]) is None
