@@ -183,6 +183,19 @@ def test_a_room_is_entered_by_its_door() -> None:
     assert around == []
 
 
+def test_the_retrieval_room_brings_no_client_of_servers_with_it() -> None:
+    """Every search process and every build of an index imports it; aiohttp and httpx would be a third of that."""
+    reached: set[str] = set()
+    waiting = ["flashrag.retriever"]
+    while waiting:
+        if (module := waiting.pop()) not in reached:
+            reached.add(module)
+            waiting += [imported_module(found) for found in imports() if found.module == module and found.at_import]
+    assert "flashrag.retriever.loading" in reached
+    heavy = ("flashrag.client", "flashrag.generator", "flashrag.system.network")
+    assert [module for module in sorted(reached) if module.startswith(heavy)] == []
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", PUBLIC)
 def test_a_public_path_can_be_imported(path: str) -> None:

@@ -18,7 +18,6 @@ import yaml
 
 from flashrag.corpus import file_sha256
 from flashrag.errors import UserError
-from flashrag.generator import read_json_object
 
 PACKAGE_MODEL_FOLDER = "model"
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
@@ -118,6 +117,8 @@ def check_dimension(of_encoder: int, of_index: int) -> None:
 
 
 def _settings(folder: Path, name: str) -> dict[str, Any]:
+    from flashrag.generator import read_json_object  # here: the clients of servers come with it
+
     path = folder / name
     return read_json_object(path, "the encoder") if path.is_file() else {}
 

@@ -7,10 +7,10 @@ Does not cover: vectors of a given file, which are compared with the encoder's o
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashrag.corpus import Corpus
 from flashrag.errors import UserError
-from flashrag.generator import ModelFacts, read_model_facts
 from flashrag.preflight import (
     MACHINE_RULES,
     Finding,
@@ -45,6 +45,9 @@ from flashrag.retriever.preflight import (
 from flashrag.system.files import locked
 from flashrag.system.machine import count_gpus, versions_in_words
 
+if TYPE_CHECKING:
+    from flashrag.generator import ModelFacts
+
 BUILDER = "python -m flashrag.retriever.index_builder"
 FLOAT32_BYTES = 4
 # Of a bm25 index, measured on Wikipedia (docs/indexes.md): its size by the corpus's, and memory for a passage.
@@ -68,7 +71,9 @@ class BuildFacts(MachineFacts):
         return None if value is None else resolve_model_folder(value, "--model_path")
 
     @fact
-    def encoder(self) -> ModelFacts | None:
+    def encoder(self) -> "ModelFacts | None":
+        from flashrag.generator import read_model_facts  # here: the clients of servers come with it
+
         return None if self.model_folder is None else read_model_facts(self.model_folder, "--model_path")
 
     @fact

@@ -4,11 +4,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flashrag.corpus import CACHE_FOLDER, Corpus
 from flashrag.errors import UserError
-from flashrag.generator import ModelFacts, read_model_facts
 from flashrag.preflight import (
     Finding,
     check_readable,
@@ -32,6 +31,9 @@ from flashrag.retriever.index_card import IndexCard, find_index, path_bytes, rea
 from flashrag.retriever.loading import check_assets
 from flashrag.retriever.preflight.corpus import cache_bytes, look_at_corpus, unread
 from flashrag.retriever.settings import Kind, RetrieverSettings
+
+if TYPE_CHECKING:
+    from flashrag.generator import ModelFacts
 
 
 class Shape(NamedTuple):
@@ -61,7 +63,9 @@ class PartFacts:
         return None if value is None else resolve_model_folder(value, "retrieval_model_path")
 
     @fact
-    def encoder(self) -> ModelFacts | None:
+    def encoder(self) -> "ModelFacts | None":
+        from flashrag.generator import read_model_facts  # here: the clients of servers come with it
+
         return None if self.model_folder is None else read_model_facts(self.model_folder, "retrieval_model_path")
 
     @fact

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flashrag.generator import ModelFacts, read_model_facts
 from flashrag.preflight import Finding, MachineFacts, error, examine, fact, gathered, gib, warning
 from flashrag.retriever.encoder_folder import most_tokens, resolve_model_folder
 from flashrag.retriever.faiss_index import check_gpus
@@ -12,6 +12,9 @@ from flashrag.retriever.preflight.corpus import describe
 from flashrag.retriever.preflight.part import PART_RULES, PartFacts
 from flashrag.retriever.settings import Kind, RetrieverSettings
 from flashrag.system.machine import count_gpus, versions_in_words
+
+if TYPE_CHECKING:
+    from flashrag.generator import ModelFacts
 
 LIBRARY_BYTES = 600 << 20  # torch, transformers and faiss, in a process that searches or builds
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "bm25s", "sentence-transformers", "torch", "transformers")
@@ -40,7 +43,9 @@ class RetrieverFacts(MachineFacts):
         ]
 
     @fact
-    def reranker(self) -> ModelFacts | None:
+    def reranker(self) -> "ModelFacts | None":
+        from flashrag.generator import read_model_facts  # here: the clients of servers come with it
+
         if not self.settings.use_reranker:
             return None
         assert self.settings.rerank_model_path is not None, "checked by RetrieverSettings"
@@ -120,7 +125,7 @@ def describe_indexes(facts: RetrieverFacts) -> str:
     return _each(facts, [described(part) for part in facts.parts])
 
 
-def describe_encoder(encoder: ModelFacts, folder: Path) -> str:
+def describe_encoder(encoder: "ModelFacts", folder: Path) -> str:
     return f"{encoder.architecture}, {gib(encoder.weight_bytes)}, {most_tokens(folder)} tokens ({folder})"
 
 
