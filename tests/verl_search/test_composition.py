@@ -158,8 +158,8 @@ def test_any_text_comes_through_or_is_refused(text: str) -> None:
 @pytest.mark.parametrize("folder", ["out/${x}", r"a\\${b}", "${trainer.nnodes}", "${", "läuft gut, '${x}'"])
 def test_a_runs_folder_may_have_any_name(folder: str) -> None:
     config = compose_config("cpu", [f"trainer.default_local_dir={quoted(folder)}"])
-    for _ in range(2):
-        OmegaConf.resolve(config)  # as upstream's task runner does, before it resolves values again for the loggers
+    for group in (config.trainer, config.search) * 2:
+        OmegaConf.resolve(group)  # as upstream's task runner does, before it resolves values again for the loggers
     assert str(config.trainer.default_local_dir) == folder
     assert str(config.search.trajectory_dir) == f"{folder}/trajectories"
     (override,) = OverridesParser.create().parse_overrides([f"data.train_files={quoted(folder)}"])
