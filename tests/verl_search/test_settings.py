@@ -115,7 +115,8 @@ def test_a_cpu_machine_trains_with_one_process_unless_told_otherwise() -> None:
 
 def test_every_shipped_training_config_is_covered() -> None:
     shipped = {path.stem for path in CONFIG_DIR.glob("*.yaml")}
-    assert shipped == {"research", "cpu", "demo", "agent_loop", "alarms"}
+    # The last two are composed by tests/training/warm_start.
+    assert shipped == {"research", "cpu", "demo", "agent_loop", "alarms", "warm_start", "warm_start_cpu"}
 
 
 @pytest.mark.filterwarnings("ignore:Disabled critic")

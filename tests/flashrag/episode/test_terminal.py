@@ -1,6 +1,7 @@
 """What a terminal shows of the pieces, with colours and without."""
 
 import io
+import os
 
 import pytest
 from rich.console import Console
@@ -21,7 +22,7 @@ PIECES = [
 
 def shown(pieces: list[Piece], **console: object) -> str:
     file = io.StringIO()
-    view = TerminalView(Console(file=file, width=40, **console))
+    view = TerminalView(Console(file=file, width=40, _environ=os.environ, **console))
     for piece in pieces:
         view.show(piece)
     view.line("answer", "Wu")

@@ -8,6 +8,7 @@ import ast
 import importlib
 import importlib.metadata
 import inspect
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,13 @@ GIVEN = {
     "self.server_manager": "verl.workers.rollout.llm_server.LLMServerClient",
     "self.llm_server_manager": "verl.workers.rollout.llm_server.LLMServerManager",
 }
+
+
+@pytest.fixture(autouse=True)
+def environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl's SFT trainer sets these when it is imported."""
+    for name in ("NCCL_DEBUG", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, os.environ.get(name, "false"))
 
 
 def is_upstream(path: str) -> bool:
