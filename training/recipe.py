@@ -65,7 +65,7 @@ def read_recipe(name: str) -> Recipe:
     """The recipe of this name; raises `UserError` if there is none, or if it is not here."""
     recipes = all_recipes()
     if name not in recipes:
-        raise UserError(f"--recipe {name}: no such recipe{did_you_mean(name, recipes)}; --recipe help lists them")
+        raise UserError(f"--recipe {name!r}: no such recipe{did_you_mean(name, recipes)}; --recipe help lists them")
     if absent := recipes[name].absent:
         raise UserError(f"--recipe {name} is not here: {absent}; docs/recipes.md says more")
     return recipes[name]

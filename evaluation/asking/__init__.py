@@ -8,6 +8,6 @@ page.py        the page in the browser; static/ is its code
 
 from evaluation.asking.asker import Asker, figures, started
 from evaluation.asking.options import AskOptions, parse_options
-from evaluation.asking.preflight import PLAN, RULES, AskFacts
+from evaluation.asking.preflight import PLAN, RULES, AskFacts, checked
 
-__all__ = ["PLAN", "RULES", "AskFacts", "AskOptions", "Asker", "figures", "parse_options", "started"]
+__all__ = ["PLAN", "RULES", "AskFacts", "AskOptions", "Asker", "checked", "figures", "parse_options", "started"]

@@ -27,7 +27,7 @@ PLACEHOLDERS = {"dataset_name": "question", "split": "asked"}
 NOT_ASKED = frozenset(
     {
         *PLACEHOLDERS,
-        *("data_dir", "test_sample_num", "random_sample", "concurrency", "metrics", "metric_setting"),
+        *("data_dir", "test_sample_num", "random_sample", "concurrency", "metrics", "metric_setting", "reward"),
         *("save_note", "save_metric_score", "save_intermediate_data"),
     }
 )
@@ -62,10 +62,17 @@ def parse_options(argv: Sequence[str]) -> AskOptions:
         config_path, search_config = demo / DEMO_CONFIG, demo / DEMO_SEARCH
         checkpoint = _trained_model(demo)
         overrides["remote_retriever_url"] = LATER
+    if keys.get("search_control") == "random":
+        raise UserError(
+            "search_control=random draws from the questions of a whole run; use empty, delayed or forbidden, or "
+            "evaluation/run_eval.py"
+        )
     if given["page"] is not None:
-        for name in ("question", "json"):
+        for name, flag in (("question", "a question"), ("json", "--json")):
             if given[name]:
-                raise UserError(f"--page and {name} were both given; the page asks its own questions, remove one")
+                raise UserError(f"--page and {flag} were both given; the page asks its own questions, remove one")
+    elif given["host"] != LOOPBACK:
+        raise UserError(f"--host {given['host']} says where a page listens, and none was asked for; add --page")
     command_line = CommandLine(config_path, overrides, False, checkpoint, given["check"], tuple(argv))
     return AskOptions(command_line, given["question"], search_config, given["json"], given["page"], given["host"])
 

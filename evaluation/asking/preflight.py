@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from evaluation.asking.options import AskOptions
+from evaluation.asking.options import CONFIG, AskOptions
 from evaluation.command_line import load_settings
 from evaluation.preflight import PLAN as EVALUATION_PLAN
 from evaluation.preflight import RULES as EVALUATION_RULES
@@ -38,7 +38,7 @@ class AskFacts(EvalFacts):
 
     @fact
     def settings(self) -> EvalSettings:
-        """Model and context are those of the server where the flags do not say otherwise."""
+        """The model is the server's, and the context no longer than the server's, where nobody says otherwise."""
         line = self.command_line
         settings = load_settings(line) if line.auto_serve is None else check_auto_serve(line)
         if METHODS[settings.method_name].pipeline.prepare is not BasicPipeline.prepare:
@@ -48,7 +48,7 @@ class AskFacts(EvalFacts):
         card = find_served_card(
             settings.model_copy(update={"generator_max_input_len": 1}), api_key("OPENAI_API_KEY") or "EMPTY"
         )
-        if "generator_model" not in line.overrides:
+        if line.config_path == CONFIG and "generator_model" not in line.overrides:
             settings = settings.model_copy(update={"generator_model": str(card.get("root") or card["id"])})
         return self._within(settings, card.get("max_model_len"))
 

@@ -9,7 +9,7 @@ from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel
 from evaluation.run.auto_serve import served_tokens, server_options
 from evaluation.scores.scoring import RECALL, score_trajectory
 from flashrag.client import SearchControl, different_questions
-from flashrag.episode import prompt_note
+from flashrag.episode import RESEARCH, prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline import OraclePassagesPipeline, ReSearchPipeline
@@ -102,9 +102,11 @@ def control_fits_the_method(facts: EvalFacts) -> Iterator[Finding]:
     if control is SearchControl.NONE:
         return
     if not method.needs_retriever or method is OraclePassagesPipeline:
-        yield error(f"{given}, but {settings.method_name} has no searches to control; give another method, or none")
+        instead = "give another method, or search_control=none"
+        yield error(f"{given}, but {settings.method_name} has no searches to control; {instead}")
     elif control is SearchControl.FORBIDDEN and not issubclass(method, EpisodePipeline):
-        yield error(f"{given}, but {settings.method_name} always searches; use --method_name zero-shot, or empty")
+        instead = "use search_control=empty, or --method_name zero-shot"
+        yield error(f"{given}, but {settings.method_name} always searches; {instead}")
     elif control is SearchControl.FORBIDDEN and settings.python_tool:
         yield error(f"{given} forbids the calls of all tools; set python_tool: false")
     else:
@@ -172,6 +174,7 @@ def reward_works(facts: EvalFacts) -> None:
     try_reward(
         settings.reward,
         first,
+        facts.method.dialect if issubclass(facts.method, EpisodePipeline) else RESEARCH,
         lambda each: score_trajectory(each, settings.metrics, settings.metric_setting, verdict=True),
         metadata=asked(first)["metadata"],
     )

@@ -19,7 +19,7 @@ from flashrag.metrics import answer_in_top_k, holds_answer
 MOST_SEARCHES = 4  # more are counted together
 FOUND, NOT_FOUND, UNDECIDED = "answer_found", "answer_not_found", "yes_no"
 COLUMNS = {
-    FOUND: "passages hold the answer",
+    FOUND: "found passages hold the answer",
     NOT_FOUND: "no passage holds it",
     UNDECIDED: "yes/no",
     "answer_in_question": "the question holds it",

@@ -62,7 +62,7 @@ def options(data_dir: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any
         ({"concurrency": 0}, "concurrency: 0 was given"),
         ({"retrieval_topk": "many"}, "retrieval_topk: 'many' was given"),
         ({"search_control": "emtpy"}, "search_control: 'emtpy' was given"),
-        ({"search_control": "random"}, "the run has 3 different ones; give at least 20"),
+        ({"search_control": "random"}, "which has 3 different ones; give at least 20"),
         ({"search_control_delay_s": 0}, "search_control_delay_s: 0 was given"),
         ({"prompt_template_name": "qa"}, "choose one of: qa_python_template, qa_template"),
         ({"save_note": "../elsewhere"}, "save_note: '../elsewhere' was given"),

@@ -295,9 +295,10 @@ def test_the_list_has_a_line_for_each_recipe(argv: list[str], capsys: pytest.Cap
     [
         (
             "search-r1-v0.2",
-            "--recipe search-r1-v0.2: no such recipe; did you mean 'search-r1-v0.3'?; --recipe help lists",
+            "--recipe 'search-r1-v0.2': no such recipe; did you mean 'search-r1-v0.3'?; --recipe help lists",
         ),
-        ("zzz", "--recipe zzz: no such recipe; --recipe help lists them"),
+        ("", "--recipe '': no such recipe"),
+        ("zzz", "--recipe 'zzz': no such recipe; --recipe help lists them"),
         ("recall", "--recipe recall is not here: its model calls functions as JSON"),
     ],
 )

@@ -1,7 +1,7 @@
 """The flags of the warm start, what is known before it starts, and what can be wrong with that."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from flashrag.preflight import (
     question_findings,
     without_check,
 )
-from flashrag.prompts import check_template_name
+from flashrag.prompts import PYTHON_TEMPLATE
 from flashrag.questions import QuestionFile
-from flashrag.system.arguments import flag, in_range
-from flashrag.system.machine import versions_in_words
-from training.launch import boolean
-from training.warm_start.transcripts import choose_good, describe, read_sources
+from flashrag.system.arguments import boolean, flag, in_range
+from flashrag.system.machine import count_gpus, gpu_memory_bytes, versions_in_words
+from training.warm_start.transcripts import choose_good, describe, held_out_count, read_sources
+from verl_search.settings import DIALECT_OF_TEMPLATE
 from verl_search.trainer.stopping import resume_command
 
 MODEL_KEY = "--actor_model_path"
@@ -41,7 +41,25 @@ TRAINED_BYTES = 16  # of a parameter: weights, gradient and two moments in float
 KEPT_BYTES = 4 + 8 + 4 + 2  # of a parameter: a checkpoint with its model's folder, and the exported model
 
 RULES_GROUP, RUNS_GROUP, ALL_GROUP = "transcripts by rules", "transcripts of runs", "transcripts of both kinds"
-SAME_GROUP = "prompt and results, the same as in training"
+SAME_GROUP = "transcripts by rules: prompt and results, the same as in training"
+TRAIN = "train.jsonl"  # in the save folder
+# The command sets these; the flag that says where from.
+OWN_KEYS = {
+    "model.path": "--actor_model_path",
+    "data.train_files": "--train_data_path or --trajectories",
+    "data.val_files": "--held_out",
+    "trainer.default_local_dir": "--save_path",
+}
+# Upstream's own data set reads these; a transcript's ids are trained on as they are.
+NOT_HONOURED = tuple(
+    f"data.{name}"
+    for name in (
+        *("max_length", "truncation", "pad_mode", "custom_cls", "messages_key", "tools_key", "enable_thinking_key"),
+        *("enable_thinking_default", "apply_chat_template_kwargs", "ignore_input_ids_mismatch"),
+    )
+)
+# The prompts whose dialect the writer of the rules knows; it calls no Python.
+TEMPLATES = tuple(sorted(DIALECT_OF_TEMPLATE.keys() - {PYTHON_TEMPLATE}))
 at_least_one = in_range(int, 1)
 share = in_range(float, 0.0, 1.0)
 
@@ -79,9 +97,7 @@ class Options:
     held_out: float = flag("share to measure the loss on", 0.05, type=share, metavar="SHARE", group=ALL_GROUP)
     seed: int = flag("of the choice of transcripts", 0, group=ALL_GROUP)
 
-    prompt_template_name: str = flag(
-        "the prompt's wording", "qa_template", type=check_template_name, metavar="NAME", group=SAME_GROUP
-    )
+    prompt_template_name: str = flag("the prompt's wording", "qa_template", choices=TEMPLATES, group=SAME_GROUP)
     apply_chat: bool = flag(
         "use the model's chat template (default: false)",
         False,
@@ -99,9 +115,14 @@ class Options:
 class WarmStartFacts(MachineFacts, ModelFolder):
     """What is known about a warm start before it begins."""
 
-    def __init__(self, options: Options, config: DictConfig, config_name: str) -> None:
+    def __init__(self, options: Options, config: DictConfig, config_name: str, overrides: Sequence[str]) -> None:
         ModelFolder.__init__(self, options.actor_model_path, MODEL_KEY)
-        self.options, self.config, self.config_name = options, config, config_name
+        self.options, self.config, self.config_name, self.overrides = options, config, config_name, overrides
+
+    @property
+    def has_transcripts(self) -> bool:
+        """Whether an earlier start wrote them, so that no search is made."""
+        return (self.options.save_path / TRAIN).exists()
 
     @fact
     def tokenizer(self) -> Any:
@@ -117,7 +138,8 @@ class WarmStartFacts(MachineFacts, ModelFolder):
     @fact
     def server(self) -> dict[str, Any]:
         """The /health reply of the first healthy retrieval server; {} where none is needed."""
-        return check_server(self.options.search_url).json() if self.options.search_url else {}
+        needed = self.options.search_url and not self.has_transcripts
+        return check_server(self.options.search_url).json() if needed else {}
 
     @fact
     def good_trajectories(self) -> list[Trajectory]:
@@ -137,6 +159,25 @@ def one_source(facts: WarmStartFacts) -> Iterator[Finding]:
         yield error("give either --train_data_path with --search_url (rules), or --trajectories (good ones of runs)")
     elif options.train_data_path is not None and options.search_url is None:
         yield error("--train_data_path: the rules search for each question; give the retrieval server (--search_url)")
+
+
+def flags_are_of_the_source(facts: WarmStartFacts) -> Iterator[Finding]:
+    by_rules = not facts.options.trajectories
+    other, source = ((RUNS_GROUP,), "--trajectories") if by_rules else ((RULES_GROUP, SAME_GROUP), "--train_data_path")
+    for field in fields(facts.options):
+        group, value = field.metadata["flag"][0], getattr(facts.options, field.name)
+        if group in other and field.name not in ("trajectories", "train_data_path") and value != field.default:
+            yield error(f"--{field.name}={value} has no effect without {source}; leave it out")
+
+
+def settings_are_honoured(facts: WarmStartFacts) -> Iterator[Finding]:
+    for key in (word.lstrip("+~").partition("=")[0] for word in facts.overrides):
+        if flag_name := OWN_KEYS.get(key):
+            yield error(f"{key} is set by the command itself; give {flag_name} instead")
+        elif key.startswith(NOT_HONOURED):
+            yield error(f"{key} has no effect: the ids of a transcript are trained on as they are; leave it out")
+        elif key == "trainer.logger" and "file" not in facts.config.trainer.logger:
+            yield error("trainer.logger: the progress on the console is read from the file logger; add file to it")
 
 
 def questions_are_read(facts: WarmStartFacts) -> Iterator[Finding]:
@@ -161,18 +202,12 @@ def prompt_is_made(facts: WarmStartFacts) -> Iterator[Finding]:
 def batch_is_filled(facts: WarmStartFacts) -> Iterator[Finding]:
     """The last batch of an epoch is dropped where it is not full, so one batch is the least."""
     options, batch = facts.options, facts.config.data.train_batch_size
-    known = (
-        len(facts.good_trajectories)
-        if options.trajectories
-        else len(facts.questions.questions)
-        if facts.questions
-        else 0
-    )
-    most = min(options.count, known)
-    if known and round(most * (1 - options.held_out)) < batch:
+    found = facts.questions.questions if facts.questions else facts.good_trajectories
+    most = min(options.count, len(found))
+    if found and most - held_out_count(most, options.held_out, batch) < batch:
         yield error(
-            f"data.train_batch_size={batch}, but at most {most} transcripts can be made, of which "
-            f"{options.held_out:.0%} are held out; lower it, or give more questions or trajectories"
+            f"data.train_batch_size={batch}, but at most {most} transcripts can be made; lower it, or give more "
+            "questions or trajectories"
         )
 
 
@@ -182,6 +217,8 @@ def folder_has_room(facts: WarmStartFacts) -> Iterator[Finding]:
 
 RULES: Mapping[str, Rule[WarmStartFacts]] = {
     "warm_start.source": one_source,
+    "warm_start.flags": flags_are_of_the_source,
+    "warm_start.settings": settings_are_honoured,
     "warm_start.questions": questions_are_read,
     "warm_start.trajectories": trajectories_are_good,
     "warm_start.server": gathered("server"),
@@ -203,7 +240,8 @@ def _source(facts: WarmStartFacts) -> str:
 def _memory(facts: WarmStartFacts) -> str:
     if facts.model.parameters is None:
         raise UserError("the model's files do not tell its size")
-    return f"about {gib(facts.model.parameters * TRAINED_BYTES)} and activations, of {gib(facts.machine.memory_bytes)}"
+    there = sum(gpu_memory_bytes()) if count_gpus() else facts.machine.memory_bytes
+    return f"about {gib(facts.model.parameters * TRAINED_BYTES)} and activations, of {gib(there)}"
 
 
 PLAN: Plan[WarmStartFacts] = {

@@ -65,7 +65,8 @@ class _Writer:
     def _turn(self, result: str) -> list[int]:
         question, searches = self.question.question, len(self.found)
         if self.knows:
-            return self._answer(KNOWS.format(question=question), self.question.golden_answers[0])
+            answer = next(answer for answer in self.question.golden_answers if answer.strip())
+            return self._answer(KNOWS.format(question=question), answer)
         if not searches:
             return self._search(LOOKS_UP.format(question=question), question)
         if (answer := held_answer(result, self.question.golden_answers)) is not None:
@@ -83,9 +84,10 @@ class _Writer:
     def _answer(self, thought: str, answer: str) -> list[int]:
         dialect = self.rules.codec.dialect
         assert dialect.answer is not None, "a dialect without an answer block has no rule to write by"
-        shown = f"The final answer is \\[ \\boxed{{{answer}}} \\]" if dialect.boxed else answer
-        block = f"{dialect.answer.open} {shown} {dialect.answer.close}"
-        return [*self._block(thought, block), self.rules.eos_token_id]
+        block = f"{dialect.answer.open} {dialect.shown_answer(answer)} {dialect.answer.close}"
+        # In a dialect whose engine stops at the answer, the model never samples the end of sequence.
+        end = () if dialect.stops_at_answer else (self.rules.eos_token_id,)
+        return [*self._block(thought, block), *end]
 
     def _block(self, thought: str, block: str) -> list[int]:
         think = self.rules.codec.dialect.think

@@ -22,11 +22,12 @@ from flashrag.system.json_lines import read_lines
 from flashrag.system.machine import count_gpus
 from flashrag.system.processes import run_guarded
 from training.trainer_process import follow_process, trainer_environment
-from training.warm_start.preflight import PLAN, RULES, Options, WarmStartFacts
+from training.warm_start.preflight import PLAN, RULES, TRAIN, Options, WarmStartFacts
 from training.warm_start.progress import LossPrinter
 from training.warm_start.rules import Rules
-from training.warm_start.transcripts import check_ids, describe, write_by_rules, write_transcripts
-from verl_search.composition import check_command_line, compose_config, quoted
+from training.warm_start.transcripts import check_ids, describe, parted, write_by_rules, write_transcripts
+from verl_search.composition import check_settings, compose_config, quoted
+from verl_search.settings import DIALECT_OF_TEMPLATE
 from verl_search.trainer.run_folder import METRICS_FOLDER
 
 PROGRAM = "bash training/warm_start.sh"
@@ -35,8 +36,8 @@ DESCRIPTION = """Teach a model the form of searching, before training/run.sh tra
 It is fine-tuned on transcripts: written by rules from questions and the retrieval server, or the good trajectories of
 runs. A model that searches by itself needs no warm start (docs/warm_start.md)."""
 EPILOG = "Settings of verl's SFT trainer can follow as key=value, for example optim.lr=1e-4 trainer.total_epochs=2."
-TRAIN, DEV = "train.jsonl", "dev.jsonl"
-CHECKPOINTS, MODEL, SETTINGS, LOG = "checkpoints", "model", "settings.json", "warm_start.log"
+DEV, CHECKPOINTS, MODEL = "dev.jsonl", "checkpoints", "model"
+SETTINGS, LOG = "settings.json", "warm_start.log"
 
 
 @exit_on_user_error
@@ -44,18 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog=PROGRAM, description=DESCRIPTION, epilog=EPILOG)
     parser.add_fields(Options)
     flags, overrides = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    for word in overrides:
-        if word.startswith("-") or "=" not in word:
-            raise UserError(f"unknown argument {word!r}{parser.nearest_flag(word)}")
-    check_command_line(overrides)
+    check_settings(overrides, parser.nearest_flag)
     options = Options(**vars(flags))
     config_name = "warm_start" if count_gpus() else "warm_start_cpu"
-    facts = WarmStartFacts(options, compose_config(config_name, overrides), config_name)
+    facts = WarmStartFacts(options, compose_config(config_name, overrides), config_name, overrides)
     findings = examine(RULES, facts)
     if options.check:
         return show_check(PLAN, facts, findings)
     enforce(findings, options.save_path)
     settings = {**asdict(options), "overrides": overrides, "config": config_name}
+    del settings["search_url"], settings["check"]  # a server may have moved meanwhile
     keep_settings(options.save_path / SETTINGS, json.loads(json.dumps(settings, default=str)))
     run_guarded(lambda: warm_start(facts, overrides), "the same command goes on from the last checkpoint")
     print(f"done: the model is in {options.save_path / MODEL}; train it with --actor_model_path")
@@ -81,12 +80,10 @@ def warm_start(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
     """The three stages."""
     folder = facts.options.save_path
     if not (folder / TRAIN).exists():
-        transcripts = make_transcripts(facts)
-        # Upstream measures whole batches only.
-        batch = facts.config.data.train_batch_size
-        held_out = round(len(transcripts) * facts.options.held_out / batch) * batch
-        write_transcripts(folder / DEV, transcripts[:held_out])
-        write_transcripts(folder / TRAIN, transcripts[held_out:])
+        transcripts, data = make_transcripts(facts), facts.config.data
+        train, held_out = parted(transcripts, facts.options.held_out, data.train_batch_size, data.max_token_len_per_gpu)
+        write_transcripts(folder / DEV, held_out)
+        write_transcripts(folder / TRAIN, train)
         print(describe(transcripts), flush=True)
     if (folder / MODEL).exists():
         return
@@ -100,7 +97,7 @@ def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
     """The transcripts; raises `UserError` if there are none, or if they are another tokenizer's."""
     options = facts.options
     end_ids = eos_token_ids(facts.tokenizer, str(facts.folder))
-    codec = EpisodeCodec(facts.tokenizer, end_ids)
+    codec = EpisodeCodec(facts.tokenizer, end_ids, DIALECT_OF_TEMPLATE[options.prompt_template_name])
     if facts.questions is None:
         check_ids(facts.good_trajectories, codec)
         return facts.good_trajectories

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from flashrag.episode import EndReason, EpisodeCodec, Source, Trajectory
 from flashrag.errors import UserError
-from flashrag.questions import Question
+from flashrag.questions import Question, same_question_key
 from flashrag.system.files import staged
 from training.warm_start.rules import Rules, write_transcript
 from verl_search.rollout.trajectories import read_file, read_run
@@ -73,8 +73,10 @@ async def _write_by_rules(
                 if not is_good(transcript):
                     if direct == direct_count:
                         continue
-                    direct += 1
                     transcript = await write_transcript(question, rules, knows=True)
+                    if not is_good(transcript):
+                        continue
+                    direct += 1
                 kept.append(transcript)
                 progress.update()
                 if len(kept) == count:
@@ -88,13 +90,18 @@ def read_sources(paths: Iterable[Path]) -> Iterator[Trajectory]:
         yield from read_file(path) if path.is_file() else read_run(path)
 
 
+def asked(trajectory: Trajectory) -> str:
+    """The question, by its words: ids repeat from one data set to the next."""
+    return same_question_key(trajectory.question)
+
+
 def choose_good(trajectories: Iterable[Trajectory], count: int, each: int, seed: int) -> list[Trajectory]:
     """Up to `count` good trajectories, at most `each` of a question, no text twice; a seeded choice among them."""
-    good = {(one.question_id, "".join(part.text for part in one.segments)): one for one in trajectories if is_good(one)}
+    good = {(asked(one), "".join(part.text for part in one.segments)): one for one in trajectories if is_good(one)}
     chosen, of_question = [], Counter()
     for trajectory in random.Random(seed).sample(list(good.values()), len(good)):
-        if of_question[trajectory.question_id] < each and len(chosen) < count:
-            of_question[trajectory.question_id] += 1
+        if of_question[asked(trajectory)] < each and len(chosen) < count:
+            of_question[asked(trajectory)] += 1
             chosen.append(trajectory)
     return chosen
 
@@ -108,6 +115,43 @@ def check_ids(transcripts: Iterable[Trajectory], codec: EpisodeCodec) -> None:
                     f"--trajectories: the token ids of question {transcript.question_id} are another tokenizer's; give "
                     "trajectories of the model that is trained, or one with the same tokenizer"
                 )
+
+
+def held_out_count(count: int, share: float, batch: int) -> int:
+    """How many of `count` transcripts are held out: whole batches, as upstream measures no others, and never the last.
+
+    >>> held_out_count(800, 0.05, 8), held_out_count(14, 0.3, 8), held_out_count(20, 0.0, 8)
+    (40, 0, 0)
+    """
+    return max(0, min(round(count * share / batch), count // batch - 1)) * batch
+
+
+def parted(
+    transcripts: Sequence[Trajectory], share: float, batch: int, most_tokens: int
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """The transcripts to train on, and those to measure the loss on; no question is in both.
+
+    Raises `UserError` for fewer than a batch, and for one that is longer than a micro-batch may be.
+    """
+    if too_long := next((one for one in transcripts if token_count(one) > most_tokens), None):
+        raise UserError(
+            f"the transcript of question {too_long.question_id} has {token_count(too_long)} tokens, more than "
+            f"data.max_token_len_per_gpu={most_tokens}; raise that, or lower --max_result_tokens or --top_n"
+        )
+    held_out = list(transcripts[: held_out_count(len(transcripts), share, batch)])
+    measured = {asked(one) for one in held_out}
+    train = [one for one in transcripts[len(held_out) :] if asked(one) not in measured]
+    if len(train) < batch:
+        raise UserError(
+            f"{len(train)} transcripts were made to train on, fewer than data.train_batch_size={batch}; lower it, or "
+            "give more questions or trajectories"
+        )
+    return train, held_out
+
+
+def token_count(transcript: Trajectory) -> int:
+    """Tokens of prompt and response."""
+    return len(transcript.prompt_ids) + sum(len(segment.token_ids) for segment in transcript.segments)
 
 
 def write_transcripts(path: Path, transcripts: Iterable[Trajectory]) -> None:

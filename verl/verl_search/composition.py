@@ -9,7 +9,7 @@ import importlib.util
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,14 @@ def check_command_line(words: Sequence[str]) -> None:
     if many := {"-m", "--multirun"} & set(words):
         raise UserError(f"{many.pop()}: {ONE_CONFIG}")
     check_overrides([word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))])
+
+
+def check_settings(words: Sequence[str], nearest_flag: Callable[[str], str]) -> None:
+    """`check_command_line`, for words that must all be settings; `nearest_flag` completes the error about another."""
+    check_command_line(words)
+    for word in words:
+        if word.startswith("-") or not ("=" in word or word.startswith("~")):
+            raise UserError(f"unknown argument {word!r}{nearest_flag(word)}")
 
 
 def check_composed(config: DictConfig, name: str, overrides: Sequence[str]) -> None:

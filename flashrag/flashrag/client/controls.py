@@ -67,8 +67,8 @@ def different_questions(questions: Iterable[str]) -> list[tuple[str, str]]:
     found = {same_question_key(question): question for question in questions}
     if len(found) < FEWEST_QUESTIONS:
         raise UserError(
-            f"the search control random gives the passages of other questions, and the run has {len(found)} different "
-            f"ones; give at least {FEWEST_QUESTIONS}"
+            f"the search control random draws from the questions of the run, which has {len(found)} different ones; "
+            f"give at least {FEWEST_QUESTIONS}, or another control"
         )
     return list(found.items())
 

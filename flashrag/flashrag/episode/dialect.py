@@ -27,7 +27,7 @@ class Dialect:
 
     `answer` is None if a model may put its boxed answer anywhere; such a dialect has no format rule. If `boxed`, the
     answer is the content of the last `\\boxed{…}`; otherwise it is the whole answer block. With `one_step_a_turn` a
-    valid turn is one think block, then one call or the answer, with nothing but white space around them.
+    valid turn is one think block, then one call or the answer, with nothing but white space before and between them.
     """
 
     name: str
@@ -82,6 +82,10 @@ class Dialect:
     def open_result(self, body: str) -> str:
         """The text of a result up to the end of its body."""
         return f"{self.lead}{self.result.open}{self.margin}{body}"
+
+    def shown_answer(self, answer: str) -> str:
+        """The text around an answer, as the prompts teach it."""
+        return rf"The final answer is \[ \boxed{{{answer}}} \]" if self.boxed else answer
 
     def render_passages(self, documents: Sequence[Document]) -> str:
         return render_passages(documents, self.passage, self.separator)

@@ -29,7 +29,7 @@ class FormatFault(StrEnum):
     SEARCH_WITHOUT_RESULT = "a call is not followed by its result"
     NO_ANSWER = "there is no answer block"
     ANSWER_NOT_LAST = "something follows the answer block"
-    NOT_ONE_STEP = "a turn is more than one think block, then one call or the answer"
+    NOT_ONE_STEP = "a turn is not one think block, then one call or the answer"
     NO_BOXED_ANSWER = "the answer block has no \\boxed{…}"
 
 

@@ -13,7 +13,15 @@ from flashrag.reward.judge import JUDGE, Judge, JudgeError, JudgeSettings
 from flashrag.reward.judge_check import JudgeReply, ask_judge, judge_findings
 from flashrag.reward.own import RewardError
 from flashrag.reward.rules import TERM_PREFIX, AnswerMetric, Reward, RewardFunction, RewardRule, rewarded, rule_reward
-from flashrag.reward.setting import MADE_UP, RewardSetting, absolute, needs_judge, reward_function, try_reward
+from flashrag.reward.setting import (
+    MADE_UP,
+    RewardSetting,
+    absolute,
+    made_up_texts,
+    needs_judge,
+    reward_function,
+    try_reward,
+)
 
 __all__ = [
     "JUDGE",
@@ -32,6 +40,7 @@ __all__ = [
     "absolute",
     "ask_judge",
     "judge_findings",
+    "made_up_texts",
     "needs_judge",
     "reward_function",
     "rewarded",

@@ -4,7 +4,7 @@ Format invalid, or the episode did not end by itself: 0. Format valid, answer wr
 The answer is judged by exact match (the pilot's) or F1 (the paper's, arXiv 2503.19470), whose value is the reward of a
 valid answer that is partly right. The rule "answer" ignores the format and rewards the answer alone, as in Search-R1
 (arXiv 2503.09516). The rule "structured_answer" is that of its version 0.3 (arXiv 2505.15117): an invalid format takes
-0.2 from a right answer; a wrong one gets 0.2 in a valid format, else 0.1.
+0.2 from a right answer; a wrong one gets 0.2 in a valid format, else 0.1; no answer in an invalid format gets 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence

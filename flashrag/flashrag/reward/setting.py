@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from flashrag.document import Passage
-from flashrag.episode import EndReason, Episode, Segment, Source, ToolCall, Trajectory
+from flashrag.episode import Dialect, EndReason, Episode, Segment, Source, ToolCall, Trajectory
 from flashrag.errors import did_you_mean
 from flashrag.preflight import torch_allowed
 from flashrag.questions import Question
@@ -22,8 +22,7 @@ from flashrag.reward.rules import RewardFunction, rewarded
 from flashrag.reward.terms import JUDGE_TERM, TERMS, weighted_reward
 
 EXPECTED = "expected FILE:FUNCTION, such as my_reward.py:reward, or weights of terms, such as {em: 1.0, format: 0.1}"
-SEARCHED = " <think> I look it up. </think> <search> {} </search>"
-ANSWERED = r" <think> Now I know. </think> <answer> The final answer is \[ \boxed{{{}}} \] </answer>"
+THOUGHTS = ("I look it up.", "Now I know.")
 # For a trial without the questions of the run.
 MADE_UP = Question("made up", "Who was the first king of Zhou?", ("King Wu",))
 
@@ -70,36 +69,49 @@ def absolute(setting: Any) -> Any:
 def try_reward(
     setting: str | Mapping[str, float],
     question: Question,
+    dialect: Dialect,
     metrics_of: Callable[[Trajectory], Mapping[str, float | None]],
     **fields: Any,
 ) -> None:
-    """Reward made-up trajectories of a question; raises `UserError` for a mistake.
+    """Reward made-up trajectories of a question, in the run's dialect; raises `UserError` for a mistake.
 
     `metrics_of` and `fields` are those that a trajectory of the run has when it is rewarded.
     """
     with torch_allowed():
         reward_of = reward_function(setting)
-        for what, trajectory in _made_up(question, fields):
+        for what, trajectory in _made_up(question, dialect, fields):
             try:
                 rewarded(replace(trajectory, metrics=metrics_of(trajectory)), reward_of)
             except RewardError as error:
                 raise RewardError(f"{error}: tried on a made-up trajectory, {what}") from error
 
 
-def _made_up(question: Question, fields: Mapping[str, Any]) -> Iterator[tuple[str, Trajectory]]:
+def made_up_texts(question: str, answer: str, dialect: Dialect) -> tuple[str, str]:
+    """The two turns of a model that searches once for the question, and then gives the answer."""
+    opened, closed = dialect.think
+    first, last = (f" {opened} {thought} {closed} " for thought in THOUGHTS)
+    shown = dialect.shown_answer(answer)
+    if dialect.answer is not None:
+        shown = f"{dialect.answer.open} {shown} {dialect.answer.close}"
+    return f"{first}{dialect.search.open} {question} {dialect.search.close}", f"{last}{shown}"
+
+
+def _made_up(question: Question, dialect: Dialect, fields: Mapping[str, Any]) -> Iterator[tuple[str, Trajectory]]:
     gold, *_ = question.golden_answers
     passage = Passage("1", f'"A title"\nA passage that holds {gold}.', 0.5)
-    searched = Segment(Source.MODEL, SEARCHED.format(question.question), (1, 2), (-0.5, -0.5))
-    found = Segment(Source.RESULT, f" <result>\n{passage.contents}\n</result>", (3, 4), call=0)
+    found = Segment(Source.RESULT, dialect.render_result(passage.contents), (3, 4), call=0)
     call = ToolCall(question.question, (passage,), 0.1)
 
-    def answered(text: str) -> Segment:
-        return Segment(Source.MODEL, ANSWERED.format(text), (5, 6), (-0.5, -0.5))
+    def turns(answer: str) -> list[Segment]:
+        texts = made_up_texts(question.question, answer, dialect)
+        return [Segment(Source.MODEL, text, (5, 6), (-0.5, -0.5)) for text in texts]
 
+    (searched, right), (_, wrong) = turns(gold), turns(f"no {gold}")
+    ended = EndReason.ANSWERED if dialect.stops_at_answer else EndReason.EOS
     asked = {"question_id": question.id, "question": question.question, "gold_answers": question.golden_answers}
     for what, segments, calls, end in (
-        ("a right answer after a search", [searched, found, answered(gold)], [call], EndReason.EOS),
-        ("a wrong answer without a search", [answered(f"no {gold}")], [], EndReason.EOS),
+        ("a right answer after a search", [searched, found, right], [call], ended),
+        ("a wrong answer without a search", [wrong], [], ended),
         ("no token before the deadline", [], [], EndReason.DEADLINE),
     ):
-        yield what, Trajectory.of_episode(Episode((0,), segments, calls, end), **asked, **fields)
+        yield what, Trajectory.of_episode(Episode((0,), segments, calls, end, dialect=dialect), **asked, **fields)

@@ -163,6 +163,13 @@ def _keywords(kind: Any) -> dict[str, Any]:
     return {} if kind is str else {"type": kind}
 
 
+def boolean(text: str) -> bool:
+    """The `type` of an argument that is true or false."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
 def in_range(kind: type[Number], low: Number, high: Number | None = None) -> Callable[[str], Number]:
     """The `type` of an argument that is a finite number from `low` to `high`, both included."""
     expected = f"{'an integer' if kind is int else 'a number'} from {low} {'on' if high is None else f'to {high}'}"

@@ -125,7 +125,7 @@ def test_a_control_of_searches_that_no_method_makes(facts_of: Callable[..., Eval
 
 def test_passages_of_other_questions_need_other_questions(facts_of: Callable[..., EvalFacts]):
     findings = found(facts_of({"search_control": "random"}))
-    check_one(findings, "error", "control", "the run has 3 different ones; give at least 20")
+    check_one(findings, "error", "control", "which has 3 different ones; give at least 20")
 
 
 def test_forbidden_searches_would_forbid_code_too(facts_of: Callable[..., EvalFacts]):

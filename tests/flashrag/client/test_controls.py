@@ -70,7 +70,7 @@ async def test_a_question_never_finds_its_own_passages():
 
 def test_too_few_questions_to_draw_from():
     same = [*QUESTIONS[:19], "who was KING number 3"]
-    with pytest.raises(UserError, match="the run has 19 different ones; give at least 20"):
+    with pytest.raises(UserError, match="which has 19 different ones; give at least 20"):
         under(SearchControl.RANDOM, Echo(), questions=same)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from flashrag.episode import Failure, Trajectory
+from flashrag.episode import DIALECTS, RESEARCH, Dialect, Failure, Trajectory
 from flashrag.errors import UserError
 from flashrag.reward import MADE_UP, RewardError, RewardSetting, absolute, reward_function, try_reward
 from flashrag.reward.own import OwnReward
@@ -187,8 +188,23 @@ def test_a_relative_path_holds_in_other_folders(tmp_path: Path, monkeypatch: pyt
     assert absolute(None) is None
 
 
-def tried(path: Path) -> None:
-    try_reward(f"{path}:reward", MADE_UP, lambda _: {"em": 1.0}, step=1)
+def tried(path: Path, dialect: Dialect = RESEARCH) -> None:
+    try_reward(f"{path}:reward", MADE_UP, dialect, lambda _: {"em": 1.0}, step=1)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_the_trial_speaks_the_run_s_dialect(tmp_path: Path, dialect: Dialect) -> None:
+    code = """
+        seen = []
+        def reward(trajectory, gold_answers):
+            assert trajectory.dialect == "NAME", trajectory.dialect
+            assert trajectory.format_valid in (None, bool(trajectory.segments)), trajectory.segments
+            assert trajectory.answer in ("King Wu", "no King Wu", ""), trajectory.answer
+            return 0.0, trajectory.end_reason
+    """
+    path = tmp_path / "my_reward.py"
+    path.write_text(textwrap.dedent(code).replace("NAME", dialect.name))
+    tried(path, dialect)
 
 
 def test_a_file_that_is_not_there() -> None:

@@ -86,7 +86,7 @@ def test_closed_loops_have_a_figure_for_each_round(measured: Contest):
     rung = measured.rung(2)
     assert rung["clients"] == 2
     assert {name: len(rung[name]) for name in rung if name != "clients"} == dict.fromkeys(
-        ("ours_p99_ms", "blocking_p99_ms", "ours_per_s", "blocking_per_s"), 2
+        ("ours_p99_ms", "blocking_p99_ms", "ours_per_s", "blocking_per_s"), PLAN.ladder_rounds
     )
     assert measured.cost(8).keys() == {"direct_ms", "server_ms", "load_ms"}
     assert measured.kept  # one of 50 answers

@@ -1,18 +1,19 @@
 """Transcripts by rules, on the demo's tokenizer, with an index whose every answer is written by hand."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flashrag.document import Document, Hit
-from flashrag.episode import EpisodeCodec, Limits, Source, Trajectory
-from flashrag.errors import SearchError
+from flashrag.episode import SEARCH_R1, EpisodeCodec, Limits, Source, Trajectory
+from flashrag.errors import SearchError, UserError
 from flashrag.generator import eos_token_ids, load_tokenizer
 from flashrag.questions import Question
 from training.warm_start.rules import Rules, held_answer, write_transcript
-from training.warm_start.transcripts import check_ids, choose_good, describe, is_good, write_by_rules
+from training.warm_start.transcripts import check_ids, choose_good, describe, is_good, parted, write_by_rules
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 KING = Document("7", '"King of Zhou"\nThe first was King Wu of Zhou.')
@@ -137,11 +138,48 @@ def test_good_trajectories_are_chosen_by_seed_at_most_so_many_of_a_question_and_
     assert {len(choose_good(given, 9, 1, seed)[0].calls) for seed in range(10)} == {0, 1}
 
 
+def test_questions_are_told_apart_by_their_words_because_ids_repeat(tokenizer: Any) -> None:
+    index = Index({QUESTION.question: [KING]})
+    other = replace(written(QUESTION, index, tokenizer), question="Who ruled Zhou first?")
+    given = [written(QUESTION, index, tokenizer), other]
+    assert len(choose_good(given, count=9, each=1, seed=0)) == 2
+
+
+def test_a_direct_answer_is_kept_only_if_it_is_good(tokenizer: Any) -> None:
+    questions = [
+        Question("q1", "Where?", ("\\text{open", "b")),  # its box never closes
+        Question("q2", "Who?", ("", "Wu")),
+    ]
+    (kept,) = write_by_rules(questions, rules(tokenizer, Index({})), 2, 1.0, seed=0)
+    assert kept.answer == "Wu"
+
+
+def test_transcripts_are_parted_by_question_in_whole_batches(tokenizer: Any) -> None:
+    one = written(QUESTION, Index({}), tokenizer, knows=True)
+    transcripts = [replace(one, question=f"Question {i // 2}?") for i in range(20)]  # two of each question
+    train, held_out = parted(transcripts, share=0.25, batch=3, most_tokens=1000)
+    # A quarter is five; whole batches of three: six. Its three questions are wholly held out.
+    assert (len(train), len(held_out)) == (14, 6)
+    train, held_out = parted(transcripts, share=0.15, batch=3, most_tokens=1000)
+    assert (len(train), len(held_out)) == (16, 3)  # the fourth asks what the third asks
+    assert parted(transcripts, share=0.0, batch=3, most_tokens=1000) == (transcripts, [])
+    with pytest.raises(UserError, match="20 transcripts were made to train on, fewer than"):
+        parted(transcripts, share=0.05, batch=32, most_tokens=1000)
+    with pytest.raises(UserError, match="tokens, more than"):
+        parted(transcripts, share=0.0, batch=3, most_tokens=100)
+
+
+def test_search_r1_s_tags_end_at_the_answer(tokenizer: Any) -> None:
+    index = Index({QUESTION.question: [KING]})
+    ours = rules(tokenizer, index)
+    codec = EpisodeCodec(tokenizer, [ours.eos_token_id], SEARCH_R1)
+    transcript = asyncio.run(write_transcript(QUESTION, replace(ours, codec=codec, template_name="search_r1")))
+    assert transcript.segments[-1].text.endswith("<answer> King Wu </answer>")
+    assert transcript.end_reason == "answered"
+    assert is_good(transcript)
+
+
 def test_ids_of_another_tokenizer_are_refused(tokenizer: Any) -> None:
-    from dataclasses import replace
-
-    from flashrag.errors import UserError
-
     transcript = written(QUESTION, Index({}), tokenizer, knows=True)
     codec = rules(tokenizer, Index({})).codec
     check_ids([transcript], codec)

@@ -72,14 +72,56 @@ def test_too_few_questions_for_a_batch(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.train_files=x.jsonl"], "data.train_files is set by the command itself; give --train_data_path or"),
+        (["trainer.default_local_dir=/x"], "trainer.default_local_dir is set by the command itself; give --save_path"),
+        (
+            ["data.truncation=right"],
+            "data.truncation has no effect: the ids of a transcript are trained on as they are",
+        ),
+        (["data.max_length=9"], "data.max_length has no effect"),
+        (["trainer.logger=[console]"], "trainer.logger: the progress on the console is read from the file logger"),
+        (["--each", "2"], "--each=2 has no effect without --trajectories; leave it out"),
+    ],
+)
+def test_what_would_not_be_honoured_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    questions: Path,
+    search_url: str,
+    arguments: list[str],
+    message: str,
+) -> None:
+    source = ("--train_data_path", questions, "--search_url", search_url, "data.train_batch_size=4")
+    assert message in refused(capsys, *command(tmp_path, *source, *arguments))
+
+
+def test_flags_of_the_rules_are_refused_for_trajectories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    errors = refused(capsys, *command(tmp_path, "--trajectories", tmp_path, "--top_n", "3", "--direct_share", "0"))
+    assert "--top_n=3 has no effect without --train_data_path" in errors
+    assert "--direct_share=0.0 has no effect without --train_data_path" in errors
+
+
+def test_the_search_server_is_not_asked_once_the_transcripts_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], questions: Path, closed_url: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.jsonl").touch()
+    source = ("--train_data_path", questions, "--search_url", closed_url, "data.train_batch_size=4")
+    assert main([*command(tmp_path, *source, "--check")]) == 0
+    assert closed_url not in capsys.readouterr().out.partition("findings")[2]
+
+
+@pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("optim.lrr=1", "optim.lr"),
         ("--tpo_n=3", "did you mean '--top_n'?"),
         ("lr", "unknown argument 'lr'"),
         (
-            "--prompt_template_name=search_r1",
-            "'search_r1' is not known; choose one of: qa_python_template, qa_template",
+            "--prompt_template_name=qa_python_template",
+            "invalid choice: 'qa_python_template' (choose from 'qa_template', 'search_r1')",
         ),
     ],
 )

@@ -6,6 +6,7 @@ from flashrag.document import Document
 from flashrag.episode import EpisodeCodec, fit_result, prompt_rule
 from flashrag.generator import eos_token_ids
 from flashrag.preflight import Plan, gib, without_check
+from flashrag.reward import made_up_texts
 from flashrag.system.machine import count_gpus, versions_in_words
 from verl_search.preflight.facts import TrainingFacts
 from verl_search.preflight.sizes import checkpoint_bytes, kept_checkpoints, training_memory, trajectory_bytes
@@ -106,15 +107,13 @@ def example(facts: TrainingFacts) -> Text:
     codec = EpisodeCodec(facts.tokenizer, eos_token_ids(facts.tokenizer, facts.model_path), dialect)
     document = Document("1", '"A title"\nA passage that the search returns.')
     result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.control_strings, dialect)
-    searched = f" <think> I look it up. </think> <search> {question.question} </search>"
-    gold = question.golden_answers[0]
-    words = rf"The final answer is \[ \boxed{{{gold}}} \]" if dialect.boxed else gold
+    searched, answered = made_up_texts(question.question, question.golden_answers[0], dialect)
     end = () if dialect.stops_at_answer else (min(codec.eos_token_ids),)
     segments = [
         (0, facts.train.first_prompt_ids[-LAST_PROMPT_TOKENS:]),
         (1, codec.encode_text(searched)),
         (0, result.token_ids if result else []),
-        (1, [*codec.encode_text(f" <think> Now I know. </think> <answer> {words} </answer>"), *end]),
+        (1, [*codec.encode_text(answered), *end]),
     ]
     lines = [Text("made up, with the end of the prompt; mask 1 is trained on, 0 is not")]
     for mask, token_ids in segments:

@@ -64,6 +64,7 @@ def reward_works(facts: TrainingFacts) -> Iterator[Finding]:
     try_reward(
         settings.reward,
         question,
+        settings.dialect(),
         lambda each: {**score_answer(each.answer, each.gold_answers)._asdict(), **judged},
         weights_steps=(0, 0),
         **fields,

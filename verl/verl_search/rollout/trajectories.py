@@ -121,8 +121,9 @@ def read_file(path: Path) -> Iterator[Trajectory]:
 
 
 def read_run(folder: Path) -> Iterator[Trajectory]:
-    """Those of a training run or an evaluation, none if it has none; the folder is the run's, a demo's, or the one that
-    `search.trajectory_dir` names.
+    """The trajectories of a training run or an evaluation; nothing if the folder holds neither.
+
+    `folder` is that of the run, of a demo, or the one that `search.trajectory_dir` names.
     """
     if (items := folder / "items.jsonl").is_file():
         yield from read_file(items)

@@ -34,9 +34,10 @@ def last_step(folder: Path) -> int | None:
 
 
 def kept_control(folder: Path) -> str | None:
-    """The control of searches in the run's last start; None if the folder keeps no config of it."""
-    path = folder / "hydra" / ".hydra" / "config.yaml"
-    if not path.is_file():
+    """The control of searches in the last start of a run, or of a demo's; None if the folder keeps no config of it."""
+    places = (place / "hydra" / ".hydra" / "config.yaml" for place in (folder, folder / "training", folder.parent))
+    path = next(filter(Path.is_file, places), None)
+    if path is None:
         return None
     return str(OmegaConf.select(OmegaConf.load(path), "search.control", default=SearchControl.NONE))
 
