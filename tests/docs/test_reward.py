@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from flashrag.document import Passage
-from flashrag.episode import ToolCall, Trajectory, Usage
+from flashrag.episode import RESEARCH, ToolCall, Trajectory, Usage
 from flashrag.metrics import score_answer
 from flashrag.reward import MADE_UP, reward_function, try_reward
 from flashrag.reward.terms import TERMS
 from tests.docs.pages import ROOT, my_reward
 
 FOUND = ToolCall("first king", (Passage("7", "King Wu was the first."),))
+PRINTED = ToolCall("print('King Wu')", (Passage("0", "King Wu"),), tool="python")
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def setting(tmp_path: Path) -> str:
     [
         ({"answer": "King Wu", "calls": (FOUND,)}, 0.96, "F1 1.00, found, 2 searches"),  # 1 - 2 * 0.02
         ({"answer": "King Wu"}, 0.46, "F1 1.00, not found, 2 searches"),  # 0.5 - 2 * 0.02
+        ({"answer": "King Wu", "calls": (PRINTED,)}, 0.46, "F1 1.00, not found, 2 searches"),
         ({"answer": "Wu", "calls": (FOUND,)}, 2 / 3 - 0.04, "F1 0.67, found, 2 searches"),  # P 1, R 1/2
         ({"answer": "King Wu", "format_valid": False, "format_fault": "no_think"}, 0.0, "format: no_think"),
     ],
@@ -38,7 +40,7 @@ def test_it_gives_what_it_says(fields: dict[str, Any], value: float, reason: str
 
 def test_it_is_short_and_passes_the_trial(setting: str) -> None:
     assert len(my_reward().splitlines()) < 20
-    try_reward(setting, MADE_UP, lambda each: score_answer(each.answer, each.gold_answers)._asdict())
+    try_reward(setting, MADE_UP, RESEARCH, lambda each: score_answer(each.answer, each.gold_answers)._asdict())
 
 
 def test_the_page_lists_every_term() -> None:

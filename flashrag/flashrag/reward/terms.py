@@ -11,7 +11,7 @@ Term = Callable[[Trajectory, Sequence[str]], float]
 
 
 def _retrieval_hit(trajectory: Trajectory, gold_answers: Sequence[str]) -> float:
-    found = [[passage.contents for passage in call.passages] for call in trajectory.calls]
+    found = [[passage.contents for passage in call.passages] for call in trajectory.calls if call.tool == "search"]
     return answer_in_top_k(found, gold_answers) or 0.0
 
 

@@ -35,6 +35,7 @@ def answered(answer: str = "King Wu of Zhou", **fields: Any) -> Trajectory:
         ("format", answered(format_valid=None), 0.0),  # a method without a format rule earns nothing by it
         ("retrieval_hit", answered(), 1.0),
         ("retrieval_hit", answered(calls=()), 0.0),
+        ("retrieval_hit", answered(calls=(ToolCall("print", (Passage("0", "King Wu"),), tool="python"),)), 0.0),
         ("searches", answered(), 2.0),  # a call that could not be made is none
         ("length", answered(), 1.5),
         ("judge", answered(metrics={"llm_judge": 1.0}), 1.0),
