@@ -161,13 +161,7 @@ def bare_update(options: TrainingOptions) -> Callable[[Sequence[TrainedIds]], fl
 
 
 def micro_batches(sequences: Sequence[TrainedIds]) -> list[list[TrainedIds]]:
-    """Sequences of similar lengths together, with at most MICRO_BATCH_TOKENS in each batch, its padding counted.
-
-    >>> lengths = (2000, 1000, 2000, 1500)
-    >>> parts = micro_batches([TrainedIds(torch.zeros(length), torch.zeros(length)) for length in lengths])
-    >>> [[len(one.ids) for one in part] for part in parts]
-    [[2000, 2000], [1500, 1000]]
-    """
+    """Sequences of similar lengths together, with at most MICRO_BATCH_TOKENS in each batch, its padding counted."""
     batches: list[list[TrainedIds]] = []
     for one in sorted(sequences, key=lambda one: -len(one.ids)):
         if batches and len(batches[-1][0].ids) * (len(batches[-1]) + 1) <= MICRO_BATCH_TOKENS:
