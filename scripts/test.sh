@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up if needed, then runs the quick tests; with --all the slow end-to-end runs follow. The quick tests run in one
 # process per core, at most four; the slow ones in at most two, because a run that starts its engines, or that trains on
-# a CPU, uses one core most of the time. Other arguments go to pytest: with `-n 0` everything runs in one process.
+# a CPU, uses one core most of the time. The longest of them come first (tests/conftest.py), although their files hold
+# few tests. Other arguments go to pytest: with `-n 0` everything runs in one process.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -23,7 +24,7 @@ status=0
 .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile ${arguments[@]+"${arguments[@]}"} || status=$?
 [[ -n $slow ]] || exit "$status"
 slow_status=0
-.venv/bin/python -m pytest -m "slow and not gpu" -n logical --maxprocesses 2 --dist loadfile \
+.venv/bin/python -m pytest -m "slow and not gpu" -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder \
     ${arguments[@]+"${arguments[@]}"} || slow_status=$?
 # A failure of either lane fails the whole. pytest's 5 means that no test was selected: then the other lane decides.
 ((status != 5)) || status=$slow_status

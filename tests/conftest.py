@@ -46,7 +46,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test in a browser is slow, whatever it does."""
+    """A test in a browser is slow, whatever it does. The longest runs come first, so that none is left at the end."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
