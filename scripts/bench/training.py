@@ -24,6 +24,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 import torch
 import verl  # noqa: F401  # loads our plugin, which patches torch.distributed for CPUs
+from tensordict import TensorDict
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 from verl.utils import tensordict_utils as tu
@@ -89,8 +90,16 @@ def write_sequences(options: TrainingOptions) -> list[TrainedIds]:
     return found
 
 
-def engine_update(options: TrainingOptions) -> Callable[[Sequence[TrainedIds], bool], float]:
-    """verl's training worker, as the warm start runs it: a function of sequences, and whether they are packed."""
+class PaddedEngine(CPUEngineWithLMHead):
+    """The engine as upstream has it."""
+
+    def _packs(self, micro_batch: TensorDict) -> bool:
+        del micro_batch
+        return False
+
+
+def engine_update(options: TrainingOptions) -> Callable[[bool, Sequence[TrainedIds]], float]:
+    """verl's training worker, as the warm start runs it: a function of whether sequences are packed, and of these."""
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR=LOOPBACK, MASTER_PORT=str(free_port()))
     upstream.check_plugin_loaded()
     config = compose_config("warm_start_cpu", [f"model.path={quoted(str(options.model_path))}"])
@@ -107,7 +116,6 @@ def engine_update(options: TrainingOptions) -> Callable[[Sequence[TrainedIds], b
     worker = TrainingWorker(config=TrainingWorkerConfig(model_type="language_model", profiler_config=None, **parts))
     worker.set_loss_fn(partial(sft_loss, config=None))
     worker.reset()
-    packs = CPUEngineWithLMHead._packs
     settings = {
         "use_remove_padding": False,
         "use_dynamic_bsz": True,
@@ -118,8 +126,8 @@ def engine_update(options: TrainingOptions) -> Callable[[Sequence[TrainedIds], b
         "update_lr_scheduler": False,
     }
 
-    def update(sequences: Sequence[TrainedIds], packed: bool) -> float:
-        CPUEngineWithLMHead._packs = packs if packed else lambda *_: False
+    def update(packed: bool, sequences: Sequence[TrainedIds]) -> float:
+        worker.engine.__class__ = CPUEngineWithLMHead if packed else PaddedEngine
         jagged = partial(torch.nested.as_nested_tensor, layout=torch.jagged)
         data = tu.get_tensordict(
             {
@@ -179,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sequences = write_sequences(options)
     engine, bare = engine_update(options), bare_update(options)
     updates: dict[str, Callable[[Sequence[TrainedIds]], float]] = {
-        "ours": partial(engine, packed=True),
-        "padded": partial(engine, packed=False),
+        "ours": partial(engine, True),
+        "padded": partial(engine, False),
         "bare": bare,
     }
     first = {way: update(sequences) for way, update in updates.items() if way != "padded"}

@@ -138,8 +138,8 @@ class WarmStartFacts(MachineFacts, ModelFolder):
     @fact
     def server(self) -> dict[str, Any]:
         """The /health reply of the first healthy retrieval server; {} where none is needed."""
-        needed = self.options.search_url and not self.has_transcripts
-        return check_server(self.options.search_url).json() if needed else {}
+        url = None if self.has_transcripts else self.options.search_url
+        return {} if url is None else check_server(url).json()
 
     @fact
     def good_trajectories(self) -> list[Trajectory]:

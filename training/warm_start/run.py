@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.check:
         return show_check(PLAN, facts, findings)
     enforce(findings, options.save_path)
-    settings = {**asdict(options), "overrides": overrides, "config": config_name}
-    del settings["search_url"], settings["check"]  # a server may have moved meanwhile
+    settings: dict[str, object] = {**asdict(options), "overrides": overrides, "config": config_name}
+    settings.pop("search_url")  # the server may have moved meanwhile
     keep_settings(options.save_path / SETTINGS, json.loads(json.dumps(settings, default=str)))
     run_guarded(lambda: warm_start(facts, overrides), "the same command goes on from the last checkpoint")
     print(f"done: the model is in {options.save_path / MODEL}; train it with --actor_model_path")
