@@ -166,7 +166,7 @@ def test_passages_of_other_questions_need_other_questions():
     given = ["search.url=http://127.0.0.1:1", "search.control=random"]
     ((severity, message),) = told(rules.control_is_told, *given, train=asked(19))
     assert severity is Severity.ERROR
-    assert "the run has 19 different ones; give at least 20" in message
+    assert "which has 19 different ones; give at least 20" in message
 
 
 def test_only_prompts_that_could_be_too_long_are_encoded():
