@@ -17,7 +17,7 @@ PACKAGES |= {name: name for name in ("rag_serving", "evaluation", "training", "s
 SUBCOMMANDS = {"evaluation.run_eval": ([], ["report"], ["compare"])}
 # Programs that other programs of ours start, and the trainers, whose keys are Hydra's.
 NO_PARSER = {"flashrag.tools.confine", "scripts.environment", "verl_search.main_ppo", "verl_search.warm_start"}
-SLOW_TO_IMPORT = {"scripts.bench.rollout", "scripts.bench.training"}  # verl, vLLM and Ray
+SLOW_TO_IMPORT = {"scripts.bench.rollout"}  # verl, vLLM and Ray
 MOST_FLAGS_WITHOUT_GROUPS = 8
 
 

@@ -23,14 +23,8 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-import verl  # noqa: F401  # loads our plugin, which patches torch.distributed for CPUs
-from tensordict import TensorDict
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
-from verl.utils import tensordict_utils as tu
-from verl.utils.config import omega_conf_to_dataclass
-from verl.workers.engine_workers import TrainingWorker, TrainingWorkerConfig
-from verl.workers.utils.losses import sft_loss
 
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import exit_on_user_error
@@ -40,7 +34,6 @@ from flashrag.system.local_server import LOOPBACK, free_port
 from scripts.bench.report import paired_rounds, print_report, ratios
 from verl_search.composition import compose_config, quoted
 from verl_search.platform import upstream
-from verl_search.platform.engine import CPUEngineWithLMHead
 
 TARGETS = {"ours_over_bare": ">= 0.80"}
 MICRO_BATCH_TOKENS = 4096
@@ -90,18 +83,24 @@ def write_sequences(options: TrainingOptions) -> list[TrainedIds]:
     return found
 
 
-class PaddedEngine(CPUEngineWithLMHead):
-    """The engine as upstream has it."""
-
-    def _packs(self, micro_batch: TensorDict) -> bool:
-        del micro_batch
-        return False
-
-
 def engine_update(options: TrainingOptions) -> Callable[[bool, Sequence[TrainedIds]], float]:
     """verl's training worker, as the warm start runs it: a function of whether sequences are packed, and of these."""
+    upstream.check_plugin_loaded()  # imports verl, which takes half a minute
+    from verl.utils import tensordict_utils as tu
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.engine_workers import TrainingWorker, TrainingWorkerConfig
+    from verl.workers.utils.losses import sft_loss
+
+    from verl_search.platform.engine import CPUEngineWithLMHead
+
+    class PaddedEngine(CPUEngineWithLMHead):
+        """The engine as upstream has it."""
+
+        def _packs(self, micro_batch: Any) -> bool:
+            del micro_batch
+            return False
+
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR=LOOPBACK, MASTER_PORT=str(free_port()))
-    upstream.check_plugin_loaded()
     config = compose_config("warm_start_cpu", [f"model.path={quoted(str(options.model_path))}"])
     config.optim.update(lr=LEARNING_RATE, lr_scheduler_type="constant", total_training_steps=1000)
     parts = {
