@@ -5,6 +5,7 @@ Does not cover: what the flags and settings mean (flags.yaml, config/research.ya
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def chosen_recipe(argv: Sequence[str]) -> str | None:
     return parser.parse_known_args(argv)[0].recipe
 
 
+@cache
 def all_recipes() -> dict[str, Recipe]:
     """By their names, those that are not here among them."""
     files = {path.stem: path for path in FOLDER.glob("*.yaml")}

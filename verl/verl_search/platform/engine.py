@@ -1,5 +1,6 @@
 """verl's FSDP2 language-model engine for the CPU platform; imported through `model.external_lib`."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,11 +45,14 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
             found["entropy"] = row.jagged(entropy_from_logits(logits))
         return found
 
-    def _packs(self, micro_batch: TensorDict) -> bool:
+    @cached_property
+    def _attention_is_plain(self) -> bool:
         config = self.model_config.hf_config
-        plain = config._attn_implementation == shared_prefix.ATTENTION and has_plain_attention(config.to_dict())
+        return config._attn_implementation == shared_prefix.ATTENTION and has_plain_attention(config.to_dict())
+
+    def _packs(self, micro_batch: TensorDict) -> bool:
         unusual = (tu.get_non_tensor_data(data=micro_batch, key=key, default=False) for key in NEEDS_ALL_LOGITS)
-        return plain and not any(unusual)
+        return self._attention_is_plain and not any(unusual)
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:

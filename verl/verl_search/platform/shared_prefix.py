@@ -39,7 +39,8 @@ class PackedRow:
     """The layout of one micro-batch.
 
     `input_ids` and `position_ids` have the shape (1, tokens of the row). `rests` has a line for each sequence, with the
-    places in the row of its tokens after the prefix; `is_rest` says which of them are no padding.
+    places in the row of its tokens after the prefix; `is_rest` says which of them are no padding. `visible` says for
+    the tokens of a rest which ones of prefix and rest they attend to.
     `predicting` are the places in the row, and `flat` those in the sequences one after the other, of the positions
     before a trained token; `labels` are these tokens.
     """
@@ -49,6 +50,7 @@ class PackedRow:
     prefix: int
     rests: torch.Tensor
     is_rest: torch.Tensor
+    visible: torch.Tensor
     predicting: torch.Tensor
     flat: torch.Tensor
     labels: torch.Tensor
@@ -72,13 +74,16 @@ class PackedRow:
             labels.append(ids[trained])
             row_end, flat_start = row_end + len(rest), flat_start + len(ids)
         lengths = torch.tensor([len(rest) for rest in rests])
+        longest = int(lengths.max())
         shared = sequences[0][:prefix]
         return cls(
             input_ids=torch.cat([shared, *(ids[prefix:] for ids in sequences)])[None],
             position_ids=torch.cat([torch.arange(prefix), *(prefix + torch.arange(len(rest)) for rest in rests)])[None],
             prefix=prefix,
             rests=pad_sequence(rests, batch_first=True),
-            is_rest=torch.arange(int(lengths.max()))[None] < lengths[:, None],
+            is_rest=torch.arange(longest)[None] < lengths[:, None],
+            # The padding of a rest stands after its tokens, so that causality hides it.
+            visible=torch.ones(longest, prefix + longest, dtype=torch.bool).tril(prefix),
             predicting=torch.cat(predicting),
             flat=torch.cat(flat),
             labels=torch.cat(labels),
@@ -115,19 +120,16 @@ def attend(
     groups: Any = module.num_key_value_groups
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     prefix, rests = packed_row.prefix, packed_row.rests
-    count, longest = rests.shape
     parts = []
     if prefix:
         shared = (states[:, :, :prefix] for states in (query, key, value))
         parts.append(scaled_dot_product_attention(*shared, dropout_p=dropout, scale=scaling, is_causal=True)[0])
     own = [states[0][:, rests].transpose(0, 1) for states in (query, key, value)]
     keys, values = (
-        torch.cat([states[:, :, :prefix].expand(count, -1, -1, -1), rest], dim=2)
+        torch.cat([states[:, :, :prefix].expand(len(rests), -1, -1, -1), rest], dim=2)
         for states, rest in zip((key, value), own[1:], strict=True)
     )
-    # The padding of a rest stands after its tokens, so that causality hides it.
-    visible = torch.ones(longest, prefix + longest, dtype=torch.bool).tril(prefix)
-    of_rests = scaled_dot_product_attention(own[0], keys, values, visible, dropout_p=dropout, scale=scaling)
+    of_rests = scaled_dot_product_attention(own[0], keys, values, packed_row.visible, dropout_p=dropout, scale=scaling)
     parts.append(of_rests.transpose(0, 1)[:, packed_row.is_rest])
     return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous(), None
 
