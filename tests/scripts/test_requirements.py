@@ -1,4 +1,4 @@
-"""The CPU lock and the two packages' metadata: complete, pinned, free of CUDA, and in agreement with each other."""
+"""The CPU locks and the two packages' metadata: complete, pinned, free of CUDA, and in agreement with each other."""
 
 import re
 import tomllib
@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = sorted(ROOT.glob("requirements*"))
+LOCKS = ["requirements-cpu", "requirements-sglang-cpu"]
 
 
 def names(path: Path) -> dict[str, str]:
@@ -16,23 +17,36 @@ def names(path: Path) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", re.split(r"[=<>;\[ ]", line)[0]).lower(): line for line in lines if line}
 
 
-def test_lock_pins_everything_and_holds_every_direct_dependency() -> None:
-    lock = names(ROOT / "requirements-cpu.txt")
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_pins_everything_and_holds_every_direct_dependency(name: str) -> None:
+    lock = names(ROOT / f"{name}.txt")
     assert [line for line in lock.values() if not re.fullmatch(r"[a-z0-9.-]+==[^\s;]+", line)] == []
-    direct = names(ROOT / "requirements-cpu.in")
+    direct = names(ROOT / f"{name}.in")
     assert direct.keys() - lock.keys() == set()
-    for name, line in direct.items():
+    for package, line in direct.items():
         if "==" in line:
-            assert line.split("==")[1] == lock[name].split("==")[1], name
+            assert line.split("==")[1] == lock[package].split("==")[1], package
 
 
-def test_lock_has_no_gpu_package() -> None:
-    lock = names(ROOT / "requirements-cpu.txt")
-    assert [name for name in lock if re.search(r"nvidia|cuda|cupy|-cu1\d|faiss-gpu|flash-attn", name)] == []
-    left_out = names(ROOT / "requirements-cpu.overrides.txt").keys()
-    assert left_out == {"torchvision", "torchaudio", "torchcodec", "triton"}
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_has_no_gpu_package(name: str) -> None:
+    lock = names(ROOT / f"{name}.txt")
+    gpu_only = r"nvidia|cuda|cupy|-cu1\d|faiss-gpu|flash-attn|flashinfer|sgl-|sglang-kernel"
+    assert [package for package in lock if re.search(gpu_only, package)] == []
+    left_out = {
+        package for package, line in names(ROOT / f"{name}.overrides.txt").items() if 'python_version < "3"' in line
+    }
+    assert {"torchaudio", "torchcodec"} <= left_out
     assert left_out & lock.keys() == set()
     assert lock["torch"].endswith("+cpu")
+
+
+def test_training_stack_has_no_companion_of_torch_that_needs_a_gpu() -> None:
+    assert names(ROOT / "requirements-cpu.txt").keys() & {"torchvision", "triton"} == set()
+
+
+def test_sglang_is_of_one_version_everywhere() -> None:
+    assert names(ROOT / "requirements-sglang.txt")["sglang"] == names(ROOT / "requirements-sglang-cpu.txt")["sglang"]
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
