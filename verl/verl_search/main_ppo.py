@@ -76,11 +76,11 @@ def train(config: DictConfig) -> None:
     from ray.exceptions import RayActorError, RayTaskError
     from verl.trainer.main_ppo import run_ppo
 
-    from verl_search.trainer.trainer import SearchTaskRunner
+    from verl_search.trainer.trainer import TaskRunnerHere
 
     cut_torn_tails(Path(config.search.trajectory_dir))
     try:
-        run_ppo(config, task_runner_class=SearchTaskRunner)
+        run_ppo(config, task_runner_class=TaskRunnerHere(config))
     except RayTaskError as error:
         if isinstance(error.cause, StopTraining):
             raise StopTraining(f"{error.cause}. To go on: {resume_command()}") from None

@@ -61,18 +61,41 @@ def is_this_machine(host: str) -> bool:
     >>> is_this_machine("127.0.0.1"), is_this_machine("[::1]"), is_this_machine("example.org")
     (True, True, False)
     """
-    address = _address(host)
-    if address is not None:
-        return address.is_loopback or address.is_unspecified or str(address) in own_addresses()
     name = host.lower().rstrip(".")
-    return name in LOCAL_NAMES or name.endswith(".localhost") or name == socket.gethostname().lower()
+    return is_loopback(host) or name == socket.gethostname().lower() or str(_address(host)) in own_addresses()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address means, on every machine, that machine itself.
+
+    >>> is_loopback("127.0.0.2"), is_loopback("localhost"), is_loopback("10.0.0.1")
+    (True, True, False)
+    """
+    if (address := _address(host)) is not None:
+        return address.is_loopback or address.is_unspecified
+    name = host.lower().rstrip(".")
+    return name in LOCAL_NAMES or name.endswith(".localhost")
 
 
 def own_addresses() -> list[str]:
     """The addresses of this machine's network interfaces."""
+    return list(_interfaces())
+
+
+def interface_of(address: str) -> str | None:
+    """The name of this machine's network interface that has the address; None if none has it."""
+    return _interfaces().get(address)
+
+
+def _interfaces() -> dict[str, str]:
+    """The names of this machine's network interfaces by their addresses."""
     families = (socket.AF_INET, socket.AF_INET6)
-    of_interfaces = psutil.net_if_addrs().values()
-    return [one.address.partition("%")[0] for some in of_interfaces for one in some if one.family in families]
+    return {
+        one.address.partition("%")[0]: name
+        for name, some in psutil.net_if_addrs().items()
+        for one in some
+        if one.family in families
+    }
 
 
 def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> Proxy | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,16 @@ from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.generator import GeneratorSettings, load_generator
 from flashrag.generator.openai_completion import OpenAICompletionGenerator
 from flashrag.system.local_server import serving
-from flashrag.system.network import ask, client_settings, direct_environment, is_this_machine, own_addresses, proxy_for
+from flashrag.system.network import (
+    ask,
+    client_settings,
+    direct_environment,
+    interface_of,
+    is_loopback,
+    is_this_machine,
+    own_addresses,
+    proxy_for,
+)
 from flashrag.system.processes import start_process
 from tests.proxies import HttpProxy, SocksProxy, clear_proxies, running
 
@@ -250,12 +260,15 @@ def test_no_proxy_excludes_names_addresses_and_networks(no_proxy: str, host: str
 @pytest.mark.parametrize("host", ["127.1", "127.8.8.8", "0.0.0.0", "[::ffff:127.0.0.1]", "app.localhost", "LOCALHOST."])
 def test_every_spelling_of_this_machine_is_known(host: str):
     assert is_this_machine(host)
+    assert is_loopback(host)
 
 
 def test_the_interfaces_addresses_are_this_machines():
     assert {"127.0.0.1"} <= set(own_addresses())
     assert all(map(is_this_machine, own_addresses()))
     assert not is_this_machine("192.0.2.200") or "192.0.2.200" in own_addresses()
+    assert (interface_of("127.0.0.1"), interface_of("192.0.2.200")) == ("lo", None)
+    assert not is_loopback(socket.gethostname()) and not is_loopback("192.0.2.200")
 
 
 @settings(deadline=None)

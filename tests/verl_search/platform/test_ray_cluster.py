@@ -25,7 +25,17 @@ from tests.proxies import clear_proxies
 from tests.verl_search.composing import composed
 from verl_search.main_ppo import complete
 from verl_search.platform import ray_cluster
-from verl_search.platform.ray_cluster import Needs, Node, RayChoice, check_nodes, check_own_token, check_ray, choose_ray
+from verl_search.platform.ray_cluster import (
+    Needs,
+    Node,
+    RayChoice,
+    check_nodes,
+    check_own_token,
+    check_ray,
+    choose_ray,
+    forwarded_variables,
+    private_variables,
+)
 
 JOINED = RayChoice("10.0.0.1:6379", "RAY_ADDRESS")
 NEEDS = Needs(nodes=1, gpus_per_node=1, cpus=8)
@@ -151,8 +161,9 @@ def test_a_server_that_never_answers_is_left_after_seconds(monkeypatch: pytest.M
 def test_a_cluster_with_room_is_joined_past_any_proxy(monkeypatch: pytest.MonkeyPatch, closed_url: str):
     for name in ("http_proxy", "grpc_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, closed_url)
-    with cluster(Node(OWN_ADDRESS, 1, 8)) as choice:
-        check_ray(choice, NEEDS)
+    node = Node(OWN_ADDRESS, 1, 8)
+    with cluster(node) as choice:
+        assert check_ray(choice, NEEDS) == [node]
 
 
 @pytest.mark.parametrize(
@@ -221,19 +232,57 @@ def test_a_run_of_its_own_gives_ray_its_resources(name: str, reserved: int, gpus
     assert (ray_init.address, ray_init.num_cpus, ray_init.get("num_gpus")) == ("local", cpus, gpus)
 
 
-def test_a_run_that_joins_leaves_them_out_and_tells_its_workers_where_to_write(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_joins_leaves_them_out_and_takes_its_environment_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setenv("TENSORBOARD_DIR", "/runs/tensorboard")
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
-    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    monkeypatch.setenv("http_proxy", "http://user:hidden@proxy:3128")
+    monkeypatch.setenv("PYTHONPATH", "code:/opt/more")
+    given = {
+        "TENSORBOARD_DIR": "/runs/tensorboard",
+        "WANDB_NAME": "one",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "HF_HOME": "hf",
+    }
+    of_one_node = {"VLLM_HOST_IP": "10.0.0.1", "CUDA_VISIBLE_DEVICES": "0"}
+    keys = dict.fromkeys(("WANDB_API_KEY", "RESEARCH_SERVER_TOKEN", "HF_TOKEN", "JUDGE_API_KEY"), "hidden")
+    for name, value in (given | of_one_node | keys).items():
+        monkeypatch.setenv(name, value)
     config = composed("cpu", "actor_rollout_ref.model.path=org/model")
     complete(config)
     ray_init = config.ray_kwargs.ray_init
     assert (ray_init.address, ray_init.num_cpus, ray_init.num_gpus) == ("10.0.0.1:6379", None, None)
     variables = OmegaConf.to_container(ray_init.runtime_env.env_vars)
     assert isinstance(variables, dict)
-    assert variables["TENSORBOARD_DIR"] == "/runs/tensorboard" and "127.0.0.1" in variables["NO_PROXY"]
-    assert "secret" not in str(ray_init)
+    assert given.items() <= variables.items() and not of_one_node.keys() & variables.keys()
+    assert variables["PYTHONPATH"] == f"{tmp_path}/code:/opt/more" and variables["RESEARCH_FOLDER"] == str(tmp_path)
+    assert "127.0.0.1" in variables["NO_PROXY"]
+    assert "hidden" not in str(ray_init)  # which verl prints
+    assert keys.items() <= private_variables(os.environ).items()
+    assert private_variables(os.environ)["http_proxy"] == "http://user:hidden@proxy:3128"
+
+
+def test_what_ray_would_change_on_its_way_is_refused():
+    with pytest.raises(
+        UserError, match=r"^TENSORBOARD_DIR='/runs/\$x/tensorboard' cannot travel to .* a \$; give folders"
+    ):
+        forwarded_variables({"TENSORBOARD_DIR": "/runs/$x/tensorboard"})
+    assert "HF_TOKEN" not in forwarded_variables({"HF_TOKEN": "a$b"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "line"),
+    [
+        (
+            [Node("10.0.0.1", 8, 96), Node("10.0.0.2", 8, 96)],
+            ": 10.0.0.1 (8 GPUs, 96 CPUs), 10.0.0.2 (8 GPUs, 96 CPUs)",
+        ),
+        ([], ""),  # a client server tells none
+    ],
+)
+def test_a_run_says_which_cluster_it_joins(nodes: list[Node], line: str):
+    assert JOINED.note(nodes) == f"training joins the Ray cluster at 10.0.0.1:6379 (RAY_ADDRESS){line}"
 
 
 OWN_RAY = """

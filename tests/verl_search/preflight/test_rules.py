@@ -14,6 +14,7 @@ from flashrag.questions import Question
 from flashrag.reward import MADE_UP, JudgeReply
 from tests.flashrag.preflight.test_machine import GOOD
 from tests.verl_search.composing import composed
+from verl_search.platform.ray_cluster import Node
 from verl_search.preflight import rules, sizes
 from verl_search.preflight.facts import Asked, TrainingFacts, fits
 
@@ -301,3 +302,40 @@ def test_a_home_that_cannot_be_written_needs_another_cache(tmp_path: Path, monke
     assert message.endswith("set XDG_CACHE_HOME to a folder that can")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert told(rules.cache_can_be_written) == []
+
+
+NODES = [Node("127.0.0.1", 1, 8), Node("198.51.100.7", 1, 8)]  # this machine, and one of another address
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes", "refused"),
+    [
+        ("http://127.0.0.1:8000", NODES[:1], []),
+        ("http://127.0.0.1:8000", [], []),  # a Ray of the run's own
+        ("http://10.0.0.1:8000, https://retrieval.test/wiki", NODES, []),
+        ("http://127.0.0.1:8000", NODES, ["http://127.0.0.1:8000"]),
+        (
+            "http://10.0.0.1:8000, http://LOCALHOST:8001,http://[::1]:9",
+            NODES,
+            ["http://LOCALHOST:8001", "http://[::1]:9"],
+        ),
+        ("http://0.0.0.0:8000", NODES, ["http://0.0.0.0:8000"]),
+    ],
+)
+def test_a_loopback_address_is_refused_on_several_nodes(url: str, nodes: list[Node], refused: list[str]):
+    found = told(rules.servers_are_reached_from_each_node, f"search.url='{url}'", ray_nodes=nodes)
+    assert [(severity, message.partition(" is another")[0]) for severity, message in found] == [
+        (Severity.ERROR, f"search_url={one}") for one in refused
+    ]
+
+
+def test_the_address_to_write_instead_is_this_machines_in_the_cluster():
+    judge = "search.judge={model: m, url: 'http://localhost:8001/v1'}"
+    given = ["search.url=http://127.0.0.1:8000/wiki", "search.reward={judge: 1}", judge]
+    nodes = [NODES[1], NODES[0]]
+    first, second = told(rules.servers_are_reached_from_each_node, *given, ray_nodes=nodes)
+    assert first[1] == (
+        "search_url=http://127.0.0.1:8000/wiki is another machine on each of the 2 nodes of the Ray cluster; let the "
+        "server listen for them (--host 0.0.0.0) and name this one: http://127.0.0.1:8000/wiki"
+    )
+    assert second[1].startswith("search.judge.url=http://localhost:8001/v1 is another machine")

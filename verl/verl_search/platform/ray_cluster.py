@@ -3,12 +3,15 @@
 By itself `ray.init` joins any cluster that `ray start` began on this machine, and even the address of one that has
 died, and then refuses num_cpus and num_gpus (ray 2.60). Here a run joins only what `ray_kwargs.ray_init.address` or
 RAY_ADDRESS names. `check_ray` asks that cluster before anything starts, within seconds; Ray's own client waits half a
-minute for a dead one, and ends the process without a token. Does not cover: Ray Serve (docs/cluster.md).
+minute for a dead one, and ends the process without a token. Processes of a cluster have the environment of
+`ray start`, so the variables that a run reads travel with it: `ray_init_settings`, and for keys `private_variables`.
+Does not cover: what is asked and done on each node after `ray.init` (ray_nodes.py), Ray Serve (docs/cluster.md).
 """
 
 import os
+import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +27,16 @@ CLIENT_SCHEME = "ray://"
 TIMEOUT_S = 5.0
 # verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
 CPUS_PER_PROCESS = 4
-# What a run's processes read from the environment. Those of a cluster have that of `ray start`. Keys and tokens are
-# left out: Ray prints these variables and stores them.
-FORWARDED = (
-    "VERL_FILE_LOGGER_PATH", "TENSORBOARD_DIR", "WANDB_DIR", "WANDB_MODE", "WANDB_BASE_URL", "VERL_PLATFORM",
-    "OMP_NUM_THREADS", "HF_HUB_OFFLINE",
-)  # fmt: skip
+# Variables that travel with a run. Ray prints and stores them.
+FORWARDED = re.compile(
+    r"(HF|HUGGINGFACE|SGLANG|TRANSFORMERS|VERL|VLLM|WANDB)_\w+"
+    r"|OMP_NUM_THREADS|PYTHONPATH|TENSORBOARD_DIR|XDG_CACHE_HOME"
+)
+OF_ONE_NODE = ("VLLM_HOST_IP",)
+# Those that travel where Ray neither prints nor stores them. A proxy's address may hold a password.
+PRIVATE = re.compile(r"\w*(KEY|TOKEN|SECRET|PASSWORD)|(https?|all)_proxy", re.IGNORECASE)
+FOLDER_VARIABLE = "RESEARCH_FOLDER"  # the working folder of the command
+ENTER_RUN = "verl_search.platform.ray_nodes.enter_run"
 
 
 class RayChoice(NamedTuple):
@@ -42,15 +49,10 @@ class RayChoice(NamedTuple):
     def joins(self) -> bool:
         return self.address != OWN
 
-    @property
-    def note(self) -> str:
-        """A line for the user; empty for a Ray of the run's own."""
-        if not self.joins:
-            return ""
-        return (
-            f"training joins the Ray cluster at {self.address} ({self.source}), whose nodes have the processors, "
-            "GPUs and keys that `ray start` gave them"
-        )
+    def note(self, nodes: Sequence["Node"]) -> str:
+        """A line for the user on the cluster that the run joins, and the nodes that it told."""
+        told = ", ".join(f"{node.address} ({node.gpus:g} GPUs, {node.cpus:g} CPUs)" for node in nodes)
+        return f"training joins the Ray cluster at {self.address} ({self.source}){f': {told}' if told else ''}"
 
 
 class Needs(NamedTuple):
@@ -82,7 +84,7 @@ def needs(config: DictConfig) -> Needs:
 
 def own_cpus(config: DictConfig, cores: int) -> int:
     """The CPUs that a Ray of the run's own is said to have: as many as are reserved, or as there are cores if more."""
-    return max(cores, CPUS_PER_PROCESS * (config.trainer.n_gpus_per_node + 1))
+    return max(cores, CPUS_PER_PROCESS * (config.trainer.nnodes * config.trainer.n_gpus_per_node + 1))
 
 
 def choose_ray(environ: Mapping[str, str], configured: str | None, nodes: int) -> RayChoice:
@@ -115,14 +117,15 @@ def check_ray_address(address: str, source: str) -> None:
         raise UserError(f"{source}={address!r} is not a Ray address ({error}); {expected}") from error
 
 
-def check_ray(choice: RayChoice, needed: Needs) -> None:
-    """Ask the chosen cluster; raises `UserError` if it does not answer, refuses us, or has too little for the run.
+def check_ray(choice: RayChoice, needed: Needs) -> list[Node]:
+    """The nodes of the chosen cluster; raises `UserError` if it does not answer, refuses us, or has too little room.
 
-    A Ray of the run's own needs a place for its token; a client server (ray://) is only asked whether it is there.
+    A Ray of the run's own needs a place for its token and has no nodes yet; a client server (ray://) is only asked
+    whether it is there, and tells none.
     """
     if not choice.joins:
         check_own_token(os.environ)
-        return
+        return []
     address = _found(choice)
     remedy = f"start the cluster (`ray start`), correct {choice.source}, or unset it for a Ray of the run's own"
     parsed = parse_address(f"gcs://{address.removeprefix(CLIENT_SCHEME)}", ("gcs",))
@@ -131,8 +134,11 @@ def check_ray(choice: RayChoice, needed: Needs) -> None:
         socket.create_connection((parsed.host, parsed.port), TIMEOUT_S).close()
     except OSError as error:
         raise UserError(f"no Ray cluster answers at {choice.source}={choice.address} ({error}); {remedy}") from error
-    if not address.startswith(CLIENT_SCHEME):
-        check_nodes(_living_nodes(address, choice, remedy), choice, needed)
+    if address.startswith(CLIENT_SCHEME):
+        return []
+    nodes = _living_nodes(address, choice, remedy)
+    check_nodes(nodes, choice, needed)
+    return nodes
 
 
 def check_own_token(environ: Mapping[str, str]) -> None:
@@ -172,8 +178,45 @@ def ray_init_settings(choice: RayChoice, environ: Mapping[str, str]) -> dict[str
     """The keys of `ray_kwargs.ray_init` that the choice fixes."""
     if not choice.joins:
         return {"address": OWN}
-    forwarded = {name: environ[name] for name in FORWARDED if name in environ} | direct_environment(environ)
-    return {"address": choice.address, "num_cpus": None, "num_gpus": None, "runtime_env.env_vars": forwarded}
+    return {
+        "address": choice.address,
+        "num_cpus": None,
+        "num_gpus": None,
+        "runtime_env.env_vars": forwarded_variables(environ),
+        "runtime_env.worker_process_setup_hook": ENTER_RUN,
+    }
+
+
+def forwarded_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that Ray gives each process of the run; raises `UserError` for one that Ray would change.
+
+    >>> forwarded_variables({"VLLM_CPU_KVCACHE_SPACE": "1", "WANDB_API_KEY": "k", "VLLM_HOST_IP": "10.0.0.1"}).keys()
+    dict_keys(['VLLM_CPU_KVCACHE_SPACE', 'RESEARCH_FOLDER'])
+    """
+    found = {
+        name: value
+        for name, value in environ.items()
+        if FORWARDED.fullmatch(name) and not PRIVATE.fullmatch(name) and name not in OF_ONE_NODE
+    }
+    if "PYTHONPATH" in found:
+        found["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, found["PYTHONPATH"].split(os.pathsep)))
+    found |= direct_environment(environ) | {FOLDER_VARIABLE: str(Path.cwd())}
+    for name, value in found.items():
+        if "$" in value:
+            raise UserError(
+                f"{name}={value!r} cannot travel to the processes of a Ray cluster, which replaces what follows a $; "
+                "give folders without one"
+            )
+    return found
+
+
+def private_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Keys, tokens and proxies, for the processes of the run that use them; Ray's own are left out.
+
+    >>> private_variables({"RESEARCH_SERVER_TOKEN": "t", "RAY_AUTH_TOKEN": "r", "https_proxy": "p", "HOME": "/root"})
+    {'RESEARCH_SERVER_TOKEN': 't', 'https_proxy': 'p'}
+    """
+    return {name: value for name, value in environ.items() if PRIVATE.fullmatch(name) and not name.startswith("RAY_")}
 
 
 def _found(choice: RayChoice) -> str:

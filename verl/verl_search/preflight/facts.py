@@ -22,7 +22,7 @@ from flashrag.preflight import MachineFacts, fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
 from flashrag.reward import MADE_UP, JudgeReply, ask_judge
-from verl_search.platform.ray_cluster import RayChoice, check_ray, configured_ray, needs
+from verl_search.platform.ray_cluster import Node, RayChoice, check_ray, configured_ray, needs
 from verl_search.settings import SearchSettings
 from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
 
@@ -124,10 +124,12 @@ class TrainingFacts(MachineFacts):
 
     @fact
     def ray(self) -> RayChoice:
-        """The Ray to use; a cluster among them has answered, and has room."""
-        choice = configured_ray(self.config)
-        check_ray(choice, needs(self.config))
-        return choice
+        return configured_ray(self.config)
+
+    @fact
+    def ray_nodes(self) -> list[Node]:
+        """The nodes of the cluster that the run joins, which has answered and has room; none if it joins none."""
+        return check_ray(self.ray, needs(self.config))
 
     @fact
     def wandb(self) -> WandbChoice:

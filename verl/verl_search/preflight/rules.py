@@ -6,7 +6,9 @@ Rules about settings alone stand in settings_rules.py.
 import os
 from collections.abc import Iterator
 
-from flashrag.client import SearchControl, different_questions
+import httpx
+
+from flashrag.client import SearchControl, check_addresses, different_questions
 from flashrag.episode import prompt_note
 from flashrag.errors import UserError
 from flashrag.generator import ModelFolder, end_tokens_agree
@@ -28,6 +30,7 @@ from flashrag.preflight import (
     warning,
 )
 from flashrag.reward import JUDGE, judge_findings, try_reward
+from flashrag.system.network import is_loopback, is_this_machine
 from flashrag.tools import check_sandbox
 from verl_search.composition import shipped_settings
 from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
@@ -91,8 +94,25 @@ def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
 
 
 def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
-    if facts.ray.note:
-        yield note(facts.ray.note)
+    nodes = facts.ray_nodes
+    if facts.ray.joins:
+        yield note(facts.ray.note(nodes))
+
+
+def servers_are_reached_from_each_node(facts: TrainingFacts) -> Iterator[Finding]:
+    """Episodes run on all nodes of a cluster, and on each of them a loopback address is another machine."""
+    if len(facts.ray_nodes) < 2:
+        return
+    judge = facts.settings.judge
+    given = [("search_url", url) for url in check_addresses(facts.settings.url, "search_url")]
+    given += [("search.judge.url", judge.url)] if judge else []
+    here = next((node.address for node in facts.ray_nodes if is_this_machine(node.address)), "ADDRESS")
+    for key, url in given:
+        if is_loopback((parsed := httpx.URL(url)).host):
+            yield error(
+                f"{key}={url} is another machine on each of the {len(facts.ray_nodes)} nodes of the Ray cluster; let "
+                f"the server listen for them (--host 0.0.0.0) and name this one: {parsed.copy_with(host=here)}"
+            )
 
 
 def wandb_is_there(facts: TrainingFacts) -> Iterator[Finding]:
@@ -266,6 +286,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "data.questions": questions_are_no_prompts,
     "search.server": gathered("server"),
     "ray.cluster": ray_is_there,
+    "ray.servers": servers_are_reached_from_each_node,
     "wandb.server": wandb_is_there,
     "machine.memory": memory_is_enough,
     "machine.disk": disk_is_enough,

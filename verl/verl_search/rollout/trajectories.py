@@ -9,7 +9,6 @@ calls. Does not cover: the content of a line (flashrag.episode.record), the writ
 """
 
 import asyncio
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +81,7 @@ class TrajectoryWriter:
 
 def write_violation(directory: Path, violation: InvariantViolation, **fields: Any) -> Path:
     """Write the trajectory of a violated invariant to a file of its own and return its path."""
-    path = directory / "violations" / f"{os.getpid()}_{id(violation.episode):x}.json"
+    path = directory / "violations" / f"{uuid4().hex[:12]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     error = Failure(type(violation).__name__, str(violation))
     path.write_bytes(Trajectory.of_episode(violation.episode, error=error, **fields).to_json())

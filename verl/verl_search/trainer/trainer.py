@@ -1,9 +1,11 @@
 """Upstream's synchronous trainer, extended: it watches alarms and saves a checkpoint before it stops on purpose.
 
-main_ppo.py hands `SearchTaskRunner` to upstream's `run_ppo`. It puts `SearchTrainer` in the place of upstream's trainer
-of the same mode, and then runs upstream's task runner. Does not cover: why a run stops (stopping.py, alarm_watch.py).
+main_ppo.py hands `TaskRunnerHere` to upstream's `run_ppo`, for which it creates a `SearchTaskRunner`. That one puts
+`SearchTrainer` in the place of upstream's trainer of the same mode, and then runs upstream's task runner.
+Does not cover: why a run stops (stopping.py, alarm_watch.py).
 """
 
+import os
 from typing import Any
 
 import ray
@@ -12,6 +14,8 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 import verl_search.trainer.advantage  # noqa: F401  # registers the estimator that the config names
+from verl_search.platform.ray_cluster import private_variables
+from verl_search.platform.ray_nodes import check_each_node, hand_over, on_this_node
 from verl_search.platform.upstream import replace_sync_trainer, replace_tracking, upstream_task_runner
 from verl_search.trainer.alarm_watch import AlarmWatch
 from verl_search.trainer.stopping import StopTraining
@@ -36,6 +40,7 @@ class SearchTrainer(PPOTrainerSync):
         self.train_dataset.split, self.val_dataset.split = "train", "val"
 
     def fit(self, agent_loop_manager: Any) -> None:
+        hand_over(private_variables(os.environ), agent_loop_manager.agent_loop_workers)
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
         try:
             super().fit(agent_loop_manager)
@@ -102,9 +107,30 @@ class SearchTrainer(PPOTrainerSync):
 
 @ray.remote
 class SearchTaskRunner:
-    """The actor in which upstream's task runner runs our trainer."""
+    """The actor in which upstream's task runner runs our trainer. `variables` are set in its environment."""
+
+    def __init__(self, variables: dict[str, str]):
+        os.environ.update(variables)
 
     def run(self, config: Any) -> None:
         replace_sync_trainer(SearchTrainer)
         replace_tracking(OptionalTracking)
         upstream_task_runner().run(config)
+
+
+class TaskRunnerHere:
+    """Stands for `SearchTaskRunner` where upstream's `run_ppo` creates it: on the driver's node, with its keys.
+
+    The cluster has been joined by then, so this is where its nodes are looked at.
+    """
+
+    def __init__(self, config: Any, **options: Any):
+        self.config, self._options = config, options
+
+    def options(self, **options: Any) -> "TaskRunnerHere":
+        return TaskRunnerHere(self.config, **options)
+
+    def remote(self) -> Any:
+        check_each_node(self.config)
+        options = {**self._options, "scheduling_strategy": on_this_node()}
+        return SearchTaskRunner.options(**options).remote(private_variables(os.environ))  # pyrefly: ignore
