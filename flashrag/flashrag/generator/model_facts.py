@@ -7,7 +7,7 @@ config key that an error names. Does not cover: the tokenizer, the tokens that e
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,25 @@ class ModelFacts:
     parameters: int | None
     largest_tensor: int | None  # elements
     weight_bytes: int
+    # The part of config.json about reading and writing text.
+    language: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def count(self, *names: str) -> int | None:
+        """The first of these keys of the config that is a whole number."""
+        return _count(self.language, *names)
+
+    def cache_bytes(self, tokens: int, item_bytes: int) -> int:
+        """Memory for the keys and values of one sequence; 0 for a model that keeps something else."""
+        layers, heads = self.count("num_hidden_layers") or 0, self.count("num_attention_heads") or 0
+        if not layers or not heads or self.count("kv_lora_rank") is not None:
+            return 0
+        head = self.count("head_dim") or (self.count("hidden_size") or 0) // heads
+        a_token = 2 * (self.count("num_key_value_heads") or heads) * head * item_bytes
+        window = min(self.count("sliding_window") or tokens, tokens)
+        kept = {"full_attention": tokens, "sliding_attention": window, "chunked_attention": tokens}
+        kinds = self.language.get("layer_types")
+        kinds = kinds if kinds and isinstance(kinds, list) else ["full_attention"] * layers
+        return sum(a_token * kept.get(str(kind), 0) for kind in kinds)
 
 
 def read_model_facts(folder: Path, key: str) -> ModelFacts:
@@ -46,6 +65,7 @@ def read_model_facts(folder: Path, key: str) -> ModelFacts:
         parameters=sum(sizes) if sizes else None,
         largest_tensor=max(sizes, default=None),
         weight_bytes=sum(path.stat().st_size for pattern in WEIGHTS for path in folder.glob(pattern)),
+        language=text,
     )
 
 

@@ -70,21 +70,6 @@ class ModelFolder:
         check_tokenizer_folder(self.folder, self.key)
         return read_end_tokens(self.folder, self.key)
 
-    def cache_bytes(self, tokens: int, item_bytes: int) -> int:
-        """Memory for the keys and values of one sequence; 0 for a model that keeps something else."""
-        config = self.language_config
-        numbers = {name: value for name, value in config.items() if isinstance(value, int)}
-        layers, heads = numbers.get("num_hidden_layers", 0), numbers.get("num_attention_heads", 0)
-        if not layers or not heads or "kv_lora_rank" in numbers:
-            return 0
-        head = numbers.get("head_dim") or numbers.get("hidden_size", 0) // heads
-        a_token = 2 * (numbers.get("num_key_value_heads") or heads) * head * item_bytes
-        window = min(numbers.get("sliding_window") or tokens, tokens)
-        kept = {"full_attention": tokens, "sliding_attention": window, "chunked_attention": tokens}
-        kinds = config.get("layer_types")
-        kinds = kinds if kinds and isinstance(kinds, list) else ["full_attention"] * layers
-        return sum(a_token * kept.get(str(kind), 0) for kind in kinds)
-
 
 def config(facts: ModelFolder) -> Iterator[Finding]:
     if not facts.architecture:

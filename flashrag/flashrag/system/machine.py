@@ -2,24 +2,77 @@
 
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+MIG = "MIG-"  # begins the name of a slice of a GPU, which the driver lists under its GPU only
+
+
+class Gpu(NamedTuple):
+    """A GPU of the driver's list. The memory is None where the driver does not tell it, as for a slice of a GPU."""
+
+    memory_bytes: int | None
+    free_bytes: int | None
+    driver: str
+
+
+def visible_gpus() -> list[Gpu]:
+    """The NVIDIA GPUs that CUDA shows to this process: of those that the driver lists, what CUDA_VISIBLE_DEVICES names.
+
+    As for CUDA, a name that is none ends the list. No GPUs where there is no driver.
+    """
+    query = "--query-gpu=index,uuid,memory.total,memory.free,driver_version"
+    listed = _output("nvidia-smi", query, "--format=csv,noheader,nounits") or ""
+    rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines()]
+    gpus = {(row[0], row[1]): Gpu(_mebibytes(row[2]), _mebibytes(row[3]), row[4]) for row in rows if len(row) == 5}
+    if (named := os.environ.get(VISIBLE_DEVICES)) is None or not gpus:
+        return [*gpus.values()]
+    found = []
+    for name in map(str.strip, named.split(",")):
+        matching = [gpu for (index, uuid), gpu in gpus.items() if name == index or (name and uuid.startswith(name))]
+        if name.startswith(MIG):
+            matching = [Gpu(None, None, next(iter(gpus.values())).driver)]
+        if not matching:
+            break
+        found.append(matching[0])
+    return found
+
+
+def _mebibytes(text: str) -> int | None:
+    return int(text) * 2**20 if text.isdecimal() else None
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that the driver lists; 0 where there is no driver. Does not look at CUDA_VISIBLE_DEVICES."""
-    listed = _output("nvidia-smi", "-L") or ""
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+    """The GPUs that CUDA shows to this process."""
+    return len(visible_gpus())
 
 
 def gpu_memory_bytes() -> list[int]:
-    """The memory of each GPU that the driver lists."""
-    listed = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
-    return [int(line) * 2**20 for line in listed.splitlines() if line.strip().isdecimal()]
+    """The memory of each of them whose driver tells it."""
+    return [gpu.memory_bytes for gpu in visible_gpus() if gpu.memory_bytes is not None]
+
+
+def torch_cuda() -> str | None:
+    """The version of CUDA that the installed torch was built for; None for a build for CPUs, and without torch."""
+    with suppress(PackageNotFoundError, OSError):
+        built = Path(str(distribution("torch").locate_file("torch/version.py"))).read_text(encoding="utf-8")
+        found = re.search(r"^cuda\b.*= '([\d.]+)'", built, re.MULTILINE)
+        return found and found[1]
+    return None
+
+
+def has_nvcc() -> bool:
+    """Whether CUDA's compiler is where the libraries that compile kernels at run time look for it."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    return shutil.which("nvcc") is not None or os.access(Path(home) / "bin" / "nvcc", os.X_OK)
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

@@ -119,7 +119,7 @@ class ModelServerFacts(MachineFacts, ModelFolder):
     @fact
     def sequence_bytes(self) -> int:
         """Keys and values of one sequence of the whole context."""
-        return self.cache_bytes(self.context, self.item_bytes)
+        return self.model.cache_bytes(self.context, self.item_bytes)
 
 
 def engine(facts: ModelServerFacts) -> Iterator[Finding]:

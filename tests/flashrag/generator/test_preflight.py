@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flashrag.generator import MODEL_RULES, ModelFolder, known_to_vllm
+from flashrag.generator import MODEL_RULES, ModelFolder, known_to_vllm, read_model_facts
 from flashrag.generator.model_folder import EndTokens
 from flashrag.generator.preflight import vllm_architectures
 from flashrag.preflight import Severity, examine
@@ -110,7 +110,7 @@ def test_any_value_in_the_configuration_is_read_or_told(tmp_path_factory, name, 
     change(model / "config.json", **{name: value})
     facts = ModelFolder(model, "--model_path")
     assert all(finding.message for finding in examine(RULES, facts))
-    facts.cache_bytes(10, 4)
+    read_model_facts(model, "--model_path").cache_bytes(10, 4)
     shutil.rmtree(model)
 
 
@@ -192,4 +192,4 @@ def test_the_end_is_read_from_the_tokens_that_were_added(model):
 def test_the_memory_of_keys_and_values(model, changes, count):
     change(model / "config.json", layer_types=None)
     change(model / "config.json", **changes)
-    assert ModelFolder(model, "k").cache_bytes(tokens=10, item_bytes=4) == count
+    assert read_model_facts(model, "k").cache_bytes(tokens=10, item_bytes=4) == count

@@ -5,37 +5,102 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
-from flashrag.system.machine import count_gpus, describe_environment, gpu_memory_bytes, library_versions
+from flashrag.system.machine import (
+    Gpu,
+    count_gpus,
+    describe_environment,
+    gpu_memory_bytes,
+    has_nvcc,
+    library_versions,
+    torch_cuda,
+    visible_gpus,
+)
 
 
 def test_versions_name_what_is_installed() -> None:
     assert library_versions(("numpy", "no-such-distribution")) == {"numpy": version("numpy")}
 
 
+H100, SMALL = Gpu(81559 * 2**20, 81000 * 2**20, "580.65.06"), Gpu(40960 * 2**20, 20 * 2**20, "580.65.06")
+TWO = """echo '0, GPU-aaaa, 81559, 81000, 580.65.06'; echo '1, GPU-bbbb, 40960, 20, 580.65.06'"""
+
+
+def driver(folder: Path, script: str) -> None:
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+
+
 @pytest.mark.parametrize(
     ("script", "gpus"),
     [
-        ("echo 'GPU 0: NVIDIA H100 (UUID: a)'; echo '  MIG 1g.10gb'; echo 'GPU 1: NVIDIA H100 (UUID: b)'", 2),
-        ("echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9", 0),
-        (None, 0),
+        (TWO, [H100, SMALL]),
+        ("echo '0, GPU-aaaa, [N/A], [N/A], 580.95'", [Gpu(None, None, "580.95")]),  # memory that the processor has, too
+        ("echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9", []),
+        ("echo 'No devices were found'", []),
+        (None, []),
     ],
-    ids=["two GPUs", "no driver", "no program"],
+    ids=["two GPUs", "shared memory", "no driver", "no GPU", "no program"],
 )
-def test_gpus_are_counted(script: str | None, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpus_of_the_driver_are_listed(
+    script: str | None, gpus: list[Gpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if script is not None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
+        driver(tmp_path, script)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert count_gpus() == gpus
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == gpus
+    assert count_gpus() == len(gpus)
+    assert gpu_memory_bytes() == [gpu.memory_bytes for gpu in gpus if gpu.memory_bytes]
 
 
-def test_the_memory_of_each_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("named", "gpus"),
+    [
+        ("0,1", [H100, SMALL]),
+        ("1, 0", [SMALL, H100]),
+        ("GPU-bb", [SMALL]),
+        ("", []),
+        ("-1", []),
+        ("1,7,0", [SMALL]),  # CUDA ends at a name that is none
+        ("MIG-1c", [Gpu(None, None, "580.65.06")]),
+    ],
+)
+def test_cuda_s_own_variable_hides_gpus(
+    named: str, gpus: list[Gpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(tmp_path, TWO)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu_memory_bytes() == []
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559\necho '[N/A]'\necho 40960\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    assert gpu_memory_bytes() == [81559 * 2**20, 40960 * 2**20]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("line", "cuda"),
+    [("cuda: Optional[str] = '13.0'", "13.0"), ("cuda: Optional[str] = None", None), ("cuda = '12.8'", "12.8")],
+)
+def test_what_torch_was_built_for_is_read_from_its_files(
+    line: str, cuda: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch-1.dist-info").mkdir()
+    (tmp_path / "torch-1.dist-info" / "METADATA").write_text("Name: torch\nVersion: 1\n")
+    assert torch_cuda() == torch.version.cuda
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert torch_cuda() is None, "a torch without its files"
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = '1'\n{line}\nhip: Optional[str] = None\n")
+    assert torch_cuda() == cuda
+
+
+def test_nvcc_is_looked_for_where_libraries_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert not has_nvcc()
+    (tmp_path / "bin").mkdir()
+    driver(tmp_path / "bin", "exit 0")
+    (tmp_path / "bin" / "nvidia-smi").rename(tmp_path / "bin" / "nvcc")
+    assert has_nvcc()
 
 
 def test_a_checkout_is_described_by_its_revision_and_whether_it_was_changed(tmp_path: Path) -> None:
