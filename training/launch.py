@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import CHECK_HELP, enforce, keep_torch_out_of_a_check, show_check
 from flashrag.system.arguments import CommandParser, boolean
-from flashrag.system.machine import count_gpus
+from flashrag.system.machine import torch_cuda
 from training.recipe import all_recipes, chosen_recipe, read_recipe
 from verl_search.composition import CONFIG_DIR, check_settings, compose_config, quoted
 
@@ -63,7 +63,7 @@ def make_parser() -> CommandParser:
             text = f"{flag.meaning} (default: {'none' if default is None else default})"
             group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
     rest = parser.add_argument_group("configuration and keys")
-    rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research if there is a GPU, else cpu")
+    rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research on the GPU stack, else cpu")
     text = "a published run; help lists them (default: none)"
     rest.add_argument("--recipe", metavar="NAME", nargs="?", const="help", help=text)
     rest.add_argument("--check", action="store_true", help=CHECK_HELP)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, extra = parse_flags(argv)
     if name is not None:
         print(read_recipe(name).summary)
-    config_name = flags.config_name or ("research" if count_gpus() else "cpu")
+    config_name = flags.config_name or ("research" if torch_cuda() else "cpu")
     overrides = [*hydra_overrides(flags), *extra]
     from verl_search.preflight.facts import TrainingFacts
     from verl_search.preflight.rules import preflight

@@ -28,6 +28,12 @@ PUBLISHED_FLAGS = {
 }
 
 
+@pytest.fixture
+def cpu_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is the CPU's, whichever the tests run in."""
+    monkeypatch.setattr("verl_search.preflight.facts.torch_cuda", lambda: None)
+
+
 def test_every_published_flag_is_taken_and_one_of_our_own() -> None:
     assert set(FLAGS) == PUBLISHED_FLAGS | {"reward"}
 
@@ -112,6 +118,7 @@ def test_mistakes_are_named(argv: list[str], message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("cpu_stack")
 def test_all_that_is_missing_is_told_at_once_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*REQUIRED, "--config_name", "cpu", "data.max_response_length=4096"]) == 2
     first, *found = capsys.readouterr().err.splitlines()
@@ -146,6 +153,7 @@ def healthy_url() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.usefixtures("cpu_stack")
 def test_check_shows_the_plan_and_writes_nothing(
     tmp_path: Path, healthy_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

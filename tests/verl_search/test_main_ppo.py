@@ -127,6 +127,22 @@ def test_a_run_sets_what_its_processes_inherit(environ: dict[str, str]) -> None:
     assert "127.0.0.1" in environ["no_proxy"].split(",")
 
 
+def test_vllm_s_sampler_needs_no_nvcc(environ: dict[str, str], tmp_path: Path) -> None:
+    environ |= {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)}
+    set_environment(composed("cpu"))
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in environ
+    set_environment(composed("research"))
+    assert environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    environ["VLLM_USE_FLASHINFER_SAMPLER"] = "1"
+    set_environment(composed("research"))
+    assert environ["VLLM_USE_FLASHINFER_SAMPLER"] == "1", "the user's own"
+    del environ["VLLM_USE_FLASHINFER_SAMPLER"]
+    (tmp_path / "nvcc").write_text("")
+    (tmp_path / "nvcc").chmod(0o755)
+    set_environment(composed("research"))
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in environ
+
+
 def test_the_look_before_the_start_includes_ray_and_wandb(environ: dict[str, str], closed_url: str) -> None:
     facts = TrainingFacts(composed("cpu", "trainer.default_local_dir=/runs/a"))
     assert not facts.ray.joins and not list(ray_is_there(facts))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from verl_search.platform.cpu import is_for_this_process
 from verl_search.platform.upstream import PLUGIN_MODULE, PluginNotLoaded, check_plugin_loaded
 
 
@@ -15,6 +16,45 @@ def test_importing_verl_loads_the_plugin_and_registers_the_cpu_platform() -> Non
     from verl.plugin.platform.platform_manager import PlatformRegistry
 
     assert "cpu" in PlatformRegistry.registered_names()
+
+
+@pytest.mark.parametrize(
+    ("variable", "cuda", "hip", "expected"),
+    [
+        (None, None, None, True),  # the CPU stack
+        (None, "13.0", None, False),  # the GPU stack, also on a head node without a GPU or without nvidia-smi
+        (None, None, "7.1", False),
+        ("cpu", "13.0", None, True),
+        (" CPU ", "13.0", None, True),
+        ("nvidia", "13.0", None, False),
+    ],
+)
+def test_the_cpu_platform_stands_aside_where_torch_knows_an_accelerator(
+    variable: str | None, cuda: str | None, hip: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("VERL_PLATFORM", variable)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr("torch.version.hip", hip)
+    assert is_for_this_process() is expected
+
+
+def test_without_it_verl_falls_back_to_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the head of a cluster: the GPU stack, no GPU, no nvidia-smi."""
+    check_plugin_loaded()
+    from verl.plugin.platform import platform_manager
+
+    from verl_search.plugin import register
+
+    others = {name: cls for name, cls in platform_manager.PlatformRegistry._platforms.items() if name != "cpu"}
+    monkeypatch.setattr(platform_manager.PlatformRegistry, "_platforms", others)
+    monkeypatch.setattr(platform_manager, "_current_platform", None)
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setenv("PATH", "/nowhere")
+    register()
+    assert platform_manager.get_platform().device_name == "cuda"
 
 
 def test_a_plugin_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

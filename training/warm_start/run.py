@@ -19,7 +19,7 @@ from flashrag.preflight import enforce, examine, keep_torch_out_of_a_check, show
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import write_text
 from flashrag.system.json_lines import read_lines
-from flashrag.system.machine import count_gpus
+from flashrag.system.machine import count_gpus, torch_cuda
 from flashrag.system.processes import run_guarded
 from training.trainer_process import follow_process, trainer_environment
 from training.warm_start.preflight import PLAN, RULES, TRAIN, Options, WarmStartFacts
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, overrides = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     check_settings(overrides, parser.nearest_flag)
     options = Options(**vars(flags))
-    config_name = "warm_start" if count_gpus() else "warm_start_cpu"
+    config_name = "warm_start" if torch_cuda() else "warm_start_cpu"
     facts = WarmStartFacts(options, compose_config(config_name, overrides), config_name, overrides)
     findings = examine(RULES, facts)
     if options.check:
@@ -126,7 +126,7 @@ def fine_tune(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
     }
     if any(read_lines(folder / DEV)):
         paths["data.val_files"] = folder / DEV
-    processes = max(1, count_gpus())
+    processes = max(1, count_gpus()) if facts.config.trainer.device != "cpu" else 1
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     given = [*(f"{key}={quoted(str(path))}" for key, path in paths.items()), *overrides]
     module = ["-m", "verl_search.warm_start", "--config-name", facts.config_name, *given]

@@ -19,6 +19,7 @@ from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
 from flashrag.preflight import enforce
 from flashrag.reward import absolute
+from flashrag.system.machine import has_nvcc
 from flashrag.system.network import direct_environment
 from verl_search.composition import (
     CONFIG_DIR,
@@ -28,6 +29,7 @@ from verl_search.composition import (
     in_one_line,
     register_with_hydra,
 )
+from verl_search.platform.kernels import complete_kernels
 from verl_search.platform.ray_cluster import configured_ray, own_cpus, ray_init_settings
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import preflight
@@ -39,6 +41,7 @@ from verl_search.trainer.wandb_mode import MODE_VARIABLE, configured_wandb
 
 # Set by a program that has examined the same run a moment ago, such as training/launch.py.
 EXAMINED_VARIABLE = "RESEARCH_EXAMINED"
+FLASHINFER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
 
 
 def check_input(config: DictConfig, config_name: str = "") -> None:
@@ -90,14 +93,20 @@ def train(config: DictConfig) -> None:
 
 
 def set_environment(config: DictConfig) -> None:
-    """Set what the processes that Ray starts inherit: the way around proxies, and wandb's mode."""
+    """Set what the processes that Ray starts inherit: the way around proxies, wandb's mode, the engine's sampler.
+
+    FlashInfer's sampler is compiled by nvcc at its first use; vLLM samples without it.
+    """
     os.environ.update(direct_environment(os.environ))
+    if config.trainer.device != "cpu" and not has_nvcc():
+        os.environ.setdefault(FLASHINFER_VARIABLE, "0")
     if mode := configured_wandb(config).mode:
         os.environ[MODE_VARIABLE] = mode
 
 
 def complete(config: DictConfig) -> None:
-    """Fill in the derived values: lengths in tokens, the weights' buffer, which Ray, the paths of files."""
+    """Fill in the derived values: lengths in tokens, kernels, the weights' buffer, which Ray, the paths of files."""
+    complete_kernels(config.actor_rollout_ref.model)
     sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens

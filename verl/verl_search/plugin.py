@@ -10,9 +10,11 @@ def register() -> None:
     """Register the CPU platform and, if it is in use, apply its patches of upstream."""
     from verl.plugin.platform.platform_manager import PlatformRegistry, get_platform
 
-    from verl_search.platform.cpu import PlatformCPU
+    from verl_search.platform.cpu import PlatformCPU, is_for_this_process
     from verl_search.platform.upstream import alias_vllm_distribution, name_gloo_once
 
+    if not is_for_this_process():
+        return
     PlatformRegistry.register(platform=PlatformCPU.device_name)(PlatformCPU)
     if get_platform().device_name == PlatformCPU.device_name:
         alias_vllm_distribution()

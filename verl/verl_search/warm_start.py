@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from verl_search.composition import hold_paths, register_with_hydra
+from verl_search.platform.kernels import complete_kernels
 
 
 @hydra.main(config_path="config", config_name="warm_start", version_base=None)
@@ -16,6 +17,7 @@ def train(config: DictConfig) -> None:
 
     upstream.check_plugin_loaded()
     upstream.check_contract(upstream.required_names("warm_start"))
+    complete_kernels(config.model)
     from verl.trainer.sft_trainer import run_sft
 
     run_sft(config)

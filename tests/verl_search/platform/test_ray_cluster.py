@@ -34,6 +34,7 @@ from verl_search.platform.ray_cluster import (
     check_ray,
     choose_ray,
     forwarded_variables,
+    needs,
     private_variables,
 )
 
@@ -170,6 +171,13 @@ def test_a_cluster_with_room_is_joined_past_any_proxy(monkeypatch: pytest.Monkey
     ("nodes", "needed", "message"),
     [
         ([Node(OWN_ADDRESS, 0, 16)], NEEDS, "has 0 nodes with 1 GPUs .* and 16 CPUs in all; the run needs 1 and 8"),
+        (
+            [Node(OWN_ADDRESS, 8, 4), Node("10.9.9.9", 8, 64)],
+            Needs(2, 8, 54),
+            "has 1 nodes with 8 GPUs .* and 24 CPUs,",
+        ),
+        ([Node(OWN_ADDRESS, 8, 24)], Needs(1, 8, 30), "and 24 CPUs in all; the run needs 1 and 30.*--num-cpus=30"),
+        ([Node(OWN_ADDRESS, 8, 24)] * 2, Needs(2, 8, 54), "needs 2 and 54.*--num-gpus=8 --num-cpus=27"),
         ([Node(OWN_ADDRESS, 1, 2)], NEEDS, "--num-gpus=1 --num-cpus=8"),
         ([Node(OWN_ADDRESS, 8, 64), Node("10.9.9.9", 4, 64)], Needs(2, 8, 1), "has 1 nodes with 8 GPUs"),
         ([Node("198.51.100.7", 8, 64)], NEEDS, "this machine is no node of .*`ray start --address=10.0.0.1:6379` here"),
@@ -222,7 +230,7 @@ def test_a_ray_of_ones_own_needs_a_place_for_its_token(tmp_path: Path, monkeypat
         check_own_token({"RAY_AUTH_TOKEN_PATH": "/no/file"})
 
 
-@pytest.mark.parametrize(("name", "reserved", "gpus"), [("cpu", 4 * (1 + 1), 1), ("research", 4 * (8 + 1), None)])
+@pytest.mark.parametrize(("name", "reserved", "gpus"), [("cpu", 3 + 1 + 4, 1), ("research", 3 * 8 + 2 + 4, None)])
 def test_a_run_of_its_own_gives_ray_its_resources(name: str, reserved: int, gpus: int | None):
     config = composed(name, "actor_rollout_ref.model.path=org/model")
     complete(config)
@@ -283,6 +291,19 @@ def test_what_ray_would_change_on_its_way_is_refused():
 )
 def test_a_run_says_which_cluster_it_joins(nodes: list[Node], line: str):
     assert JOINED.note(nodes) == f"training joins the Ray cluster at 10.0.0.1:6379 (RAY_ADDRESS){line}"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "cpus"),
+    [
+        ("cpu", [], 3 + 1 + 4),  # a training process, the queue's storage, and what stands beside
+        ("research", ["trainer.n_gpus_per_node=1"], 3 + 2 + 4),
+        ("research", ["trainer.nnodes=2"], 3 * 16 + 2 + 4),
+        ("research", ["transfer_queue.backend.SimpleStorage.num_data_storage_units=8"], 3 * 8 + 8 + 4),
+    ],
+)
+def test_what_a_run_reserves(name: str, overrides: list[str], cpus: int):
+    assert needs(composed(name, *overrides)).cpus == cpus
 
 
 OWN_RAY = """

@@ -81,12 +81,27 @@ def findings(*overrides: str, config: str = "research") -> list[tuple[str, Sever
         (
             "batches",
             ["data.train_batch_size=3", f"{ACTOR}.ppo_mini_batch_size=3"],
-            "times actor_rollout_ref.rollout.n=5 makes 15 episodes, which 8 training processes cannot share evenly",
+            "makes 15 episodes, which 8 training processes cannot share evenly; give a multiple of 8, such as "
+            "--ppo_mini_batch_size 8 --train_batch_size 8",
+        ),
+        # 256 x 5 = 1280 episodes among 6 processes, of which the 5 answers make no multiple: 252 = 42 x 6 questions.
+        (
+            "batches",
+            ["trainer.n_gpus_per_node=6"],
+            "1280 episodes, which 6 training processes cannot share evenly; give a multiple of 6, such as "
+            "--ppo_mini_batch_size 252 --train_batch_size 252",
+        ),
+        # 10 processes and 5 answers: each 2 questions make 10 episodes.
+        (
+            "batches",
+            ["trainer.n_gpus_per_node=10", "data.train_batch_size=513", f"{ACTOR}.ppo_mini_batch_size=171"],
+            "give a multiple of 2, such as --ppo_mini_batch_size 170 --train_batch_size 510",
         ),
         (
             "batches",
             ["data.train_batch_size=6", f"{ACTOR}.ppo_mini_batch_size=6", f"{ACTOR}.ulysses_sequence_parallel_size=2"],
-            "makes 30 episodes, which 4 training processes cannot share evenly; give multiples of 4",
+            "makes 30 episodes, which 4 training processes cannot share evenly; give a multiple of 4, such as "
+            "--ppo_mini_batch_size 4 --train_batch_size 4",
         ),
         # 256 x 5 / 8 = 160 episodes for each process: 160 / 4 = 40 micro-batches, but 160 / 3 is no whole number.
         ("batches", [*STATIC, f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=3"], "=3: expected a divisor of 160"),
@@ -94,9 +109,24 @@ def findings(*overrides: str, config: str = "research") -> list[tuple[str, Sever
         (
             "engines",
             [f"{ROLLOUT}.tensor_model_parallel_size=3"],
-            "makes 3 GPUs for an engine, which does not divide the 8 of",
+            "makes 3 GPUs for an engine, which does not divide the 8 of a node (--n_gpus_per_node), nor takes "
+            "whole nodes; give actor_rollout_ref.rollout.tensor_model_parallel_size=2",
         ),
-        ("engines", ["trainer.n_gpus_per_node=1"], "makes 2 GPUs for an engine, which does not divide the 1 of"),
+        (
+            "engines",
+            ["trainer.n_gpus_per_node=1"],
+            "makes 2 GPUs for an engine, which does not divide the 1 of a node (--n_gpus_per_node), nor takes whole "
+            "nodes; give actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+        ),
+        # 10 GPUs in all, which 2 divides, but one engine would have a GPU of either node.
+        ("engines", ["trainer.nnodes=2", "trainer.n_gpus_per_node=5"], "divide the 5 of a node"),
+        ("engines", ["trainer.nnodes=2", f"{ROLLOUT}.tensor_model_parallel_size=12"], "divide the 8 of a node"),
+        (
+            "counts",
+            ["transfer_queue.backend.SimpleStorage.num_data_storage_units=0"],
+            "num_data_storage_units=0: expected a whole number from 1 on",
+        ),
+        ("counts", ["ray_kwargs.ray_init.num_cpus=many"], "num_cpus=many: expected a whole number from 1 on, or null"),
         ("engines", [f"{ROLLOUT}.pipeline_model_parallel_size=2"], "verl's engines take 1 only"),
         # 512 + 8192 = 8704 tokens in an episode.
         ("lengths", [f"{ROLLOUT}.max_model_len=8703"], "max_model_len=8703 has no room for the 8704 tokens of"),

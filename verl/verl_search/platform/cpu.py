@@ -14,8 +14,18 @@ import psutil
 import torch
 from verl.plugin.platform.platform_base import PlatformBase
 
+PLATFORM_VARIABLE = "VERL_PLATFORM"
 # Two cores serve everything in the embedded default, so the engine's KV cache is small by default.
 DEFAULT_KV_CACHE_GIB = "1"
+
+
+def is_for_this_process() -> bool:
+    """Whether verl may choose this platform: it is asked for, or torch has no other device.
+
+    The head of a cluster may have no GPU, and verl's detection ends at the platform that is always there.
+    """
+    asked = os.environ.get(PLATFORM_VARIABLE, "").strip().lower()
+    return asked == PlatformCPU.device_name or (torch.version.cuda is None and torch.version.hip is None)
 
 
 def _memory_in_use(*_: Any) -> int:

@@ -25,8 +25,9 @@ OWN, ANY = "local", "auto"  # Ray's words
 ADDRESS_KEY, ADDRESS_VARIABLE = "ray_kwargs.ray_init.address", "RAY_ADDRESS"
 CLIENT_SCHEME = "ray://"
 TIMEOUT_S = 5.0
-# verl reserves 3 for each training process; its rollout server, agent loop and controllers take the rest.
-CPUS_PER_PROCESS = 4
+# verl's placement groups reserve 3 CPUs for each training process, the TransferQueue one for its controller and each
+# storage unit. Each actor beside them (task runner, agent loops, rollout servers) needs one that is free to be placed.
+CPUS_PER_PROCESS, CPUS_BESIDE = 3, 4
 # Variables that travel with a run. Ray prints and stores them.
 FORWARDED = re.compile(
     r"(HF|HUGGINGFACE|SGLANG|TRANSFORMERS|VERL|VLLM|WANDB)_\w+"
@@ -79,12 +80,14 @@ def configured_ray(config: DictConfig) -> RayChoice:
 def needs(config: DictConfig) -> Needs:
     """What verl's processes reserve. More CPUs than Ray has are waited for without end; they are not threads."""
     trainer = config.trainer
-    return Needs(trainer.nnodes, trainer.n_gpus_per_node, own_cpus(config, 0) if trainer.device == "cpu" else 1)
+    storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    cpus = CPUS_PER_PROCESS * trainer.nnodes * trainer.n_gpus_per_node + storage + CPUS_BESIDE
+    return Needs(trainer.nnodes, trainer.n_gpus_per_node, cpus)
 
 
 def own_cpus(config: DictConfig, cores: int) -> int:
     """The CPUs that a Ray of the run's own is said to have: as many as are reserved, or as there are cores if more."""
-    return max(cores, CPUS_PER_PROCESS * (config.trainer.nnodes * config.trainer.n_gpus_per_node + 1))
+    return max(cores, needs(config).cpus)
 
 
 def choose_ray(environ: Mapping[str, str], configured: str | None, nodes: int) -> RayChoice:
@@ -164,13 +167,15 @@ def check_nodes(nodes: Iterable[Node], choice: RayChoice, needed: Needs) -> None
     where = f"the Ray cluster at {choice.source}={choice.address}"
     if not any(is_this_machine(node.address) for node in nodes):
         raise UserError(f"this machine is no node of {where}; run `ray start --address={choice.address}` here first")
-    able = sum(node.gpus >= needed.gpus_per_node for node in nodes)
+    gpus, of_node = needed.gpus_per_node, CPUS_PER_PROCESS * needed.gpus_per_node
+    able = sum(node.gpus >= gpus and node.cpus >= of_node for node in nodes)
     cpus = sum(node.cpus for node in nodes)
     if able < needed.nodes or cpus < needed.cpus:
         raise UserError(
-            f"{where} has {able} nodes with {needed.gpus_per_node} GPUs (without accelerators: slots for training "
-            f"processes) and {cpus:g} CPUs in all; the run needs {needed.nodes} and {needed.cpus}. Start nodes with "
-            f"`ray start --num-gpus={needed.gpus_per_node} --num-cpus={needed.cpus}`, or change trainer.n_gpus_per_node"
+            f"{where} has {able} nodes with {gpus} GPUs (without accelerators: slots for training processes) and "
+            f"{of_node} CPUs, and {cpus:g} CPUs in all; the run needs {needed.nodes} and {needed.cpus}. Start nodes "
+            f"with `ray start --num-gpus={gpus} --num-cpus={-(-needed.cpus // needed.nodes)}` (these are not threads), "
+            "or change trainer.n_gpus_per_node and trainer.nnodes"
         )
 
 

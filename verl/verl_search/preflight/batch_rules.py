@@ -4,6 +4,7 @@ The conditions are those of verl 0.9.1 (utils/config.py, workers/engine_workers.
 utils/seqlen_balancing.py, trainer/ppo/v1/trainer_base.py), which checks them after the engines have started.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,15 @@ ACTOR, ROLLOUT, REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollou
 
 def is_count(value: Any, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def divisor(count: int, most: int) -> int:
+    """The largest divisor of a count that is at most so large.
+
+    >>> divisor(6, 4), divisor(1, 2), divisor(8, 2)
+    (3, 1, 2)
+    """
+    return max(size for size in range(1, min(count, most) + 1) if count % size == 0)
 
 
 def batches(config: DictConfig) -> Iterator[Finding]:
@@ -41,9 +51,12 @@ def batches(config: DictConfig) -> Iterator[Finding]:
     if processes % parallel:
         yield error(f"{ACTOR}.ulysses_sequence_parallel_size={parallel} does not divide the {processes} GPUs")
     elif mini * n % (shards := processes // parallel):
+        step = shards // math.gcd(n, shards)
+        fitting = max(mini // step, 1) * step
         yield error(
             f"{ACTOR}.ppo_mini_batch_size={mini} times {ROLLOUT}.n={n} makes {mini * n} episodes, which {shards} "
-            f"training processes cannot share evenly; give multiples of {shards}"
+            f"training processes cannot share evenly; give a multiple of {step}, such as --ppo_mini_batch_size "
+            f"{fitting} --train_batch_size {max(batch // fitting, 1) * fitting}"
         )
     elif not actor.use_dynamic_bsz:
         yield from _micro_batches(config, mini * n // shards)
@@ -75,12 +88,14 @@ def engines(config: DictConfig) -> Iterator[Finding]:
         yield error(
             f"{ROLLOUT}.pipeline_model_parallel_size: verl's engines take 1 only; raise tensor_model_parallel_size"
         )
-    size = rollout.tensor_model_parallel_size * rollout.data_parallel_size
-    if processes % size and not rollout.disaggregation.enabled:
+    size, of_node = rollout.tensor_model_parallel_size * rollout.data_parallel_size, config.trainer.n_gpus_per_node
+    divides = processes % size == 0 and (of_node % size == 0 or size % of_node == 0)
+    if not divides and not rollout.disaggregation.enabled:
         yield error(
             f"{ROLLOUT}.tensor_model_parallel_size={rollout.tensor_model_parallel_size} times data_parallel_size="
-            f"{rollout.data_parallel_size} makes {size} GPUs for an engine, which does not divide the {processes} of "
-            "trainer.nnodes and trainer.n_gpus_per_node"
+            f"{rollout.data_parallel_size} makes {size} GPUs for an engine, which does not divide the {of_node} of a "
+            f"node (--n_gpus_per_node), nor takes whole nodes; give {ROLLOUT}.tensor_model_parallel_size="
+            f"{divisor(of_node, rollout.tensor_model_parallel_size)}"
         )
     if config.trainer.device == "cpu" and config.actor_rollout_ref.actor.strategy != "fsdp2":
         yield error(f"{ACTOR}.strategy={config.actor_rollout_ref.actor.strategy}: only fsdp2 runs on a CPU")

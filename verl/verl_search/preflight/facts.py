@@ -5,13 +5,15 @@ No engine, no torch. Does not cover: judging the facts (rules.py, settings_rules
 
 import os
 import re
+import shutil
+import sysconfig
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,7 +24,10 @@ from flashrag.preflight import MachineFacts, fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
 from flashrag.reward import MADE_UP, JudgeReply, ask_judge
+from flashrag.system.machine import Gpu, has_nvcc, torch_cuda, visible_gpus
+from verl_search.platform.kernels import flash_attn_is_installed
 from verl_search.platform.ray_cluster import Node, RayChoice, check_ray, configured_ray, needs
+from verl_search.preflight.memory import Memory, training_memory
 from verl_search.settings import SearchSettings
 from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
 
@@ -42,6 +47,19 @@ class Asked:
     @property
     def used(self) -> int:
         return len(self.questions) - self.too_long
+
+
+class Tools(NamedTuple):
+    """What compiles kernels at run time: the C compiler that Triton calls, Python's header, and nvcc."""
+
+    compiler: bool
+    python_header: bool
+    nvcc: bool
+
+    @classmethod
+    def here(cls) -> "Tools":
+        compilers = [name for name in (os.environ.get("CC"), "gcc", "clang") if name and shutil.which(name)]
+        return cls(bool(compilers), (Path(sysconfig.get_path("include")) / "Python.h").is_file(), has_nvcc())
 
 
 class TrainingFacts(MachineFacts):
@@ -77,6 +95,37 @@ class TrainingFacts(MachineFacts):
     @fact
     def val(self) -> Asked:
         return self._asked("data.val_files")
+
+    @fact
+    def gpus(self) -> list[Gpu]:
+        """Those of this machine."""
+        return visible_gpus()
+
+    @fact
+    def torch_cuda(self) -> str | None:
+        return torch_cuda()
+
+    @fact
+    def flash_attn(self) -> bool:
+        return flash_attn_is_installed()
+
+    @fact
+    def tools(self) -> Tools:
+        return Tools.here()
+
+    @property
+    def trains_here(self) -> bool:
+        """Whether GPUs of this machine train: not on the head of a cluster that has none."""
+        return self.config.trainer.device != "cpu" and bool(self.gpus or not self.ray.joins)
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """The memory of the smallest GPU; None where none is here, or tells it."""
+        return min((gpu.memory_bytes for gpu in self.gpus if gpu.memory_bytes), default=None)
+
+    @fact
+    def memory(self) -> Memory | None:
+        return self.model and training_memory(self.model, self.config, self.gpu_bytes, self.flash_attn)
 
     @fact
     def model_path(self) -> str:

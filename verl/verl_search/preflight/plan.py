@@ -7,9 +7,9 @@ from flashrag.episode import EpisodeCodec, fit_result, prompt_rule
 from flashrag.generator import eos_token_ids
 from flashrag.preflight import Plan, gib, without_check
 from flashrag.reward import made_up_texts
-from flashrag.system.machine import count_gpus, versions_in_words
+from flashrag.system.machine import versions_in_words
 from verl_search.preflight.facts import TrainingFacts
-from verl_search.preflight.sizes import checkpoint_bytes, kept_checkpoints, training_memory, trajectory_bytes
+from verl_search.preflight.sizes import checkpoint_bytes, kept_checkpoints, trajectory_bytes
 from verl_search.trainer.run_folder import METRICS_FOLDER, last_step
 from verl_search.trainer.stopping import resume_command
 
@@ -52,9 +52,15 @@ def model(facts: TrainingFacts) -> str:
 
 
 def memory(facts: TrainingFacts) -> str:
-    sizes = training_memory(facts.model, facts.config) if facts.model else {}
-    parts = ", ".join(f"{name} {gib(size)}" for name, size in sizes.items())
-    return f"{gib(sum(sizes.values()))} and activations ({parts})" if sizes else "unknown"
+    paper = facts.memory
+    if paper is None:
+        return "unknown"
+    of_gpu = {"a GPU in rollouts": paper.rollout, "a GPU in updates": paper.update, "the machine": paper.host}
+    return "\n".join(
+        f"{where}: {gib(sum(sizes.values()))} ({', '.join(f'{name} {gib(size)}' for name, size in sizes.items())})"
+        for where, sizes in of_gpu.items()
+        if sizes
+    )
 
 
 def disk(facts: TrainingFacts) -> str:
@@ -72,7 +78,8 @@ def places(facts: TrainingFacts) -> str:
 
 def machine(facts: TrainingFacts) -> str:
     here = facts.machine
-    return f"{here.cores} cores, {gib(here.memory_bytes)} memory, {count_gpus()} GPUs"
+    of_each = f" of {gib(facts.gpu_bytes)}, driver {facts.gpus[0].driver}" if facts.gpu_bytes else ""
+    return f"{here.cores} cores, {gib(here.memory_bytes)} memory, {len(facts.gpus)} GPUs{of_each}"
 
 
 def versions(_: TrainingFacts) -> str:

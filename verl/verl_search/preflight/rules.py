@@ -22,7 +22,6 @@ from flashrag.preflight import (
     error,
     examine,
     gathered,
-    gib,
     is_writable,
     note,
     output_folder,
@@ -34,8 +33,9 @@ from flashrag.system.network import is_loopback, is_this_machine
 from flashrag.tools import check_sandbox
 from verl_search.composition import shipped_settings
 from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
+from verl_search.preflight.machine_rules import HARDWARE_RULES
 from verl_search.preflight.settings_rules import SETTINGS_RULES
-from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints, training_memory
+from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints
 from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer.alarm_watch import configured_rules
 from verl_search.trainer.run_folder import kept_control, last_step
@@ -217,17 +217,6 @@ def bucket_is_large_enough(facts: TrainingFacts) -> Iterator[Finding]:
         yield note(f"{key}={configured} is raised to {needed}: the model's largest tensor needs it")
 
 
-def memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
-    if facts.config.trainer.device != "cpu" or facts.model is None:
-        return
-    needed, there = sum(training_memory(facts.model, facts.config).values()), facts.machine.memory_bytes
-    if needed > there:
-        yield warning(
-            f"training needs at least {gib(needed)} of memory on paper, this machine has {gib(there)}: give a smaller "
-            "model, or lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
-        )
-
-
 def disk_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
     model = facts.model
     one = 0 if model is None else checkpoint_bytes(model, facts.config) or 0
@@ -288,10 +277,10 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "ray.cluster": ray_is_there,
     "ray.servers": servers_are_reached_from_each_node,
     "wandb.server": wandb_is_there,
-    "machine.memory": memory_is_enough,
     "machine.disk": disk_is_enough,
     "machine.cache": cache_can_be_written,
     "machine.sockets": ray_has_room_for_sockets,
+    **HARDWARE_RULES,
     **MACHINE_RULES,
     "config.variant": variant_is_possible,
 }

@@ -31,6 +31,7 @@ COUNTS = (
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
     "trainer.total_epochs",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units",
 )
 COUNTS_OR_NULL = (
     "data.gen_batch_size",
@@ -41,6 +42,7 @@ COUNTS_OR_NULL = (
     f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
     "trainer.total_training_steps",
     "trainer.max_actor_ckpt_to_keep",
+    "ray_kwargs.ray_init.num_cpus",
 )
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     f"{ROLLOUT}.temperature": (lambda value: value > 0, "a number above 0: GRPO compares samples that differ"),

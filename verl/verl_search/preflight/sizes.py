@@ -1,8 +1,4 @@
-"""What a run takes on paper: memory of the training processes and engines, disk of checkpoints and trajectories.
-
-Weights, gradients and optimizer are exact for full training. Activations are not counted, except for the logits, which
-are the largest of them with a vocabulary of 50,000 and more.
-"""
+"""What a run takes of the disk on paper, checkpoints and trajectories, and the bytes of a number. Memory: memory.py."""
 
 from omegaconf import DictConfig
 
@@ -18,26 +14,6 @@ VERL_BUCKET_MEGABYTES = 2048
 def weight_bytes(config: DictConfig) -> int:
     """Of one parameter in the training processes."""
     return BYTES.get(config.actor_rollout_ref.actor.fsdp_config.model_dtype or "fp32", 4)
-
-
-def training_memory(model: ModelFacts, config: DictConfig) -> dict[str, int]:
-    """Bytes over all processes by purpose; {} where the number of parameters is unknown."""
-    if model.parameters is None:
-        return {}
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    engines = max(1, processes // rollout.tensor_model_parallel_size)
-    weight = weight_bytes(config)
-    tokens = actor.ppo_max_token_len_per_gpu or 2 * (config.data.max_prompt_length + config.data.max_response_length)
-    sizes = {
-        "actor: weights, gradients, optimizer": model.parameters * (2 * weight + ADAM_BYTES),
-        "engines: weights": engines * model.parameters * BYTES.get(rollout.dtype, 2),
-        # In float32, and once more for their gradient.
-        "logits of a micro-batch": processes * tokens * (model.vocabulary or 0) * 8,
-    }
-    if actor.use_kl_loss or config.algorithm.use_kl_in_reward:
-        sizes["reference: weights"] = model.parameters * weight
-    return sizes
 
 
 def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:

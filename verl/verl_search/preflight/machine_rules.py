@@ -1,0 +1,195 @@
+"""Rules about the machine that a training run finds: its stack, GPUs, driver, compiler, cores and memory.
+
+Each stands for what torch, Triton, vLLM or Ray meets only after minutes, or waits for without end. Of a cluster this
+machine alone is looked at; platform/ray_cluster.py asks the cluster for its GPUs and processors.
+"""
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from flashrag.preflight import Finding, Rule, error, gib, note, warning
+from flashrag.system.machine import VISIBLE_DEVICES
+from verl_search.platform.kernels import SDPA, chosen_kernels
+from verl_search.platform.ray_cluster import needs
+from verl_search.preflight.batch_rules import ROLLOUT, divisor
+from verl_search.preflight.facts import TrainingFacts
+from verl_search.preflight.memory import lacking_bytes, what_fits
+
+LEAST_DRIVERS = {"13": 580, "12": 525}  # by CUDA's major version: its own minor versions run on each of them
+CORES_OF_A_GPU = 2
+LEAST_SHARED_BYTES = 2**30
+
+
+def stack_fits(facts: TrainingFacts) -> Iterator[Finding]:
+    """The stack of this environment is for the device that the config trains on."""
+    device, cuda = facts.config.trainer.device, facts.torch_cuda
+    if device == "cpu" and cuda:
+        yield error(
+            f"trainer.device=cpu trains on the CPU stack, and this environment holds the GPU one (torch "
+            f"for CUDA {cuda}): take --config_name research, or make the CPU stack: scripts/setup.sh --device cpu"
+        )
+    elif device == "cpu" and facts.gpus:
+        yield warning(
+            f"this environment holds the CPU stack, so the {len(facts.gpus)} GPUs of this machine are not used; "
+            "scripts/setup.sh --device gpu makes the GPU one"
+        )
+    elif device != "cpu" and not cuda:
+        yield error(
+            f"trainer.device={device} trains on GPUs, and this environment holds the CPU stack (torch without "
+            "CUDA): make the GPU one, scripts/setup.sh --device gpu, or take --config_name cpu"
+        )
+
+
+def gpus_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    """A cluster's GPUs are those that its nodes tell (ray.cluster)."""
+    wanted, there = facts.config.trainer.n_gpus_per_node, len(facts.gpus)
+    if not facts.trains_here or facts.ray.joins or wanted <= there:
+        return
+    shown = os.environ.get(VISIBLE_DEVICES)
+    hidden = f" ({VISIBLE_DEVICES}={shown})" if shown is not None else ""
+    if not there:
+        yield error(
+            f"trainer.n_gpus_per_node={wanted}, but nvidia-smi shows no GPU here{hidden}: install the driver, start "
+            "where there are GPUs, or make the CPU stack, which trains without: scripts/setup.sh --device cpu"
+        )
+        return
+    parallel = facts.config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    fitting = divisor(there, parallel)
+    also = "" if fitting == parallel else f" {ROLLOUT}.tensor_model_parallel_size={fitting}"
+    yield error(
+        f"trainer.n_gpus_per_node={wanted}, but this machine shows {there} GPUs{hidden}; give --n_gpus_per_node "
+        f"{there}{also}"
+    )
+
+
+def driver_is_new_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    if not facts.trains_here or not facts.torch_cuda:
+        return
+    least = LEAST_DRIVERS.get(facts.torch_cuda.partition(".")[0], 0)
+    for driver in sorted({gpu.driver for gpu in facts.gpus}):
+        major = driver.partition(".")[0]
+        if major.isdecimal() and int(major) < least:
+            yield error(
+                f"the NVIDIA driver is {driver}; torch for CUDA {facts.torch_cuda} needs {least} or later: update the "
+                "driver"
+            )
+
+
+def kernels_can_be_compiled(facts: TrainingFacts) -> Iterator[Finding]:
+    """Triton compiles a C module for each kernel; FlashInfer's sampler is left out where there is no nvcc."""
+    if not facts.trains_here:
+        return
+    if not facts.tools.compiler:
+        yield error("no C compiler is here (CC, gcc, clang), and Triton compiles its kernels with one: install gcc")
+    if not facts.tools.python_header:
+        yield error(
+            "Python.h is not here, and Triton compiles its kernels with it: install the headers of this Python "
+            "(python3.11-dev or python3.12-dev)"
+        )
+    if not facts.tools.nvcc:
+        yield note("no nvcc is here, so vLLM samples without FlashInfer's kernels (VLLM_USE_FLASHINFER_SAMPLER=0)")
+
+
+def attention_is_there(facts: TrainingFacts) -> Iterator[Finding]:
+    model = facts.config.actor_rollout_ref.model
+    if facts.config.trainer.device == "cpu" or facts.flash_attn:
+        return
+    chosen, key = chosen_kernels(model, facts.flash_attn), "actor_rollout_ref.model"
+    if chosen.attention.startswith("flash_attention"):
+        yield error(
+            f"{key}.override_config.attn_implementation={chosen.attention}, but flash-attn is not installed; leave it "
+            f"at null, for {SDPA}, or build flash-attn: https://github.com/Dao-AILab/flash-attention"
+        )
+    elif not chosen.fused:
+        yield warning(
+            f"{key}.use_fused_kernels=false without flash-attn computes log-probabilities row by row, and keeps all "
+            "logits in float32; leave it at null"
+        )
+    else:
+        yield note(f"flash-attn is not installed: training computes with the attention {SDPA} and verl's fused kernels")
+
+
+def processors_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    """Ray waits without end for processors that it was not given; a Ray of the run's own is given what is reserved."""
+    config, needed, ray_init = facts.config, needs(facts.config), facts.config.ray_kwargs.ray_init
+    if facts.ray.joins:
+        return
+    if ray_init.num_cpus is not None and ray_init.num_cpus < needed.cpus:
+        yield error(
+            f"ray_kwargs.ray_init.num_cpus={ray_init.num_cpus}, but {needed.gpus_per_node} training processes, the "
+            f"queue and the engines reserve {needed.cpus}, and Ray would wait for them without end; leave it at null"
+        )
+    least = CORES_OF_A_GPU * needed.gpus_per_node
+    if config.trainer.device != "cpu" and facts.machine.cores < least:
+        yield warning(
+            f"this machine has {facts.machine.cores} cores for {needed.gpus_per_node} GPUs; expected at least {least}, "
+            "because each has a training process and an engine: rollouts will wait for processors. Take fewer GPUs "
+            "(--n_gpus_per_node), or more cores"
+        )
+
+
+def gpu_memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    if not facts.trains_here or facts.gpu_bytes is None or facts.model is None or facts.memory is None:
+        return
+    config, there = facts.config, facts.gpu_bytes
+    if lacking_bytes(facts.model, config, there, facts.flash_attn):
+        fitting = what_fits(facts.model, config, there, facts.flash_attn)
+        rollout, update = (sum(half.values()) for half in (facts.memory.rollout, facts.memory.update))
+        tokens = facts.memory.cache_tokens
+        cache = (
+            ""
+            if tokens is None or tokens >= facts.sequence_tokens
+            else (f", and the engine keeps {tokens:,} tokens of an episode's {facts.sequence_tokens:,}")
+        )
+        yield warning(
+            f"on paper a GPU needs {gib(rollout)} in rollouts and {gib(update)} in updates, and has {gib(there)}{cache}"
+            f"; what would fit: {fitting or 'a smaller model'}"
+        )
+    share = config.actor_rollout_ref.rollout.gpu_memory_utilization
+    for gpu in facts.gpus[: config.trainer.n_gpus_per_node]:
+        if gpu.memory_bytes and gpu.free_bytes is not None and gpu.free_bytes < share * gpu.memory_bytes:
+            yield error(
+                f"a GPU has {gib(gpu.free_bytes)} of {gib(gpu.memory_bytes)} free, and {ROLLOUT}."
+                f"gpu_memory_utilization={share:g} takes {gib(share * gpu.memory_bytes)} of it: end what else uses it "
+                f"(nvidia-smi lists it; a retrieval server takes none with {VISIBLE_DEVICES}= before its command)"
+            )
+            return
+
+
+def host_memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
+    if facts.memory is None or not (facts.trains_here or facts.config.trainer.device == "cpu"):
+        return
+    needed, there = sum(facts.memory.host.values()), facts.machine.memory_bytes
+    if needed > there:
+        lower = (
+            "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
+            if facts.config.trainer.device == "cpu"
+            else "offload less (actor_rollout_ref.actor.fsdp_config)"
+        )
+        yield warning(
+            f"training needs at least {gib(needed)} of memory on paper, this machine has {gib(there)}: give a smaller "
+            f"model, or {lower}"
+        )
+
+
+def engine_is_installed(facts: TrainingFacts) -> Iterator[Finding]:
+    name = facts.config.actor_rollout_ref.rollout.name
+    if name == "sglang" and find_spec("sglang") is None:
+        yield error(
+            f"{ROLLOUT}.name=sglang, but SGLang is not installed beside verl, and no version of it goes with verl's "
+            "torch (requirements-sglang.txt): leave it at vllm. In an evaluation scripts/serve_model.sh takes SGLang"
+        )
+
+
+HARDWARE_RULES: dict[str, Rule[TrainingFacts]] = {
+    "machine.stack": stack_fits,
+    "machine.gpus": gpus_are_enough,
+    "machine.driver": driver_is_new_enough,
+    "machine.compiler": kernels_can_be_compiled,
+    "machine.processors": processors_are_enough,
+    "machine.gpu-memory": gpu_memory_is_enough,
+    "machine.memory": host_memory_is_enough,
+    "model.attention": attention_is_there,
+    "config.engine": engine_is_installed,
+}
