@@ -243,7 +243,7 @@ def test_what_a_config_names_in_our_package_is_there(name: str) -> None:
     sampler, loops = config.trainer.v1.sampler.custom_sampler, OmegaConf.load(CONFIG_DIR / "agent_loop.yaml")
     named = [(config.data.custom_cls.path, config.data.custom_cls.name), (sampler.path, sampler.name)]
     named += [tuple(loop["_target_"].rsplit(".", 1)) for loop in loops]
-    if name != "research":
-        named.append((config.actor_rollout_ref.model.external_lib, "CPUEngineWithLMHead"))
+    imported = "keep_fused_head_in_root_unit" if name == "research" else "CPUEngineWithLMHead"
+    named.append((config.actor_rollout_ref.model.external_lib, imported))
     for module, attribute in named:
         assert hasattr(importlib.import_module(module.removeprefix("pkg://")), attribute), module

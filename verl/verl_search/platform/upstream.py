@@ -2,8 +2,8 @@
 
 Our modules import and override only the names in upstream.yaml, which gives the purpose of each;
 tests/verl_search/platform/test_upstream.py reads our source and finds any other. `check_contract` reports a name that
-has moved before anything starts. Only this module changes upstream: its patches serve machines without an accelerator
-(verl 0.9.1, vLLM 0.28.0, torch 2.13.0), and each names the failure that it prevents.
+has moved before anything starts. Only this module changes upstream: most of its patches serve machines without an
+accelerator (verl 0.9.1, vLLM 0.28.0, torch 2.13.0), and each names the failure that it prevents.
 """
 
 import functools
@@ -174,6 +174,25 @@ def offload_without_pinning() -> None:
         return CPUOffloadPolicy(pin_memory=False)
 
     transformer_impl.CPUOffloadPolicy = unpinned
+
+
+def keep_fused_head_in_root_unit() -> None:
+    """Let verl's fused kernels read the weights of a last layer that does not share those of the embedding.
+
+    They read them past the layer's own forward, and only for that would FSDP2 gather them: a layer that is a unit by
+    itself ends in "mixed torch.Tensor and DTensor". What belongs to the root unit is gathered for the whole forward.
+    """
+    from verl.utils import fsdp_utils
+
+    original = fsdp_utils._select_fsdp2_wrap_targets
+
+    @functools.wraps(original)
+    def units(model: Any, layer_names: Any) -> list[Any]:
+        found = original(model, layer_names)
+        is_fused = getattr(model, "_verl_fused_kernels_backend", None) is not None
+        return [unit for unit in found if not (is_fused and unit is model.get_output_embeddings())]
+
+    fsdp_utils._select_fsdp2_wrap_targets = units
 
 
 def keep_plain_vllm_weights() -> None:
