@@ -91,7 +91,8 @@ def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, f
     pipeline = method(settings, retriever, generator)
     pipeline.prepare(folder.questions)
     with folder.working():
-        folder.start_session(describe_environment(REPOSITORY, PACKAGES), generator.served_name if generator else None)
+        served_name = generator.served_name if generator else None
+        folder.start_session(describe_environment(REPOSITORY, PACKAGES), served_name, pipeline.prompt)
         keep_findings(findings, folder.path)
         done = len(folder.questions) - len(pending)
         already = f", {done} of them already answered" if done else ""

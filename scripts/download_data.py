@@ -1,4 +1,5 @@
 """Fetch question sets from FlashRAG's data set repository: `python scripts/download_data.py hotpotqa --data_dir data`.
+`download_data.py prompts` fetches prompts instead (published_prompts.py).
 
 Each file is fetched by huggingface_hub (which resumes a broken download and takes a mirror from HF_ENDPOINT), then
 checked before it gets its name: size and, where the hub states it, sha256; every line; the number of questions that
@@ -45,6 +46,7 @@ from flashrag.preflight import (
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 from flashrag.system.network import direct_environment
+from scripts import published_prompts
 from scripts.hub import hub_errors
 
 PROGRAM = "python scripts/download_data.py"
@@ -74,7 +76,14 @@ _LOCKED_FILES = TypeAdapter(dict[str, LockedFile])
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog=PROGRAM, description="Download question sets from FlashRAG's data set repository.")
+    arguments = sys.argv[1:] if argv is None else argv
+    if list(arguments[:1]) == [published_prompts.NAME]:
+        return published_prompts.main(arguments[1:])
+    parser = CommandParser(
+        prog=PROGRAM,
+        description="Download question sets from FlashRAG's data set repository.",
+        epilog=f"Prompts that other projects published: {PROGRAM} {published_prompts.NAME} --help.",
+    )
     add = parser.add_argument_group("what to download").add_argument
     add("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
     add("--split", action="append", metavar="NAME", help="split; may be repeated (default: the one that is evaluated)")
@@ -84,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data_dir", type=Path, default=Path("data"), help="folder: {data_dir}/{dataset}/{split}.jsonl")
     add("--lock", type=Path, help=f"file with sizes and hashes to check against (default: {{data_dir}}/{_LOCK})")
     add("--check", action="store_true", help=CHECK_HELP)
-    arguments = sys.argv[1:] if argv is None else argv
     facts = DownloadFacts(arguments, **vars(parser.parse_args(arguments)))
     os.environ.update(direct_environment(os.environ))  # for a mirror on this machine
     findings = examine(RULES, facts)

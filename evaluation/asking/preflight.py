@@ -27,7 +27,7 @@ from flashrag.system.local_server import check_port, http_url
 RECORD_BYTES = 2**20  # of a trajectory: a long one
 SHARED_RULES = tuple(
     f"evaluation.{name}"
-    for name in ("settings", "tokenizer", "method", "control", "budget", "retrieval", "model", "auto_serve")
+    for name in ("settings", "tokenizer", "method", "prompt", "control", "budget", "retrieval", "model", "auto_serve")
 )
 
 

@@ -17,7 +17,7 @@ from evaluation.preflight.servers import (
     ask_model_server,
     ask_retrieval_servers,
 )
-from evaluation.run.auto_serve import check_auto_serve, server_options, source_folder
+from evaluation.run.auto_serve import check_auto_serve, is_model, server_options, source_folder
 from evaluation.run.folder import NOT_ASKED, RunFolder
 from evaluation.scores.scoring import RECALL, score_trajectory
 from evaluation.settings import EvalSettings
@@ -31,12 +31,13 @@ from flashrag.pipeline import METHODS, BasicPipeline, OraclePassagesPipeline
 from flashrag.pipeline.bounds import supporting_passages
 from flashrag.pipeline.trace import failed_trajectory
 from flashrag.preflight import MachineFacts, fact
+from flashrag.prompts import ChosenPrompt
 from flashrag.questions import QuestionFile
 from flashrag.retriever import RetrieverFacts, RetrieverSettings
 from flashrag.reward import JudgeReply, ask_judge
 from flashrag.system.machine import describe_environment
 from flashrag.system.model_server import ModelServerFacts
-from verl_search.trainer.export import ExportFacts
+from verl_search.trainer.export import ExportFacts, find_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Their versions are recorded with each session of a run.
@@ -73,6 +74,11 @@ class EvalFacts(MachineFacts):
     @property
     def method(self) -> type[BasicPipeline]:
         return METHODS[self.settings.method_name].pipeline
+
+    @fact
+    def prompt(self) -> ChosenPrompt | None:
+        """The method's prompt, None if it asks no model."""
+        return self.method.chosen_prompt(self.settings)
 
     @fact
     def question_file(self) -> QuestionFile:
@@ -136,6 +142,12 @@ class EvalFacts(MachineFacts):
         """The folder of the tokenizer; its name on a hub, if it is none."""
         checkpoint = self.command_line.auto_serve
         return str(source_folder(checkpoint)) if checkpoint else self.settings.generator_model
+
+    @property
+    def trained_folder(self) -> Path:
+        """Where the model's trainer noted its prompt, if the model was trained here."""
+        path = self.command_line.auto_serve
+        return Path(self.model_folder) if path is None or is_model(path) else find_checkpoint(path).actor.parent
 
     @fact
     def tokenizer(self) -> Any:

@@ -31,9 +31,7 @@ def _method(facts: EvalFacts) -> str:
 
 
 def _prompt_name(facts: EvalFacts) -> str:
-    settings = facts.settings
-    name = settings.prompt_template_name if settings.method_name == "research" else f"that of {settings.method_name}"
-    return f"{name}, {'in the chat template' if settings.apply_chat else 'as plain text'}"
+    return "none" if facts.prompt is None else str(facts.prompt.record(facts.settings.apply_chat))
 
 
 def _prompt_rule(facts: EvalFacts) -> str:

@@ -25,6 +25,7 @@ from flashrag.preflight import (
     gathered,
     note,
     output_folder,
+    prompt_findings,
     question_findings,
     warning,
 )
@@ -93,6 +94,17 @@ def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
     assert facts.pipeline
     if facts.tokenizer is not None and (moved := prompt_note(facts.tokenizer, settings.apply_chat)):
         yield note(moved)
+
+
+def prompt_is_the_model_s(facts: EvalFacts) -> Iterator[Finding]:
+    settings, method, prompt = facts.settings, facts.method, facts.prompt
+    if prompt is None:
+        if settings.prompt_file is not None:
+            yield warning(f"prompt_file={settings.prompt_file}, but {settings.method_name} asks no model; leave it out")
+        return
+    if issubclass(method, EpisodePipeline) and facts.is_known_to_ask:
+        remedy = "give the same prompt (prompt_file, prompt_template_name, apply_chat)"
+        yield from prompt_findings(prompt, settings.apply_chat, method.dialect, facts.trained_folder, remedy)
 
 
 def control_fits_the_method(facts: EvalFacts) -> Iterator[Finding]:
@@ -293,6 +305,8 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
 
 
 def model_is_the_run_s(facts: EvalFacts) -> None:
+    if facts.prompt and facts.is_known_to_ask:
+        facts.folder.check_prompt(facts.prompt.record(facts.settings.apply_chat))
     if served := facts.served_model:
         facts.folder.check_served_model(served.name)
     elif facts.command_line.auto_serve and facts.is_known_to_ask:
@@ -305,6 +319,7 @@ RULES: Mapping[str, Rule[EvalFacts]] = {
     "evaluation.folder": folder_can_be_used,
     "evaluation.tokenizer": gathered("eos_ids"),
     "evaluation.method": method_takes_the_settings,
+    "evaluation.prompt": prompt_is_the_model_s,
     "evaluation.control": control_fits_the_method,
     "evaluation.budget": prompts_fit,
     "evaluation.metrics": metrics_apply,

@@ -13,6 +13,7 @@ from typing import Any
 
 from evaluation.scores.significance import compare_paired
 from flashrag.client import SearchControl
+from flashrag.prompts import PromptRecord
 
 # Exact match in percent on dev sets (accuracy for StrategyQA in the pilot). All used E5-base-v2, Wikipedia of December
 # 2018, five passages per search; baselines ran Qwen2.5-7B-Instruct.
@@ -35,6 +36,12 @@ class EvaluatedRun:
     def control(self) -> str:
         """What its searches gave; runs of before there were controls do not say."""
         return self.summary.get("search_control", SearchControl.NONE)
+
+    @property
+    def prompt(self) -> str:
+        """Empty for a method that asks no model, and for runs of before prompts were recorded."""
+        record = self.summary.get("prompt")
+        return str(PromptRecord(**record)) if record else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +90,12 @@ def figures_table(runs: Sequence[EvaluatedRun]) -> Table:
     metrics = list(dict.fromkeys(name for run in runs for name in run.summary["metrics"]))
     usage = list(dict.fromkeys(name for run in runs for name in run.summary["usage"]))
     rows = [
-        [run.name, str(run.summary["n"]), str(run.summary["n_failed"]),
+        [run.name, run.prompt, str(run.summary["n"]), str(run.summary["n_failed"]),
          *(_percent(run.summary["metrics"].get(name)) for name in metrics),
          *(_number(run.summary["usage"].get(name)) for name in usage)]
         for run in runs
     ]  # fmt: skip
-    header = ["run", "questions", "failed", *(f"{name} %" for name in metrics), *usage]
+    header = ["run", "prompt", "questions", "failed", *(f"{name} %" for name in metrics), *usage]
     return Table("All figures, means per question", header, rows)
 
 

@@ -47,9 +47,13 @@ def server_options(model: Path, settings: EvalSettings) -> ModelServerOptions:
     return ModelServerOptions(model, log_path=settings.save_dir / "model_server.log")
 
 
+def is_model(path: Path) -> bool:
+    return (path / "config.json").is_file()
+
+
 def planned_model(path: Path) -> Path:
     """The folder that will be served. Raises `UserError` if `path` is neither a checkpoint nor a model."""
-    if (path / "config.json").is_file():
+    if is_model(path):
         check_model_folder(path, "--auto_serve")
         return path
     checkpoint = find_checkpoint(path)
@@ -59,7 +63,7 @@ def planned_model(path: Path) -> Path:
 def source_folder(path: Path) -> Path:
     """The folder with the configuration and the tokenizer of the model that will be served, before any merging."""
     planned = planned_model(path)
-    return planned if (planned / "config.json").is_file() else find_checkpoint(path).huggingface
+    return planned if is_model(planned) else find_checkpoint(path).huggingface
 
 
 def served_tokens(path: Path) -> int:
@@ -71,6 +75,6 @@ def served_tokens(path: Path) -> int:
 def exported_model(path: Path) -> Path:
     """The folder to serve, after merging a sharded checkpoint. Raises `ExportFailed`."""
     model = planned_model(path)
-    if not (model / "config.json").is_file():
+    if not is_model(model):
         export(find_checkpoint(path), model)
     return model

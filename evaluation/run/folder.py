@@ -2,7 +2,7 @@
 
 config.yaml             every key with its value; a continuation must have the same values
 environment.json        versions, git revision, machine, served model, start and end of each session
-prompts/                a copy of flashrag.prompts: the texts around the questions, and the source that fills them in
+prompt.yaml             the words around the questions, as `prompt_file` takes them
 items.jsonl             one trajectory per question, written when it is answered; scored and sorted at the end
 judge.jsonl             the replies of the judge
 summary.json            the scores
@@ -12,7 +12,6 @@ metric_score.txt, intermediate_data.json    FlashRAG's files, if the configurati
 import hashlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from typing import Any
 
 import yaml
 
-import flashrag.prompts
 from evaluation.scores.scoring import MISSING
 from evaluation.settings import MAY_CHANGE, EvalSettings
 from flashrag.config import read_yaml_mapping
@@ -31,6 +29,7 @@ from flashrag.dataset import Question
 from flashrag.episode import Failure, Trajectory
 from flashrag.errors import UserError
 from flashrag.pipeline.trace import failed_trajectory
+from flashrag.prompts import ChosenPrompt, PromptRecord
 from flashrag.system.files import locked, staged, write_text
 from flashrag.system.json_lines import KeyedLog
 
@@ -38,7 +37,7 @@ ITEMS = "items.jsonl"
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 SUMMARY_KEYS = ("method", "dataset", "metrics", "usage", "n", "n_failed")
 ENVIRONMENT = ("served_model", "questions_sha256", "sessions")  # keys of environment.json beside the machine's
-PROMPTS = Path(flashrag.prompts.__file__).parent
+PROMPT_FILE = "prompt.yaml"
 NOT_ASKED = Failure(MISSING, "the run ended before this question was answered")
 Score = Callable[[Trajectory], Trajectory]
 _USER_IN_URL = re.compile(r"(?<=//)[^/@\s]*@")
@@ -88,6 +87,15 @@ class RunFolder:
                 f"has {name!r}; serve the same model, or use another save_note for a new run"
             )
 
+    def check_prompt(self, record: PromptRecord | None) -> None:
+        """Raise `UserError` if an earlier session of the run asked with other words; old ones do not say."""
+        earlier = self._environment.get("prompt")
+        if earlier and record and earlier["sha256"] != record.sha256:
+            raise UserError(
+                f"{self.path} was begun with the prompt {PromptRecord(**earlier)}, the words are now {record}; "
+                "use the same ones, or another save_note for a new run"
+            )
+
     def _fingerprint(self) -> str:
         content = [[question.id, question.question, question.golden_answers] for question in self.questions]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -125,9 +133,13 @@ class RunFolder:
         except BlockingIOError as error:
             raise UserError(f"{self.path}: another process is working on this run; wait for it, or stop it") from error
 
-    def start_session(self, environment: Mapping[str, Any], served_model: str | None) -> None:
-        """Write configuration, environment and prompts; raises `UserError` if another model was served before."""
+    def start_session(
+        self, environment: Mapping[str, Any], served_model: str | None, prompt: ChosenPrompt | None
+    ) -> None:
+        """Write configuration, environment and prompt; raises `UserError` for another model or prompt than before."""
+        record = prompt.record(self.settings.apply_chat) if prompt else None
         self.check_served_model(served_model)
+        self.check_prompt(record)
         earlier = self._environment
         sessions = [self._closed(session) for session in earlier.get("sessions", [])]
         session: dict[str, Any] = {"started_at": time.time(), "ended_at": None}
@@ -137,13 +149,15 @@ class RunFolder:
         self._environment = {
             **first,
             "served_model": served_model,
+            "prompt": record._asdict() if record else None,
             "questions_sha256": self._fingerprint(),
             "sessions": [*sessions, session],
         }
         write_text(self.path / CONFIG_FILE, yaml.safe_dump(self._config(), sort_keys=False, allow_unicode=True))
         write_json(self.path / "environment.json", self._environment)
-        with staged(self.path / "prompts") as folder:
-            shutil.copytree(PROMPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        if prompt is not None:
+            words = prompt.template.model_dump(exclude_defaults=True)
+            write_text(self.path / PROMPT_FILE, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
 
     def _closed(self, session: Mapping[str, Any]) -> dict[str, Any]:
         """The session with its end; the end of a killed session is the time of its last saved answer."""
@@ -175,6 +189,7 @@ class RunFolder:
             **summarize(self._all_trajectories(score)),
             "wall_s": round(sum(s["ended_at"] - s["started_at"] for s in self._environment["sessions"]), 3),
             "served_model": self._environment["served_model"],
+            "prompt": self._environment.get("prompt"),
             "token_ids": self._environment["sessions"][-1].get("token_ids"),
         }
         self._write_flashrags_files(summary)

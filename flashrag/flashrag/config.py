@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from flashrag.errors import UserError, did_you_mean
 
 TOKEN_VARIABLE = "RESEARCH_SERVER_TOKEN"  # the retrieval server's bearer token, in its environment and its clients'
+MOST_SHOWN = 200  # characters of a bad value
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -84,7 +85,9 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {key!r}{suggestion(str(problem['loc'][-1]), _keys_beside(model, problem['loc']))}"
     if problem["type"] == "missing":
         return f"{key} is not set; give it a value"
-    return f"{key}: {problem['input']!r} was given; {message}" if key else message  # a rule over several names its keys
+    given = repr(problem["input"])
+    given = given if len(given) <= MOST_SHOWN else f"{given[: MOST_SHOWN - 1]}…"
+    return f"{key}: {given} was given; {message}" if key else message  # a rule over several names its keys
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from flashrag.pipeline import METHODS
+from flashrag.prompts import choose_prompt
 from rag_serving.settings import read_settings
 from tests.docs.pages import ROOT, Block, Command, blocks, commands, inline_code
 from tests.test_commands import parser_of
@@ -155,6 +156,9 @@ def test_a_yaml_block_is_what_its_page_says(block: Block, tmp_path: Path) -> Non
         case "docs/serving.md":
             (tmp_path / "serving.yaml").write_text(block.text)
             read_settings(tmp_path / "serving.yaml")
+        case "docs/prompts.md":
+            (tmp_path / "prompt.yaml").write_text(block.text)
+            choose_prompt("qa_template", tmp_path / "prompt.yaml")
         case "docs/alarms.md":
             pass  # composed with the command that names it
         case "CONTRIBUTING.md":

@@ -19,6 +19,7 @@ from evaluation.run_eval import main
 from flashrag.episode import prompt_token_ids, steps
 from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 from flashrag.pipeline import METHODS
+from flashrag.prompts import choose_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "evaluation" / "eval_config.yaml"
@@ -146,7 +147,7 @@ def test_a_whole_run_gives_the_figures_worked_out_by_hand(
     assert main(command) == 0
     folder = run_folder(options)
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "environment.json", "prompts", "items.jsonl", "summary.json"),
+        *("config.yaml", "environment.json", "prompt.yaml", "items.jsonl", "summary.json"),
         *("metric_score.txt", "intermediate_data.json", "preflight.jsonl"),
     }
     warned = [json.loads(line)["message"] for line in (folder / "preflight.jsonl").read_text().splitlines()]
@@ -343,7 +344,9 @@ def test_a_run_folder_repeats_the_run_and_holds_no_secret(options: dict[str, Any
     assert environment["packages"]["openai"]
     assert len(environment["git"]["revision"]) == 40
     assert len(environment["sessions"]) == 1
-    assert "A conversation between User and Assistant" in (folder / "prompts" / "research.py").read_text()
+    assert choose_prompt("qa_template", folder / "prompt.yaml").template == choose_prompt("qa_template").template
+    assert environment["prompt"] == read_json(folder / "summary.json")["prompt"]
+    assert environment["prompt"]["name"] == "built-in qa_template"
     texts = [path.read_text() for path in folder.rglob("*") if path.is_file()]
     assert not any("sk-secret-of-this-test" in text for text in texts)
 

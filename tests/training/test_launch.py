@@ -34,8 +34,8 @@ def cpu_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verl_search.preflight.facts.torch_cuda", lambda: None)
 
 
-def test_every_published_flag_is_taken_and_one_of_our_own() -> None:
-    assert set(FLAGS) == PUBLISHED_FLAGS | {"reward"}
+def test_every_published_flag_is_taken_and_two_of_our_own() -> None:
+    assert set(FLAGS) == PUBLISHED_FLAGS | {"reward", "prompt_file"}
 
 
 def test_help_says_what_each_flag_means_and_its_published_default() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from flashrag.client import check_server
-from flashrag.episode import Trajectory, prompt_note
+from flashrag.episode import Trajectory, prompt_note, prompt_token_ids
 from flashrag.errors import UserError
 from flashrag.generator import MODEL_RULES, ModelFolder, check_model_folder, load_tokenizer
 from flashrag.preflight import (
@@ -28,7 +28,7 @@ from flashrag.preflight import (
     question_findings,
     without_check,
 )
-from flashrag.prompts import PYTHON_TEMPLATE
+from flashrag.prompts import PYTHON_TEMPLATE, ChosenPrompt, choose_prompt
 from flashrag.questions import QuestionFile
 from flashrag.system.arguments import boolean, flag, in_range
 from flashrag.system.machine import count_gpus, gpu_memory_bytes, versions_in_words
@@ -98,6 +98,9 @@ class Options:
     seed: int = flag("of the choice of transcripts", 0, group=ALL_GROUP)
 
     prompt_template_name: str = flag("the prompt's wording", "qa_template", choices=TEMPLATES, group=SAME_GROUP)
+    prompt_file: str | None = flag(
+        "your own prompt, or a published one, instead (default: none)", None, metavar="FILE", group=SAME_GROUP
+    )
     apply_chat: bool = flag(
         "use the model's chat template (default: false)",
         False,
@@ -128,6 +131,10 @@ class WarmStartFacts(MachineFacts, ModelFolder):
     def tokenizer(self) -> Any:
         check_model_folder(self.folder, self.key)
         return load_tokenizer(str(self.folder), self.key)
+
+    @fact
+    def prompt(self) -> ChosenPrompt:
+        return choose_prompt(self.options.prompt_template_name, self.options.prompt_file)
 
     @fact
     def questions(self) -> QuestionFile | None:
@@ -195,6 +202,8 @@ def trajectories_are_good(facts: WarmStartFacts) -> Iterator[Finding]:
 
 
 def prompt_is_made(facts: WarmStartFacts) -> Iterator[Finding]:
+    if facts.questions is not None:
+        prompt_token_ids(facts.tokenizer, "", facts.prompt, facts.options.apply_chat)
     if text := prompt_note(facts.tokenizer, facts.options.apply_chat):
         yield note(text)
 

@@ -21,6 +21,7 @@ from flashrag.episode import (
 )
 from flashrag.errors import SearchError
 from flashrag.metrics import holds_answer, score_answer
+from flashrag.prompts import ChosenPrompt
 from flashrag.questions import Question
 
 LOOKS_UP = "I need to find out: {question}"
@@ -37,7 +38,7 @@ class Rules:
     eos_token_id: int
     client: RetrievalClient
     limits: Limits
-    template_name: str
+    prompt: ChosenPrompt
     apply_chat: bool
 
 
@@ -107,7 +108,7 @@ async def write_transcript(question: Question, rules: Rules, knows: bool = False
     Raises `SearchError` if the server does not answer.
     """
     tokenizer = rules.codec.tokenizer
-    prompt_ids = prompt_token_ids(tokenizer, question.question, rules.template_name, rules.apply_chat)
+    prompt_ids = prompt_token_ids(tokenizer, question.question, rules.prompt, rules.apply_chat)
     writer = _Writer(rules, question, knows)
     episode = await run_episode(prompt_ids, writer.generate, writer.search, rules.codec, rules.limits)
     if episode.end_reason is EndReason.SEARCH_FAILED:

@@ -16,6 +16,7 @@ from flashrag.episode import EpisodeCodec, Limits, Trajectory
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.generator import eos_token_ids
 from flashrag.preflight import enforce, examine, keep_torch_out_of_a_check, show_check
+from flashrag.prompts import write_record
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import write_text
 from flashrag.system.json_lines import read_lines
@@ -90,7 +91,10 @@ def warm_start(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
     fine_tune(facts, overrides)
     from verl_search.trainer.export import export, find_checkpoint
 
-    export(find_checkpoint(folder / CHECKPOINTS), folder / MODEL)
+    checkpoint = find_checkpoint(folder / CHECKPOINTS)
+    if facts.questions is not None:  # transcripts of runs may have had any prompt
+        write_record(checkpoint.actor.parent, facts.prompt.record(facts.options.apply_chat))
+    export(checkpoint, folder / MODEL)
 
 
 def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
@@ -107,7 +111,7 @@ def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
         end_ids[0],
         RetrievalClient(options.search_url, top_n=options.top_n),
         Limits(options.max_response_length, options.max_result_tokens, options.rule_searches),
-        options.prompt_template_name,
+        facts.prompt,
         options.apply_chat,
     )
     transcripts = write_by_rules(facts.questions.questions, rules, options.count, options.direct_share, options.seed)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.generator import local_folder, read_model_facts
 from flashrag.preflight import enforce
+from flashrag.prompts import choose_prompt
 from flashrag.reward import absolute
 from flashrag.system.machine import has_nvcc
 from flashrag.system.network import direct_environment
@@ -119,6 +120,8 @@ def complete(config: DictConfig) -> None:
     for key, value in ray_init_settings(configured_ray(config), os.environ).items():
         OmegaConf.update(ray_init, key, value, force_add=True)
     config.search.reward = absolute(config.search.reward)
+    prompt = choose_prompt(config.search.prompt_template_name, config.search.prompt_file)
+    config.search.prompt_file = str(prompt.file.absolute()) if prompt.file else None
     rollout.agent.agent_loop_config_path = rollout.agent.agent_loop_config_path or str(CONFIG_DIR / "agent_loop.yaml")
 
 

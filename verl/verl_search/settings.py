@@ -4,7 +4,7 @@ Does not cover: how the config is composed (composition.py), upstream's settings
 """
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,7 +15,14 @@ from flashrag.client import SearchControl, check_addresses
 from flashrag.config import validated
 from flashrag.episode import PYTHON, RESEARCH, SEARCH_R1, Dialect, Limits
 from flashrag.errors import UserError
-from flashrag.prompts import INSTRUCTIONS_OF, PYTHON_TEMPLATE, SEARCH_R1_TEMPLATE, check_template_name
+from flashrag.prompts import (
+    PYTHON_TEMPLATE,
+    RESEARCH_TEMPLATES,
+    SEARCH_R1_TEMPLATE,
+    ChosenPrompt,
+    check_template_name,
+    choose_prompt,
+)
 from flashrag.reward import (
     AnswerMetric,
     JudgeSettings,
@@ -29,7 +36,7 @@ from flashrag.reward import (
 
 # A prompt tells the model its tags, so the dialect follows from the template.
 DIALECT_OF_TEMPLATE: dict[str, Dialect] = {
-    **dict.fromkeys(INSTRUCTIONS_OF, RESEARCH),
+    **dict.fromkeys(RESEARCH_TEMPLATES, RESEARCH),
     PYTHON_TEMPLATE: RESEARCH.with_calls(PYTHON),
     SEARCH_R1_TEMPLATE: SEARCH_R1,
 }
@@ -49,6 +56,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     max_result_tokens: PositiveInt
     python_tool: bool
     prompt_template_name: Annotated[str, AfterValidator(partial(check_template_name, known=DIALECT_OF_TEMPLATE))]
+    prompt_file: str | None = Field(min_length=1)
     apply_chat: bool
     control: SearchControl
     control_delay_s: PositiveFloat
@@ -104,6 +112,11 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
         if self.reward is None:
             return partial(rule_reward, metric=self.answer_metric, rule=self.reward_rule)
         return reward_function(self.reward)
+
+    @cached_property
+    def prompt(self) -> ChosenPrompt:
+        """The prompt of an episode; raises `UserError` for a file that cannot be used."""
+        return choose_prompt(self.prompt_template_name, self.prompt_file)
 
     def dialect(self) -> Dialect:
         """The tags that the model is told in its prompt."""

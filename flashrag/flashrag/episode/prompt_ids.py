@@ -7,47 +7,45 @@ of a question, a passage or the words of a prompt (foreign.py); those of the cha
 Does not cover: the words of a prompt (prompts/).
 """
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from flashrag.document import Document
 from flashrag.episode.foreign import as_text, control_tokens, neutralize
 from flashrag.errors import UserError
-from flashrag.prompts import BASELINES, INSTRUCTIONS_OF, SEARCH_R1_TEMPLATE, Prompt, chat_messages, render_prompt
+from flashrag.prompts import PROMPTS, SEARCH_R1_TEMPLATE, ChosenPrompt, Prompt, PromptTemplate, choose_prompt
 
 Messages = list[dict[str, str]]
 
-# They tell the model what to write, and that may be an added token (Qwen3 has <think>).
-_OWN_WORDS = "".join(chain(INSTRUCTIONS_OF.values(), *map(astuple, BASELINES.values())))
-_PROBE = [{"role": "system", "content": "INSTRUCTIONS"}, {"role": "user", "content": "QUESTION"}]
+# They tell the model what to write, and that may be an added token (Qwen3 has <think>). In a file's words the same
+# strings act.
+_OWN_WORDS = "".join(template.words for template in PROMPTS.values())
+_PROBE = PromptTemplate(system="INSTRUCTIONS", user="QUESTION").fill()
+_DEFAULT = choose_prompt("qa_template")
 
 
 def prompt_token_ids(
-    tokenizer: Any, question: str, template_name: str = "qa_template", apply_chat: bool = False
+    tokenizer: Any, question: str, prompt: ChosenPrompt = _DEFAULT, apply_chat: bool = False
 ) -> list[int]:
-    """Prompt ids of a search episode; an instruct model gets the template's instructions as its system message.
+    """Prompt ids of a search episode; an instruct model gets the prompt's instructions as its system message.
 
-    `tokenizer` is a Hugging Face tokenizer. Raises `UserError` for an unknown template, and for `apply_chat` with a
-    tokenizer that has no chat template, or one that refuses the conversation.
+    `tokenizer` is a Hugging Face tokenizer. Raises `UserError` for `apply_chat` with a tokenizer that has no chat
+    template, or one that refuses the conversation.
     """
-    if template_name == SEARCH_R1_TEMPLATE:
-        return _search_r1_ids(tokenizer, question, apply_chat)
-    rules = _rules(tokenizer, apply_chat)
-    question = as_text(question, rules.control_strings)
-    return rules.encode(render_prompt(question, template_name), chat_messages(question, template_name))
+    if prompt.own_name == SEARCH_R1_TEMPLATE:
+        question = _as_search_r1_asks(tokenizer, question, apply_chat)
+    return encode_prompt(tokenizer, prompt.template.fill(question=question), apply_chat)
 
 
-def _search_r1_ids(tokenizer: Any, question: str, apply_chat: bool) -> list[int]:
+def _as_search_r1_asks(tokenizer: Any, question: str, apply_chat: bool) -> str:
     if getattr(tokenizer, "chat_template", None) and not apply_chat:
         raise UserError(
             "the models of search-r1, also base models, are trained with a chat template if they have one, and this "
             "tokenizer has one; use apply_chat: true"
         )
     question = question.strip()
-    question = question if question.endswith("?") else f"{question}?"
-    return encode_prompt(tokenizer, BASELINES["search_r1"].fill(question=question), apply_chat)
+    return question if question.endswith("?") else f"{question}?"
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, apply_chat: bool) -> list[int]:
@@ -55,8 +53,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, apply_chat: bool) -> list[int]
     rules = _rules(tokenizer, apply_chat)
     documents = tuple(Document(d.id, neutralize(d.contents, rules.control_strings)) for d in prompt.documents)
     values = {name: as_text(value, rules.control_strings) for name, value in prompt.values.items()}
-    prompt = replace(prompt, documents=documents, values=values)
-    return rules.encode(prompt.text, prompt.messages, prompt.written)
+    return rules.encode(replace(prompt, documents=documents, values=values))
 
 
 def prompt_note(tokenizer: Any, apply_chat: bool) -> str:
@@ -68,7 +65,7 @@ def prompt_note(tokenizer: Any, apply_chat: bool) -> str:
 def prompt_rule(tokenizer: Any, apply_chat: bool) -> str:
     """How prompts are made with this tokenizer, in one line. Raises as above."""
     rules = _rules(tokenizer, apply_chat)
-    ids = rules.encode("", _PROBE)
+    ids = rules.encode(_PROBE)
     bos = rules.beginning or [token_id for token_id in ids[:1] if token_id == tokenizer.bos_token_id]
     begins = f"begins with BOS {''.join(tokenizer.convert_ids_to_tokens(bos))}" if bos else "begins without a BOS"
     if rules.chat_template is None:
@@ -88,19 +85,20 @@ class _Rules:
     strange_strings: tuple[str, ...]  # the control strings that our own prompts do not have
     system_fault: str  # empty if the chat template takes a system message
 
-    def encode(self, text: str, messages: Messages, written: str = "") -> list[int]:
-        """Ids of the text (base model), or of the messages and the beginning of the reply (instruct model).
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Ids of the prompt's text (base model), or of its messages and the beginning of the reply (instruct model).
 
         Texts from outside were made text before. This does it for the examples in a prompt, and where two texts meet.
         """
         if self.chat_template is None:
-            text = as_text(text, self.strange_strings)
+            text = as_text(prompt.text, self.strange_strings)
         else:
             messages = [
-                {**message, "content": as_text(message["content"], self.strange_strings)} for message in messages
+                {**message, "content": as_text(message["content"], self.strange_strings)} for message in prompt.messages
             ]
             messages = _in_user_message(messages) if self.system_fault else messages
-            text = _rendered(self.tokenizer, self.chat_template, messages) + as_text(written, self.strange_strings)
+            written = as_text(prompt.written, self.strange_strings)
+            text = _rendered(self.tokenizer, self.chat_template, messages) + written
         # Not verbose: the caller checks whether a prompt is too long.
         ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
         return ids if ids[: len(self.beginning)] == self.beginning else [*self.beginning, *ids]
@@ -140,15 +138,16 @@ def _system_fault(tokenizer: Any, chat_template: str) -> str:
 
     Raises `UserError` if it does not render the instructions in a user message either.
     """
+    messages = _PROBE.messages
     try:
-        rendered, fault = _rendered(tokenizer, chat_template, _PROBE), "leaves a system message out"
+        rendered, fault = _rendered(tokenizer, chat_template, messages), "leaves a system message out"
     except UserError:
         rendered, fault = "", "refuses a system message"
-    if _PROBE[0]["content"] in rendered:
+    if messages[0]["content"] in rendered:
         fault = ""
     else:
-        rendered = _rendered(tokenizer, chat_template, _in_user_message(_PROBE))
-    if lost := [message["content"] for message in _PROBE if message["content"] not in rendered]:
+        rendered = _rendered(tokenizer, chat_template, _in_user_message(messages))
+    if lost := [message["content"] for message in messages if message["content"] not in rendered]:
         raise _refused(f"it leaves out the text {lost[-1]!r} of a user message")
     return fault
 

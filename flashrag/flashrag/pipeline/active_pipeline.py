@@ -8,7 +8,6 @@ Models", arXiv 2501.05366; Jin et al., 2025, "Search-R1: Training LLMs to Reason
 Reinforcement Learning", arXiv 2503.09516, and the project's inference script.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import PromptTooLong, Trace
-from flashrag.prompts import BASELINES, SEARCH_R1_TEMPLATE
+from flashrag.prompts import SEARCH_R1_TEMPLATE
 from flashrag.tools import PythonSandbox, check_sandbox, python_tool
 
 FINAL_INFORMATION = "**Final Information**"  # what the summary of a search starts with
@@ -69,9 +68,10 @@ class EpisodePipeline(BasicPipeline):
         self.codec = EpisodeCodec(generator.tokenizer, generator.eos_token_ids, self.dialect)
         self.prompt_ids("")  # raises now, not at every question, if the prompt cannot be made
 
-    @abstractmethod
     def prompt_ids(self, question: str) -> list[int]:
         """The ids of the prompt of an episode."""
+        assert self.prompt is not None, "an episode has a prompt"
+        return prompt_token_ids(self.generator.tokenizer, question, self.prompt, self.settings.apply_chat)
 
     def trace(self, question: Question) -> Trace:
         """Without a watcher: the episode has its own."""
@@ -131,9 +131,9 @@ class ReSearchPipeline(EpisodePipeline):
         check_sandbox()
         return (python_tool(PythonSandbox()),)
 
-    def prompt_ids(self, question: str) -> list[int]:
-        settings = self.settings
-        return prompt_token_ids(self.generator.tokenizer, question, settings.prompt_template_name, settings.apply_chat)
+    @classmethod
+    def prompt_name(cls, settings: PipelineSettings) -> str:
+        return settings.prompt_template_name
 
 
 class SearchO1Pipeline(EpisodePipeline):
@@ -144,15 +144,16 @@ class SearchO1Pipeline(EpisodePipeline):
     """
 
     dialect = SEARCH_O1
+    own_prompt = "search_o1"
 
     def prompt_ids(self, question: str) -> list[int]:
-        prompt = BASELINES["search_o1"].fill(question=question, max_searches=str(self.settings.max_searches))
+        prompt = self.template.fill(question=question, max_searches=str(self.settings.max_searches))
         return encode_prompt(self.generator.tokenizer, prompt, self.settings.apply_chat)
 
     async def read(self, finding: Finding, trace: Trace) -> ToolResult:
-        prompt = BASELINES["reason_in_documents"].fill(
-            finding.passages, reasoning=finding.reasoning[-MAX_REASONING_CHARS:], query=finding.query
-        )
+        reading = self.template.with_passages
+        assert reading is not None, "the file of a prompt was compared with our own"
+        prompt = reading.fill(finding.passages, reasoning=finding.reasoning[-MAX_REASONING_CHARS:], query=finding.query)
         completion = await trace.generate(prompt, max_tokens=self.settings.max_result_tokens)
         information = completion.text.rpartition(FINAL_INFORMATION)[2].strip()
         return ToolResult(finding.passages, (Document("reason-in-documents", information or NOTHING_HELPFUL),))
@@ -166,6 +167,4 @@ class SearchR1Pipeline(EpisodePipeline):
     """
 
     dialect = SEARCH_R1
-
-    def prompt_ids(self, question: str) -> list[int]:
-        return prompt_token_ids(self.generator.tokenizer, question, SEARCH_R1_TEMPLATE, self.settings.apply_chat)
+    own_prompt = SEARCH_R1_TEMPLATE

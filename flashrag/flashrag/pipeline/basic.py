@@ -14,6 +14,7 @@ from flashrag.errors import UserError
 from flashrag.metrics import score_answer
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.pipeline.trace import ScoredSearch, Trace, failed_trajectory
+from flashrag.prompts import ChosenPrompt, PromptTemplate, choose_prompt
 
 
 class BasicPipeline(ABC):
@@ -25,6 +26,7 @@ class BasicPipeline(ABC):
 
     needs_retriever: ClassVar[bool] = True
     needs_generator: ClassVar[bool] = True
+    own_prompt: ClassVar[str | None] = None  # the name of its prompt in our own words; None if it asks no model
     watcher: Watcher | None = None  # of the one question that `answer_watched` asks
 
     def __init__(
@@ -45,6 +47,22 @@ class BasicPipeline(ABC):
             prompt_note(generator.tokenizer, apply_chat=True)  # raises now, not at every question
         self.generator = generator
         self._retriever = retriever
+        self.prompt = self.chosen_prompt(self.settings)
+
+    @classmethod
+    def prompt_name(cls, settings: PipelineSettings) -> str | None:  # noqa: ARG003 (for subclasses)
+        return cls.own_prompt
+
+    @classmethod
+    def chosen_prompt(cls, settings: PipelineSettings) -> ChosenPrompt | None:
+        """The method's prompt, None if it asks no model; raises `UserError` for a file that does not fit."""
+        name = cls.prompt_name(settings)
+        return choose_prompt(name, settings.prompt_file) if name else None
+
+    @property
+    def template(self) -> PromptTemplate:
+        assert self.prompt is not None, "a method that asks a model has a prompt"
+        return self.prompt.template
 
     def prepare(self, questions: Sequence[Question]) -> None:  # noqa: B027 (most methods need nothing)
         """Read the whole set once before the first answer, including questions that are answered already."""

@@ -12,7 +12,6 @@ from flashrag.errors import ReSearchError, UserError
 from flashrag.metrics import supporting_titles
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.trace import Trace
-from flashrag.prompts import BASELINES
 
 
 class RandomPipeline(BasicPipeline):
@@ -51,6 +50,8 @@ class OraclePassagesPipeline(BasicPipeline):
     metadata names only titles, a search for each title gives the first passage with exactly that title.
     """
 
+    own_prompt = "with_passages"
+
     def prepare(self, questions: Sequence[Question]) -> None:
         if not any(supporting_passages(q.metadata) or supporting_titles(q.metadata) for q in questions):
             raise UserError(
@@ -67,7 +68,7 @@ class OraclePassagesPipeline(BasicPipeline):
             documents = await _looked_up(supporting_titles(question.metadata), trace)
         if not documents:
             raise NoSupport(f"question {question.id}: its metadata names no supporting passage that could be found")
-        prompt = BASELINES["with_passages"].fill(documents, question=question.question)
+        prompt = self.template.fill(documents, question=question.question)
         return trace.of_text(*await trace.ask(prompt))
 
 

@@ -14,14 +14,13 @@ from flashrag.errors import UserError
 from flashrag.generator import Completion, ScoredToken
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.trace import end_reason_of
-from flashrag.prompts import BASELINES, Prompt
+from flashrag.prompts import Prompt, PromptTemplate
 
-REASONING_WITH_PASSAGES = BASELINES["reasoning_with_passages"]
 SENTENCE_TOKENS = 128
 ROUND_TOKENS = 256  # a follow-up question with its answer
 MAX_PASSAGES = 15  # the paper's
 
-# What the prompts (prompts/baselines.yaml) teach a model to write.
+# What a prompt must teach a model to write, also one from a file.
 ANSWER_CUE = "So the answer is:"
 FOLLOW_UP = "Follow up:"
 INTERMEDIATE_ANSWER = "Intermediate answer:"
@@ -42,12 +41,14 @@ class IRCOTPipeline(BasicPipeline):
     model reads the collected passages. If no round gives an answer, a last prompt asks for it.
     """
 
+    own_prompt = "reasoning_with_passages"
+
     async def answer(self, question: Question) -> Trajectory:
         trace, thoughts = self.trace(question), list[str]()
         found = {document.id: document for document in await trace.search(question.question)}
         stop = self.settings.answer_stops
         for rounds_left in reversed(range(self.settings.max_iterations)):
-            prompt = _prompt(question, found, thoughts)
+            prompt = _prompt(self.template, question, found, thoughts)
             completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
             thought = first_sentence(completion.text).strip()
             if not thought:
@@ -58,14 +59,14 @@ class IRCOTPipeline(BasicPipeline):
             if rounds_left:
                 for document in await trace.search(thought):
                     found.setdefault(document.id, document)
-        prompt = _prompt(question, found, [*thoughts, ANSWER_CUE])
+        prompt = _prompt(self.template, question, found, [*thoughts, ANSWER_CUE])
         completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
         return trace.of_text(cued_answer(completion.text), ITERATIONS)
 
 
-def _prompt(question: Question, found: Mapping[str, Document], thoughts: list[str]) -> Prompt:
+def _prompt(template: PromptTemplate, question: Question, found: Mapping[str, Document], thoughts: list[str]) -> Prompt:
     documents = tuple(found.values())[:MAX_PASSAGES]
-    return REASONING_WITH_PASSAGES.fill(documents, " ".join(thoughts), question=question.question)
+    return template.fill(documents, " ".join(thoughts), question=question.question)
 
 
 class SelfAskPipeline(BasicPipeline):
@@ -76,9 +77,11 @@ class SelfAskPipeline(BasicPipeline):
     they precede the question, as in FlashRAG's SelfAskPipeline, and the model writes the intermediate answer itself.
     """
 
+    own_prompt = "self_ask"
+
     async def answer(self, question: Question) -> Trajectory:
         trace, written, documents = self.trace(question), "", tuple[Document, ...]()
-        template, stops = BASELINES["self_ask"], (INTERMEDIATE_ANSWER, "\nQuestion:")
+        template, stops = self.template, (INTERMEDIATE_ANSWER, "\nQuestion:")
         for _ in range(self.settings.max_iterations):
             prompt = template.fill(documents, written, question=question.question)
             completion = await trace.generate(prompt, stop=stops, max_tokens=ROUND_TOKENS)
@@ -106,18 +109,22 @@ class FLAREPipeline(BasicPipeline):
     for both. Raises `UserError` if the model server returns no log-probabilities.
     """
 
+    own_prompt = "reasoning"
+
     async def answer(self, question: Question) -> Trajectory:
         settings, trace, sentences = self.settings, self.trace(question), list[str]()
         stop, ahead = settings.answer_stops, settings.flare_look_ahead_tokens
+        reread = self.template.with_passages
+        assert reread is not None, "the file of a prompt was compared with our own"
         for _ in range(settings.max_iterations):
             written = " ".join(sentences)
-            prompt = BASELINES["reasoning"].fill(written=written, question=question.question)
+            prompt = self.template.fill(written=written, question=question.question)
             completion = await trace.generate(prompt, stop=stop, max_tokens=ahead, log_probs=True)
             tokens = _sentence_tokens(completion)
             if any(math.exp(token.log_prob) < settings.flare_threshold for token in tokens):
                 query = _masked(tokens, settings.flare_mask_threshold) or question.question
                 documents = await trace.search(query)
-                prompt = REASONING_WITH_PASSAGES.fill(documents, written, question=question.question)
+                prompt = reread.fill(documents, written, question=question.question)
                 completion = await trace.generate(prompt, stop=stop, max_tokens=ahead)
             sentence = first_sentence(completion.text)
             sentences.append(sentence.strip())

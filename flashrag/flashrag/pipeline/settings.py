@@ -16,6 +16,9 @@ class PipelineSettings(BaseModel):
     prompt_template_name: Annotated[str, AfterValidator(check_template_name)] = Field(
         "qa_template", description="research: the prompt template"
     )
+    prompt_file: str | None = Field(
+        None, min_length=1, description="a prompt of yours, or a fetched one, in place of the method's own"
+    )
     retrieval_topk: int = Field(5, ge=1, description="passages per search")
     generator_max_input_len: int = Field(8192, ge=1, description="prompt and response together, in tokens")
     max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")

@@ -34,6 +34,7 @@ from flashrag.preflight.plan import (
     torch_allowed,
     without_check,
 )
+from flashrag.preflight.prompts import prompt_findings
 from flashrag.preflight.questions import question_findings
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "keep_torch_out_of_a_check",
     "note",
     "output_folder",
+    "prompt_findings",
     "question_findings",
     "show_check",
     "socket_folder",

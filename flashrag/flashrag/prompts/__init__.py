@@ -1,28 +1,41 @@
 """The prompts of every method.
 
 template.py     the parts of a prompt, and its form for base and instruct models
-baselines.yaml  the prompts of the methods that ReSearch is compared with, and their sources
-research.py     the published project's prompts, by name; research.yaml has their words
+choice.py       the prompt of a method: our own, or that of a file; its record
+research.yaml   what a model is trained with; baselines.yaml: the methods that ReSearch is compared with
 """
 
-from flashrag.prompts.research import (
-    INSTRUCTIONS_OF,
+from flashrag.prompts.choice import (
+    BASELINES,
+    PROMPTS,
     PYTHON_TEMPLATE,
+    RECORD_FILE,
+    RESEARCH_TEMPLATES,
     SEARCH_R1_TEMPLATE,
-    chat_messages,
+    ChosenPrompt,
+    PromptRecord,
     check_template_name,
+    choose_prompt,
+    read_record,
     render_prompt,
+    write_record,
 )
-from flashrag.prompts.template import BASELINES, Prompt, PromptTemplate
+from flashrag.prompts.template import Prompt, PromptTemplate
 
 __all__ = [
     "BASELINES",
-    "INSTRUCTIONS_OF",
+    "PROMPTS",
     "PYTHON_TEMPLATE",
+    "RECORD_FILE",
+    "RESEARCH_TEMPLATES",
     "SEARCH_R1_TEMPLATE",
+    "ChosenPrompt",
     "Prompt",
+    "PromptRecord",
     "PromptTemplate",
-    "chat_messages",
     "check_template_name",
+    "choose_prompt",
+    "read_record",
     "render_prompt",
+    "write_record",
 ]

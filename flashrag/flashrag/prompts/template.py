@@ -1,34 +1,87 @@
 r"""A prompt: its words, the passages in it, and the text that the model has written so far.
 
 FlashRAG's shape: a system part, a user part, and a line for each passage. A base model continues plain text; an
-instruct model gets the same parts through its chat template. BASELINES has the templates of the methods that ReSearch
-is compared with. Does not cover: tokens (prompt_ids.py).
+instruct model gets the same parts through its chat template. Does not cover: tokens (prompt_ids.py).
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from string import Formatter
+from typing import Self
 
-from flashrag.config import read_yaml_mapping
-from flashrag.document import NUMBERED, Document, render_passages
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+
+from flashrag.document import Document, render_passages
+from flashrag.errors import UserError, did_you_mean
+
+NAMES = ("question", "passages", "max_searches", "query", "reasoning")
+PASSAGE_NAMES = ("number", *(f"document.{name}" for name in ("id", "title", "heading", "text", "contents")))
 
 
-@dataclass(frozen=True, slots=True)
-class PromptTemplate:
-    """The words of a method. `{name}` is replaced by a value, `{passages}` by the rendered passages.
+class PromptTemplate(BaseModel, frozen=True, extra="forbid"):
+    """The words of a method, with `{name}` in the place of a value, and `{{` and `}}` for braces of the text."""
 
-    `cue` follows the user part for a base model; an instruct model's chat template says whose turn it is.
-    """
+    system: str = Field("", description="the instructions: an instruct model's system message")
+    user: str = Field("", description="an instruct model's user message")
+    text: str = Field("", description="what a base model continues; empty: system, a blank line, user, cue")
+    cue: str = Field("", description="follows the user part for a base model")
+    passage: str = Field("[{number}] {document.title}: {document.text}", description="the format of one passage")
+    separator: str = Field("\n", description="between two passages")
+    with_passages: Self | None = Field(None, description="the second prompt of flare and search-o1: it has passages")
 
-    system: str = ""
-    user: str = "Question: {question}"
-    cue: str = "\nAnswer:"
-    passage: str = NUMBERED
-    separator: str = "\n"
+    @field_validator("system", "user", "text", "cue", "passage")
+    @classmethod
+    def _check_names(cls, part: str, info: ValidationInfo) -> str:
+        known = {"passage": PASSAGE_NAMES, "text": (*NAMES, "system")}.get(info.field_name or "", NAMES)
+        for found in placeholders(part):
+            if found not in known:
+                nearest = did_you_mean(found, known) or f"; known here: {', '.join(known)}"
+                raise ValueError(f"{{{found}}} stands for nothing{nearest}; braces of the text are doubled: {{{{ }}}}")
+        return part
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if not (self.user or self.text):
+            raise ValueError("it has neither user nor text; give user, or text for a base model")
+        return self
+
+    @property
+    def base_text(self) -> str:
+        """What a base model continues."""
+        if not self.text:
+            return "\n\n".join(filter(None, (self.system, self.user))) + self.cue
+        values = {**{name: f"{{{name}}}" for name in NAMES}, "system": self.system}
+        pieces = Formatter().parse(self.text)
+        return "".join(escaped(text) + values.get(name or "", "") for text, name, _, _ in pieces)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The messages of an instruct model, by their roles."""
+        return {role: part for role, part in (("system", self.system), ("user", self.user)) if part}
+
+    @property
+    def words(self) -> str:
+        """Everything that the template may put into a prompt."""
+        own = (self.system, self.user, self.text, self.cue, self.passage, self.separator)
+        return "".join(own) + (self.with_passages.words if self.with_passages else "")
 
     def fill(self, documents: tuple[Document, ...] = (), written: str = "", **values: str) -> "Prompt":
         return Prompt(self, values, documents, written)
+
+
+def escaped(text: str) -> str:
+    """A text as a template has it: its braces are doubled."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def placeholders(part: str) -> list[str]:
+    """The names in the braces of a text; raises `ValueError` for braces that hold no name."""
+    try:
+        found = [piece[1:] for piece in Formatter().parse(part) if piece[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"{error}; braces of the text are doubled: {{{{ }}}}") from error
+    # With a format or a conversion, the whole is no known name.
+    return [f"{name}{'!' * bool(how)}{how or ''}{':' * bool(form)}{form}" for name, form, how in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +96,18 @@ class Prompt:
     @property
     def text(self) -> str:
         """The text that a base model continues."""
-        parts = (message["content"] for message in self.messages)
-        return "\n\n".join(parts) + self.template.cue + (f" {self.written}" if self.written else "")
+        return self._filled(self.template.base_text)[0] + (f" {self.written}" if self.written else "")
 
     @property
     def messages(self) -> list[dict[str, str]]:
         """The conversation of an instruct model, without the text that the model has written."""
-        parts = {"system": self._fill(self.template.system), "user": self._fill(self.template.user)}
-        return [{"role": role, "content": content} for role, content in parts.items() if content]
+        parts = self.template.parts
+        if "user" not in parts:
+            raise UserError("the prompt has no user part, which a chat needs; add it, or use apply_chat=false")
+        filled = zip(parts, self._filled(*parts.values()), strict=True)
+        return [{"role": role, "content": content} for role, content in filled if content]
 
-    def _fill(self, part: str) -> str:
+    def _filled(self, *parts: str) -> list[str]:
         """All names are replaced in one pass: a question that contains "{passages}" stays as it is."""
         passages = render_passages(self.documents, self.template.passage, self.template.separator)
-        values = {**self.values, "passages": passages}
-        return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), part)
-
-
-BASELINES = {
-    method: PromptTemplate(**parts)
-    for method, parts in read_yaml_mapping(Path(__file__).with_name("baselines.yaml")).items()
-}
+        return [part.format(**self.values, passages=passages) for part in parts]

@@ -13,6 +13,7 @@ import pytest
 
 from evaluation.run_eval import main
 from flashrag.episode import prompt_token_ids
+from flashrag.prompts import choose_prompt
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -58,7 +59,7 @@ def test_a_new_run(check: Callable[..., Any], arguments: list[str], tokenizer: A
     assert plan["read"] == "3 questions of 3 records; left out: none"
     assert plan["used"] == "2 of 3 (test_sample_num, the first ones)"
     assert plan["name"] == "research: thinks and searches in turn, as trained here (arXiv 2503.19470)"
-    assert plan["prompt"] == "qa_template, as plain text"
+    assert plan["prompt"] == str(choose_prompt("qa_template").record(apply_chat=False))
     assert plan["prompt rule"] == "begins without a BOS; plain text without a chat template"
     assert plan["tokens"] == str(len(prompt_token_ids(tokenizer, "Who was the first king of Zhou?")))
     assert "User: Who was the first king of Zhou? Assistant:\n" in out

@@ -15,6 +15,7 @@ from evaluation.preflight import RULES, EvalFacts
 from evaluation.preflight.request import FOUND
 from evaluation.preflight.servers import SAMPLE, Reply, RetrievalServers, ServedModel
 from flashrag.preflight import MACHINE_RULES, Severity, examine
+from flashrag.prompts import choose_prompt, write_record
 from flashrag.reward import JudgeReply
 from flashrag.system.files import locked
 
@@ -82,6 +83,8 @@ def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
         ({"python_tool": "true"}, "warning", "method", "prompt_template_name is qa_template"),
         ({"prompt_template_name": "qa_python_template"}, "warning", "method", "python_tool is false"),
         ({"python_tool": "true", "method_name": "naive"}, "warning", "method", "naive uses no tools"),
+        ({"prompt_file": "none.yaml"}, "error", "method", "prompt_file=none.yaml: none.yaml does not exist"),
+        ({"prompt_file": "p.yaml", "method_name": "random"}, "warning", "prompt", "random asks no model; leave it out"),
         ({"method_name": "oracle-passages"}, "warning", "method", "2 of 3 questions name no supporting passage"),
         ({"search_control": "empty"}, "warning", "control", "search_control=empty: this run is a control"),
         ({"search_control": "forbidden"}, "warning", "control", "search_control=forbidden: this run is a control"),
@@ -309,3 +312,47 @@ def test_several_errors_come_at_once(facts_of: Callable[..., EvalFacts]):
     keys = {"split": "dv", "generator_model": "/nowhere", "retrieval_topk": 1001}
     rules = [rule for severity, rule, _ in found(facts_of(keys)) if severity == "error"]
     assert rules == ["evaluation.questions", "evaluation.tokenizer", "evaluation.retrieval"]
+
+
+def test_another_prompt_than_the_model_was_trained_with_is_told(
+    facts_of: Callable[..., EvalFacts], model_folder: Path, tmp_path: Path
+):
+    own = shutil.copytree(model_folder, tmp_path / "own")
+    write_record(own, choose_prompt("qa_template").record(apply_chat=False))
+    keys = {"generator_model": own}
+    assert found(facts_of(keys)) == []
+    assert found(facts_of({**keys, "method_name": "naive"})) == [], "a baseline has its own prompt"
+    (tmp_path / "mine.yaml").write_text("user: '<search> <answer> {question}'\n")
+    findings = found(facts_of({**keys, "prompt_file": tmp_path / "mine.yaml"}))
+    check_one(findings, "warning", "prompt", f"{own}: the model was trained with the prompt built-in qa_template (as")
+    assert f"and is asked with {tmp_path}/mine.yaml (as plain text, sha256 " in findings[0][2]
+
+    checkpoint = tmp_path / "run" / "global_step_5"
+    shutil.copytree(own, checkpoint / "actor" / "huggingface")
+    (checkpoint / "actor" / "fsdp_config.json").write_text('{"world_size": 1}')
+    (checkpoint / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"")
+    (checkpoint / "actor" / "huggingface" / "config.json").write_text("{}")
+    write_record(checkpoint, choose_prompt("search_r1").record(apply_chat=False))
+    facts = facts_of({"generator_model": None, "save_dir": tmp_path}, "--auto_serve", str(checkpoint))
+    told = [message for _, rule, message in found(facts) if rule == "evaluation.prompt"]
+    assert [message.partition(" (")[0] for message in told] == [
+        f"{checkpoint}: the model was trained with the prompt built-in search_r1"
+    ]
+
+
+def test_a_run_is_not_continued_with_other_words(facts_of: Callable[..., EvalFacts], tmp_path: Path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("user: '<search> <answer> {question}'\n")
+    facts = facts_of({"prompt_file": mine})
+    with facts.folder.working():
+        facts.folder.start_session({}, "zhou", facts.prompt)
+    assert found(facts_of({"prompt_file": mine})) == []
+    mine.write_text("# a comment\nuser: '<search> <answer> {question}'\n")
+    assert found(facts_of({"prompt_file": mine})) == [], "the words are the same"
+    mine.write_text("user: '<search> <answer> Please: {question}'\n")
+    check_one(found(facts_of({"prompt_file": mine})), "error", "same_model", "another save_note for a new run")
+
+    environment = json.loads((facts.folder.path / "environment.json").read_text())
+    del environment["prompt"]  # as a run of before prompts were recorded
+    (facts.folder.path / "environment.json").write_text(json.dumps(environment))
+    assert found(facts_of({"prompt_file": mine})) == []

@@ -17,6 +17,7 @@ def run(name, method, dataset, mean, em_by_id=None, **metrics):
         "n_failed": 1,
         "metrics": {"em": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 4}, **metrics},
         "usage": {"searches": 1.5},
+        "prompt": {"name": "data/prompts/flashrag.yaml", "apply_chat": True, "sha256": "0123456789abcdef"},
     }
     return EvaluatedRun(name, summary, em_by_id or {})
 
@@ -42,8 +43,9 @@ def test_strategyqa_is_told_by_yes_no_accuracy():
 
 def test_every_figure_of_a_run_is_in_its_row():
     table = figures_table([run("a", "naive", "demo", 0.5, f1={"mean": 0.75, "low": None, "high": None}, acc=None)])
-    assert table.header == ["run", "questions", "failed", "em %", "f1 %", "acc %", "searches"]
-    assert table.rows == [["a", "4", "1", "50.00 [40.00, 60.00]", "75.00", "", "1.5"]]
+    assert table.header == ["run", "prompt", "questions", "failed", "em %", "f1 %", "acc %", "searches"]
+    prompt = "data/prompts/flashrag.yaml (in the chat template, sha256 0123456789ab)"
+    assert table.rows == [["a", prompt, "4", "1", "50.00 [40.00, 60.00]", "75.00", "", "1.5"]]
 
 
 def test_runs_are_compared_on_the_questions_that_they_share():

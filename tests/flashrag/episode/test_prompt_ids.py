@@ -8,11 +8,11 @@ import pytest
 from flashrag.document import Document
 from flashrag.episode import encode_prompt, prompt_note, prompt_rule, prompt_token_ids
 from flashrag.errors import UserError
-from flashrag.prompts import BASELINES, chat_messages, render_prompt
+from flashrag.prompts import BASELINES, choose_prompt, render_prompt
 from tests.tokenizers import PUBLISHED, Tokenizers
 
 QUESTION = "Who was the first king of Zhou?"
-INSTRUCTIONS = chat_messages(QUESTION)[0]["content"]
+INSTRUCTIONS = choose_prompt("qa_template").template.fill(question=QUESTION).messages[0]["content"]
 # Gemma 2's.
 REFUSES_SYSTEM = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"

@@ -43,11 +43,11 @@ async def test_an_unsure_sentence_is_searched_for_without_its_unlikely_tokens_an
     trajectory = await make("flare").answer(question)
     assert index.queries == ["Zhou was ruled by."]
     draft, again, last = server.asked
-    assert "Wikipedia" not in draft.prompt
-    assert "Wikipedia Title: Zhou dynasty\nThe Zhou dynasty followed the Shang.\n\nQuestion: Who" in again.prompt
+    assert "[1]" not in draft.prompt
+    assert "[2] Zhou dynasty: The Zhou dynasty followed the Shang.\n\nQuestion: Who" in again.prompt
     assert (again.logprobs, again.prompt.endswith(ASKS)) == (None, True)
     assert last.prompt.endswith(f"{ASKS} Zhou was ruled by Wu.")
-    assert "Wikipedia" not in last.prompt  # the next sentence is first tried without passages again
+    assert "[1]" not in last.prompt  # the next sentence is first tried without passages again
     assert [step.kind for step in steps(trajectory)] == [
         "generation", "query", "result", "generation", "generation", "answer",
     ]  # fmt: skip

@@ -12,8 +12,8 @@ PROMPT = (
     "Question: In which present-day country was the composer of the opera Bluebeard's Castle born?\n"
     "Answer: The opera Bluebeard's Castle was composed by Béla Bartók. Béla Bartók was born in Nagyszentmiklós. "
     "Nagyszentmiklós is today the town of Sânnicolau Mare in Romania. So the answer is: Romania.\n\n"
-    "Wikipedia Title: King Wu of Zhou\nKing Wu was the first king of Zhou.\n\n"
-    "Wikipedia Title: Zhou dynasty\nThe Zhou dynasty followed the Shang.\n\n"
+    "[1] King Wu of Zhou: King Wu was the first king of Zhou.\n\n"
+    "[2] Zhou dynasty: The Zhou dynasty followed the Shang.\n\n"
 )
 
 
@@ -33,7 +33,7 @@ async def test_a_search_after_each_sentence_until_the_answer(make, server, index
     ]
     first, second, third = server.asked
     asks = "Question: Who was the first king of Zhou?\nAnswer:"
-    with_shang = f"{PROMPT}Wikipedia Title: Shang dynasty\nKing Tang founded it.\n\n{asks}"
+    with_shang = f"{PROMPT}[3] Shang dynasty: King Tang founded it.\n\n{asks}"
     assert first.prompt == f"{PROMPT}{asks}"
     assert second.prompt == f"{with_shang} The Zhou dynasty followed the Shang."
     assert third.prompt == f"{with_shang} The Zhou dynasty followed the Shang. Its first king was Wu, son of Wen."
@@ -63,7 +63,7 @@ async def test_at_most_fifteen_passages_are_shown(make, server, index, question)
     for n in range(4):
         index.passages[f"Fact {n}."] = [Document(f"{n}-{m}", f'"T{n}{m}"\nx') for m in range(5)]
     await make("ircot").answer(question)
-    shown = server.asked[-1].prompt.count("Wikipedia Title: ")
+    shown = server.asked[-1].prompt.count("]")
     assert shown == 15
-    assert "Wikipedia Title: T22\n" in server.asked[-1].prompt  # 2 + 5 + 5 + 3
-    assert "Wikipedia Title: T23\n" not in server.asked[-1].prompt
+    assert "] T22: " in server.asked[-1].prompt  # 2 + 5 + 5 + 3
+    assert "] T23: " not in server.asked[-1].prompt

@@ -17,7 +17,7 @@ async def test_each_turn_searches_with_the_question_and_the_answer_before(make, 
     ]
     first, second, third = (asked.prompt for asked in server.asked)
     assert first == third  # the answer before is in the query alone
-    assert 'documents.\n\nDoc 1(Title: "Shang") Tang was of Shang.\n\nQuestion: ' in second
+    assert "possible.\n\n[1] Shang: Tang was of Shang.\n\nQuestion: " in second
     assert (trajectory.answer, trajectory.usage.searches, trajectory.usage.generator_calls) == ("King Wu", 3, 3)
 
 

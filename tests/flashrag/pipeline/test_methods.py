@@ -29,5 +29,6 @@ def test_the_prompts_teach_the_words_that_the_methods_look_for():
     assert all(
         chain_of_thought.ANSWER_CUE in BASELINES[name].system for name in ("reasoning", "reasoning_with_passages")
     )
-    summary = BASELINES["reason_in_documents"].user
-    assert f"\n{active_pipeline.FINAL_INFORMATION}\n\n{active_pipeline.NOTHING_HELPFUL}\n" in summary
+    reading = BASELINES["search_o1"].with_passages
+    assert reading is not None
+    assert f"\n{active_pipeline.FINAL_INFORMATION}\n\n{active_pipeline.NOTHING_HELPFUL}\n" in reading.user

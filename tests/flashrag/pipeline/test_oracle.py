@@ -37,7 +37,7 @@ async def test_the_supporting_passages_are_the_context(make, server, index, meta
     assert supporting_passages(metadata) == PASSAGES
     server.replies = ["King Wu"]
     trajectory = await make("oracle-passages").answer(Question("q", "Who?", ("Wu",), metadata))
-    assert '\n\nDoc 1(Title: "Wu") He was king. Of Zhou.\nDoc 2(Title: "Zhou") A dynasty.\n\n' in server.asked[0].prompt
+    assert "\n\n[1] Wu: He was king. Of Zhou.\n[2] Zhou: A dynasty.\n\n" in server.asked[0].prompt
     assert (trajectory.answer, index.queries) == ("King Wu", [])
     assert [passage.id for passage in next(steps(trajectory)).passages] == ["Wu", "Zhou"]
 
@@ -54,7 +54,7 @@ async def test_titles_alone_are_looked_up(make, server, index):
     question = Question("q", "Who?", ("Wu",), {"supporting_titles": ["Zhou Dynasty", "Lost"]})
     await make("oracle-passages").answer(question)
     assert index.queries == ["Zhou Dynasty", "Lost"]
-    assert 'documents.\n\nDoc 1(Title: "Zhou dynasty") yes\n\nQuestion: Who?' in server.asked[0].prompt
+    assert "possible.\n\n[1] Zhou dynasty: yes\n\nQuestion: Who?" in server.asked[0].prompt
     lost = Question("q", "Who?", ("Wu",), {"supporting": ["Lost"]})
     with pytest.raises(NoSupport, match="question q: its metadata names no supporting passage that could be found"):
         await make("oracle-passages").answer(lost)

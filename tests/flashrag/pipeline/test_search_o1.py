@@ -19,19 +19,15 @@ async def test_results_are_read_in_documents_before_they_are_spliced_in(make, se
     trajectory = await make("search-o1", apply_chat=True, max_searches=3).answer(question)
     assert index.queries == ["first king of Zhou"]
     first, reading, last = server.asked
-    assert first.prompt.startswith("<|im_start|>user\nYou are a reasoning assistant with the ability to perform web")
-    assert "The maximum number of search attempts is limited to 3." in first.prompt
-    assert (
-        "in the format \\boxed{YOUR_ANSWER}.\n\nQuestion:\nWho was the first king of Zhou?\n\n<|im_end|>"
-        in first.prompt
-    )
+    assert first.prompt.startswith("<|im_start|>user\nSolve the question below step by step.")
+    assert "at most 3 times." in first.prompt
+    assert "as \\boxed{the answer}, as short" in first.prompt
+    assert "\n\nQuestion:\nWho was the first king of Zhou?\n\n<|im_end|>" in first.prompt
     assert first.stop == last.stop == ["<|end_search_query|>"]
-    assert "- **Previous Reasoning Steps:**\nThinking. <|begin_search_query|> first king of Zhou " in reading.prompt
-    assert "- **Current Search Query:**\nfirst king of Zhou\n" in reading.prompt
-    assert (
-        '- **Searched Web Pages:**\n"King Wu of Zhou"\nKing Wu was the first king of Zhou.\n\n"Zhou dynasty"\n'
-        in reading.prompt
-    )
+    assert "- Reasoning so far:\nThinking. <|begin_search_query|> first king of Zhou " in reading.prompt
+    assert "- Query:\nfirst king of Zhou\n" in reading.prompt
+    pages = '- Web pages:\n"King Wu of Zhou"\nKing Wu was the first king of Zhou.\n\n"Zhou dynasty"\n'
+    assert pages in reading.prompt
     spliced = "\n\n<|begin_search_result|>King Wu came first.<|end_search_result|>\n\n"
     assert last.prompt == first.prompt + QUERY + spliced
     assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "eos")

@@ -1,4 +1,4 @@
-"""Search-R1: the prompt its models know, their result tags, and the stop at the end of an answer."""
+"""Search-R1: its tags, and the stop at the end of an answer."""
 
 import pytest
 
@@ -7,11 +7,10 @@ from flashrag.episode import steps
 from flashrag.errors import UserError
 
 PROMPT = (
-    "Answer the given question. You must conduct reasoning inside <think> and </think> first every time you get new "
-    "information. After reasoning, if you find you lack some knowledge, you can call a search engine by <search> query "
-    "</search> and it will return the top searched results between <information> and </information>. You can search as "
-    "many times as your want. If you find no further external knowledge needed, you can directly provide the answer "
-    "inside <answer> and </answer>, without detailed illustrations. For example, <answer> Beijing </answer>. "
+    "Find the answer to a question. Think inside <think> and </think> before each step, and whenever you have read "
+    "something new. If a fact is missing, write a search query inside <search> and </search>: what the search finds "
+    "will follow between <information> and </information>. You may search several times. As soon as you are sure, "
+    "write the answer and nothing else inside <answer> and </answer>, such as <answer> Lake Victoria </answer>.\n"
     "Question: Who was the first king of Zhou?\n"
 )
 SEARCH = "<think> Zhou? </think>\n<search> first king of Zhou </search>"
@@ -58,5 +57,5 @@ async def test_its_models_want_their_chat_template_and_a_question_mark(make, ser
         make("search-r1")
     server.replies = ["<answer> a </answer>"]
     await make("search-r1", apply_chat=True).answer(Question("q", " who was first king of zhou ", ("Wu",)))
-    assert server.asked[0].prompt.startswith("<|im_start|>user\nAnswer the given question. You must")
+    assert server.asked[0].prompt.startswith("<|im_start|>user\nFind the answer to a question. Think")
     assert server.asked[0].prompt.endswith("Question: who was first king of zhou?\n<|im_end|>\n<|im_start|>assistant\n")

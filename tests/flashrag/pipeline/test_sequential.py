@@ -1,4 +1,4 @@
-"""Naive RAG and zero-shot: FlashRAG's prompts word for word, one search and one request, or no search."""
+"""Naive RAG and zero-shot: their prompts word for word, one search and one request, or no search."""
 
 import pytest
 
@@ -18,11 +18,10 @@ async def test_naive_rag_searches_with_the_question_and_answers_from_the_passage
     assert index.queries == ["Who was the first king of Zhou?"]
     (asked,) = server.asked
     assert asked.prompt == (
-        "Answer the question based on the given document."
-        "Only give me the answer and do not output any other words.\n"
-        "The following are given documents.\n\n"
-        'Doc 1(Title: "King Wu of Zhou") King Wu was the first king of Zhou.\n'
-        'Doc 2(Title: "Zhou dynasty") The Zhou dynasty followed the Shang.\n\n'
+        "Read the documents below and answer the question from them. "
+        "Reply with the answer alone, in as few words as possible.\n\n"
+        "[1] King Wu of Zhou: King Wu was the first king of Zhou.\n"
+        "[2] Zhou dynasty: The Zhou dynasty followed the Shang.\n\n"
         "Question: Who was the first king of Zhou?\n"
         "Answer:"
     )
@@ -48,9 +47,8 @@ async def test_an_instruct_model_gets_the_same_words_in_its_chat_template(make, 
     await make("naive", apply_chat=True).answer(question)
     (asked,) = server.asked
     assert asked.prompt == (
-        "<|im_start|>system\nAnswer the question based on the given document."
-        "Only give me the answer and do not output any other words.\n"
-        "The following are given documents.\n\n<|im_end|>\n"
+        "<|im_start|>system\nRead the documents below and answer the question from them. "
+        "Reply with the answer alone, in as few words as possible.\n\n<|im_end|>\n"
         "<|im_start|>user\nQuestion: Who was the first king of Zhou?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
@@ -63,7 +61,7 @@ async def test_zero_shot_asks_the_model_alone(make, server, index, question):
     server.replies = ["King Wen"]
     trajectory = await make("zero-shot").answer(question)
     assert [asked.prompt for asked in server.asked] == [
-        "Answer the question based on your own knowledge. Only give me the answer and do not output any other words."
+        "Answer the question from what you know. Reply with the answer alone, in as few words as possible."
         "\n\nQuestion: Who was the first king of Zhou?\nAnswer:"
     ]
     assert index.queries == []

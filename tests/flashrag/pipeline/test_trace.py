@@ -25,11 +25,11 @@ async def test_passages_that_leave_no_room_are_dropped_last_ones_first(make, ser
     await make("naive").answer(question)
     whole = server.asked[0]
     whole_tokens = len(server.tokenizer.encode(whole.prompt))
-    assert whole.prompt.count("Doc ") == 5
+    assert whole.prompt.count(": word") == 5
     limit = whole_tokens + 128 - 1  # one token short of the whole and its answer
     trajectory = await make("naive", generator_max_input_len=limit).answer(question)
     fitted = server.asked[1]
-    assert fitted.prompt.count("Doc ") == 4
+    assert fitted.prompt.count(": word") == 4
     assert "T4" not in fitted.prompt
     assert len(list(steps(trajectory))[1].passages) == 5  # the trajectory keeps every passage that was found
 
@@ -108,8 +108,8 @@ async def test_a_chat_template_without_a_system_role_gets_a_user_message(make, s
     finally:
         tokenizer.chat_template = None
     assert server.asked[0].prompt == (
-        "[user] Answer the question based on your own knowledge. Only give me the answer and do not output any other "
-        "words.\n\nQuestion: Who was the first king of Zhou?"
+        "[user] Answer the question from what you know. Reply with the answer alone, in as few words as possible.\n\n"
+        "Question: Who was the first king of Zhou?"
     )
 
 
@@ -121,8 +121,8 @@ async def test_a_chat_server_gets_messages(make, server, question):
     assert body["messages"] == [
         {
             "role": "system",
-            "content": "Answer the question based on your own knowledge. "
-            "Only give me the answer and do not output any other words.",
+            "content": "Answer the question from what you know. "
+            "Reply with the answer alone, in as few words as possible.",
         },
         {"role": "user", "content": "Question: Who was the first king of Zhou?"},
     ]
@@ -191,7 +191,7 @@ def talk(method: str) -> Callable[[str], str]:
 def talk_unsure(prompt: str) -> Reply:
     """The same for flare: unsure until it has read a passage."""
     number = NUMBER.findall(prompt.rpartition("Question:")[2])[0]
-    text = f"So the answer is: {number}" if "Wikipedia Title" in prompt else f"It is item {number}."
+    text = f"So the answer is: {number}" if "[1] " in prompt else f"It is item {number}."
     return Reply(tokens=[(text, -3.0)])
 
 

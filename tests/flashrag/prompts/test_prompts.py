@@ -6,7 +6,7 @@ import pytest
 
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
-from flashrag.prompts import chat_messages, render_prompt
+from flashrag.prompts import choose_prompt, render_prompt
 
 QUESTION = "Who was the first king of the longest Chinese dynasty?"
 
@@ -40,7 +40,7 @@ def test_an_unknown_template_is_refused_with_the_known_ones():
 
 
 def test_an_instruct_model_gets_the_same_instructions():
-    system, user = chat_messages(QUESTION)
+    system, user = choose_prompt("qa_template").template.fill(question=QUESTION).messages
     assert system["role"] == "system"
     assert (
         system["content"] == GOLDEN.removeprefix("A conversation between User and Assistant. ").partition(" User:")[0]
@@ -55,10 +55,8 @@ def test_the_prompt_with_the_python_tool_differs_only_in_what_it_says_of_tools()
     assert text.startswith(start)
     assert text.endswith(end)
     assert "<python> print(code here) </python> <result> printed output here </result>" in text
-    system, _ = chat_messages(QUESTION, "qa_python_template")
+    system, _ = choose_prompt("qa_python_template").template.fill(question=QUESTION).messages
     assert system["content"] in text
-    with pytest.raises(UserError, match="qa_python_template, qa_template"):
-        chat_messages(QUESTION, "qa")
 
 
 def test_base_ids_are_the_encoding_of_the_rendered_prompt(tokenizer: Any):

@@ -11,6 +11,7 @@ from flashrag.document import Document, Hit
 from flashrag.episode import SEARCH_R1, EpisodeCodec, Limits, Source, Trajectory
 from flashrag.errors import SearchError, UserError
 from flashrag.generator import eos_token_ids, load_tokenizer
+from flashrag.prompts import choose_prompt
 from flashrag.questions import Question
 from training.warm_start.rules import Rules, held_answer, write_transcript
 from training.warm_start.transcripts import check_ids, choose_good, describe, is_good, parted, write_by_rules
@@ -49,7 +50,8 @@ def tokenizer() -> Any:
 def rules(tokenizer: Any, index: Index, searches: int = 2) -> Rules:
     ends = eos_token_ids(tokenizer, str(BASE_MODEL))
     client: Any = index
-    return Rules(EpisodeCodec(tokenizer, ends), ends[0], client, Limits(2000, 200, searches), "qa_template", False)
+    codec, limits = EpisodeCodec(tokenizer, ends), Limits(2000, 200, searches)
+    return Rules(codec, ends[0], client, limits, choose_prompt("qa_template"), False)
 
 
 def written(question: Question, index: Index, tokenizer: Any, knows: bool = False) -> Trajectory:
@@ -173,7 +175,7 @@ def test_search_r1_s_tags_end_at_the_answer(tokenizer: Any) -> None:
     index = Index({QUESTION.question: [KING]})
     ours = rules(tokenizer, index)
     codec = EpisodeCodec(tokenizer, [ours.eos_token_id], SEARCH_R1)
-    transcript = asyncio.run(write_transcript(QUESTION, replace(ours, codec=codec, template_name="search_r1")))
+    transcript = asyncio.run(write_transcript(QUESTION, replace(ours, codec=codec, prompt=choose_prompt("search_r1"))))
     assert transcript.segments[-1].text.endswith("<answer> King Wu </answer>")
     assert transcript.end_reason == "answered"
     assert is_good(transcript)

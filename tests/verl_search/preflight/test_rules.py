@@ -10,6 +10,7 @@ import pytest
 
 from flashrag.generator import ModelFacts
 from flashrag.preflight import Severity, examine
+from flashrag.prompts import choose_prompt, write_record
 from flashrag.questions import Question
 from flashrag.reward import MADE_UP, JudgeReply
 from tests.flashrag.preflight.test_machine import GOOD
@@ -331,3 +332,32 @@ def test_the_address_to_write_instead_is_this_machines_in_the_cluster():
         "server listen for them (--host 0.0.0.0) and name this one: http://127.0.0.1:8000/wiki"
     )
     assert second[1].startswith("search.judge.url=http://localhost:8001/v1 is another machine")
+
+
+def test_another_prompt_than_the_model_was_trained_with_is_told(tmp_path: Path):
+    given = ["search.url=http://127.0.0.1:1", f"trainer.default_local_dir={tmp_path}"]
+    model, checkpoint = tmp_path / "model", tmp_path / "global_step_3"
+    write_record(model, choose_prompt("qa_template").record(apply_chat=True))
+    assert told(rules.prompt_is_the_model_s, *given, "search.apply_chat=true", model_folder=model) == []
+    ((severity, message),) = told(rules.prompt_is_the_model_s, *given, model_folder=model)
+    assert severity is Severity.WARNING
+    assert message.startswith(
+        f"{model}: the model was trained with the prompt built-in qa_template (in the chat template"
+    )
+    assert "and is asked with built-in qa_template (as plain text" in message
+
+    # A run that goes on starts from its checkpoint, not from the model.
+    write_record(checkpoint, choose_prompt("search_r1").record(apply_chat=False))
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    ((_, message),) = told(rules.prompt_is_the_model_s, *given, "search.apply_chat=true", model_folder=model)
+    assert message.startswith(f"{checkpoint}: the model was trained with the prompt built-in search_r1")
+
+
+def test_a_prompt_in_other_tags_is_told(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("user: 'Ask by <search>. {question}'\n")
+    given = ["search.url=http://127.0.0.1:1", f"search.prompt_file={tmp_path}/mine.yaml"]
+    ((_, message),) = told(rules.prompt_is_the_model_s, *given, model_folder=None)
+    assert message.startswith(f"{tmp_path}/mine.yaml never names <answer>, by which the model")
+    (tmp_path / "mine.yaml").write_text("user: '{questions}'\n")
+    ((severity, message),) = told(rules.prompt_is_the_model_s, *given, model_folder=None)
+    assert (severity, "did you mean 'question'?" in message) == (Severity.ERROR, True)

@@ -1,14 +1,17 @@
 """The question dataset: rows as the agent loop wants them, prompts measured as it builds them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
+from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from flashrag.dataset import Question
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
+from flashrag.prompts import choose_prompt, read_record
 from tests.verl_search.composing import composed
 from training.qa_rows import qa_rows, write_parquet_files
 from verl_search.trainer.dataset import QuestionDataset
@@ -33,6 +36,7 @@ def make_dataset(folder: Path, tokenizer, *, split: str = "train", **changes: ob
             "max_prompt_length": 512,
             "filter_overlong_prompts": True,
             "prompt_template_name": "qa_template",
+            "prompt_file": None,
             "apply_chat": False,
             "train_files": str(folder / "train.parquet"),
             "val_files": [str(folder / "dev.parquet")],
@@ -99,3 +103,23 @@ def test_the_same_file_for_both_splits_is_told_apart(tmp_path: Path, tokenizer) 
     trainer._init_dataloader()
     for loader, split in ((trainer.train_dataloader, "train"), (trainer.val_dataloader, "val")):
         assert [row for batch in loader for row in batch["split"]] == [split] * len(QUESTIONS)
+
+
+def test_prompts_are_measured_in_the_words_of_the_file(tmp_path: Path, tokenizer) -> None:
+    (tmp_path / "mine.yaml").write_text("user: '{question}'\n")
+    longest = max(len(tokenizer.encode(question)) for question in QUESTIONS)
+    dataset = make_dataset(tmp_path, tokenizer, max_prompt_length=longest, prompt_file=str(tmp_path / "mine.yaml"))
+    assert len(dataset) == len(QUESTIONS)
+
+
+def test_a_checkpoint_keeps_the_prompt_that_it_was_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda _: None)
+    trainer = object.__new__(SearchTrainer)
+    given = ("search.url=http://127.0.0.1:1", "search.apply_chat=true", f"trainer.default_local_dir={tmp_path}")
+    trainer.config, trainer.global_steps = composed("demo", *given), 3
+    trainer._alarms = SimpleNamespace(save_due=True)
+    trainer._save_checkpoint()
+    assert read_record(tmp_path / "global_step_3") == choose_prompt("qa_template").record(apply_chat=True)
+    assert (trainer._saved_steps, trainer._alarms.save_due) == (3, False)

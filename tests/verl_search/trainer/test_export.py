@@ -9,6 +9,7 @@ import pytest
 
 from flashrag.errors import UserError
 from flashrag.preflight import Severity, examine
+from flashrag.prompts import choose_prompt, read_record, write_record
 from verl_search.trainer.export import RULES, ExportFacts, find_checkpoint, main
 
 BASE_MODEL = Path(__file__).resolve().parents[3] / "training" / "demo" / "base_model"
@@ -80,8 +81,11 @@ def test_an_existing_target_is_left_alone(tmp_path, capsys):
 
 def test_a_merged_checkpoint_is_copied_and_loads(tmp_path, capsys):
     run, out = tmp_path / "ein Lauf ½", tmp_path / "ein Modell ½"
-    write_checkpoint(run)
+    actor = write_checkpoint(run)
+    record = choose_prompt("qa_template").record(apply_chat=False)
+    write_record(actor.parent, record)
     assert main([str(run), str(out)]) == 0
+    assert read_record(out) == record
     assert "1,154,816 parameters" in capsys.readouterr().out
     copied = (out / "model.safetensors").read_bytes()
     assert copied == (BASE_MODEL / "model.safetensors").read_bytes()

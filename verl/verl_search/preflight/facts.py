@@ -206,8 +206,7 @@ class TrainingFacts(MachineFacts):
     def _prompt_ids(self, question: str) -> list[int]:
         from flashrag.episode import prompt_token_ids
 
-        settings = self.settings
-        return prompt_token_ids(self.tokenizer, question, settings.prompt_template_name, settings.apply_chat)
+        return prompt_token_ids(self.tokenizer, question, self.settings.prompt, self.settings.apply_chat)
 
 
 def require(config: DictConfig, key: str) -> Any:

@@ -100,9 +100,9 @@ def server(facts: TrainingFacts) -> str:
 
 def prompt(facts: TrainingFacts) -> str:
     ids, settings = facts.train.first_prompt_ids, facts.settings
-    chat = ", as a chat" if settings.apply_chat else ""
     rule = prompt_rule(facts.tokenizer, settings.apply_chat)
-    return f"{settings.prompt_template_name}{chat}, {len(ids)} tokens; {rule}\n" + facts.tokenizer.decode(ids)
+    record = settings.prompt.record(settings.apply_chat)
+    return f"{record}, {len(ids)} tokens; {rule}\n" + facts.tokenizer.decode(ids)
 
 
 def example(facts: TrainingFacts) -> Text:

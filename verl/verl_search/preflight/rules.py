@@ -25,6 +25,7 @@ from flashrag.preflight import (
     is_writable,
     note,
     output_folder,
+    prompt_findings,
     socket_folder,
     warning,
 )
@@ -190,6 +191,14 @@ def chat_template_renders(facts: TrainingFacts) -> Iterator[Finding]:
         yield note(moved)
 
 
+def prompt_is_the_model_s(facts: TrainingFacts) -> Iterator[Finding]:
+    """Of the last checkpoint, if the run goes on, or of the model that it starts from."""
+    settings, step = facts.settings, last_step(facts.save_path)
+    folder = facts.model_folder if step is None else facts.save_path / f"global_step_{step}"
+    remedy = "unless the change is meant, give the same prompt"
+    yield from prompt_findings(settings.prompt, settings.apply_chat, settings.dialect(), folder, remedy)
+
+
 def sequence_fits_the_model(facts: TrainingFacts) -> Iterator[Finding]:
     positions = None if (model := facts.model) is None else model.positions
     if positions is not None and facts.sequence_tokens > positions:
@@ -266,6 +275,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "model.files": model_is_there,
     "model.end-tokens": sequences_end,
     "model.chat-template": chat_template_renders,
+    "model.prompt": prompt_is_the_model_s,
     "model.positions": sequence_fits_the_model,
     "model.heads": heads_divide,
     "model.bucket": bucket_is_large_enough,

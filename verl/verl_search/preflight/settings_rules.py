@@ -187,7 +187,7 @@ def question_files(config: DictConfig) -> Iterator[Finding]:
 
 
 def prompts_are_one(config: DictConfig) -> Iterator[Finding]:
-    for name in ("apply_chat", "prompt_template_name"):
+    for name in ("apply_chat", "prompt_template_name", "prompt_file"):
         if (own := config.data[name]) != (of_search := config.search[name]):
             yield error(f"data.{name}={own} differs from search.{name}={of_search}; set the latter only")
 

@@ -108,9 +108,7 @@ class SharedState:
     @lru_cache(maxsize=1024)  # noqa: B019  (this object lives as long as its process)
     def prompt_ids(self, question: str) -> list[int]:
         """The ids that every episode of a question starts from; a group shares them."""
-        return prompt_token_ids(
-            self.codec.tokenizer, question, self.settings.prompt_template_name, self.settings.apply_chat
-        )
+        return prompt_token_ids(self.codec.tokenizer, question, self.settings.prompt, self.settings.apply_chat)
 
 
 def _judge_of(settings: SearchSettings, config: Any) -> Judge | None:

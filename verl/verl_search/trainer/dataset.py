@@ -4,6 +4,7 @@ The agent loop turns a question into prompt ids (`flashrag.episode.prompt_ids`).
 It leaves out and counts questions whose prompt exceeds the budget, and never truncates a prompt.
 """
 
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -11,6 +12,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from flashrag.episode import prompt_token_ids
 from flashrag.errors import UserError
+from flashrag.prompts import ChosenPrompt, choose_prompt
 from flashrag.questions import question_text
 from verl_search.preflight.facts import fits
 
@@ -40,8 +42,12 @@ class QuestionDataset(RLHFDataset):
             print(f"left out {left_out} of {len(dataframe)} questions: longer than {self.max_prompt_length} tokens")
         return dataframe.select(kept)
 
+    @cached_property
+    def _prompt(self) -> ChosenPrompt:
+        return choose_prompt(self.config.prompt_template_name, self.config.prompt_file)
+
     def _prompt_ids(self, question: str) -> list[int]:
-        return prompt_token_ids(self.tokenizer, question, self.config.prompt_template_name, self.config.apply_chat)
+        return prompt_token_ids(self.tokenizer, question, self._prompt, self.config.apply_chat)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         row = {**super().__getitem__(item), "split": self.split}

@@ -35,6 +35,7 @@ from flashrag.preflight import (
     show_check,
     warning,
 )
+from flashrag.prompts import PromptRecord, read_record, write_record
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 from flashrag.system.machine import versions_in_words
@@ -65,6 +66,11 @@ class Checkpoint:
         """The weights of each rank, by their names; not all of them may be there."""
         name = f"model_world_size_{self.world_size}_rank_{{}}.pt"
         return [self.actor / name.format(rank) for rank in range(self.world_size)]
+
+    @property
+    def prompt(self) -> PromptRecord | None:
+        """The prompt that it was trained with, as far as it is known."""
+        return read_record(self.actor.parent)
 
     @property
     def is_merged(self) -> bool:
@@ -114,6 +120,8 @@ def export(checkpoint: Checkpoint, target: Path) -> dict[str, Any]:
             shutil.copytree(checkpoint.huggingface, folder)
         else:
             _merge(checkpoint, folder)
+        if (record := checkpoint.prompt) is not None:
+            write_record(folder, record)
         return check_model(folder)
 
 

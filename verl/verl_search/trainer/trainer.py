@@ -6,6 +6,7 @@ Does not cover: why a run stops (stopping.py, alarm_watch.py).
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,9 +15,11 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 import verl_search.trainer.advantage  # noqa: F401  # registers the estimator that the config names
+from flashrag.prompts import write_record
 from verl_search.platform.ray_cluster import private_variables
 from verl_search.platform.ray_nodes import check_each_node, hand_over, on_this_node
 from verl_search.platform.upstream import replace_sync_trainer, replace_tracking, upstream_task_runner
+from verl_search.settings import SearchSettings
 from verl_search.trainer.alarm_watch import AlarmWatch
 from verl_search.trainer.stopping import StopTraining
 from verl_search.trainer.tracking import OptionalTracking
@@ -87,6 +90,9 @@ class SearchTrainer(PPOTrainerSync):
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
+        settings = SearchSettings.from_config(self.config.search)
+        step_folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        write_record(step_folder, settings.prompt.record(settings.apply_chat))
         self._saved_steps = self.global_steps
         self._alarms.save_due = False
 
