@@ -4,9 +4,11 @@ import pytest
 
 from flashrag.preflight import Severity, examine
 from tests.verl_search.composing import composed
-from verl_search.preflight.settings_rules import CHOICES, GROUP_METRICS, LOGGERS, SETTINGS_RULES
+from verl_search.preflight.settings_rules import CHOICES, ESTIMATORS, GROUP_METRICS, LOGGERS, SETTINGS_RULES
 
 ACTOR, ROLLOUT, REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
+LOSS, CORRECTION, GAE = f"{ACTOR}.policy_loss", "algorithm.rollout_correction", "algorithm.adv_estimator=gae"
+LLDS = [f"{LOSS}.loss_mode=llds", f"{ACTOR}.ppo_mini_batch_size=128"]  # two updates in a step
 STATIC = [f"{ACTOR}.use_dynamic_bsz=false", f"{ACTOR}.ppo_micro_batch_size_per_gpu=4"]  # micro-batches of 4 episodes
 
 
@@ -44,10 +46,16 @@ def findings(*overrides: str, config: str = "research") -> list[tuple[str, Sever
             [f"{ROLLOUT}.val_kwargs.temperature=-1"],
             "temperature=-1: expected a number from 0 on; 0 is greedy",
         ),
+        ("ranges", [*LLDS, f"{LOSS}.llds_coef=-1"], "llds_coef=-1: expected a number from 0 on"),
+        ("ranges", ["algorithm.adv_estimator=gae", "algorithm.lam=1.5"], "lam=1.5: expected a number from 0 to 1"),
+        ("ranges", ["algorithm.adv_estimator=gae", "algorithm.gamma=0"], "gamma=0: expected a number above 0, up to 1"),
         ("ranges", [f"{ACTOR}.optim.lr=0"], "lr=0: expected a number above 0"),
         ("ranges", [f"{ACTOR}.optim.lr=null"], "lr=None: expected a number above 0"),
         ("choices", [f"{ACTOR}.kl_loss_type=full"], "kl_loss_type=full: expected one of kl, k1, abs, mse, k2,"),
         ("choices", [f"{ACTOR}.policy_loss.loss_mode=ppo"], "loss_mode=ppo: expected one of vanilla, dppo_tv"),
+        ("choices", [*LLDS, f"{LOSS}.llds_base=llds"], "llds_base=llds: expected one of vanilla, dppo_tv"),
+        ("choices", ["algorithm.adv_estimator=remax"], "adv_estimator=remax: expected one of grpo, grpo_vectorized,"),
+        ("choices", ["algorithm.adv_estimator=search_grpo"], "adv_estimator=search_grpo: expected one of grpo,"),
         ("choices", [f"{ACTOR}.optim.lr_scheduler_type=linear"], "linear: expected one of constant, cosine"),
         ("choices", ["algorithm.rollout_correction.rollout_is=seq"], "rollout_is=seq: expected one of None, token"),
         ("choices", ["trainer.logger=[file, mlfow]"], "mlfow is not one of console, file, tensorboard"),
@@ -62,7 +70,29 @@ def findings(*overrides: str, config: str = "research") -> list[tuple[str, Sever
             ["trainer.val_only=true", "trainer.val_before_train=false"],
             "would train; set the latter to true",
         ),
-        ("groups", [f"{ROLLOUT}.n=1"], "a single one teaches nothing; give 2 or more (--rollout_n)"),
+        ("groups", [f"{ROLLOUT}.n=1"], "n=1: grpo compares the answers to one question with each other, so a single"),
+        (
+            "groups",
+            [f"{ROLLOUT}.n=1", "algorithm.adv_estimator=rloo"],
+            "n=1: rloo compares the answers to one question",
+        ),
+        ("losses", [f"{LOSS}.loss_mode=dro"], "policy_loss.dro_beta=None: the loss dro needs a number above 0"),
+        ("losses", [f"{LOSS}.loss_mode=bypass_mode"], "add algorithm.rollout_correction.bypass_mode=true"),
+        (
+            "losses",
+            [f"{CORRECTION}.bypass_mode=true", f"{CORRECTION}.rollout_is=token"],
+            "leaves rollout_is and rollout_rs to the policy loss, and only one reads them",
+        ),
+        # With a critic: 256 x 5 episodes in its update, or 100 x 5 / 8.
+        ("critic", [GAE, "critic.ppo_mini_batch_size=320"], "an update of the critic takes more questions than a step"),
+        ("critic", [GAE, "critic.ppo_mini_batch_size=100"], "makes 500 episodes, which 8 training processes cannot"),
+        ("critic", [GAE, "critic.ppo_infer_max_token_len_per_gpu=8703"], "no room for one episode's 8704 tokens"),
+        (
+            "without-effect",
+            [GAE, "critic.use_dynamic_bsz=false"],
+            "fills a critic's micro-batches by tokens in any case",
+        ),
+        ("without-effect", [GAE, "critic.enable=false"], "critic.enable=False: the estimator gae has a critic"),
         (
             "groups",
             ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc"],
@@ -177,6 +207,16 @@ def test_what_cannot_be_trained_is_an_error(rule: str, overrides: list[str], mes
             [f"{ROLLOUT}.val_kwargs.n=4"],
             "val_kwargs.n=4 with val_kwargs.temperature=0 asks for the same answer",
         ),
+        (
+            "losses",
+            [f"{LOSS}.loss_mode=llds"],
+            "protects what an update of the same step has changed, and a step has one",
+        ),
+        (
+            "losses",
+            [f"{LOSS}.llds_coef=0.1"],
+            "llds_coef=0.1 has no effect without actor_rollout_ref.actor.policy_loss.lo",
+        ),
         ("probabilities", [f"{ROLLOUT}.calculate_log_probs=false"], "the alarm likelihood_drop sees none"),
         ("lengths", ["search.max_result_tokens=8192"], "one result take all of data.max_response_length=8192"),
         ("added", ["+trainer.total_epoch=3"], "did you mean 'trainer.total_epochs'?; it has an effect only where"),
@@ -205,6 +245,20 @@ def test_what_is_hardly_meant_is_a_warning(rule: str, overrides: list[str], mess
         [f"{ACTOR}.ulysses_sequence_parallel_size=2", f"{ACTOR}.ppo_max_token_len_per_gpu=4352"],  # 2 x 4352 = 8704
         ["search.max_result_tokens=8191"],
         [f"{ROLLOUT}.n=1", "trainer.val_only=true"],
+        [f"{ROLLOUT}.n=1", "algorithm.adv_estimator=reinforce_plus_plus", "algorithm.gamma=0.9"],
+        [f"{ROLLOUT}.n=1", GAE, "algorithm.lam=0.95", "trainer.critic_warmup=5", "critic.optim.lr=1e-6"],
+        [*LLDS, f"{LOSS}.llds_coef=0.1"],
+        [f"{LOSS}.loss_mode=llds", f"{ACTOR}.ppo_epochs=2", f"{LOSS}.llds_base=gspo"],
+        [f"{CORRECTION}.bypass_mode=true"],
+        [
+            f"{CORRECTION}.rollout_is=sequence",
+            f"{CORRECTION}.rollout_rs=token_k1",
+            f"{CORRECTION}.rollout_rs_threshold=2",
+        ],
+        [
+            *(f"{LOSS}.loss_mode=bypass_mode", f"{CORRECTION}.bypass_mode=true"),
+            *(f"{CORRECTION}.rollout_is=token", f"{CORRECTION}.loss_type=reinforce"),
+        ],
         [f"{ROLLOUT}.val_kwargs.n=4", f"{ROLLOUT}.val_kwargs.temperature=1.0"],
         ["trainer.resume_mode=resume_path", "trainer.resume_from_path=run/best_checkpoint/global_step_7"],
         ["trainer.logger=file"],
@@ -219,9 +273,15 @@ def test_what_fits_has_no_finding(overrides: list[str]) -> None:
 
 
 def test_the_choices_are_verls() -> None:
-    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
     from verl.utils.tracking import Tracking
 
+    import verl_search.trainer.policy_loss  # noqa: F401  # registers LLDS
+
+    # What the others need, this trainer of verl does not hand on: greedy rewards, sums of squared probabilities, rewards
+    # by their parts.
+    refused = {"remax", "optimal_token_baseline", "tir_optimal_token_baseline", "gdpo"}
+    assert set(ESTIMATORS) == set(ADV_ESTIMATOR_REGISTRY) - refused
     assert set(CHOICES[f"{ACTOR}.policy_loss.loss_mode"]) == set(POLICY_LOSS_REGISTRY)
     assert set(LOGGERS) == set(Tracking.supported_backend)
 
@@ -230,6 +290,12 @@ def test_a_cpu_takes_one_kind_of_fsdp() -> None:
     ((rule, _, text),) = findings(f"{ACTOR}.strategy=fsdp", config="cpu")
     assert (rule, text) == ("settings.engines", f"{ACTOR}.strategy=fsdp: only fsdp2 runs on a CPU")
     assert findings(f"{ACTOR}.strategy=fsdp") == []
+
+
+def test_a_critic_on_a_cpu_has_the_same_kind() -> None:
+    ((rule, _, text),) = findings(GAE, "critic.strategy=fsdp", config="cpu")
+    assert (rule, text) == ("settings.critic", "critic.strategy=fsdp: only fsdp2 runs on a CPU")
+    assert findings(GAE, "critic.strategy=fsdp") == []
 
 
 def test_a_group_is_judged_by_what_its_episodes_are_measured_by() -> None:

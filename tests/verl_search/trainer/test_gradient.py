@@ -1,13 +1,15 @@
-"""The gradient of a step's trajectories is that of the formula: masked GRPO with a low-variance KL, written out here.
+"""The gradient of a step's trajectories is that of the formula, written out here: each estimator, PPO's clipped loss with
+a low-variance KL, LLDS, and the loss of a critic.
 
 From the episodes on everything is what training runs: the agent loop's output, the advantage that the config names,
-verl's loss with the shipped actor config. The reference loops over groups, trajectories and sampled tokens in float64.
+verl's loss with the shipped config. The reference loops over trajectories and sampled tokens in float64; its advantages
+are those of formulas.py.
 """
 
-import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +18,17 @@ from tensordict import TensorDict
 from transformers import AutoModelForCausalLM
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.protocol import DataProto
-from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.tensordict_utils import assign_non_tensor
-from verl.workers.utils.losses import ppo_loss
+from verl.workers.config import CriticConfig
+from verl.workers.utils.losses import ppo_loss, value_loss
 
-import verl_search.trainer.trainer  # noqa: F401  # registers the advantage
 from flashrag.episode import EndReason, Episode, Segment, Source
 from tests.verl_search.composing import composed
 from tests.verl_search.rewarding import rewarded_trajectory
+from tests.verl_search.trainer.formulas import Row, reference_advantages, reference_gae
 from verl_search.rollout.agent_loop import agent_loop_output
+from verl_search.trainer.advantage import compared_advantages
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 TOKENS = range(10, 200)
@@ -83,26 +86,42 @@ def nested(rows: list[torch.Tensor]) -> torch.Tensor:
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
-def trained_loss(*overrides: str) -> torch.Tensor:
-    config = composed("demo", "actor_rollout_ref.model.path=unused", *overrides)
-    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+def rows() -> list[Row]:
+    return [(group, o.reward_score or 0.0, o.response_mask) for group, o in zip("aaabbb", outputs(), strict=True)]
+
+
+def values() -> list[list[float]]:
+    """What a critic said of each token of the responses."""
+    rng = np.random.default_rng(5)
+    return [rng.normal(size=len(output.response_ids)).round(3).tolist() for output in outputs()]
+
+
+def trained_step(config: Any) -> TensorDict:
+    """The batch of a step as a worker gets it, from the outputs of the agent loop."""
     batch = outputs()
     masks = [torch.tensor(output.response_mask) for output in batch]
     scores = [torch.zeros(len(mask)) for mask in masks]
     for score, output in zip(scores, batch, strict=True):
         score[-1] = output.reward_score
-    padded = {"response_mask": nested(masks), "token_level_rewards": nested(scores)}
+    of_critic = [torch.tensor(row) for row in values()]
+    padded = {"response_mask": nested(masks), "token_level_rewards": nested(scores), "values": nested(of_critic)}
     data = DataProto.from_dict(
         {key: value.to_padded_tensor(0) for key, value in padded.items()},
         non_tensors={"uid": np.array(list("aaabbb"), dtype=object)},
     )
-    advantages = compute_advantage_for_multi_trajectories(
+    found = compared_advantages(
         data,
         batch_keys=[f"{'aaabbb'[i]}_{i}_0" for i in range(6)],
         adv_estimator=config.algorithm.adv_estimator,
+        gamma=config.algorithm.gamma,
+        lam=config.algorithm.lam,
         norm_adv_by_std_in_grpo=config.algorithm.norm_adv_by_std_in_grpo,
         config=config.algorithm,
-    ).batch["advantages"]
+    ).batch
+    of_tokens = {
+        name: nested([row[: len(mask)] for row, mask in zip(found[name], masks, strict=True)])
+        for name in ("advantages", "returns")
+    }
     step = TensorDict(
         {
             "prompts": nested([torch.tensor(output.prompt_ids) for output in batch]),
@@ -110,56 +129,79 @@ def trained_loss(*overrides: str) -> torch.Tensor:
             "response_mask": padded["response_mask"],
             "old_log_probs": nested([shifted(output, seed) for seed, output in enumerate(batch)]),
             "ref_log_prob": nested([shifted(output, 100 + seed) for seed, output in enumerate(batch)]),
-            "advantages": nested([row[: len(mask)] for row, mask in zip(advantages, masks, strict=True)]),
+            "values": padded["values"],
+            **of_tokens,
         },
         batch_size=len(batch),
     )
     n_tokens = sum(int(mask.sum()) for mask in masks)
     assign_non_tensor(step, dp_size=1, batch_num_tokens=n_tokens, global_batch_size=len(batch))
+    return step
+
+
+def trained_loss(*overrides: str) -> torch.Tensor:
+    config = composed("demo", "actor_rollout_ref.model.path=unused", *overrides)
     # verl's engines give a value for every position; the last one predicts nothing.
-    policy = nested([torch.cat([log_probs(output), torch.zeros(1)]) for output in batch])
-    loss, _ = ppo_loss(actor, {"log_probs": policy}, step)
+    policy = nested([torch.cat([log_probs(output), torch.zeros(1)]) for output in outputs()])
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    loss, _ = ppo_loss(actor, {"log_probs": policy}, trained_step(config))
     return loss
 
 
 def reference_loss(
     *,
+    estimator: str = "grpo",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     kl_coef: float = 0.001,
-    by_deviation: bool = True,
-    token_mean: bool = True,
+    llds_coef: float = 0.0,
+    constant_length: int | None = None,
 ) -> torch.Tensor:
-    """-E[min(r A, clip(r) A)] + kl_coef * E[exp(q) - q - 1] over the sampled tokens.
+    """-E[min(r A, clip(r) A)] + kl_coef * E[exp(q) - q - 1] + llds_coef * LLDS over the sampled tokens.
 
-    r = p / p_old, q = log p_ref - log p, A a trajectory's advantage within its group.
+    r = p / p_old, q = log p_ref - log p. The sixth episode's search failed: it adds nothing.
     """
-    batch = outputs()[:5]  # the sixth carries no loss and is in no group
-    members = {0: (0, 1, 2), 1: (3, 4)}
     total = torch.zeros((), dtype=torch.float64)
-    sampled_tokens = sum(sum(output.response_mask) for output in batch)
-    longest = max(len(output.response_ids) for output in outputs())
-    for group in members.values():
-        rewards = [batch[i].reward_score or 0.0 for i in group]
-        mean = sum(rewards) / len(rewards)
-        deviation = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
-        for i, reward in zip(group, rewards, strict=True):
-            advantage = (reward - mean) / (deviation + 1e-6) if by_deviation else reward - mean
-            response = log_probs(batch[i])[-len(batch[i].response_ids) :].double()
-            old, ref = shifted(batch[i], i).double(), shifted(batch[i], 100 + i).double()
-            for t, sampled in enumerate(batch[i].response_mask):
-                if not sampled:
-                    continue
-                ratio = torch.exp(response[t] - old[t])
-                clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
-                gain = torch.minimum(ratio * advantage, clipped * advantage)
-                if advantage < 0:
-                    gain = torch.maximum(gain, torch.tensor(dual_clip * advantage, dtype=torch.float64))
-                q = ref[t] - response[t]
-                total = total - gain + kl_coef * (torch.exp(q) - q - 1)
+    advantages = reference_advantages(estimator, rows(), values())
+    for i, (output, of_tokens) in enumerate(zip(outputs()[:5], advantages[:5], strict=True)):
+        response = log_probs(output)[-len(output.response_ids) :].double()
+        old, ref = shifted(output, i).double(), shifted(output, 100 + i).double()
+        for t, (sampled, advantage) in enumerate(zip(output.response_mask, of_tokens, strict=True)):
+            if not sampled:
+                continue
+            ratio = torch.exp(response[t] - old[t])
+            clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
+            gain = torch.minimum(ratio * advantage, clipped * advantage)
+            if advantage < 0:
+                gain = torch.maximum(gain, torch.tensor(dual_clip * advantage, dtype=torch.float64))
+            q = ref[t] - response[t]
+            total = total - gain + kl_coef * (torch.exp(q) - q - 1)
+        for action in actions(output.response_mask):
+            kept = [t for t in action if of_tokens[t] >= 0]
+            lost = [old[t] - response[t] for t in kept]
+            if sum(lost) > 0:
+                total = total + llds_coef * sum(each for each in lost if each > 0)
     # Dr.GRPO: a constant length in place of the batch's own; upstream's mean is over all sequences of the batch.
-    return total / sampled_tokens if token_mean else total / (len(outputs()) * longest)
+    return total / (len(outputs()) * constant_length if constant_length else sum(sum(mask) for _, _, mask in rows()))
+
+
+def actions(mask: list[int]) -> list[list[int]]:
+    """The runs of sampled tokens."""
+    runs: list[list[int]] = [[]]
+    for t, sampled in enumerate(mask):
+        if sampled:
+            runs[-1].append(t)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+DR_GRPO = (
+    "algorithm.norm_adv_by_std_in_grpo=false",
+    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+    "actor_rollout_ref.actor.loss_scale_factor=384",
+)
 
 
 @pytest.mark.parametrize(
@@ -168,17 +210,20 @@ def reference_loss(
         ([], {}),
         (["actor_rollout_ref.actor.kl_loss_coef=0.5"], {"kl_coef": 0.5}),
         (["actor_rollout_ref.actor.clip_ratio_high=0.5"], {"clip_high": 0.5}),
+        ([*DR_GRPO], {"estimator": "dr_grpo", "constant_length": 384}),
+        *(
+            ([f"algorithm.adv_estimator={name}"], {"estimator": name})
+            for name in ("rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae", "opo", "gpg")
+        ),
+        (["actor_rollout_ref.actor.policy_loss.loss_mode=llds"], {"llds_coef": 0.2}),
         (
-            [
-                "algorithm.norm_adv_by_std_in_grpo=false",
-                "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
-            ],
-            {"by_deviation": False, "token_mean": False},
+            ["actor_rollout_ref.actor.policy_loss.loss_mode=llds", "algorithm.adv_estimator=gae"],
+            {"llds_coef": 0.2, "estimator": "gae"},
         ),
     ],
-    ids=["grpo", "kl", "clip-higher", "dr-grpo"],
+    ids=lambda value: "-".join(word.rpartition(".")[2] for word in value) if isinstance(value, list) else "",
 )
-def test_the_gradient_is_that_of_the_formula(overrides: list[str], formula: dict[str, float]) -> None:
+def test_the_gradient_is_that_of_the_formula(overrides: list[str], formula: dict[str, Any]) -> None:
     expected = flat_gradient(reference_loss(**formula))
     actual = flat_gradient(trained_loss(*overrides))
     assert expected.norm() > 1e-3
@@ -189,5 +234,37 @@ def test_the_gradient_is_that_of_the_formula(overrides: list[str], formula: dict
 def test_the_formulas_differ() -> None:
     # Else the test above could not tell the variants apart.
     grpo = flat_gradient(reference_loss())
-    for other in ({"kl_coef": 0.5}, {"clip_high": 0.5}, {"by_deviation": False}, {"token_mean": False}):
+    names = ("dr_grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae", "opo", "gpg")
+    for other in ({"kl_coef": 0.5}, {"clip_high": 0.5}, {"llds_coef": 0.2}, *({"estimator": name} for name in names)):
         assert (flat_gradient(reference_loss(**other)) - grpo).norm() / grpo.norm() > 1e-2
+
+
+def test_the_gradient_of_a_critic_is_that_of_the_formula() -> None:
+    """max((v - R)^2, (clip(v, v_old) - R)^2) / 2, over the sampled tokens of the episodes whose search did not fail."""
+    config = composed("demo", "algorithm.adv_estimator=gae")
+    now = [
+        torch.tensor(row, dtype=torch.float64) + 0.7 * torch.randn(len(row), generator=torch.Generator().manual_seed(i))
+        for i, row in enumerate(values())
+    ]
+    for row in now:
+        row.requires_grad_()
+    _, returns = reference_gae(rows(), values(), 1.0, 1.0)
+    total = torch.zeros((), dtype=torch.float64)
+    for row, old, aims, (_, _, mask) in zip(now, values(), returns, rows(), strict=True):
+        for t in [t for t, sampled in enumerate(mask) if sampled]:
+            clipped = row[t].clamp(old[t] - 0.5, old[t] + 0.5)
+            total = total + torch.maximum((row[t] - aims[t]) ** 2, (clipped - aims[t]) ** 2) / 2
+    (total / sum(sum(mask) for _, _, mask in rows())).backward()
+    expected = [torch.zeros(len(row)) if row.grad is None else row.grad for row in now]
+    critic = CriticConfig(strategy="fsdp2", use_dynamic_bsz=True, cliprange_value=config.critic.cliprange_value)
+    # A value belongs to the position before its token.
+    said = [row.detach().float().requires_grad_() for row in now]
+    places = [len(output.prompt_ids) - 1 for output in outputs()]
+    everywhere = [torch.cat([torch.zeros(n), row, torch.zeros(1)]) for n, row in zip(places, said, strict=True)]
+    loss, _ = value_loss(critic, {"values": nested(everywhere)}, trained_step(config))
+    loss.backward()
+    for actual, reference in zip(said, expected, strict=True):
+        assert actual.grad is not None
+        assert (actual.grad - reference).abs().max() < 1e-6
+    assert said[5].grad is not None and not said[5].grad.any(), "a failed search teaches the critic nothing"
+    assert sum(row.grad.abs().sum() for row in said[:5] if row.grad is not None) > 0.5

@@ -1,4 +1,4 @@
-"""verl's FSDP2 language-model engine for the CPU platform; imported through `model.external_lib`."""
+"""verl's FSDP2 engines for the CPU platform; imported through `model.external_lib`, and for a critic by critic.py."""
 
 from functools import cached_property
 from typing import Any
@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.torch_functional import entropy_from_logits, logprobs_from_logits
 from verl.workers.engine.base import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from verl_search.platform import shared_prefix
 from verl_search.platform.shared_prefix import PackedRow, has_plain_attention
@@ -53,6 +53,11 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     def _packs(self, micro_batch: TensorDict) -> bool:
         unusual = (tu.get_non_tensor_data(data=micro_batch, key=key, default=False) for key in NEEDS_ALL_LOGITS)
         return self._attention_is_plain and not any(unusual)
+
+
+@EngineRegistry.register(model_type="value_model", backend="fsdp2", device="cpu")
+class CPUEngineWithValueHead(FSDPEngineWithValueHead):
+    """Upstream's engine of a critic, whose micro-batches are padded."""
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +122,13 @@ def replace_tracking(tracking: type) -> None:
     trainer_base.Tracking = tracking
 
 
+def replace_advantages(advantages: Callable[..., Any]) -> None:
+    """Make upstream's trainer compute advantages by `advantages`."""
+    from verl.trainer.ppo.v1 import trainer_base
+
+    trainer_base.compute_advantage_for_multi_trajectories = advantages
+
+
 def upstream_task_runner() -> Any:
     """Upstream's task runner as a plain object, to be run within an actor of our own."""
     from verl.trainer.main_ppo import TaskRunnerV1
@@ -193,6 +200,19 @@ def keep_fused_head_in_root_unit() -> None:
         return [unit for unit in found if not (is_fused and unit is model.get_output_embeddings())]
 
     fsdp_utils._select_fsdp2_wrap_targets = units
+
+
+def load_critics_with_their_attention() -> None:
+    """Let a critic load with the attention of its config: upstream asks for flash attention, installed or not."""
+    from transformers import AutoModelForTokenClassification
+    from verl.utils import model
+
+    def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
+        return AutoModelForTokenClassification.from_pretrained(
+            local_path, dtype=torch_dtype, config=model_config, trust_remote_code=trust_remote_code
+        )
+
+    model.load_valuehead_model = load
 
 
 def keep_plain_vllm_weights() -> None:

@@ -101,6 +101,31 @@ def engines(config: DictConfig) -> Iterator[Finding]:
         yield error(f"{ACTOR}.strategy={config.actor_rollout_ref.actor.strategy}: only fsdp2 runs on a CPU")
 
 
+def critic(config: DictConfig) -> Iterator[Finding]:
+    if config.algorithm.adv_estimator != "gae":
+        return
+    own, mini, n = config.critic, config.critic.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
+    if config.data.train_batch_size < mini:
+        yield error(
+            f"critic.ppo_mini_batch_size={mini}: an update of the critic takes more questions than a step has "
+            f"(data.train_batch_size={config.data.train_batch_size}); lower it"
+        )
+    shards = _processes(config) // max(1, own.fsdp.ulysses_sequence_parallel_size)
+    if shards and mini * n % shards:
+        yield error(
+            f"critic.ppo_mini_batch_size={mini} times {ROLLOUT}.n={n} makes {mini * n} episodes, which {shards} "
+            f"training processes cannot share evenly; give multiples of {shards}"
+        )
+    sequence, tokens = (
+        config.data.max_prompt_length + config.data.max_response_length,
+        own.ppo_infer_max_token_len_per_gpu,
+    )
+    if tokens is not None and tokens < sequence:
+        yield error(f"critic.ppo_infer_max_token_len_per_gpu={tokens} has no room for one episode's {sequence} tokens")
+    if config.trainer.device == "cpu" and own.strategy != "fsdp2":
+        yield error(f"critic.strategy={own.strategy}: only fsdp2 runs on a CPU")
+
+
 def lengths(config: DictConfig) -> Iterator[Finding]:
     data, rollout = config.data, config.actor_rollout_ref.rollout
     for own, of_data in (("prompt_length", "max_prompt_length"), ("response_length", "max_response_length")):

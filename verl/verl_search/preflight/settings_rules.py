@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from flashrag.preflight import Finding, Rule, error, warning
-from verl_search.preflight.batch_rules import ACTOR, ROLLOUT, batches, engines, is_count, lengths, micro_batching_agrees
+from verl_search.composition import shipped_settings
+from verl_search.preflight.batch_rules import (
+    ACTOR,
+    ROLLOUT,
+    batches,
+    critic,
+    engines,
+    is_count,
+    lengths,
+    micro_batching_agrees,
+)
 from verl_search.preflight.upstream_settings import added_settings, settings_without_effect
 
 COUNTS = (
@@ -20,6 +30,8 @@ COUNTS = (
     "data.max_response_length",
     f"{ACTOR}.ppo_mini_batch_size",
     f"{ACTOR}.ppo_epochs",
+    "critic.ppo_mini_batch_size",
+    "critic.ppo_epochs",
     f"{ACTOR}.ulysses_sequence_parallel_size",
     f"{ROLLOUT}.n",
     f"{ROLLOUT}.val_kwargs.n",
@@ -38,6 +50,7 @@ COUNTS_OR_NULL = (
     "data.val_batch_size",
     f"{ACTOR}.ppo_max_token_len_per_gpu",
     f"{ACTOR}.ppo_micro_batch_size_per_gpu",
+    "critic.ppo_infer_max_token_len_per_gpu",
     f"{ROLLOUT}.max_model_len",
     f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
     "trainer.total_training_steps",
@@ -56,14 +69,25 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     f"{ACTOR}.optim.clip_grad": (lambda value: value > 0, "a number above 0"),
     f"{ACTOR}.clip_ratio": (lambda value: value > 0, "a number above 0"),
     f"{ACTOR}.kl_loss_coef": (lambda value: value >= 0, "a number from 0 on"),
+    f"{ACTOR}.policy_loss.llds_coef": (lambda value: value >= 0, "a number from 0 on"),
+    "algorithm.gamma": (lambda value: 0 < value <= 1, "a number above 0, up to 1"),
+    "algorithm.lam": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
 }
+# Those that compare the answers to a question with each other, and those that do not.
+GROUP_ESTIMATORS = (
+    *("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "reinforce_plus_plus_baseline", "opo", "gpg"),
+)
+ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce_plus_plus", "gae")
+_LOSSES = (
+    *("vanilla", "dppo_tv", "dppo_kl", "gspo", "sapo", "gpg", "clip_cov", "kl_cov", "geo_mean", "dro", "cispo"),
+    "bypass_mode",
+)
 _KL = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
 CHOICES: dict[str, tuple[str | None, ...]] = {
     f"{ACTOR}.kl_loss_type": (*_KL, *(f"{name}+" for name in _KL)),
-    f"{ACTOR}.policy_loss.loss_mode": (
-        *("vanilla", "dppo_tv", "dppo_kl", "gspo", "sapo", "gpg", "clip_cov", "kl_cov", "geo_mean", "dro", "cispo"),
-        "bypass_mode",
-    ),
+    f"{ACTOR}.policy_loss.loss_mode": (*_LOSSES, "llds"),
+    f"{ACTOR}.policy_loss.llds_base": _LOSSES,
+    "algorithm.adv_estimator": ESTIMATORS,
     f"{ACTOR}.optim.lr_scheduler_type": ("constant", "cosine"),
     "algorithm.kl_ctrl.type": ("fixed", "adaptive"),
     "algorithm.rollout_correction.rollout_is": (None, "token", "sequence"),
@@ -119,10 +143,10 @@ def frequencies(config: DictConfig) -> Iterator[Finding]:
 
 def groups(config: DictConfig) -> Iterator[Finding]:
     rollout, algorithm = config.actor_rollout_ref.rollout, config.algorithm
-    if rollout.n == 1 and not config.trainer.val_only:
+    if rollout.n == 1 and algorithm.adv_estimator in GROUP_ESTIMATORS and not config.trainer.val_only:
         yield error(
-            f"{ROLLOUT}.n=1: GRPO compares the answers to one question with each other, so a single one teaches "
-            "nothing; give 2 or more (--rollout_n)"
+            f"{ROLLOUT}.n=1: {algorithm.adv_estimator} compares the answers to one question with each other, so a "
+            "single one teaches nothing; give 2 or more (--rollout_n)"
         )
     if algorithm.filter_groups.enable and algorithm.filter_groups.metric not in GROUP_METRICS:
         yield error(
@@ -133,6 +157,33 @@ def groups(config: DictConfig) -> Iterator[Finding]:
         yield warning(
             f"{ROLLOUT}.val_kwargs.n={rollout.val_kwargs.n} with val_kwargs.temperature=0 asks for the same answer "
             "each time; set n=1, or a temperature above 0"
+        )
+
+
+def losses(config: DictConfig) -> Iterator[Finding]:
+    actor, correction = config.actor_rollout_ref.actor, config.algorithm.rollout_correction
+    loss = actor.policy_loss
+    used = loss.llds_base if loss.loss_mode == "llds" else loss.loss_mode
+    if used == "dro" and not (loss.dro_beta or 0) > 0:
+        yield error(f"{ACTOR}.policy_loss.dro_beta={loss.dro_beta}: the loss dro needs a number above 0")
+    if used == "bypass_mode" and not correction.bypass_mode:
+        yield error(
+            "the policy loss bypass_mode takes the engine's probabilities for the old ones; add "
+            "algorithm.rollout_correction.bypass_mode=true"
+        )
+    elif correction.bypass_mode and used != "bypass_mode" and (correction.rollout_is or correction.rollout_rs):
+        yield error(
+            "algorithm.rollout_correction.bypass_mode=true leaves rollout_is and rollout_rs to the policy loss, and only "
+            f"one reads them; add {ACTOR}.policy_loss.loss_mode=bypass_mode, or leave bypass_mode at false"
+        )
+    for name in ("llds_base", "llds_coef") if loss.loss_mode != "llds" else ():
+        if loss[name] != shipped_settings("research")[key := f"{ACTOR}.policy_loss.{name}"]:
+            yield warning(f"{key}={loss[name]} has no effect without {ACTOR}.policy_loss.loss_mode=llds")
+    one_update = config.data.train_batch_size <= actor.ppo_mini_batch_size and actor.ppo_epochs == 1
+    if loss.loss_mode == "llds" and one_update and not correction.bypass_mode:
+        yield warning(
+            f"{ACTOR}.policy_loss.loss_mode=llds protects what an update of the same step has changed, and a step has "
+            f"one update only; lower {ACTOR}.ppo_mini_batch_size (--ppo_mini_batch_size), or raise {ACTOR}.ppo_epochs"
         )
 
 
@@ -220,6 +271,8 @@ SETTINGS_RULES: dict[str, Rule[DictConfig]] = {
     "settings.batches": _once_counts_hold(batches),
     "settings.engines": _once_counts_hold(engines),
     "settings.lengths": _once_counts_hold(lengths),
+    "settings.losses": _once_counts_hold(losses),
+    "settings.critic": _once_counts_hold(critic),
     "settings.probabilities": probabilities,
     "settings.micro-batching": micro_batching_agrees,
     "settings.determinism": determinism,

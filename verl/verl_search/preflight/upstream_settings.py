@@ -68,7 +68,10 @@ def settings_without_effect(config: DictConfig) -> Iterator[Finding]:
         if entry and not (entry.allows(key, written) or entry.allows(key, OmegaConf.select(config, key))):
             changed.setdefault(entry.keys, []).append(key)
     for entry in unhonoured_settings():
-        has_effect = any(OmegaConf.select(config, key) == value for key, value in entry.unless.items())
+        has_effect = any(
+            OmegaConf.select(config, key) in (values if isinstance(values, list) else [values])
+            for key, values in entry.unless.items()
+        )
         if entry.keys in changed and not has_effect:
             told = ", ".join(f"{key}={OmegaConf.select(config, key)}" for key in changed[entry.keys])
             yield (error if entry.verdict == "refuse" else warning)(f"{told}: {entry.reason}")

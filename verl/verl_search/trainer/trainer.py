@@ -14,12 +14,17 @@ from ray.exceptions import RayActorError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-import verl_search.trainer.advantage  # noqa: F401  # registers the estimator that the config names
 from flashrag.prompts import write_record
 from verl_search.platform.ray_cluster import private_variables
 from verl_search.platform.ray_nodes import check_each_node, hand_over, on_this_node
-from verl_search.platform.upstream import replace_sync_trainer, replace_tracking, upstream_task_runner
+from verl_search.platform.upstream import (
+    replace_advantages,
+    replace_sync_trainer,
+    replace_tracking,
+    upstream_task_runner,
+)
 from verl_search.settings import SearchSettings
+from verl_search.trainer.advantage import compared_advantages
 from verl_search.trainer.alarm_watch import AlarmWatch
 from verl_search.trainer.stopping import StopTraining
 from verl_search.trainer.tracking import OptionalTracking
@@ -121,6 +126,7 @@ class SearchTaskRunner:
     def run(self, config: Any) -> None:
         replace_sync_trainer(SearchTrainer)
         replace_tracking(OptionalTracking)
+        replace_advantages(compared_advantages)
         upstream_task_runner().run(config)
 
 

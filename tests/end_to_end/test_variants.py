@@ -1,0 +1,73 @@
+"""Estimators and policy losses for two steps on the real engines, in the demo's world. Over a minute each on two cores.
+
+The slow lane runs PPO with a critic, which has an engine of its own. The others, by their names or `all`:
+`RESEARCH_TEST_VARIANTS=rloo,llds python -m pytest -n 0 -m slow tests/end_to_end/test_variants.py`.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_training import assert_sane, train
+from training.demo.folder import DemoRun
+from training.demo.run import ENCODER, build_index, retrieval_server, write_data
+
+pytestmark = pytest.mark.slow
+ACTOR = "actor_rollout_ref.actor"
+TWO_UPDATES = "--ppo_mini_batch_size=2"  # of two questions each: from the second on the ratio is not 1
+VARIANTS = {
+    "gae": ("algorithm.adv_estimator=gae", "trainer.critic_warmup=2"),
+    "dr_grpo": (
+        "algorithm.norm_adv_by_std_in_grpo=false",
+        f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm",
+        f"{ACTOR}.loss_scale_factor=500",
+    ),
+    **{
+        name: (f"algorithm.adv_estimator={name}",)
+        for name in ("rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "opo", "gpg", "grpo_passk")
+    },
+    **{name: (f"{ACTOR}.policy_loss.loss_mode={name}", TWO_UPDATES) for name in ("llds", "gspo", "cispo", "sapo")},
+    "tis": ("algorithm.rollout_correction.rollout_is=token", "algorithm.rollout_correction.rollout_is_threshold=2.0"),
+    "bypass": (
+        "algorithm.rollout_correction.bypass_mode=true",
+        "algorithm.rollout_correction.loss_type=reinforce",
+        "algorithm.rollout_correction.rollout_is=token",
+        f"{ACTOR}.policy_loss.loss_mode=bypass_mode",
+    ),
+}
+CHOSEN = os.environ.get("RESEARCH_TEST_VARIANTS", "gae")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a server over the demo's world, and the folder of its questions."""
+    run = DemoRun(output_dir=tmp_path_factory.mktemp("demo"))
+    run.open()
+    write_data(run)
+    build_index(run)
+    (run.world / "dev.parquet").rename(run.world / "test.parquet")
+    files = {"index_path": str(run.index), "corpus_path": str(run.corpus)}
+    model = {"retrieval_method": "minilm", "retrieval_model_path": ENCODER}
+    with retrieval_server({**model, **files}, run.logs) as url:
+        yield url, run.world
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", VARIANTS if CHOSEN == "all" else CHOSEN.split(","))
+def test_a_variant_trains(name: str, demo: tuple[str, Path], tmp_path: Path) -> None:
+    url, data = demo
+    metrics = train(
+        *(tmp_path / "run", url, data, "trainer.total_training_steps=2", f"{ACTOR}.optim.lr=1e-5", "search.seed=0"),
+        *VARIANTS[name],
+    )
+    assert sorted(metrics) == [1, 2]
+    for step, step_metrics in metrics.items():
+        if name == "gae":
+            assert step_metrics["critic/grad_norm"] > 0.0
+            assert abs(step_metrics["critic/values/mean"]) < 10.0
+        if name != "gae" or step == 2:  # in step 1 only the critic is trained
+            assert_sane(step_metrics)
+    assert metrics[2]["actor/grad_norm"] > 0.0
+    print(f"{name}: {metrics[2]['actor/grad_norm']=:.3f} {metrics[2].get('actor/llds')=} {sorted(metrics[2])}")
