@@ -44,7 +44,7 @@ PUBLISHED = {
     "trainer.test_freq": 10,
     "trainer.total_epochs": 10,
     "trainer.val_before_train": True,
-    "algorithm.adv_estimator": "search_grpo",
+    "algorithm.adv_estimator": "grpo",
     "algorithm.use_kl_in_reward": False,
     "actor_rollout_ref.actor.optim.lr": 1e-6,
     "actor_rollout_ref.actor.use_kl_loss": True,

@@ -78,7 +78,7 @@ def test_the_packed_attention_of_the_cpu_is_not_there_on_gpus() -> None:
     named = {path.stem for path in CONFIG_DIR.glob("*.yaml") if "platform.engine" in path.read_text(encoding="utf-8")}
     assert named == {"cpu", "warm_start_cpu"}
     on_gpus = composed("research").actor_rollout_ref.model
-    assert on_gpus.external_lib is None
+    assert on_gpus.external_lib == "verl_search.platform.fused_head"
     assert "research" in yaml.safe_load((CONFIG_DIR / "cpu.yaml").read_text(encoding="utf-8"))["defaults"]
 
 

@@ -278,8 +278,8 @@ def test_the_choices_are_verls() -> None:
 
     import verl_search.trainer.policy_loss  # noqa: F401  # registers LLDS
 
-    # What the others need, this trainer of verl does not hand on: greedy rewards, sums of squared probabilities, rewards
-    # by their parts.
+    # This trainer of verl does not hand on what the others need: greedy rewards, sums of squared probabilities, and
+    # rewards by their parts.
     refused = {"remax", "optimal_token_baseline", "tir_optimal_token_baseline", "gdpo"}
     assert set(ESTIMATORS) == set(ADV_ESTIMATOR_REGISTRY) - refused
     assert set(CHOICES[f"{ACTOR}.policy_loss.loss_mode"]) == set(POLICY_LOSS_REGISTRY)

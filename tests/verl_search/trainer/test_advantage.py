@@ -155,4 +155,4 @@ def test_the_trainer_s_process_computes_advantages_so(monkeypatch: pytest.Monkey
     monkeypatch.setattr(trainer_base, "Tracking", None)
     monkeypatch.setitem(trainer_base.TRAINER_REGISTRY, "sync", object)
     monkeypatch.setattr(trainer, "upstream_task_runner", Runner)
-    trainer.SearchTaskRunner.__ray_metadata__.modified_class().run({})
+    trainer.SearchTaskRunner.__ray_metadata__.modified_class({}).run({})

@@ -1,5 +1,6 @@
-"""The gradient of a step's trajectories is that of the formula, written out here: each estimator, PPO's clipped loss with
-a low-variance KL, LLDS, and the loss of a critic.
+"""The gradient of a step's trajectories is that of the formula, written out here.
+
+Of each estimator, of PPO's clipped loss with a low-variance KL, of LLDS, and of a critic's loss.
 
 From the episodes on everything is what training runs: the agent loop's output, the advantage that the config names,
 verl's loss with the shipped config. The reference loops over trajectories and sampled tokens in float64; its advantages

@@ -194,10 +194,10 @@ def keep_fused_head_in_root_unit() -> None:
     original = fsdp_utils._select_fsdp2_wrap_targets
 
     @functools.wraps(original)
-    def units(model: Any, layer_names: Any) -> list[Any]:
-        found = original(model, layer_names)
-        is_fused = getattr(model, "_verl_fused_kernels_backend", None) is not None
-        return [unit for unit in found if not (is_fused and unit is model.get_output_embeddings())]
+    def units(root: Any, layer_names: Any) -> list[Any]:
+        found = original(root, layer_names)
+        is_fused = getattr(root, "_verl_fused_kernels_backend", None) is not None
+        return [unit for unit in found if not (is_fused and unit is root.get_output_embeddings())]
 
     fsdp_utils._select_fsdp2_wrap_targets = units
 

@@ -173,8 +173,8 @@ def losses(config: DictConfig) -> Iterator[Finding]:
         )
     elif correction.bypass_mode and used != "bypass_mode" and (correction.rollout_is or correction.rollout_rs):
         yield error(
-            "algorithm.rollout_correction.bypass_mode=true leaves rollout_is and rollout_rs to the policy loss, and only "
-            f"one reads them; add {ACTOR}.policy_loss.loss_mode=bypass_mode, or leave bypass_mode at false"
+            "algorithm.rollout_correction.bypass_mode=true leaves rollout_is and rollout_rs to the policy loss, and "
+            f"only one reads them; add {ACTOR}.policy_loss.loss_mode=bypass_mode, or leave bypass_mode at false"
         )
     for name in ("llds_base", "llds_coef") if loss.loss_mode != "llds" else ():
         if loss[name] != shipped_settings("research")[key := f"{ACTOR}.policy_loss.{name}"]:

@@ -1,7 +1,7 @@
 """Advantages without the episodes whose search failed, by the estimator of verl's that the config names.
 
-Such an episode carries no loss (agent_loop.py), so it is recognised by its empty mask. Its reward does not depend on the
-policy: in the baseline of its group, or in the mean and deviation of the batch, it would move the advantages of the
+Such an episode carries no loss (agent_loop.py), so it is recognised by its empty mask. Its reward does not depend on
+the policy: in the baseline of its group, or in the mean and deviation of the batch, it would move the advantages of the
 others. So the estimator sees only the episodes that can be compared, and the others get 0. The formulas are verl's
 (docs/training.md names their papers); upstream.py puts `compared_advantages` in the place of verl's function.
 """
