@@ -31,7 +31,7 @@ from verl_search.composition import (
     register_with_hydra,
 )
 from verl_search.platform.kernels import complete_kernels
-from verl_search.platform.ray_cluster import configured_ray, own_cpus, ray_init_settings
+from verl_search.platform.ray_cluster import collect_rarely, configured_ray, own_cpus, ray_init_settings
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import preflight
 from verl_search.preflight.sizes import bucket_megabytes
@@ -166,6 +166,7 @@ def run_composed(config: DictConfig) -> None:
 @exit_on_user_error
 def main() -> None:
     """Let Hydra compose the config of the command line; its own flags work too (--cfg job), except --multirun."""
+    collect_rarely()
     check_command_line(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints an error over several lines and exits with code 1
     register_with_hydra()

@@ -307,9 +307,12 @@ def test_what_a_run_reserves(name: str, overrides: list[str], cpus: int):
 
 
 OWN_RAY = """
+import gc
 import ray
-ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False)
-print("cpus:", ray.cluster_resources()["CPU"])
+from verl_search.platform.ray_cluster import ENTER_PROCESS
+runtime_env = {"worker_process_setup_hook": ENTER_PROCESS}
+ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, runtime_env=runtime_env)
+print("cpus:", ray.cluster_resources()["CPU"], "collects at:", ray.get(ray.remote(lambda: gc.get_threshold()).remote()))
 """
 
 
@@ -338,7 +341,7 @@ def test_a_real_cluster_is_asked_and_a_run_of_its_own_leaves_it_alone():
             log = Path(folder) / "own.log"
             own = start_process([sys.executable, "-c", OWN_RAY], log, environment)
             assert own.wait(150) == 0, tail(log)
-            assert "cpus: 3.0" in log.read_text()
+            assert "cpus: 3.0 collects at: (50000, 20, 20)" in log.read_text()
             check_ray(choice, NEEDS)
         finally:
             stop_process(head)

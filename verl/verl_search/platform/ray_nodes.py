@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flashrag.errors import UserError
 from flashrag.system.network import interface_of
-from verl_search.platform.ray_cluster import FOLDER_VARIABLE, private_variables
+from verl_search.platform.ray_cluster import FOLDER_VARIABLE, collect_rarely, private_variables
 
 ANSWER_S = 120.0
 REMEDY = (
@@ -30,6 +30,7 @@ def enter_run() -> None:
     A node without the folder is told by `check_each_node`. Gloo would listen where the machine's name leads, which on
     many machines is 127.0.1.1; here it listens where the other nodes reach this one.
     """
+    collect_rarely()
     if (folder := Path(os.environ[FOLDER_VARIABLE])).is_dir():
         os.chdir(folder)
     if interface := interface_of(ray.util.get_node_ip_address()):
