@@ -46,6 +46,8 @@ RUN_SH, DEMO = "training.launch", "training.demo.run"
 def module_and_arguments(text: str) -> tuple[str, list[str]]:
     """The Python module behind a command of ours, and the arguments that reach it."""
     words = [word for word in shlex.split(text) if word != "…"]
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
     if words[0] in ("bash", "python", "python3"):
         words = words[1:]
     program, arguments = words[0], words[1:]

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tests.docs.pages import commands, pages
-from tests.training.test_recipe import FACTS, PATHS, RECIPES, composed
+from tests.training.test_recipe import FACTS, PATHS, RECIPES, composed, gpu_bytes
 from training.recipe import all_recipes, read_recipe
-from verl_search.preflight.sizes import training_memory
+from verl_search.preflight.memory import training_memory
+from verl_search.preflight.sizes import checkpoint_bytes
 
 PAGE = pages()["docs/recipes.md"]
 
@@ -50,12 +51,15 @@ def test_the_values_are_those_of_the_files() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_memory_is_that_of_the_sizes(name: str) -> None:
+def test_the_sizes_are_those_of_the_functions(name: str) -> None:
     config = composed(name)
     model = FACTS[config.actor_rollout_ref.model.path]
-    of_gpu = sum(training_memory(model, config).values()) / (config.trainer.nnodes * config.trainer.n_gpus_per_node)
-    (told,) = [row[3] for row in table("recipe") if row[0] == name]
-    assert told == f"{of_gpu / 2**30:.0f} GiB"
+    found = training_memory(model, config, gpu_bytes(name))
+    checkpoint = checkpoint_bytes(model, config)
+    assert found and found.cache_tokens and checkpoint
+    (told,) = [row[1:] for row in table("on paper") if row[0] == name]
+    gb = [sum(sizes.values()) / 10**9 for sizes in (found.rollout, found.update, found.host)]
+    assert told == [*(f"{size:.0f} GB" for size in (*gb, checkpoint / 10**9)), f"{found.cache_tokens / 1000:,.0f} k"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,4 +1,7 @@
-"""Every recipe: each of its values against the published one, with its source beside it, and what a run makes of it."""
+"""Every recipe: each of its values against the published one, with its source beside it, and what a run makes of it.
+
+A recipe that is sized here differs from the pilot's in what SIZED names.
+"""
 
 import re
 from collections.abc import Mapping
@@ -12,17 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from flashrag.errors import UserError
 from flashrag.generator import ModelFacts
 from flashrag.preflight import examine
+from tests.verl_search.preflight.test_memory import QWEN
 from training.launch import FLAGS, REWARD_MANAGERS, hydra_overrides, main, parse_flags
 from training.recipe import FOLDER, Recipe, all_recipes, read_recipe
 from verl_search.composition import compose_config
 from verl_search.preflight.facts import TrainingFacts
+from verl_search.preflight.memory import lacking_bytes
 from verl_search.preflight.plan import TRAINING_PLAN
 from verl_search.preflight.settings_rules import SETTINGS_RULES
-from verl_search.preflight.sizes import training_memory
 from verl_search.settings import SearchSettings
 
 PATHS = {"actor_model_path", "search_url", "train_data_path", "dev_data_path", "save_path", "experiment_name"}
-ACTOR, REF, ROLLOUT = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
+ACTOR, REF, ROLLOUT, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout", "model"))
 RECIPES = [name for name, recipe in all_recipes().items() if not recipe.absent]
 ABSENT = {"asearcher-local", "recall", "search-r1-ppo"}
 
@@ -157,7 +161,27 @@ MODERN_OURS = {
     "test_freq": 50,  # theirs: at the start and the end
     "total_epochs": 1,  # more than the 500 steps take
 }
+# Sized here for fewer GPUs, or more machines, than the pilot had; the other values are the pilot's.
+FUSED = {f"{MODEL}.use_fused_kernels": True}
+TP, SHARE = f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.gpu_memory_utilization"
+
+
+def step(questions: int, saved_every: int, epochs: int) -> dict[str, int]:
+    """A step of one weight update."""
+    batch = {"train_batch_size": questions, "ppo_mini_batch_size": questions, "total_epochs": epochs}
+    return {**batch, "save_freq": saved_every, "test_freq": saved_every}
+
+
+ONE = {**PILOT, **FUSED, **step(64, 50, 1), "n_gpus_per_node": 1, TP: 1}
+SIZED = {
+    "one-24gb": {**ONE, "max_response_length": 4096, SHARE: 0.5},
+    "one-80gb": {**ONE, SHARE: 0.35},
+    "two-80gb": {**ONE, **step(128, 25, 1), "n_gpus_per_node": 2, SHARE: 0.5},
+    "four-80gb": {**PILOT, **FUSED, "n_gpus_per_node": 4, SHARE: 0.5},
+    "two-nodes": {**PILOT, **FUSED, "nnodes": 2},
+}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    **SIZED,
     "research-pilot": PILOT,
     "research-paper": PAPER,
     "research-paper-instruct": {**PAPER, "apply_chat": True},
@@ -166,6 +190,11 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "modern": {**MODERN_REGISTRY, **MODERN_CODE, **MODERN_OURS},
 }
 MODELS = {
+    "one-24gb": "models/Qwen2.5-0.5B",
+    "one-80gb": "models/Qwen2.5-3B",
+    "two-80gb": "models/Qwen2.5-3B",
+    "four-80gb": "models/Qwen2.5-7B",
+    "two-nodes": "models/Qwen2.5-7B",
     "research-pilot": "models/Qwen2.5-7B",  # the pilot's README
     "research-paper": "models/Qwen2.5-7B",  # arXiv 2503.19470, section 3.1
     "research-paper-instruct": "models/Qwen2.5-7B-Instruct",  # the same
@@ -173,12 +202,17 @@ MODELS = {
     "search-r1-v0.3": "models/Qwen2.5-3B",  # v0.3/train_grpo_format.sh: BASE_MODEL
     "modern": "models/Qwen3-8B",  # config_registry.py
 }
-# Parameters, vocabulary and heads of the models' config.json and safetensors headers.
+# The config.json of Qwen3-8B, and the parameters of its safetensors headers.
+QWEN3_8B = ModelFacts("Qwen3ForCausalLM", 40_960, 32, 151_936, 8_190_735_360, 151_936 * 4096, 0, {
+    "num_hidden_layers": 36, "hidden_size": 4096, "intermediate_size": 12_288, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,
+})  # fmt: skip
 FACTS = {
-    "models/Qwen2.5-3B": ModelFacts("Qwen2ForCausalLM", 32768, 16, 151_936, 3_085_938_688, 151_936 * 2048, 0),
-    "models/Qwen2.5-7B": ModelFacts("Qwen2ForCausalLM", 131_072, 28, 152_064, 7_615_616_512, 152_064 * 3584, 0),
-    "models/Qwen2.5-7B-Instruct": ModelFacts("Qwen2ForCausalLM", 32768, 28, 152_064, 7_615_616_512, 152_064 * 3584, 0),
-    "models/Qwen3-8B": ModelFacts("Qwen3ForCausalLM", 40_960, 32, 151_936, 8_190_735_360, 151_936 * 4096, 0),
+    "models/Qwen2.5-0.5B": QWEN["0.5B"],
+    "models/Qwen2.5-3B": QWEN["3B"],
+    "models/Qwen2.5-7B": QWEN["7B"],
+    "models/Qwen2.5-7B-Instruct": QWEN["7B"],
+    "models/Qwen3-8B": QWEN3_8B,
 }
 
 
@@ -219,25 +253,23 @@ def test_the_config_of_a_recipe_holds_its_values_and_passes_the_rules(name: str)
     assert dialect == ("search-r1" if recipe.flags["prompt_template_name"] == "search_r1" else "research")
 
 
+def gpu_bytes(name: str) -> int:
+    """The memory of the GPUs that a recipe is made for; it names as many as its flags."""
+    trainer = composed(name).trainer
+    nodes = f"{trainer.nnodes} x " if trainer.nnodes > 1 else ""
+    gpus = f"{trainer.n_gpus_per_node} GPU{'s' * (trainer.n_gpus_per_node > 1)}"
+    machine = re.fullmatch(rf"{nodes}{gpus} of (\d+) GB", read_recipe(name).machine)
+    assert machine, "the flags and the machine of a recipe are the same"
+    return int(machine[1]) * 10**9
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_its_machine_on_paper(name: str) -> None:
     config, model = composed(name), FACTS[MODELS[name]]
-    trainer, rollout = config.trainer, config.actor_rollout_ref.rollout
-    nodes = f"{trainer.nnodes} x " if trainer.nnodes > 1 else ""
-    machine = re.fullmatch(rf"{nodes}{trainer.n_gpus_per_node} GPUs of (\d+) GB", read_recipe(name).machine)
-    assert machine, "the flags and the machine of a recipe are the same"
-    gpu_bytes = int(machine[1]) * 10**9
-    sizes = training_memory(model, config)
-    of_gpu = {part: size / (trainer.nnodes * trainer.n_gpus_per_node) for part, size in sizes.items()}
-    # Training: everything but the engine, which has given its memory back.
-    assert sum(of_gpu.values()) - of_gpu["engines: weights"] < gpu_bytes
-    # Rollouts: the engine's weights leave room for the cache in its share; the actor stays in the rest.
-    assert of_gpu["engines: weights"] < rollout.gpu_memory_utilization * gpu_bytes / 2
-    offloaded = config.actor_rollout_ref.actor.fsdp_config.param_offload
-    resident = 0 if offloaded else of_gpu["actor: weights, gradients, optimizer"] + of_gpu.get("reference: weights", 0)
-    assert resident + rollout.gpu_memory_utilization * gpu_bytes < gpu_bytes
+    for flash_attn in (True, False):
+        assert lacking_bytes(model, config, gpu_bytes(name), flash_attn) == 0
     assert model.attention_heads is not None
-    assert model.attention_heads % rollout.tensor_model_parallel_size == 0
+    assert model.attention_heads % config.actor_rollout_ref.rollout.tensor_model_parallel_size == 0
     assert config.data.max_prompt_length + config.data.max_response_length <= (model.positions or 0)
 
 
