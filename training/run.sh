@@ -27,12 +27,23 @@ done
 printf -v RESEARCH_COMMAND ' %q' bash "$0" "${arguments[@]}"
 export RESEARCH_COMMAND="${RESEARCH_COMMAND# }"
 
-bash "$root/scripts/setup.sh"
+# The folder of the CPU stack, on which the demo runs: beside .venv where that is, or will be, the GPU's.
+cpu_environment() {
+    local device
+    device=$(cat "$root/.venv/research-device" 2>/dev/null) || device=${RESEARCH_DEVICE:-}
+    if [[ $device == gpu ]] || { [[ -z $device ]] && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }; then
+        echo "$root/.venv-cpu"
+    else
+        echo "$root/.venv"
+    fi
+}
+
 # The folders training/ and evaluation/ are imported from the repository, whatever the working directory.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-if ((${#arguments[@]} == 0)); then
-    exec "$root/.venv/bin/python" -m training.demo.run
-elif [[ "${arguments[0]}" == --demo ]]; then
-    exec "$root/.venv/bin/python" -m training.demo.run "${arguments[@]:1}"
+if ((${#arguments[@]} == 0)) || [[ "${arguments[0]}" == --demo ]]; then
+    environment=$(cpu_environment)
+    bash "$root/scripts/setup.sh" --device cpu --venv "$environment"
+    exec "$environment/bin/python" -m training.demo.run "${arguments[@]:1}"
 fi
+bash "$root/scripts/setup.sh"
 exec "$root/.venv/bin/python" -m training.launch "${arguments[@]}"

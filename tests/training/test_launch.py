@@ -188,22 +188,75 @@ def test_check_shows_the_plan_and_writes_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dev ü.parquet", "train ü.parquet"]
 
 
-@pytest.mark.parametrize("key_flag", [["--wandb_api_key", "s3cret"], ["--wandb_api_key=s3cret"]])
-def test_run_sh_moves_the_key_into_the_environment(tmp_path: Path, key_flag: list[str]) -> None:
-    # run.sh as it is, beside a set-up that does nothing and a python that shows what it was given.
-    for folder in ("training", "scripts", ".venv/bin"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "training/run.sh").write_text((REPOSITORY / "training/run.sh").read_text())
-    (tmp_path / "scripts/setup.sh").write_text("exit 0\n")
-    python = tmp_path / ".venv/bin/python"
-    python.write_text('#!/bin/sh\necho "arguments: $*"\necho "key: $WANDB_API_KEY"\n')
-    python.chmod(0o755)
-    environment = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
+def run_sh(folder: Path, *arguments: str, **variables: str) -> list[str]:
+    """What run.sh does, line by line: run.sh as it is, beside a set-up and pythons that show what they were given."""
+    for name in ("training", "scripts", ".venv/bin", ".venv-cpu/bin", "bin"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "training/run.sh").write_text((REPOSITORY / "training/run.sh").read_text())
+    (folder / "scripts/setup.sh").write_text('echo "set-up: $*"\n')
+    for environment in (".venv", ".venv-cpu"):
+        python = folder / environment / "bin/python"
+        python.write_text(f'#!/bin/sh\necho "{environment}: $*"\necho "key: $WANDB_API_KEY"\n')
+        python.chmod(0o755)
+    kept = {key: value for key, value in os.environ.items() if key not in ("WANDB_API_KEY", "RESEARCH_DEVICE")}
     done = subprocess.run(
-        ["bash", tmp_path / "training/run.sh", "--rollout_n", "3", *key_flag, "a b=c"],
-        env=environment,
+        ["bash", folder / "training/run.sh", *arguments],
+        env={**kept, "PATH": f"{folder}/bin:{kept['PATH']}", **variables},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout == "arguments: -m training.launch --rollout_n 3 a b=c\nkey: s3cret\n"
+    return done.stdout.replace(str(folder), "ROOT").splitlines()
+
+
+@pytest.mark.parametrize("key_flag", [["--wandb_api_key", "s3cret"], ["--wandb_api_key=s3cret"]])
+def test_run_sh_moves_the_key_into_the_environment(tmp_path: Path, key_flag: list[str]) -> None:
+    shown = run_sh(tmp_path, "--rollout_n", "3", *key_flag, "a b=c")
+    assert shown == ["set-up: ", ".venv: -m training.launch --rollout_n 3 a b=c", "key: s3cret"]
+
+
+GPU_DRIVER, NO_DRIVER = "echo 'GPU 0: NVIDIA H100 (UUID: a)'", "exit 9"
+
+
+@pytest.mark.parametrize(
+    ("driver", "made_for", "variables", "environment"),
+    [
+        (NO_DRIVER, None, {}, ".venv"),
+        (NO_DRIVER, "cpu", {}, ".venv"),
+        (GPU_DRIVER, None, {}, ".venv-cpu"),  # the first command on a GPU machine
+        (GPU_DRIVER, "gpu", {}, ".venv-cpu"),
+        (NO_DRIVER, "gpu", {}, ".venv-cpu"),  # the head of a cluster
+        (GPU_DRIVER, "cpu", {}, ".venv"),
+        (GPU_DRIVER, None, {"RESEARCH_DEVICE": "cpu"}, ".venv"),
+        (NO_DRIVER, None, {"RESEARCH_DEVICE": "gpu"}, ".venv-cpu"),
+        (GPU_DRIVER, "gpu", {"RESEARCH_DEVICE": "cpu"}, ".venv-cpu"),  # the GPU stack is left alone
+    ],
+)
+@pytest.mark.parametrize("arguments", [[], ["--demo", "--seed", "2"]], ids=["no argument", "--demo"])
+def test_the_demo_runs_on_the_cpu_stack_beside_that_of_the_gpus(
+    tmp_path: Path, driver: str, made_for: str | None, variables: dict[str, str], environment: str, arguments: list[str]
+) -> None:
+    (tmp_path / ".venv").mkdir()
+    if made_for:
+        (tmp_path / ".venv/research-device").write_text(f"{made_for}\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvidia-smi").write_text(f"#!/bin/sh\n{driver}\n")
+    (tmp_path / "bin/nvidia-smi").chmod(0o755)
+    set_up, command, _ = run_sh(tmp_path, *arguments, **variables)
+    assert set_up == f"set-up: --device cpu --venv ROOT/{environment}"
+    assert command == " ".join([f"{environment}: -m training.demo.run", *arguments[1:]])
+
+
+def test_the_config_is_that_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU stack trains on GPUs, wherever they are; the CPU stack trains on the CPU, whatever the machine has."""
+    composed: list[str] = []
+
+    def compose(name: str, _: object) -> None:
+        composed.append(name)
+        raise UserError("enough")
+
+    monkeypatch.setattr("training.launch.compose_config", compose)
+    for cuda, given in ((None, []), ("13.0", []), ("13.0", ["--config_name", "cpu"])):
+        monkeypatch.setattr("training.launch.torch_cuda", lambda cuda=cuda: cuda)
+        assert main([*REQUIRED, *given]) == 2
+    assert composed == ["cpu", "research", "cpu"]

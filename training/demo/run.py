@@ -56,8 +56,8 @@ def check_cpu_stack() -> None:
     """Raise `UserError` where the GPU stack is installed: the demo's engines are the CPU builds."""
     if importlib.util.find_spec("vllm") and not vllm_is_for_cpus():
         raise UserError(
-            "the demo runs on the CPU stack, and this environment holds the GPU one; in a clone of its own, run: "
-            "RESEARCH_DEVICE=cpu bash training/run.sh"
+            "the demo runs on the CPU stack, and this environment holds the GPU one; `bash training/run.sh` makes "
+            "the other beside it, in .venv-cpu"
         )
 
 

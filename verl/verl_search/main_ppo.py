@@ -20,6 +20,7 @@ from flashrag.generator import local_folder, read_model_facts
 from flashrag.preflight import enforce
 from flashrag.prompts import choose_prompt
 from flashrag.reward import absolute
+from flashrag.system.engine import FLASHINFER_VARIABLE
 from flashrag.system.machine import has_nvcc
 from flashrag.system.network import direct_environment
 from verl_search.composition import (
@@ -42,7 +43,6 @@ from verl_search.trainer.wandb_mode import MODE_VARIABLE, configured_wandb
 
 # Set by a program that has examined the same run a moment ago, such as training/launch.py.
 EXAMINED_VARIABLE = "RESEARCH_EXAMINED"
-FLASHINFER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
 
 
 def check_input(config: DictConfig, config_name: str = "") -> None:

@@ -18,7 +18,7 @@ from flashrag.generator import ModelFolder
 from flashrag.preflight import CHECK_HELP
 from flashrag.system.arguments import flag, in_range
 from flashrag.system.local_server import LOOPBACK
-from flashrag.system.machine import count_gpus
+from flashrag.system.machine import count_gpus, has_nvcc
 
 MODEL, SERVER = "model", "server"  # the groups of --help
 PUBLISHED_CONTEXT_TOKENS = 8192
@@ -30,6 +30,7 @@ ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # of its tokens again on average. 32 is the smallest block that vLLM's attention for CPUs prefers.
 CACHE_BLOCK_TOKENS = 32
 CPU_CACHE_GIB = 1  # for keys and values
+FLASHINFER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
 SGLANG_PYTHON = Path(".venv-sglang/bin/python")
 SGLANG_REMEDY = (
     "python3.11 -m venv .venv-sglang && .venv-sglang/bin/pip install -r requirements-sglang.txt, "
@@ -111,10 +112,13 @@ def vllm_is_for_cpus() -> bool:
 
 
 def vllm_environment() -> dict[str, str]:
-    """Send no usage statistics. On a CPU: room for keys and values, and one thread, not pinned to a core."""
+    """Send no usage statistics. On a CPU: room for keys and values, and one thread, not pinned to a core.
+
+    On GPUs FlashInfer's sampler is left out where there is no nvcc, which compiles it at its first use.
+    """
     private = {"VLLM_NO_USAGE_STATS": "1"}
     if not vllm_is_for_cpus():
-        return private
+        return private if has_nvcc() or FLASHINFER_VARIABLE in os.environ else {**private, FLASHINFER_VARIABLE: "0"}
     return {
         **private,
         "VLLM_TARGET_DEVICE": "cpu",

@@ -47,6 +47,21 @@ def test_vllm_computes_in_float32_on_a_cpu_and_in_bfloat16_on_gpus(model_folder,
     assert on_gpu[on_gpu.index("--tensor-parallel-size") + 1] == "1"
 
 
+def test_vllm_samples_without_flashinfer_where_nothing_can_compile_it(monkeypatch):
+    name = "VLLM_USE_FLASHINFER_SAMPLER"
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(engine, "has_nvcc", lambda: False)
+    monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: False)
+    assert engine.vllm_environment()[name] == "0"
+    monkeypatch.setenv(name, "1")
+    assert name not in engine.vllm_environment(), "the user's own"
+    monkeypatch.delenv(name)
+    monkeypatch.setattr(engine, "has_nvcc", lambda: True)
+    assert name not in engine.vllm_environment()
+    monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: True)
+    assert name not in engine.vllm_environment()
+
+
 def test_the_context_is_never_longer_than_the_model_takes(model_folder):
     assert engine.context_tokens(ModelServerOptions(model_folder)) == 8192
     positions(model_folder, 640)

@@ -149,7 +149,7 @@ def test_the_end_of_a_log_survives_odd_bytes(tmp_path: Path) -> None:
 
 def test_the_gpu_stack_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.distributions", lambda **_: iter(()))
-    with pytest.raises(UserError, match=r"RESEARCH_DEVICE=cpu bash training/run\.sh"):
+    with pytest.raises(UserError, match=r"`bash training/run\.sh` makes the other beside it, in \.venv-cpu"):
         check_cpu_stack()
 
 
