@@ -31,7 +31,7 @@ PUBLISHED_FLAGS = {
 @pytest.fixture
 def cpu_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is the CPU's, whichever the tests run in."""
-    monkeypatch.setattr("verl_search.preflight.facts.torch_cuda", lambda: None)
+    monkeypatch.setattr("verl_search.preflight.hardware.torch_cuda", lambda: None)
 
 
 def test_every_published_flag_is_taken_and_two_of_our_own() -> None:

@@ -15,7 +15,6 @@ from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
     Finding,
-    MachineFacts,
     Plan,
     Rule,
     error,
@@ -31,8 +30,9 @@ from flashrag.preflight import (
 from flashrag.prompts import PYTHON_TEMPLATE, ChosenPrompt, choose_prompt
 from flashrag.questions import QuestionFile
 from flashrag.system.arguments import boolean, flag, in_range
-from flashrag.system.machine import count_gpus, gpu_memory_bytes, versions_in_words
+from flashrag.system.machine import gpu_memory_bytes, versions_in_words
 from training.warm_start.transcripts import choose_good, describe, held_out_count, read_sources
+from verl_search.preflight.hardware import DEVICE_RULES, HardwareFacts
 from verl_search.settings import DIALECT_OF_TEMPLATE
 from verl_search.trainer.stopping import resume_command
 
@@ -115,7 +115,7 @@ class Options:
     check: bool = flag(CHECK_HELP, False, group="check")
 
 
-class WarmStartFacts(MachineFacts, ModelFolder):
+class WarmStartFacts(HardwareFacts, ModelFolder):
     """What is known about a warm start before it begins."""
 
     def __init__(self, options: Options, config: DictConfig, config_name: str, overrides: Sequence[str]) -> None:
@@ -224,6 +224,14 @@ def folder_has_room(facts: WarmStartFacts) -> Iterator[Finding]:
     yield from output_folder("--save_path", facts.options.save_path, lambda: facts.disk_bytes, "checkpoint and model")
 
 
+def gpus_are_there(facts: WarmStartFacts) -> Iterator[Finding]:
+    if facts.trains_here and not facts.gpus:
+        yield error(
+            "this environment holds the GPU stack, but nvidia-smi shows no GPU here: install the driver, start where "
+            "there are GPUs, or make the CPU stack: scripts/setup.sh --device cpu"
+        )
+
+
 RULES: Mapping[str, Rule[WarmStartFacts]] = {
     "warm_start.source": one_source,
     "warm_start.flags": flags_are_of_the_source,
@@ -235,6 +243,8 @@ RULES: Mapping[str, Rule[WarmStartFacts]] = {
     "warm_start.prompt": prompt_is_made,
     "warm_start.batch": batch_is_filled,
     "warm_start.folder": folder_has_room,
+    "warm_start.gpus": gpus_are_there,
+    **DEVICE_RULES,
     **MODEL_RULES,
     **MACHINE_RULES,
 }
@@ -249,7 +259,7 @@ def _source(facts: WarmStartFacts) -> str:
 def _memory(facts: WarmStartFacts) -> str:
     if facts.model.parameters is None:
         raise UserError("the model's files do not tell its size")
-    there = sum(gpu_memory_bytes()) if count_gpus() else facts.machine.memory_bytes
+    there = sum(gpu_memory_bytes()) if facts.trains_here else facts.machine.memory_bytes
     return f"about {gib(facts.model.parameters * TRAINED_BYTES)} and activations, of {gib(there)}"
 
 

@@ -20,7 +20,7 @@ from flashrag.prompts import write_record
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import write_text
 from flashrag.system.json_lines import read_lines
-from flashrag.system.machine import count_gpus, torch_cuda
+from flashrag.system.machine import torch_cuda
 from flashrag.system.processes import run_guarded
 from training.trainer_process import follow_process, trainer_environment
 from training.warm_start.preflight import PLAN, RULES, TRAIN, Options, WarmStartFacts
@@ -130,7 +130,7 @@ def fine_tune(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
     }
     if any(read_lines(folder / DEV)):
         paths["data.val_files"] = folder / DEV
-    processes = max(1, count_gpus()) if facts.config.trainer.device != "cpu" else 1
+    processes = max(1, len(facts.gpus)) if facts.trains_here else 1
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     given = [*(f"{key}={quoted(str(path))}" for key, path in paths.items()), *overrides]
     module = ["-m", "verl_search.warm_start", "--config-name", facts.config_name, *given]

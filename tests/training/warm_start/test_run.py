@@ -9,8 +9,13 @@ import pytest
 from fastapi import FastAPI
 
 from flashrag.errors import UserError
+from flashrag.preflight import examine
+from flashrag.system.machine import Gpu
+from tests.verl_search.composing import composed
+from training.warm_start.preflight import RULES, Options, WarmStartFacts
 from training.warm_start.progress import step_line
 from training.warm_start.run import keep_settings, main
+from verl_search.preflight.hardware import DEVICE_RULES, Tools
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 
@@ -37,6 +42,26 @@ def command(folder: Path, *more: object) -> list[str]:
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(arguments) == 2
     return capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def cpu_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is the CPU's, whichever the tests run in."""
+    for module in ("training.warm_start.run", "verl_search.preflight.hardware"):
+        monkeypatch.setattr(f"{module}.torch_cuda", lambda: None)
+
+
+def test_the_gpu_stack_needs_a_gpu_its_driver_and_a_compiler() -> None:
+    facts = WarmStartFacts(Options(actor_model_path=Path("m"), save_path=Path("s")), composed("warm_start"), "", [])
+    old = Gpu(80 * 2**30, 79 * 2**30, "570.1")
+    for gpus, tools, rules in (
+        ([], Tools(True, True, True), ["warm_start.gpus"]),
+        ([old], Tools(False, True, True), ["machine.driver", "machine.compiler"]),
+        ([old._replace(driver="580.1")], Tools(True, True, True), []),
+    ):
+        facts.__dict__["_gathered"] = {"gpus": gpus, "tools": tools, "torch_cuda": "13.0"}
+        hardware = {name: rule for name, rule in RULES.items() if name == "warm_start.gpus" or name in DEVICE_RULES}
+        assert [finding.rule for finding in examine(hardware, facts)] == rules
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], closed_url: str) -> None:

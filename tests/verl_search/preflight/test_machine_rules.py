@@ -15,7 +15,8 @@ from tests.verl_search.preflight.test_memory import QWEN
 from tests.verl_search.preflight.test_rules import MODEL, told
 from verl_search.platform.ray_cluster import RayChoice
 from verl_search.preflight import machine_rules
-from verl_search.preflight.facts import Tools, TrainingFacts
+from verl_search.preflight.facts import TrainingFacts
+from verl_search.preflight.hardware import Tools, stack_fits
 from verl_search.preflight.machine_rules import HARDWARE_RULES
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -60,10 +61,10 @@ def test_nothing_is_said_about_a_machine_that_the_published_run_is_for() -> None
 )
 def test_the_stack_is_that_of_the_device(config_name: str, facts: Any, severity: Severity, words: str) -> None:
     given = {"torch_cuda": None, "gpus": [], **facts}
-    ((found, message),) = told(machine_rules.stack_fits, config_name=config_name, **given)
+    ((found, message),) = told(stack_fits, config_name=config_name, **given)
     assert found is severity
     assert words in message
-    assert told(machine_rules.stack_fits, config_name="cpu", torch_cuda=None, gpus=[]) == []
+    assert told(stack_fits, config_name="cpu", torch_cuda=None, gpus=[]) == []
 
 
 @pytest.mark.parametrize(

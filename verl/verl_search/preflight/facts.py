@@ -5,28 +5,25 @@ No engine, no torch. Does not cover: judging the facts (rules.py, settings_rules
 
 import os
 import re
-import shutil
-import sysconfig
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from flashrag.client import check_server
 from flashrag.errors import UserError
 from flashrag.generator import ModelFacts, check_model_folder, load_tokenizer, local_folder, read_model_facts
-from flashrag.preflight import MachineFacts, fact
+from flashrag.preflight import fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
 from flashrag.reward import MADE_UP, JudgeReply, ask_judge
-from flashrag.system.machine import Gpu, has_nvcc, torch_cuda, visible_gpus
-from verl_search.platform.kernels import flash_attn_is_installed
 from verl_search.platform.ray_cluster import Node, RayChoice, check_ray, configured_ray, needs
+from verl_search.preflight.hardware import HardwareFacts
 from verl_search.preflight.memory import Memory, training_memory
 from verl_search.settings import SearchSettings
 from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
@@ -49,20 +46,7 @@ class Asked:
         return len(self.questions) - self.too_long
 
 
-class Tools(NamedTuple):
-    """What compiles kernels at run time: the C compiler that Triton calls, Python's header, and nvcc."""
-
-    compiler: bool
-    python_header: bool
-    nvcc: bool
-
-    @classmethod
-    def here(cls) -> "Tools":
-        compilers = [name for name in (os.environ.get("CC"), "gcc", "clang") if name and shutil.which(name)]
-        return cls(bool(compilers), (Path(sysconfig.get_path("include")) / "Python.h").is_file(), has_nvcc())
-
-
-class TrainingFacts(MachineFacts):
+class TrainingFacts(HardwareFacts):
     """Facts about the run of a composed config. A `UserError` says why a fact cannot be gathered."""
 
     def __init__(self, config: DictConfig, config_name: str = "research") -> None:
@@ -95,23 +79,6 @@ class TrainingFacts(MachineFacts):
     @fact
     def val(self) -> Asked:
         return self._asked("data.val_files")
-
-    @fact
-    def gpus(self) -> list[Gpu]:
-        """Those of this machine."""
-        return visible_gpus()
-
-    @fact
-    def torch_cuda(self) -> str | None:
-        return torch_cuda()
-
-    @fact
-    def flash_attn(self) -> bool:
-        return flash_attn_is_installed()
-
-    @fact
-    def tools(self) -> Tools:
-        return Tools.here()
 
     @property
     def trains_here(self) -> bool:

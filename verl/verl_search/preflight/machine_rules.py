@@ -1,4 +1,4 @@
-"""Rules about the machine that a training run finds: its stack, GPUs, driver, compiler, cores and memory.
+"""Rules about the machine that a training run finds: its GPUs, processors and memory. Driver and tools: hardware.py.
 
 Each stands for what torch, Triton, vLLM or Ray meets only after minutes, or waits for without end. Of a cluster this
 machine alone is looked at; platform/ray_cluster.py asks the cluster for its GPUs and processors.
@@ -14,31 +14,10 @@ from verl_search.platform.kernels import SDPA, chosen_kernels
 from verl_search.platform.ray_cluster import needs
 from verl_search.preflight.batch_rules import ROLLOUT, divisor
 from verl_search.preflight.facts import TrainingFacts
+from verl_search.preflight.hardware import DEVICE_RULES
 from verl_search.preflight.memory import lacking_bytes, what_fits
 
-LEAST_DRIVERS = {"13": 580, "12": 525}  # by CUDA's major version: its own minor versions run on each of them
 CORES_OF_A_GPU = 2
-LEAST_SHARED_BYTES = 2**30
-
-
-def stack_fits(facts: TrainingFacts) -> Iterator[Finding]:
-    """The stack of this environment is for the device that the config trains on."""
-    device, cuda = facts.config.trainer.device, facts.torch_cuda
-    if device == "cpu" and cuda:
-        yield error(
-            f"trainer.device=cpu trains on the CPU stack, and this environment holds the GPU one (torch "
-            f"for CUDA {cuda}): take --config_name research, or make the CPU stack: scripts/setup.sh --device cpu"
-        )
-    elif device == "cpu" and facts.gpus:
-        yield warning(
-            f"this environment holds the CPU stack, so the {len(facts.gpus)} GPUs of this machine are not used; "
-            "scripts/setup.sh --device gpu makes the GPU one"
-        )
-    elif device != "cpu" and not cuda:
-        yield error(
-            f"trainer.device={device} trains on GPUs, and this environment holds the CPU stack (torch without "
-            "CUDA): make the GPU one, scripts/setup.sh --device gpu, or take --config_name cpu"
-        )
 
 
 def gpus_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
@@ -61,34 +40,6 @@ def gpus_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
         f"trainer.n_gpus_per_node={wanted}, but this machine shows {there} GPUs{hidden}; give --n_gpus_per_node "
         f"{there}{also}"
     )
-
-
-def driver_is_new_enough(facts: TrainingFacts) -> Iterator[Finding]:
-    if not facts.trains_here or not facts.torch_cuda:
-        return
-    least = LEAST_DRIVERS.get(facts.torch_cuda.partition(".")[0], 0)
-    for driver in sorted({gpu.driver for gpu in facts.gpus}):
-        major = driver.partition(".")[0]
-        if major.isdecimal() and int(major) < least:
-            yield error(
-                f"the NVIDIA driver is {driver}; torch for CUDA {facts.torch_cuda} needs {least} or later: update the "
-                "driver"
-            )
-
-
-def kernels_can_be_compiled(facts: TrainingFacts) -> Iterator[Finding]:
-    """Triton compiles a C module for each kernel; FlashInfer's sampler is left out where there is no nvcc."""
-    if not facts.trains_here:
-        return
-    if not facts.tools.compiler:
-        yield error("no C compiler is here (CC, gcc, clang), and Triton compiles its kernels with one: install gcc")
-    if not facts.tools.python_header:
-        yield error(
-            "Python.h is not here, and Triton compiles its kernels with it: install the headers of this Python "
-            "(python3.11-dev or python3.12-dev)"
-        )
-    if not facts.tools.nvcc:
-        yield note("no nvcc is here, so vLLM samples without FlashInfer's kernels (VLLM_USE_FLASHINFER_SAMPLER=0)")
 
 
 def attention_is_there(facts: TrainingFacts) -> Iterator[Finding]:
@@ -183,13 +134,11 @@ def engine_is_installed(facts: TrainingFacts) -> Iterator[Finding]:
 
 
 HARDWARE_RULES: dict[str, Rule[TrainingFacts]] = {
-    "machine.stack": stack_fits,
     "machine.gpus": gpus_are_enough,
-    "machine.driver": driver_is_new_enough,
-    "machine.compiler": kernels_can_be_compiled,
     "machine.processors": processors_are_enough,
     "machine.gpu-memory": gpu_memory_is_enough,
     "machine.memory": host_memory_is_enough,
     "model.attention": attention_is_there,
     "config.engine": engine_is_installed,
+    **DEVICE_RULES,
 }

@@ -26,11 +26,11 @@ def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:
 
 
 def kept_checkpoints(config: DictConfig, total_steps: int) -> int:
-    """How many are on disk at the end: one each `save_freq` steps and the last, unless fewer are kept."""
+    """The most on the disk: one each `save_freq` steps and the last, or those that are kept and the best."""
     if config.trainer.save_freq <= 0:
         return 0
     written = -(-total_steps // config.trainer.save_freq)
-    return min(written, config.trainer.max_actor_ckpt_to_keep or written)
+    return min(written, (config.trainer.max_actor_ckpt_to_keep or written) + 1)
 
 
 def trajectory_bytes(config: DictConfig, total_steps: int) -> int:
