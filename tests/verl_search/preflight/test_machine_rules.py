@@ -198,6 +198,13 @@ def test_memory_of_a_gpu_on_paper_and_in_use() -> None:
     assert on_gpus("machine.gpu-memory", *one, gpus=[H100], model=None) == [], "a model of the hub"
 
 
+@pytest.mark.parametrize("key", [f"{ROLLOUT}.gpu_memory_utilization", f"{ACTOR}.fsdp_config.fsdp_size"])
+def test_a_null_is_left_to_the_rules_on_settings(key: str) -> None:
+    small = Gpu(12 * GIB, 12 * GIB, "580.1")
+    for rule in HARDWARE_RULES:
+        assert all(message for _, message in on_gpus(rule, f"{key}=null", gpus=[small] * 8)), rule
+
+
 def test_memory_of_the_machine() -> None:
     # 7.6 billion parameters of 4 bytes: loaded once, and the reference's.
     ((severity, message),) = on_gpus("machine.memory", machine=replace(GOOD, memory_bytes=50 * GIB))

@@ -15,7 +15,7 @@ from verl_search.platform.ray_cluster import needs
 from verl_search.preflight.batch_rules import ROLLOUT, divisor
 from verl_search.preflight.facts import TrainingFacts
 from verl_search.preflight.hardware import DEVICE_RULES
-from verl_search.preflight.memory import lacking_bytes, what_fits
+from verl_search.preflight.memory import engine_bytes, lacking_bytes, what_fits
 
 CORES_OF_A_GPU = 2
 
@@ -88,22 +88,21 @@ def gpu_memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
         fitting = what_fits(facts.model, config, there, facts.flash_attn)
         rollout, update = (sum(half.values()) for half in (facts.memory.rollout, facts.memory.update))
         tokens = facts.memory.cache_tokens
-        cache = (
-            ""
-            if tokens is None or tokens >= facts.sequence_tokens
-            else (f", and the engine keeps {tokens:,} tokens of an episode's {facts.sequence_tokens:,}")
-        )
+        cache = ""
+        if tokens is not None and tokens < facts.sequence_tokens:
+            cache = f", and the engine keeps {tokens:,} tokens of an episode's {facts.sequence_tokens:,}"
         yield warning(
             f"on paper a GPU needs {gib(rollout)} in rollouts and {gib(update)} in updates, and has {gib(there)}{cache}"
             f"; what would fit: {fitting or 'a smaller model'}"
         )
-    share = config.actor_rollout_ref.rollout.gpu_memory_utilization
     for gpu in facts.gpus[: config.trainer.n_gpus_per_node]:
-        if gpu.memory_bytes and gpu.free_bytes is not None and gpu.free_bytes < share * gpu.memory_bytes:
+        taken = engine_bytes(config, gpu.memory_bytes or 0)
+        if gpu.memory_bytes and gpu.free_bytes is not None and gpu.free_bytes < taken:
+            share = config.actor_rollout_ref.rollout.gpu_memory_utilization
             yield error(
                 f"a GPU has {gib(gpu.free_bytes)} of {gib(gpu.memory_bytes)} free, and {ROLLOUT}."
-                f"gpu_memory_utilization={share:g} takes {gib(share * gpu.memory_bytes)} of it: end what else uses it "
-                f"(nvidia-smi lists it; a retrieval server takes none with {VISIBLE_DEVICES}= before its command)"
+                f"gpu_memory_utilization={share} takes {gib(taken)} of it: end what else uses it (nvidia-smi lists it; "
+                f"a retrieval server takes none with {VISIBLE_DEVICES}= before its command)"
             )
             return
 

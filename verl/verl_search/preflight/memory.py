@@ -38,11 +38,6 @@ class Memory(NamedTuple):
     host: Mapping[str, int]
     cache_tokens: int | None  # how many tokens' keys and values an engine keeps; None where it is not told
 
-    @property
-    def gpu_bytes(self) -> int:
-        """The larger half of a step."""
-        return max(sum(self.rollout.values()), sum(self.update.values()))
-
 
 def training_memory(
     model: ModelFacts, config: DictConfig, gpu_bytes: int | None = None, flash_attn: bool = False
@@ -52,15 +47,14 @@ def training_memory(
         return None
     if config.trainer.device == "cpu":
         return Memory({}, {}, _on_a_cpu(model, model.parameters, config), None)
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    fsdp, processes = actor.fsdp_config, config.trainer.nnodes * config.trainer.n_gpus_per_node
-    share = model.parameters // (fsdp.fsdp_size if fsdp.fsdp_size > 0 else processes)
+    fsdp, processes = config.actor_rollout_ref.actor.fsdp_config, config.trainer.nnodes * config.trainer.n_gpus_per_node
+    share = model.parameters // (processes if (fsdp.fsdp_size or -1) < 1 else fsdp.fsdp_size)
     trained = 0 if config.actor_rollout_ref.model.lora_rank else share
     weight, policy = weight_bytes(config), fsdp.offload_policy
     states = {"weights": share * weight, "optimizer": trained * ADAM_BYTES, "gradients": trained * weight}
     away = {"weights": policy or fsdp.param_offload, "optimizer": policy or fsdp.optimizer_offload, "gradients": policy}
     between_updates = {name: states[name] for name in ("weights", "optimizer") if not away[name]}
-    engine = {} if gpu_bytes is None else {"engine": int(rollout.gpu_memory_utilization * gpu_bytes)}
+    engine = {} if gpu_bytes is None else {"engine": engine_bytes(config, gpu_bytes)}
     computing = _computing(model, model.parameters, config, flash_attn)
     offloaded = sum(size for name, size in states.items() if away[name])
     return Memory(
@@ -69,6 +63,11 @@ def training_memory(
         host=_of_a_machine(model, model.parameters, config, offloaded, share),
         cache_tokens=None if gpu_bytes is None else _cache_tokens(model, model.parameters, config, gpu_bytes),
     )
+
+
+def engine_bytes(config: DictConfig, gpu_bytes: int) -> int:
+    """The engine's share of a GPU; 0 where the config gives none, which a rule on settings refuses."""
+    return int((config.actor_rollout_ref.rollout.gpu_memory_utilization or 0) * gpu_bytes)
 
 
 def token_budget(config: DictConfig) -> int:
@@ -133,7 +132,7 @@ def _cache_tokens(model: ModelFacts, parameters: int, config: DictConfig, gpu_by
     rollout, item = config.actor_rollout_ref.rollout, BYTES.get(config.actor_rollout_ref.rollout.dtype, 2)
     parallel = rollout.tensor_model_parallel_size
     heads = model.count("num_key_value_heads", "num_attention_heads") or parallel
-    room = rollout.gpu_memory_utilization * gpu_bytes - parameters * item // parallel - ENGINE_BYTES
+    room = engine_bytes(config, gpu_bytes) - parameters * item // parallel - ENGINE_BYTES
     a_token = model.cache_bytes(1, item) / min(parallel, heads)
     return None if not a_token else max(0, int(room / a_token))
 
@@ -180,5 +179,5 @@ def _savings(model: ModelFacts, config: DictConfig, gpu_bytes: int, flash_attn: 
         memory = training_memory(model, config, gpu_bytes, flash_attn)
         used = sum(memory.rollout.values()) - memory.rollout["engine"] if memory else 0
         share = round((USABLE - used / gpu_bytes) // STEP * STEP, 2)
-        if LEAST_UTILIZATION <= share < config.actor_rollout_ref.rollout.gpu_memory_utilization:
+        if LEAST_UTILIZATION <= share < (config.actor_rollout_ref.rollout.gpu_memory_utilization or 0):
             yield UTILIZATION, share
