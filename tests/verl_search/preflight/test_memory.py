@@ -10,6 +10,7 @@ from verl_search.preflight.memory import Memory, lacking_bytes, training_memory,
 
 ACTOR, ROLLOUT, REF, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref", "model"))
 GB = 10**9
+PARAMETERS_7B = 7_615_616_512
 ONE_GPU = ["trainer.n_gpus_per_node=1", f"{ROLLOUT}.tensor_model_parallel_size=1"]
 
 
@@ -29,7 +30,7 @@ QWEN = {
     "0.5B": qwen(24, 896, 4864, 14, 2, 494_032_768),
     "1.5B": qwen(28, 1536, 8960, 12, 2, 1_543_714_304),
     "3B": qwen(36, 2048, 11_008, 16, 2, 3_085_938_688),
-    "7B": qwen(28, 3584, 18_944, 28, 4, 7_615_616_512),
+    "7B": qwen(28, 3584, 18_944, 28, 4, PARAMETERS_7B),
 }
 # 2 layers of 4 numbers, a feed-forward layer of 8, 10 words, 1,000 parameters; keys and values of 1 head of 2 numbers.
 TINY = ModelFacts("A", 64, 2, 10, 1000, 40, 0, {
@@ -118,14 +119,29 @@ def test_what_is_offloaded_lies_in_the_machine(
     found = training_memory(QWEN["7B"], composed("research", *overrides), 80 * GB)
     assert found
     states = sum(size for name, size in found.update.items() if name in ("weights", "gradients", "optimizer"))
-    assert round(states * 8 / QWEN["7B"].parameters, 3) == update
+    assert round(states * 8 / PARAMETERS_7B, 3) == update
     assert [name for name in found.rollout if name in ("weights", "optimizer")] == rollout
-    assert {name: round(found.host.get(name, 0) / QWEN["7B"].parameters, 3) for name in host} == host
+    assert {name: round(found.host.get(name, 0) / PARAMETERS_7B, 3) for name in host} == host
+
+
+def test_a_critic_is_a_second_model() -> None:
+    """Over 8 GPUs 4 bytes of weights and 8 of the optimizer; its gradients are gone while the actor is updated."""
+    share = PARAMETERS_7B // 8
+    without, by_ppo = (memory("7B", 8, 80, *given) for given in ([], ["algorithm.adv_estimator=gae"]))
+    critic = {"critic's weights": share * 4, "critic's optimizer": share * 8}
+    assert by_ppo.rollout == {**without.rollout, **critic}
+    assert by_ppo.update == {**without.update, **critic}
+    away = ["critic.fsdp.param_offload=true", "critic.fsdp.optimizer_offload=true"]
+    offloaded = memory("7B", 8, 80, "algorithm.adv_estimator=gae", *away)
+    assert (offloaded.rollout, offloaded.update) == (without.rollout, without.update)
+    assert offloaded.host == {**without.host, "offloaded": 8 * share * 12}
+    on_a_cpu = training_memory(QWEN["0.5B"], composed("cpu", "algorithm.adv_estimator=gae"))
+    assert on_a_cpu and on_a_cpu.host["critic: weights, gradients, optimizer"] == 494_032_768 * 16
 
 
 def test_the_engine_s_cache() -> None:
     """Of 48 GB: 15.2 of weights over 2 GPUs, 2 GiB beside; a token has 2 x 28 layers x 4 heads x 128 x 2 bytes, too."""
-    parameters, a_token = 7_615_616_512, 2 * 28 * 4 * 128 * 2 // 2
+    parameters, a_token = PARAMETERS_7B, 2 * 28 * 4 * 128 * 2 // 2
     assert memory("7B", 8, 80).cache_tokens == (48 * GB - parameters - 2 * 2**30) // a_token
     # 8 GPUs share 4 heads of keys and values, so each has one.
     wide = memory("7B", 8, 80, f"{ROLLOUT}.tensor_model_parallel_size=8")

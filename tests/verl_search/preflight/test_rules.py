@@ -250,6 +250,7 @@ def test_the_weights_buffer_holds_the_largest_tensor(configured: str, largest: i
 def test_the_disk_on_paper():
     config = composed("demo")
     assert sizes.checkpoint_bytes(MODEL, config) == (4 + 8 + 4) * 1_000_000
+    assert sizes.checkpoint_bytes(MODEL, composed("demo", "algorithm.adv_estimator=gae")) == 2 * 16 * 1_000_000
     assert sizes.kept_checkpoints(config, 25) == 2  # of 3 that are written: the newest and the best
     config.trainer.max_actor_ckpt_to_keep = None
     assert sizes.kept_checkpoints(config, 25) == 3

@@ -92,7 +92,9 @@ class TrainingFacts(HardwareFacts):
 
     @fact
     def memory(self) -> Memory | None:
-        return self.model and training_memory(self.model, self.config, self.gpu_bytes, self.flash_attn)
+        if self.model is None:
+            return None
+        return training_memory(self.model, self.config, self.gpu_bytes, self.flash_attn)
 
     @fact
     def model_path(self) -> str:

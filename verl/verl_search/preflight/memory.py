@@ -56,10 +56,12 @@ def training_memory(
     between_updates = {name: states[name] for name in ("weights", "optimizer") if not away[name]}
     engine = {} if gpu_bytes is None else {"engine": engine_bytes(config, gpu_bytes)}
     computing = _computing(model, model.parameters, config, flash_attn)
-    offloaded = sum(size for name, size in states.items() if away[name])
+    critic, critic_away = _critic(config, share)
+    offloaded = sum(size for name, size in states.items() if away[name]) + sum(critic_away.values())
+    between_updates, states = between_updates | critic, states | critic
     return Memory(
         rollout={**between_updates, **engine, "CUDA": FIXED_BYTES},
-        update={**({} if policy else states), **computing, "CUDA": FIXED_BYTES},
+        update={**(critic if policy else states), **computing, "CUDA": FIXED_BYTES},
         host=_of_a_machine(model, model.parameters, config, offloaded, share),
         cache_tokens=None if gpu_bytes is None else _cache_tokens(model, model.parameters, config, gpu_bytes),
     )
@@ -91,7 +93,22 @@ def _on_a_cpu(model: ModelFacts, parameters: int, config: DictConfig) -> dict[st
         "engines: weights": engines * parameters * BYTES.get(rollout.dtype, 2),
         "logits of a micro-batch": processes * token_budget(config) * (model.vocabulary or 0) * LOGIT_BYTES,
     }
-    return sizes | ({"reference: weights": parameters * weight} if has_reference(config) else {})
+    sizes |= {"reference: weights": parameters * weight} if has_reference(config) else {}
+    critic = {"critic: weights, gradients, optimizer": parameters * (2 * weight + ADAM_BYTES)}
+    return sizes | (critic if config.algorithm.adv_estimator == "gae" else {})
+
+
+def _critic(config: DictConfig, share: int) -> tuple[dict[str, int], dict[str, int]]:
+    """What a critic, which has the size of the model, keeps on a GPU between its updates, and what it has offloaded."""
+    if config.algorithm.adv_estimator != "gae":
+        return {}, {}
+    fsdp = config.critic.fsdp
+    states = {
+        "critic's weights": (share * weight_bytes(config), fsdp.param_offload),
+        "critic's optimizer": (share * ADAM_BYTES, fsdp.optimizer_offload),
+    }
+    held = {name: size for name, (size, away) in states.items() if not (away or fsdp.offload_policy)}
+    return held, {name: size for name, (size, _) in states.items() if name not in held}
 
 
 def _computing(model: ModelFacts, parameters: int, config: DictConfig, flash_attn: bool) -> dict[str, int]:

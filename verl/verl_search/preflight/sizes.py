@@ -17,12 +17,13 @@ def weight_bytes(config: DictConfig) -> int:
 
 
 def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:
-    """One checkpoint of full training; None where the number of parameters is unknown."""
+    """One checkpoint of full training, with a critic that of both; None where the number of parameters is unknown."""
     if model.parameters is None:
         return None
     weight, contents = weight_bytes(config), config.actor_rollout_ref.actor.checkpoint.save_contents
     parts = {"model": weight, "optimizer": ADAM_BYTES, "hf_model": weight}
-    return model.parameters * sum(parts.get(part, 0) for part in contents)
+    of_model = model.parameters * sum(parts.get(part, 0) for part in contents)
+    return of_model * (2 if config.algorithm.adv_estimator == "gae" else 1)
 
 
 def kept_checkpoints(config: DictConfig, total_steps: int) -> int:
