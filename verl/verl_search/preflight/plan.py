@@ -56,7 +56,7 @@ def memory(facts: TrainingFacts) -> str:
     if paper is None:
         return "unknown"
     of_gpu = {"a GPU in rollouts": paper.rollout, "a GPU in updates": paper.update, "the machine": paper.host}
-    return "\n".join(
+    return "; ".join(
         f"{where}: {gib(sum(sizes.values()))} ({', '.join(f'{name} {gib(size)}' for name, size in sizes.items())})"
         for where, sizes in of_gpu.items()
         if sizes
