@@ -4,7 +4,9 @@ Does not cover: which cluster a run joins, and what is asked of it before `ray.i
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -18,6 +20,7 @@ from flashrag.system.network import interface_of
 from verl_search.platform.ray_cluster import FOLDER_VARIABLE, collect_rarely, private_variables
 
 ANSWER_S = 120.0
+CONNECT_S = 2.0
 REMEDY = (
     "Every node needs ReSearch set up under the same path, the same folders (a shared file system), and the way to the "
     "retrieval server: docs/training.md, Several nodes"
@@ -55,9 +58,25 @@ def _take(_: Any, variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
+def living_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def silent_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The addresses of those nodes that do not answer; Ray itself waits for many seconds before it calls one dead."""
+    return [node["NodeManagerAddress"] for node in nodes if not _answers(node)]
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    with suppress(OSError):
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), CONNECT_S).close()
+        return True
+    return False
+
+
 def check_each_node(config: Any) -> None:
     """Raise `UserError` unless each of several nodes has what the run needs; seconds, before any engine starts."""
-    nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in living_nodes()}
     if len(nodes) < 2:
         return
     save_path, search = Path(config.trainer.default_local_dir).absolute(), config.search

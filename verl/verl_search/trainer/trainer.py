@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from flashrag.prompts import write_record
 from verl_search.platform.ray_cluster import private_variables
-from verl_search.platform.ray_nodes import check_each_node, hand_over, on_this_node
+from verl_search.platform.ray_nodes import check_each_node, hand_over, living_nodes, on_this_node, silent_nodes
 from verl_search.platform.upstream import (
     replace_advantages,
     replace_sync_trainer,
@@ -41,6 +41,7 @@ class SearchTrainer(PPOTrainerSync):
         self._data_before_step: dict[str, Any] | None = None
         self._alarms = AlarmWatch(config)
         self._dead_replicas: list[str] = []
+        self._nodes = living_nodes()
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -52,12 +53,17 @@ class SearchTrainer(PPOTrainerSync):
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
         try:
             super().fit(agent_loop_manager)
-        except (StopTraining, RayActorError) as error:
+        except (StopTraining, RayActorError, RayTaskError) as error:
+            lost = silent_nodes(self._nodes)
+            # Where a node is lost, calls that it took part in fail in the processes of the others.
+            if isinstance(error, RayTaskError) and not lost:
+                raise
             # Upstream may meet a dead actor before the next check of our watch.
             stop = error if isinstance(error, StopTraining) else a_process_died(error)
             if not stop.saves_checkpoint:
                 raise
-            raise StopTraining(f"{stop}. {self._save_trained_steps()}") from error
+            reason = f"the Ray node {', '.join(lost)} does not answer: {stop}" if lost else stop
+            raise StopTraining(f"{reason}. {self._save_trained_steps()}") from error
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
         self._data_before_step = self.train_dataloader.state_dict()

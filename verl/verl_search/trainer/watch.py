@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from verl_search.trainer.stopping import StopTraining
 
@@ -47,9 +47,10 @@ class WorkerWatch:
             raise a_process_died(error) from error
 
 
-def a_process_died(error: RayActorError) -> StopTraining:
-    """The stop that a dead actor causes; Ray's message names the actor and the cause."""
-    return StopTraining(f"a process of the run died: {' '.join(str(error).split())}")
+def a_process_died(error: RayActorError | RayTaskError) -> StopTraining:
+    """The stop that a dead actor causes, also in others' calls; Ray's message names the actor and the cause."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return StopTraining(f"a process of the run died: {' '.join(str(cause).split())}")
 
 
 def dead_replicas(engine: str, addresses: Sequence[str]) -> list[str]:
