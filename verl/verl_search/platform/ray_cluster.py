@@ -24,7 +24,6 @@ from flashrag.system.network import direct_environment, is_this_machine, parse_a
 
 OWN, ANY = "local", "auto"  # Ray's words
 ADDRESS_KEY, ADDRESS_VARIABLE = "ray_kwargs.ray_init.address", "RAY_ADDRESS"
-CLIENT_SCHEME = "ray://"
 TIMEOUT_S = 5.0
 # verl's placement groups reserve 3 CPUs for each training process, the TransferQueue one for its controller and each
 # storage unit. Each actor beside them (task runner, agent loops, rollout servers) needs one that is free to be placed.
@@ -34,7 +33,7 @@ FORWARDED = re.compile(
     r"(HF|HUGGINGFACE|SGLANG|TRANSFORMERS|VERL|VLLM|WANDB)_\w+"
     r"|OMP_NUM_THREADS|PYTHONPATH|TENSORBOARD_DIR|XDG_CACHE_HOME"
 )
-OF_ONE_NODE = ("VLLM_HOST_IP",)
+OF_ONE_NODE = ("VLLM_HOST_IP", "WANDB_SERVICE")  # the latter of one process
 # Those that travel where Ray neither prints nor stores them. A proxy's address may hold a password.
 PRIVATE = re.compile(r"\w*(KEY|TOKEN|SECRET|PASSWORD)|(https?|all)_proxy", re.IGNORECASE)
 FOLDER_VARIABLE = "RESEARCH_FOLDER"  # the working folder of the command
@@ -55,7 +54,7 @@ class RayChoice(NamedTuple):
     def note(self, nodes: Sequence["Node"]) -> str:
         """A line for the user on the cluster that the run joins, and the nodes that it told."""
         told = ", ".join(f"{node.address} ({node.gpus:g} GPUs, {node.cpus:g} CPUs)" for node in nodes)
-        return f"training joins the Ray cluster at {self.address} ({self.source}){f': {told}' if told else ''}"
+        return f"training joins the Ray cluster at {self.address} ({self.source}): {told}"
 
 
 class Needs(NamedTuple):
@@ -110,12 +109,19 @@ def choose_ray(environ: Mapping[str, str], configured: str | None, nodes: int) -
 
 
 def check_ray_address(address: str, source: str) -> None:
-    """Raise `UserError` unless the address is host:port, or that of a Ray client server."""
+    """Raise `UserError` unless the address is host:port.
+
+    A Ray client (ray://) is no node of its cluster, and Ray does not call `ENTER_RUN` for it.
+    """
     expected = f"expected the address that `ray start` prints, e.g. 10.0.0.1:6379, or {ANY}, or {OWN}"
     if address.startswith(("http://", "https://")):
         raise UserError(f"{source}={address} is the address of Ray's dashboard, for `ray job submit`; {expected}")
+    if address.startswith("ray://"):
+        raise UserError(
+            f"{source}={address}: give the command on a node of the cluster, not through Ray's client; {expected}"
+        )
     try:
-        parsed = parse_address(address if "://" in address else f"gcs://{address}", ("gcs", "ray"))
+        parsed = parse_address(address if "://" in address else f"gcs://{address}", ("gcs",))
         if parsed.port is None:
             raise ValueError("it names no port")
     except ValueError as error:
@@ -125,22 +131,19 @@ def check_ray_address(address: str, source: str) -> None:
 def check_ray(choice: RayChoice, needed: Needs) -> list[Node]:
     """The nodes of the chosen cluster; raises `UserError` if it does not answer, refuses us, or has too little room.
 
-    A Ray of the run's own needs a place for its token and has no nodes yet; a client server (ray://) is only asked
-    whether it is there, and tells none.
+    A Ray of the run's own needs a place for its token, and has no nodes yet.
     """
     if not choice.joins:
         check_own_token(os.environ)
         return []
     address = _found(choice)
     remedy = f"start the cluster (`ray start`), correct {choice.source}, or unset it for a Ray of the run's own"
-    parsed = parse_address(f"gcs://{address.removeprefix(CLIENT_SCHEME)}", ("gcs",))
+    parsed = parse_address(f"gcs://{address}", ("gcs",))
     assert parsed.port is not None, "checked by choose_ray"
     try:
         socket.create_connection((parsed.host, parsed.port), TIMEOUT_S).close()
     except OSError as error:
         raise UserError(f"no Ray cluster answers at {choice.source}={choice.address} ({error}); {remedy}") from error
-    if address.startswith(CLIENT_SCHEME):
-        return []
     nodes = _living_nodes(address, choice, remedy)
     check_nodes(nodes, choice, needed)
     return nodes
