@@ -100,7 +100,7 @@ def test_a_run_joins_only_what_is_named(variable: str | None, configured: str | 
     ("address", "reason"),
     [
         ("http://127.0.0.1:8265", "the address of Ray's dashboard"),
-        ("ray://head:10001", "is Ray's client: give the command on a node of the cluster"),
+        ("ray://head:10001", "give the command on a node of the cluster, not through Ray's client"),
         ("head", "names no port"),
         ("head:six", "Invalid port"),
         ("head:0", "0 is no port"),
