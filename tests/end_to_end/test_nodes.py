@@ -7,6 +7,8 @@ nodes have addresses of their own, but one disk, as machines with a shared file 
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 
@@ -48,15 +50,20 @@ def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
     with two_nodes() as nodes, serving(server, f"http://{LOOPBACK}:{port}", tmp_path / "server.log", environment=KEYS):
         environment = {**ENVIRONMENT, **nodes.environment, **KEYS, "WANDB_MODE": "offline"}
 
-        def start(url: str, *more: str) -> Popen[str]:
+        @contextmanager
+        def started(url: str, *more: str) -> Iterator[Popen[str]]:
             streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-            return Popen(command(url, *more), env=environment, cwd=tmp_path, text=True, bufsize=1, **streams)
+            with Popen(command(url, *more), env=environment, cwd=tmp_path, text=True, bufsize=1, **streams) as process:
+                try:
+                    yield process
+                finally:
+                    process.terminate()  # nothing that has ended minds
 
-        with start(f"http://{LOOPBACK}:{port}", "--check") as refused:
+        with started(f"http://{LOOPBACK}:{port}", "--check") as refused:
             assert "is another machine on each of the 2 nodes of the Ray cluster" in refused.communicate()[0]
         assert refused.returncode == 2
 
-        with start(f"http://{host}:{port}") as run:
+        with started(f"http://{host}:{port}") as run:
             console = read_until_step(run.stdout, 3)
             assert_places(nodes)
             nodes.kill_other()
@@ -68,7 +75,7 @@ def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
         assert_results(tmp_path / "run")
         assert_no_key_is_written(nodes.folder, tmp_path / "run")
 
-        with start(f"http://{host}:{port}") as again:
+        with started(f"http://{host}:{port}") as again:
             assert "has 1 nodes with 1 GPUs" in again.communicate()[0]
         assert again.returncode == 2
 
