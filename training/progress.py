@@ -22,13 +22,17 @@ def step_line(step: int, total_steps: int | None, metrics: Mapping[str, Any]) ->
     if "rollout/searches" not in metrics:
         return ""
     rollout_s = metrics["timing_s/gen"]
-    log_prob_s = metrics.get("timing_s/old_log_prob", 0.0) + metrics.get("timing_s/ref", 0.0)
+    # A critic counts too: it says values where the others say log-probabilities.
+    log_prob_s, update_s = (
+        sum(metrics.get(f"timing_s/{part}", 0.0) for part in parts)
+        for parts in (("old_log_prob", "ref", "values"), ("update_critic", "update_actor"))
+    )
     of_total = f"/{total_steps}" if total_steps else ""
     return (
         f"{step:>4}{of_total} | {metrics['critic/score/mean']:6.3f} | {metrics['rollout/em']:5.3f} | "
         f"{metrics['rollout/format_rate']:6.2f} | {metrics['rollout/searches']:8.2f} | "
         f"{metrics['rollout/response_tokens_sampled']:14.0f} + {metrics['rollout/response_tokens_spliced']:<7.0f} | "
-        f"{rollout_s:5.1f} ({idle_s(metrics):.1f}) / {log_prob_s:.1f} / {metrics['timing_s/update_actor']:.1f} / "
+        f"{rollout_s:5.1f} ({idle_s(metrics):.1f}) / {log_prob_s:.1f} / {update_s:.1f} / "
         f"{metrics['timing_s/step']:.1f}"
     )
 

@@ -41,6 +41,13 @@ def test_a_step_line_holds_the_figures() -> None:
     assert line.endswith("8.0 (1.5) / 3.5 / 5.0 / 17.0")
 
 
+def test_a_step_line_counts_a_critic_whether_the_model_is_trained_or_not() -> None:
+    critic = {"timing_s/values": 1.0, "timing_s/update_critic": 4.0}
+    assert step_line(3, 40, {**STEP, **critic}).endswith("8.0 (1.5) / 4.5 / 9.0 / 17.0")
+    warm_up = {key: value for key, value in STEP.items() if key != "timing_s/update_actor"}
+    assert step_line(3, 40, {**warm_up, **critic}).endswith("8.0 (1.5) / 4.5 / 4.0 / 17.0")
+
+
 def test_validation_is_named_by_source() -> None:
     assert validation_line(10, VALIDATION) == "  10 validation: 2hop: EM 0.500, 1.75 searches"
     assert validation_line(10, STEP) == ""

@@ -88,8 +88,9 @@ def _on_a_cpu(model: ModelFacts, parameters: int, config: DictConfig) -> dict[st
     rollout, weight = config.actor_rollout_ref.rollout, weight_bytes(config)
     processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
     engines = max(1, processes // rollout.tensor_model_parallel_size)
+    trained = parameters * (2 * weight + ADAM_BYTES)
     sizes = {
-        "actor: weights, gradients, optimizer": parameters * (2 * weight + ADAM_BYTES),
+        "actor: weights, gradients, optimizer": trained,
         "engines: weights": engines * parameters * BYTES.get(rollout.dtype, 2),
         "logits of a micro-batch": processes * token_budget(config) * (model.vocabulary or 0) * LOGIT_BYTES,
     }

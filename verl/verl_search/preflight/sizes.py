@@ -20,7 +20,9 @@ def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:
     """One checkpoint of full training, with a critic that of both; None where the number of parameters is unknown."""
     if model.parameters is None:
         return None
-    weight, contents = weight_bytes(config), config.actor_rollout_ref.actor.checkpoint.save_contents
+    weight, contents = weight_bytes(config), [*config.actor_rollout_ref.actor.checkpoint.save_contents]
+    if config.algorithm.adv_estimator == "gae":
+        contents += config.critic.checkpoint.save_contents
     parts = {"model": weight, "optimizer": ADAM_BYTES, "hf_model": weight}
     of_model = model.parameters * sum(parts.get(part, 0) for part in contents)
     return of_model * (2 if config.algorithm.adv_estimator == "gae" else 1)
