@@ -18,8 +18,10 @@ from tests.verl_search.composing import composed
 from verl_search.platform.ray_cluster import Node
 from verl_search.preflight import rules, sizes
 from verl_search.preflight.facts import Asked, TrainingFacts, fits
+from verl_search.preflight.memory import training_memory
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
+DISABLED = "trainer.resume_mode=disable"
 MODEL = ModelFacts("Qwen2ForCausalLM", 1024, 4, 1000, 1_000_000, 64 * 2**20, 4_000_000)
 
 
@@ -245,6 +247,28 @@ def test_the_weights_buffer_holds_the_largest_tensor(configured: str, largest: i
     assert sizes.bucket_megabytes(replace(MODEL, largest_tensor=largest), config) == megabytes
     if largest is None:
         assert sizes.bucket_megabytes(None, config) == megabytes  # a model of the hub
+
+
+def test_a_critic_takes_the_memory_and_the_disk_of_an_actor():
+    with_critic = composed("demo", "algorithm.adv_estimator=gae")
+    memory = training_memory(MODEL, with_critic)
+    assert memory is not None
+    assert memory.host["critic: weights, gradients, optimizer"] == 16_000_000
+    # The actor's 16 MB as below, and the critic's weights and optimizer.
+    assert sizes.checkpoint_bytes(MODEL, with_critic) == (4 + 8 + 4 + 4 + 8) * 1_000_000
+
+
+def test_a_run_without_a_critic_does_not_go_on_with_one(tmp_path: Path):
+    given = (f"trainer.default_local_dir={tmp_path}", "algorithm.adv_estimator=gae")
+    assert told(rules.critic_can_go_on, *given) == [], "the run begins"
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    (tmp_path / "global_step_3" / "actor").mkdir(parents=True)
+    ((severity, message),) = told(rules.critic_can_go_on, *given)
+    assert severity is Severity.ERROR
+    assert f"the run in {tmp_path} has no critic and would go on; give another save_path" in message
+    assert told(rules.critic_can_go_on, given[0]) == told(rules.critic_can_go_on, *given, DISABLED) == []
+    (tmp_path / "global_step_3" / "critic").mkdir()
+    assert told(rules.critic_can_go_on, *given) == []
 
 
 def test_the_disk_on_paper():

@@ -84,6 +84,8 @@ def test_our_own_configs_go_against_no_entry(name: str) -> None:
             "critic.optim.lr=1: there is a critic with algorithm.adv_estimator=gae only",
         ),
         (["critic.optim.lr=1", "algorithm.adv_estimator=gae"], None, ""),
+        (["trainer.max_critic_ckpt_to_keep=2"], "warning", "set trainer.max_actor_ckpt_to_keep"),
+        (["trainer.max_actor_ckpt_to_keep=2"], None, ""),
         (["critic.enable=true"], "error", "critic.enable=True: the estimator gae has a critic, and for any other"),
         (["critic.rollout_n=4"], "error", "set actor_rollout_ref.rollout.n (--rollout_n)"),
         (["critic.ppo_micro_batch_size_per_gpu=4"], "warning", "filled by tokens (critic.ppo_infer_max_token_len_per"),

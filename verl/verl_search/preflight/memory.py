@@ -95,7 +95,7 @@ def _on_a_cpu(model: ModelFacts, parameters: int, config: DictConfig) -> dict[st
         "logits of a micro-batch": processes * token_budget(config) * (model.vocabulary or 0) * LOGIT_BYTES,
     }
     sizes |= {"reference: weights": parameters * weight} if has_reference(config) else {}
-    critic = {"critic: weights, gradients, optimizer": parameters * (2 * weight + ADAM_BYTES)}
+    critic = {"critic: weights, gradients, optimizer": trained}
     return sizes | (critic if config.algorithm.adv_estimator == "gae" else {})
 
 

@@ -94,6 +94,17 @@ def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
         )
 
 
+def critic_can_go_on(facts: TrainingFacts) -> Iterator[Finding]:
+    config, step = facts.config, last_step(facts.save_path)
+    if config.algorithm.adv_estimator != "gae" or config.trainer.resume_mode != "auto" or step is None:
+        return
+    if not (facts.save_path / f"global_step_{step}" / "critic").is_dir():
+        yield error(
+            f"algorithm.adv_estimator=gae, but the run in {facts.save_path} has no critic and would go on; give another "
+            "save_path"
+        )
+
+
 def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
     nodes = facts.ray_nodes
     if facts.ray.joins:
@@ -272,6 +283,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.reward": reward_works,
     "search.judge": judge_answers,
     "search.control": control_is_told,
+    "critic.checkpoint": critic_can_go_on,
     "model.files": model_is_there,
     "model.end-tokens": sequences_end,
     "model.chat-template": chat_template_renders,
