@@ -251,6 +251,10 @@ def test_what_is_hardly_meant_is_a_warning(rule: str, overrides: list[str], mess
         [f"{LOSS}.loss_mode=llds", f"{ACTOR}.ppo_epochs=2", f"{LOSS}.llds_base=gspo"],
         [f"{CORRECTION}.bypass_mode=true"],
         [
+            *(f"{LOSS}.loss_mode=llds", f"{LOSS}.llds_base=bypass_mode", f"{CORRECTION}.bypass_mode=true"),
+            f"{CORRECTION}.loss_type=reinforce",
+        ],
+        [
             f"{CORRECTION}.rollout_is=sequence",
             f"{CORRECTION}.rollout_rs=token_k1",
             f"{CORRECTION}.rollout_rs_threshold=2",
