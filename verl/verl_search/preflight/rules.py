@@ -100,8 +100,8 @@ def critic_can_go_on(facts: TrainingFacts) -> Iterator[Finding]:
         return
     if not (facts.save_path / f"global_step_{step}" / "critic").is_dir():
         yield error(
-            f"algorithm.adv_estimator=gae, but the run in {facts.save_path} has no critic and would go on; give another "
-            "save_path"
+            f"algorithm.adv_estimator=gae, but the run in {facts.save_path} has no critic and would go on; give "
+            "another save_path"
         )
 
 
