@@ -75,7 +75,8 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 # Those that compare the answers to a question with each other, and those that do not.
 GROUP_ESTIMATORS = (
-    *("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "reinforce_plus_plus_baseline", "opo", "gpg"),
+    *("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg"),
+    "reinforce_plus_plus_baseline",
 )
 ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce_plus_plus", "gae")
 _LOSSES = (
