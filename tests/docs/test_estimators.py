@@ -34,7 +34,7 @@ def rows() -> Iterator[tuple[str, ...]]:
             quoted = re.findall(r"`([^`]+)`", line)
             settings = [word.replace("…", f"{ACTOR}.") for words in quoted for word in words.split() if "=" in word]
             names = [name for name in re.findall(r"`(\w+)`", line.split("|")[1]) if key]
-            yield from ((f"{key}={name}", *settings) for name in names) if names else (tuple(settings),)
+            yield from ((f"{key}={name}", *settings) for name in names) if names else [tuple(settings)] * bool(settings)
 
 
 ROWS = list(rows())
