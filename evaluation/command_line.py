@@ -84,7 +84,8 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="evaluation/run_eval.py",
         description="Evaluate a served model on a question set, with search. To continue a run, repeat its command.",
-        epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B. Each takes --help.",
+        epilog="Other commands: run_eval.py report RUN…; run_eval.py compare RUN_A RUN_B; run_eval.py curve, with the "
+        "flags above, for every checkpoint in the folder that --auto_serve names. Each takes --help.",
     )
     run = parser.add_argument_group("run").add_argument
     run(

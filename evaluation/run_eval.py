@@ -3,13 +3,16 @@
 Checks the input (preflight/), asks the questions, saves each answer at once in the folder of the run, and scores the
 answers. To continue a run, repeat its command; `--resume` asks the failed questions again, too. `--auto_serve
 CHECKPOINT` exports and serves the model first. `--check` only says what the run would be.
-Other commands: `run_eval.py report RUN…` and `run_eval.py compare RUN_A RUN_B`.
+Other commands: `run_eval.py report RUN…`, `run_eval.py compare RUN_A RUN_B`, and `run_eval.py curve …`, which evaluates
+every checkpoint of a training run.
 Exit codes: 0 done, 1 no question could be answered or no model served, 2 unusable input, 130 interrupted.
 """
 
 import asyncio
+import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,9 +24,10 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 
 from evaluation.command_line import CommandLine, parse_command_line
 from evaluation.preflight import PACKAGES, PLAN, RULES, EvalFacts
-from evaluation.report.tables import format_table
-from evaluation.run.auto_serve import served
-from evaluation.run.folder import RunFolder, without_passwords
+from evaluation.report.tables import EvaluatedRun, as_markdown, curve_table, format_table
+from evaluation.run.auto_serve import check_auto_serve, served
+from evaluation.run.curve import command_lines
+from evaluation.run.folder import SUMMARY_FILE, RunFolder, read_json, without_passwords
 from evaluation.scores.scoring import score_trajectory, summarize, with_scores
 from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, controlled
@@ -33,7 +37,16 @@ from flashrag.errors import EXIT_INTERRUPTED, exit_on_user_error
 from flashrag.generator import load_generator
 from flashrag.metrics import exact_match
 from flashrag.pipeline import METHODS, BasicPipeline
-from flashrag.preflight import Finding, enforce, examine, keep_findings, keep_torch_out_of_a_check, show_check
+from flashrag.preflight import (
+    Finding,
+    PreflightFailed,
+    Severity,
+    enforce,
+    examine,
+    keep_findings,
+    keep_torch_out_of_a_check,
+    show_check,
+)
 from flashrag.retriever import Assets, Retriever, RetrieverSettings, check_assets, load_retriever_from, prepare_process
 from flashrag.reward import Judge, reward_function
 from flashrag.system.machine import describe_environment
@@ -54,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return compare(arguments[1:])
     try:
+        if arguments[:1] == ["curve"]:
+            return evaluate_each(command_lines(parse_command_line(arguments[1:])))
         return evaluate(parse_command_line(arguments))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("repeat the command to continue the run") from None
@@ -61,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(command_line: CommandLine) -> int:
     """Look at everything, then start or continue one run; returns the exit code."""
-    facts = EvalFacts(command_line)
-    facts.gather()
-    findings = [replace(each, message=without_passwords(each.message)) for each in examine(RULES, facts)]
+    facts, findings = look(command_line)
     if command_line.check:
         return show_check(PLAN, facts, findings)
     enforce(findings)
@@ -82,6 +95,31 @@ def evaluate(command_line: CommandLine) -> int:
     return show(folder, summary, interrupted)
 
 
+def look(command_line: CommandLine) -> tuple[EvalFacts, list[Finding]]:
+    facts = EvalFacts(command_line)
+    facts.gather()
+    return facts, [replace(each, message=without_passwords(each.message)) for each in examine(RULES, facts)]
+
+
+def evaluate_each(lines: Sequence[CommandLine]) -> int:
+    """Evaluate one checkpoint after the other, once all of them have been looked at; returns the highest exit code."""
+    findings = [] if lines[0].check else [finding for line in lines for finding in look(line)[1]]
+    if errors := list(dict.fromkeys(finding for finding in findings if finding.severity is Severity.ERROR)):
+        raise PreflightFailed(errors)
+    code = 0
+    for line in lines:
+        print(f"{line.auto_serve}:", flush=True)
+        code = max(code, evaluate(line))
+        if code == EXIT_INTERRUPTED:
+            return code
+    if not lines[0].check:
+        folders = [check_auto_serve(line).run_folder for line in lines]
+        runs = [EvaluatedRun(each.name, read_json(each / SUMMARY_FILE), {}) for each in folders]
+        print(as_markdown(curve_table(runs)))
+        print(f"with a plot: python evaluation/run_eval.py report {shlex.join(map(str, folders))}")
+    return code
+
+
 def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, findings: Sequence[Finding]) -> bool:
     """Ask the model the pending questions; returns whether it was interrupted."""
     settings = folder.settings
@@ -94,9 +132,11 @@ def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, f
         served_name = generator.served_name if generator else None
         folder.start_session(describe_environment(REPOSITORY, PACKAGES), served_name, pipeline.prompt)
         keep_findings(findings, folder.path)
-        done = len(folder.questions) - len(pending)
+        done = folder.n_answers - len(pending)
         already = f", {done} of them already answered" if done else ""
-        print(f"{len(folder.questions)} questions of {settings.dataset_label}{already} -> {folder.path}", flush=True)
+        each = f", {settings.num_samples} answers to each" if settings.num_samples > 1 else ""
+        what = f"{len(folder.questions)} questions of {settings.dataset_label}{each}"
+        print(f"{what}{already} -> {folder.path}", flush=True)
         try:
             asyncio.run(answer_with_progress(folder, pipeline, pending, (generator, retriever)))
         except (KeyboardInterrupt, asyncio.CancelledError):
@@ -147,7 +187,7 @@ async def answer_with_progress(
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    asked = {question.id for question in pending}
+    left = Counter(question.id for question in pending)
     done = right = failed = 0
 
     def count(trajectory: Trajectory) -> None:
@@ -157,9 +197,10 @@ async def answer_with_progress(
         failed += trajectory.failed
 
     for trajectory in folder.trajectories():
-        if trajectory.question_id not in asked:
+        if left[trajectory.question_id] == 0 or not trajectory.failed:
             count(trajectory)
-    with tqdm(total=len(folder.questions), initial=done, unit="question") as bar:
+    unit = "question" if folder.settings.num_samples == 1 else "answer"
+    with tqdm(total=folder.n_answers, initial=done, unit=unit) as bar:
 
         def keep(trajectory: Trajectory) -> None:
             folder.add(trajectory)
@@ -221,6 +262,7 @@ def judge_answers(folder: RunFolder, judge: Judge) -> None:
 
 
 def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
+    asked = "questions" if folder.settings.num_samples == 1 else "answers"
     print(format_table(summary))
     if summary["token_ids"] == "re-tokenised":
         print("note: the model server returns text only, so its responses were encoded again with the local tokenizer")
@@ -228,17 +270,17 @@ def show(folder: RunFolder, summary: dict[str, Any], interrupted: bool) -> int:
     if summary["n_failed"]:
         first = next(trajectory for trajectory in folder.trajectories() if trajectory.failed)
         print(
-            f"warning: {summary['n_failed']} of {summary['n']} questions failed and count as wrong; the first, "
+            f"warning: {summary['n_failed']} of {folder.n_answers} {asked} failed and count as wrong; the first, "
             f"{first.question_id}: {first.error}. --resume asks them again",
             file=sys.stderr,
         )
     if interrupted:
         print(
-            f"interrupted: {summary['n_missing']} questions are left; repeat the command to continue the run",
+            f"interrupted: {summary['n_missing']} {asked} are left; repeat the command to continue the run",
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
-    return 1 if summary["n_failed"] == summary["n"] else 0
+    return 1 if summary["n_failed"] == folder.n_answers else 0
 
 
 if __name__ == "__main__":

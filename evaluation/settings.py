@@ -38,6 +38,7 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
 
     method_name: str = Field(description=f"one of {', '.join(METHOD_NAMES)}")
     split: str | None = Field(None, min_length=1, description="not used if dataset_name is a file")
+    num_samples: int = Field(1, ge=1, description="answers to each question; more than 1 need a temperature above 0")
     save_dir: Path = Field(description="folder of all runs; each run gets its own subfolder")
     save_note: str | None = Field(None, pattern=r"^[\w.-]+$", description="suffix of the name of the run's folder")
     save_metric_score: bool = Field(True, description="write metric_score.txt")
@@ -92,6 +93,25 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
             raise ValueError("split is not set; give it a value, e.g. dev")
         if self.random_sample and self.test_sample_num is None:
             raise ValueError("random_sample is true, but test_sample_num is not set; give the number of questions")
+        return self
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> "EvalSettings":
+        """Several answers to a question must be able to differ."""
+        params, several = self.generation_params, f"num_samples={self.num_samples}, but "
+        if self.num_samples == 1:
+            return self
+        if not METHODS[self.method_name].pipeline.needs_generator:
+            raise ValueError(f"{several}{self.method_name} always gives the same answer; set num_samples=1")
+        if params.temperature == 0:
+            raise ValueError(
+                f"{several}generation_params.temperature is 0, which gives the same answer each time; give a "
+                "temperature above 0"
+            )
+        if params.seed is not None:
+            raise ValueError(
+                f"{several}generation_params.seed={params.seed} gives the same answer each time; leave the seed null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ NOT_ASKED = frozenset(
     {
         *PLACEHOLDERS,
         *("data_dir", "test_sample_num", "random_sample", "concurrency", "metrics", "metric_setting", "reward"),
-        *("save_note", "save_metric_score", "save_intermediate_data"),
+        *("num_samples", "save_note", "save_metric_score", "save_intermediate_data"),
     }
 )
 DEFAULTS = {"method_name": "research", "save_dir": "outputs/ask"}

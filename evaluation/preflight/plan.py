@@ -22,7 +22,8 @@ NOT_ASKED = "not asked"
 def _used(facts: EvalFacts) -> str:
     settings, count, held = facts.settings, len(facts.questions), len(facts.question_file.questions)
     how = f"drawn with seed {settings.seed}" if settings.random_sample else "the first ones"
-    return f"all {count}" if count == held else f"{count} of {held} (test_sample_num, {how})"
+    samples = f", {settings.num_samples} answers to each" if settings.num_samples > 1 else ""
+    return (f"all {count}" if count == held else f"{count} of {held} (test_sample_num, {how})") + samples
 
 
 def _method(facts: EvalFacts) -> str:
@@ -124,10 +125,11 @@ def _judge(facts: EvalFacts) -> str:
 
 
 def _state(facts: EvalFacts) -> str:
-    total, left = len(facts.questions), len(facts.pending)
+    total, left = facts.folder.n_answers, len(facts.pending)
     if not left:
         return "complete: only the scores would be computed again"
-    return f"new: {left} questions" if left == total else f"continues: {total - left} of {total} answered, {left} left"
+    what = "questions" if facts.settings.num_samples == 1 else "answers"
+    return f"new: {left} {what}" if left == total else f"continues: {total - left} of {total} answered, {left} left"
 
 
 def _disk(facts: EvalFacts) -> str:

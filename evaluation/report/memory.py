@@ -70,6 +70,8 @@ def _pairs(runs: Sequence[EvaluatedRun]) -> Iterator[dict[str, Any]]:
         is_closed_book = other.summary["method"] == "zero-shot" and not same_method
         alike = run.dataset == other.dataset and run.summary.get("served_model") == other.summary.get("served_model")
         shared = run.em_by_id.keys() & other.em_by_id.keys()
+        if run.num_samples > 1 or other.num_samples > 1:  # right or wrong is of one answer
+            continue
         if run.control != SearchControl.NONE or not (is_control or is_closed_book) or not alike or not shared:
             continue
         right = [(run.em_by_id[i] == 1.0, other.em_by_id[i] == 1.0) for i in shared]

@@ -2,8 +2,9 @@
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
+from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -11,11 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.report.page import Plot, Run, verdict
+from evaluation.report.tables import EvaluatedRun
 from flashrag.episode import Trajectory
 
 MAX_SEARCHES = 8
 TOKEN_BINS = 8
 SIZE_INCH = (4.6, 3.2)
+Drawn = TypeVar("Drawn")
 
 
 def plots(runs: Sequence[Run]) -> list[Plot]:
@@ -30,7 +33,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
     ]
 
 
-def _svg(runs: Sequence[Run], draw: Callable[[Figure, Sequence[Run]], None]) -> str:
+def _svg(runs: Drawn, draw: Callable[[Figure, Drawn], None]) -> str:
     # A fixed salt gives the same ids for the same data, so that reports on the same runs are identical files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "font.size": 9}):
         figure = Figure(figsize=SIZE_INCH, layout="constrained")
@@ -62,11 +65,37 @@ def _em_by_tokens(figure: Figure, runs: Sequence[Run]) -> None:
 
 
 def _draw_groups(axes, name: str, groups: dict[float, list[Trajectory]]) -> None:
-    """EM per group with its standard error, which for a share is sqrt(p (1 - p) / n)."""
+    """EM per group with its standard error: the deviation over its questions, by the root of their number."""
     places = sorted(groups)
-    means = [np.mean([verdict(t) == "right" for t in groups[place]]) for place in places]
-    errors = [np.sqrt(mean * (1 - mean) / len(groups[place])) for place, mean in zip(places, means, strict=True)]
+    shares = [_shares(groups[place]) for place in places]
+    means = [np.mean(each) for each in shares]
+    errors = [np.std(each) / np.sqrt(len(each)) for each in shares]
     axes.errorbar(places, means, yerr=errors, marker="o", markersize=3, linewidth=1, capsize=2, label=name)
+    axes.legend(fontsize=7)
+
+
+def _shares(trajectories: Sequence[Trajectory]) -> list[float]:
+    """The share of right answers of each question."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for trajectory in trajectories:
+        right[trajectory.question_id].append(verdict(trajectory) == "right")
+    return [sum(answers) / len(answers) for answers in right.values()]
+
+
+def curve_plots(curves: Mapping[str, Sequence[EvaluatedRun]]) -> list[Plot]:
+    """The curve of each evaluation over the steps of a training run, with its intervals; none without steps."""
+    return [Plot("Exact match over the steps of training", _svg(curves, _em_by_step))] if curves else []
+
+
+def _em_by_step(figure: Figure, curves: Mapping[str, Sequence[EvaluatedRun]]) -> None:
+    axes = figure.add_subplot(xlabel="step", ylabel="EM", ylim=(-0.03, 1.03))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for name, runs in curves.items():
+        figures = [run.summary["metrics"]["em"] for run in runs]
+        means = [em["mean"] for em in figures]
+        bounds = [(0, 0) if em["low"] is None else (em["mean"] - em["low"], em["high"] - em["mean"]) for em in figures]
+        steps = [run.step for run in runs]
+        axes.errorbar(steps, means, yerr=np.transpose(bounds), marker="o", markersize=3, capsize=2, label=name)
     axes.legend(fontsize=7)
 
 

@@ -6,12 +6,23 @@ shows sampled and spliced text and the loss mask of each rollout. The folder of 
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evaluation.report.memory import memory_tables, search_or_memory
 from evaluation.report.page import Decode, Run, render_page, verdict
-from evaluation.report.tables import EvaluatedRun, as_html, as_markdown, comparison_table, figures_table, overview_table
+from evaluation.report.tables import (
+    EvaluatedRun,
+    as_html,
+    as_markdown,
+    comparison_table,
+    curve_table,
+    curves,
+    figures_table,
+    overview_table,
+    samples_table,
+)
 from evaluation.run.folder import CONFIG_FILE, ITEMS, SUMMARY_FILE, SUMMARY_KEYS, read_items, read_json
 from flashrag.config import read_yaml_mapping
 from flashrag.episode import Trajectory
@@ -62,14 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write(out: Path, title: str, evaluations: Sequence[EvaluatedRun], shown: Sequence[Run]) -> None:
     """Write the report's files into `out`, each atomically, and print the tables."""
-    from evaluation.report.plots import plots  # matplotlib takes a second
+    from evaluation.report.plots import curve_plots, plots  # matplotlib takes a second
 
-    tables = [build(evaluations) for build in (overview_table, figures_table, comparison_table)] if evaluations else []
+    builders = (overview_table, curve_table, samples_table, figures_table, comparison_table)
+    tables = [build(evaluations) for build in builders] if evaluations else []
     figures = search_or_memory(shown, evaluations)
     tables += memory_tables(figures)
     notes = _notes(shown)
     markdown = "\n\n".join([f"# {title}", *(as_markdown(table) for table in tables), *notes]) + "\n"
-    html = render_page(title, "".join(as_html(table) for table in tables), notes, plots(shown), shown)
+    shown_plots = [*curve_plots(curves(evaluations)), *plots(shown)]
+    html = render_page(title, "".join(as_html(table) for table in tables), notes, shown_plots, shown)
     numbers = json.dumps(figures, indent=2) + "\n"
     for name, text in (("report.html", html), ("report.md", markdown), ("search_or_memory.json", numbers)):
         write_text(out / name, text)
@@ -102,7 +115,10 @@ def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[Trajec
             raise UserError(f"{folder / name_of_file} is missing: the run has not ended; repeat its command")
     summary, config = read_json(folder / SUMMARY_FILE, SUMMARY_KEYS), read_yaml_mapping(folder / CONFIG_FILE)
     trajectories = list(read_items(folder))
-    scores = {trajectory.question_id: float(verdict(trajectory) == "right") for trajectory in trajectories}
+    right: dict[str, list[bool]] = defaultdict(list)  # of the answers to each question
+    for trajectory in trajectories:
+        right[trajectory.question_id].append(verdict(trajectory) == "right")
+    scores = {key: sum(answers) / len(answers) for key, answers in right.items()}
     return EvaluatedRun(name, {**summary, "save_note": config.get("save_note")}, scores), trajectories
 
 

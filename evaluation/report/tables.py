@@ -4,6 +4,8 @@ A table is built once as cells, then written as Markdown and as HTML, so that bo
 """
 
 import csv
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +20,9 @@ from flashrag.prompts import PromptRecord
 # Exact match in percent on dev sets (accuracy for StrategyQA in the pilot). All used E5-base-v2, Wikipedia of December
 # 2018, five passages per search; baselines ran Qwen2.5-7B-Instruct.
 PUBLISHED = Path(__file__).with_name("published.csv")
+
+
+_STEP_NOTE = re.compile(r"(?:^|_)step_(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,17 @@ class EvaluatedRun:
     def control(self) -> str:
         """What its searches gave; runs of before there were controls do not say."""
         return self.summary.get("search_control", SearchControl.NONE)
+
+    @property
+    def num_samples(self) -> int:
+        """How many answers there are to each question; runs of before there could be several do not say."""
+        return self.summary.get("num_samples", 1)
+
+    @property
+    def step(self) -> int | None:
+        """The step of training that its save_note names, as `run_eval.py curve` and a careful user write it."""
+        found = _STEP_NOTE.search(self.summary.get("save_note") or "")
+        return int(found[1]) if found else None
 
     @property
     def prompt(self) -> str:
@@ -97,6 +113,44 @@ def figures_table(runs: Sequence[EvaluatedRun]) -> Table:
     ]  # fmt: skip
     header = ["run", "prompt", "questions", "failed", *(f"{name} %" for name in metrics), *usage]
     return Table("All figures, means per question", header, rows)
+
+
+def samples_table(runs: Sequence[EvaluatedRun]) -> Table:
+    """avg@n, pass@k and maj@n of the runs with several answers to a question."""
+    several = [run for run in runs if run.summary.get("samples")]
+    names = list(dict.fromkeys(name for run in several for name in run.summary["samples"]))
+    rows = [
+        [run.name, str(run.summary["n"]), str(run.num_samples),
+         *(_percent(run.summary["samples"].get(name)) for name in names)]
+        for run in several
+    ]  # fmt: skip
+    return Table(
+        "Several answers to a question, % [95 % interval over questions]", ["run", "questions", "answers", *names], rows
+    )
+
+
+def curves(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
+    """The runs with a step, by data set, method and the rest of their notes, in the order of the steps."""
+    found: dict[str, list[EvaluatedRun]] = defaultdict(list)
+    for run in runs:
+        if run.step is not None and run.summary["metrics"].get("em"):
+            note = _STEP_NOTE.sub("", run.summary["save_note"])
+            found[" ".join(filter(None, (run.dataset, run.summary["method"], note)))].append(run)
+    return {name: sorted(each, key=lambda run: run.step or 0) for name, each in found.items()}
+
+
+def curve_table(runs: Sequence[EvaluatedRun]) -> Table:
+    """The metrics of each checkpoint of a training run."""
+    curved = [(name, run) for name, each in curves(runs).items() for run in each]
+    metrics = list(dict.fromkeys(metric for _, run in curved for metric in run.summary["metrics"]))
+    rows = [
+        [name, str(run.step), str(run.summary["n"]),
+         *(_percent(run.summary["metrics"].get(metric)) for metric in metrics),
+         _number(run.summary["usage"].get("searches"))]
+        for name, run in curved
+    ]  # fmt: skip
+    header = ["evaluation", "step", "questions", *(f"{metric} %" for metric in metrics), "searches"]
+    return Table("Over the steps of training", header, rows)
 
 
 def comparison_table(runs: Sequence[EvaluatedRun]) -> Table:
@@ -176,7 +230,8 @@ def format_table(summary: Mapping[str, Any]) -> str:
     lines = [f"{summary['method']} on {summary['dataset']} {summary['split'] or ''}".rstrip() + under]
     for label, group in groups.items():
         lines.append(f"  {label}: n {group['n']}, failed {group['n_failed']}, missing {group['n_missing']}")
-        lines += [f"    {name:<24}{_summary_cell(figures)}" for name, figures in group["metrics"].items()]
+        figures_of = {**group["metrics"], **group.get("samples", {})}
+        lines += [f"    {name:<24}{_summary_cell(figures)}" for name, figures in figures_of.items()]
         lines += [f"    {name:<24}{value:.6g}" for name, value in group["usage"].items()]
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 config.yaml             every key with its value; a continuation must have the same values
 environment.json        versions, git revision, machine, served model, start and end of each session
 prompt.yaml             the words around the questions, as `prompt_file` takes them
-items.jsonl             one trajectory per question, written when it is answered; scored and sorted at the end
+items.jsonl             one trajectory per answer to a question, written when it comes; scored and sorted at the end
 judge.jsonl             the replies of the judge
 summary.json            the scores
 metric_score.txt, intermediate_data.json    FlashRAG's files, if the configuration enables them
@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_core import to_jsonable_python
 
 from evaluation.scores.scoring import MISSING
 from evaluation.settings import MAY_CHANGE, EvalSettings
@@ -61,6 +61,8 @@ class RunFolder:
                 raise UserError(f"{self.path} holds files, but no run; remove it, or use another save_note")
             return {}
         now, earlier = self._config(), read_yaml_mapping(config_path)
+        # A key that is younger than the run had the value that is its default now.
+        earlier = {**{key: _default(key) for key in now}, **earlier}
         differing = [key for key in sorted({*now, *earlier} - MAY_CHANGE) if now.get(key) != earlier.get(key)]
         if differing:
             changes = ", ".join(f"{key} was {earlier.get(key)!r}, is {now.get(key)!r}" for key in differing)
@@ -100,14 +102,28 @@ class RunFolder:
         content = [[question.id, question.question, question.golden_answers] for question in self.questions]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    @property
+    def n_answers(self) -> int:
+        """So many are wanted in all."""
+        return len(self.questions) * self.settings.num_samples
+
+    def _samples(self, question_id: str) -> list[str]:
+        """The keys of the answers to a question."""
+        return [item_key(question_id, sample) for sample in range(self.settings.num_samples)]
+
     def pending(self, retry_failed: bool) -> list[Question]:
-        """The questions without an answer, and, with `retry_failed`, those that failed."""
-        failed = {t.question_id for t in self.trajectories() if t.failed} if retry_failed else ()
-        return [question for question in self.questions if question.id not in self.items or question.id in failed]
+        """The questions without an answer, and, with `retry_failed`, those that failed; once for each answer."""
+        failed = {_key_of(t) for t in self.trajectories() if t.failed} if retry_failed else ()
+        return [
+            question
+            for question in self.questions
+            for key in self._samples(question.id)
+            if key not in self.items or key in failed
+        ]
 
     def trajectories(self) -> Iterator[Trajectory]:
         """The trajectories of the questions asked so far, in the order of the questions."""
-        return self.items.read(question.id for question in self.questions)
+        return self.items.read(key for question in self.questions for key in self._samples(question.id))
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -173,9 +189,13 @@ class RunFolder:
         write_json(self.path / "environment.json", self._environment)
 
     def add(self, trajectory: Trajectory) -> None:
-        """Save a trajectory as the next attempt at its question."""
-        earlier = next(self.items.read([trajectory.question_id]), None)
-        self.items.append(replace(trajectory, attempt=earlier.attempt + 1 if earlier else 1))
+        """Save a trajectory in the place of an answer that is missing, or else of one that failed."""
+        keys = self._samples(trajectory.question_id)
+        failed = (_key_of(t) for t in self.items.read(keys) if t.failed)
+        key = next((key for key in keys if key not in self.items), None) or next(failed, keys[0])
+        earlier, several = next(self.items.read([key]), None), len(keys) > 1
+        attempt, session = earlier.attempt + 1 if earlier else 1, keys.index(key) if several else None
+        self.items.append(replace(trajectory, attempt=attempt, session=session))
 
     def finish(self, score: Score, summarize: Callable[[Iterable[Trajectory]], dict[str, Any]]) -> dict[str, Any]:
         """Score and sort the trajectories, and write the summary over all questions, including missing ones."""
@@ -186,6 +206,7 @@ class RunFolder:
             "split": self.settings.split,
             "save_note": self.settings.save_note,
             "search_control": self.settings.search_control,
+            "num_samples": self.settings.num_samples,
             **summarize(self._all_trajectories(score)),
             "wall_s": round(sum(s["ended_at"] - s["started_at"] for s in self._environment["sessions"]), 3),
             "served_model": self._environment["served_model"],
@@ -198,10 +219,11 @@ class RunFolder:
 
     def _all_trajectories(self, score: Score) -> Iterator[Trajectory]:
         for question in self.questions:
-            if question.id in self.items:
-                yield from self.items.read([question.id])
-            else:
-                yield score(failed_trajectory(question, NOT_ASKED, attempt=0))
+            for key in self._samples(question.id):
+                if key in self.items:
+                    yield from self.items.read([key])
+                else:
+                    yield score(failed_trajectory(question, NOT_ASKED, attempt=0))
 
     def _write_flashrags_files(self, summary: Mapping[str, Any]) -> None:
         if self.settings.save_metric_score:
@@ -238,13 +260,27 @@ def without_passwords(text: str) -> str:
     return _USER_IN_URL.sub("", text)
 
 
+def item_key(question_id: str, sample: int) -> str:
+    """The key of an answer to a question; the first one's is the question's."""
+    return f"{question_id}\0{sample}" if sample else question_id
+
+
+def _key_of(trajectory: Trajectory) -> str:
+    return item_key(trajectory.question_id, trajectory.session or 0)
+
+
+def _default(key: str) -> Any:
+    field = EvalSettings.model_fields.get(key)
+    return None if field is None or field.is_required() else to_jsonable_python(field.default)
+
+
 def items_log(run: Path) -> KeyedLog[Trajectory]:
-    """The trajectories of a run's folder by question; the last attempt at a question counts."""
-    return KeyedLog(run / ITEMS, attrgetter("question_id"), Trajectory.to_json, Trajectory.from_json)
+    """The trajectories of a run's folder by question and sample; the last attempt counts."""
+    return KeyedLog(run / ITEMS, _key_of, Trajectory.to_json, Trajectory.from_json)
 
 
 def read_items(run: Path) -> Iterator[Trajectory]:
-    """The trajectories of a run's folder, one per question."""
+    """The trajectories of a run's folder, one per answer."""
     return items_log(run).read()
 
 

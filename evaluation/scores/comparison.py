@@ -1,14 +1,16 @@
 """`run_eval.py compare RUN_A RUN_B`: tests whether two runs over the same questions really differ.
 
 Compares each metric that both runs have, question by question; significance.py defines the test. A failed question
-scores 0, as in every summary; a question to which a metric does not apply is left out.
+scores 0, as in every summary; a question to which a metric does not apply is left out. A question with several answers
+has the mean of theirs.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.run.folder import ITEMS, SUMMARY_FILE, read_items
+from evaluation.scores.scoring import means_by_question
 from evaluation.scores.significance import Comparison, compare_paired
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import CommandParser
@@ -59,17 +61,17 @@ def compare_runs(run_a: Path, run_b: Path) -> dict[str, Comparison]:
 
 
 def _pairs(
-    name: str, scores_a: dict[str, Mapping[str, float | None]], scores_b: dict[str, Mapping[str, float | None]]
+    name: str, scores_a: dict[str, dict[str, float | None]], scores_b: dict[str, dict[str, float | None]]
 ) -> tuple[list[float], list[float]]:
     pairs = [(scores_a[key][name], scores_b[key][name]) for key in scores_a]
     applicable = [(a, b) for a, b in pairs if a is not None and b is not None]
     return [a for a, _ in applicable], [b for _, b in applicable]
 
 
-def _scores(run: Path) -> dict[str, Mapping[str, float | None]]:
+def _scores(run: Path) -> dict[str, dict[str, float | None]]:
     if lacking := [name for name in (SUMMARY_FILE, ITEMS) if not (run / name).is_file()]:
         raise UserError(f"{run} holds no finished run (no {lacking[0]}); give the folder of a finished run")
-    scores = {trajectory.question_id: trajectory.metrics for trajectory in read_items(run)}
+    scores = means_by_question(read_items(run))
     if not scores:
         raise UserError(f"{run} holds no answered question")
     return scores

@@ -3,6 +3,9 @@
 The denominator is every question of the run. A failed or missing question scores 0 in each metric that applies to it. A
 metric is None for a question to which it does not apply (yes/no accuracy of a name, coverage without named support);
 its mean leaves that question out and states its own n. Usage is averaged over answered questions only.
+
+With several answers to a question, the question stays the unit: each metric is first averaged over its answers (avg@n),
+and the intervals resample questions. pass@k and maj@n are samples.py's.
 """
 
 from collections import Counter, defaultdict
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evaluation.scores.samples import Answer, sample_figures
 from evaluation.scores.significance import bootstrap_mean
 from flashrag import metrics as rules
 from flashrag.episode import Trajectory, Usage
@@ -103,6 +107,9 @@ def summarize(trajectories: Iterable[Trajectory], settings: MetricSettings) -> d
 class _Row(NamedTuple):
     """The part of a trajectory that a summary needs; whole trajectories would fill the memory of a long run."""
 
+    question_id: str
+    answer: str
+    right: bool
     metrics: Mapping[str, float | None]
     usage: Usage
     end_reason: str
@@ -114,24 +121,46 @@ class _Row(NamedTuple):
     def of(cls, trajectory: Trajectory) -> Self:
         t = trajectory
         error = t.error.type if t.error else None
-        return cls(t.metrics, t.usage, t.end_reason, error, t.format_valid, t.metadata.get("hops"))
+        right = not t.failed and bool(rules.exact_match(t.answer, t.gold_answers))
+        hops = t.metadata.get("hops")
+        return cls(t.question_id, t.answer, right, t.metrics, t.usage, t.end_reason, error, t.format_valid, hops)
 
 
 def _figures(rows: Sequence[_Row], settings: MetricSettings) -> dict[str, Any]:
     figures: dict[str, Any] = {}
+    by_question: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        by_question[row.question_id].append(row)
     for name in rows[0].metrics:
-        values = [value for row in rows if (value := row.metrics[name]) is not None]
+        means = (mean_of(row.metrics[name] for row in each) for each in by_question.values())
+        values = [mean for mean in means if mean is not None]
         figures[name] = bootstrap_mean(values)._asdict() if values else None
+    answers = [[Answer(row.answer, row.right) for row in each] for each in by_question.values()]
     return {
-        "n": len(rows),
+        "n": len(by_question),
         "n_failed": sum(row.error not in (None, MISSING) for row in rows),
         "n_missing": sum(row.error == MISSING for row in rows),
         "failures": dict(Counter(row.error for row in rows if row.error).most_common()),
         "end_reasons": dict(Counter(row.end_reason for row in rows).most_common()),
         "metrics": figures,
+        **({"samples": sample_figures(answers)} if len(rows) > len(by_question) else {}),
         "usage": _usage([row.usage for row in rows if row.error is None], settings.price),
         **_format_rate(rows),
     }
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are none of them None; None if there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def means_by_question(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, float | None]]:
+    """The metrics of each question by its id: the means over its answers."""
+    scores: dict[str, list[Mapping[str, float | None]]] = defaultdict(list)
+    for trajectory in trajectories:
+        scores[trajectory.question_id].append(trajectory.metrics)
+    return {key: {name: mean_of(each[name] for each in all_) for name in all_[0]} for key, all_ in scores.items()}
 
 
 def _format_rate(rows: Sequence[_Row]) -> dict[str, float]:

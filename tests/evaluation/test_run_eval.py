@@ -61,6 +61,10 @@ def options(data_dir: Path, tmp_path: Path, small_servers: Any) -> dict[str, Any
         ({"generation_params": {"temp": 1}}, "unknown key 'generation_params.temp'; did you mean 'temperature'?"),
         ({"generation_params": {"heat": 1}}, "unknown key 'generation_params.heat'; known keys: do_sample"),
         ({"concurrency": 0}, "concurrency: 0 was given"),
+        ({"num_samples": 0}, "num_samples: 0 was given"),
+        ({"num_samples": 4}, "num_samples=4, but generation_params.temperature is 0, which gives the same answer each"),
+        ({"num_samples": 4, "generation_params": {"temperature": 1, "seed": 3}}, "seed=3 gives the same answer each t"),
+        ({"num_samples": 4, "method_name": "random"}, "num_samples=4, but random always gives the same answer"),
         ({"retrieval_topk": "many"}, "retrieval_topk: 'many' was given"),
         ({"search_control": "emtpy"}, "search_control: 'emtpy' was given"),
         ({"search_control": "random"}, "which has 3 different ones; give at least 20"),
@@ -293,6 +297,72 @@ def test_a_control_shows_that_the_model_only_remembers(options: dict[str, Any], 
     assert "| kings_dev_research_none | kings_dev_research_empty | 3 | 1 | 0 | 0 | 2 | 1.000 |" in markdown
     assert "| research (control empty, empty) | 33.33" in markdown
     assert "Search or memory" in (out / "report.html").read_text()
+
+
+@pytest.fixture
+def sampled(tokenizer: Any, serve: Callable[[Any], str], options: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a run of zero-shot with four answers to each question: two right ones to a, one to c."""
+    replies = iter(["Wu", "Tang", " wu", "Zhou", "Wu", "Wu", "Wu", "", "Nobody", "Wu", "", ""])
+    app = FastAPI()
+    app.get("/v1/models")(lambda: {"object": "list", "data": [{"id": "zhou", "max_model_len": 4096}]})
+
+    @app.post("/v1/completions")
+    def completions(request: dict[str, Any]) -> Any:
+        text = "x" if request["max_tokens"] == 1 else next(replies)  # the preflight asks for a token
+        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
+        choice["token_ids"] = tokenizer.encode(text, add_special_tokens=False)
+        return {"id": "1", "object": "text_completion", "created": 1, "model": "zhou", "choices": [choice]}
+
+    given = {"method_name": "zero-shot", "concurrency": 1, "num_samples": 4, "metrics": "em,f1"}
+    given["generation_params"] = {"temperature": 1.0}
+    return {**options, **given, "sgl_remote_url": serve(app)}
+
+
+def test_several_answers_to_a_question(sampled: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert main([*flags(**sampled), "--check"]) == 0
+    assert "all 3, 4 answers to each" in (checked := capsys.readouterr().out)
+    assert "new: 12 answers" in checked
+    assert main(flags(**sampled)) == 0
+    folder = Path(sampled["save_dir"]) / "kings_dev_zero-shot_run"
+    items = list(read_items(folder))
+    assert [(item.question_id, item.session) for item in items] == [(name, n) for name in "abc" for n in range(4)]
+    summary = read_json(folder / "summary.json")
+    # Right: 2, 0 and 1 of 4. pass@2 of them: 1 - 1/6, 0, 1 - 3/6. The most votes: wu 2 of 4; wu, wrong; a tie of two.
+    means = {name: figure["mean"] for name, figure in summary["samples"].items()}
+    assert means == {
+        "avg@4": pytest.approx(1 / 4),
+        "pass@1": pytest.approx(1 / 4),
+        "pass@2": pytest.approx((5 / 6 + 0 + 1 / 2) / 3),
+        "pass@4": pytest.approx(2 / 3),
+        "maj@4": pytest.approx((1 + 0 + 1 / 2) / 3),
+    }
+    assert summary["metrics"]["em"] == summary["samples"]["avg@4"]
+    assert (summary["n"], summary["num_samples"], summary["metrics"]["em"]["n"]) == (3, 4, 3)
+    assert "maj@4                   0.5000" in capsys.readouterr().out
+    assert main(flags(**sampled)) == 0  # the server has no more replies
+    assert "the run is complete" in capsys.readouterr().out
+    out = folder.parent / "report"
+    assert main(["report", str(folder), "--out", str(out)]) == 0
+    assert "| run | questions | answers | avg@4 | pass@1 | pass@2 | pass@4 | maj@4 |" in (out / "report.md").read_text()
+    assert "pass@4" in (out / "report.html").read_text()
+
+
+def test_a_run_of_before_there_were_several_answers_goes_on(
+    options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    assert main(flags(**options)) == 0
+    folder = run_folder(options)
+    config = yaml.safe_load((folder / CONFIG_FILE).read_text())
+    for key in ("num_samples", "prompt_file"):
+        del config[key]
+    (folder / CONFIG_FILE).write_text(yaml.safe_dump(config))
+    lines = (folder / "items.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "items.jsonl").write_bytes(lines[0])
+    capsys.readouterr()
+    assert main(flags(**options)) == 0
+    assert "3 questions of kings_dev, 1 of them already answered" in capsys.readouterr().out
+    assert main([*flags(**options, num_samples=2), "--generation_params.temperature", "1"]) == 2
+    assert "num_samples was 1, is 2" in capsys.readouterr().err
 
 
 def test_a_run_under_another_control_is_another_run(options: dict[str, Any], capsys: pytest.CaptureFixture[str]):

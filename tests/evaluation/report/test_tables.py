@@ -1,9 +1,12 @@
+from evaluation.report.plots import curve_plots
 from evaluation.report.tables import (
     EvaluatedRun,
     Table,
     as_html,
     as_markdown,
     comparison_table,
+    curve_table,
+    curves,
     figures_table,
     overview_table,
 )
@@ -46,6 +49,30 @@ def test_every_figure_of_a_run_is_in_its_row():
     assert table.header == ["run", "prompt", "questions", "failed", "em %", "f1 %", "acc %", "searches"]
     prompt = "data/prompts/flashrag.yaml (in the chat template, sha256 0123456789ab)"
     assert table.rows == [["a", prompt, "4", "1", "50.00 [40.00, 60.00]", "75.00", "", "1.5"]]
+
+
+def at_step(step: int, note: str | None = None) -> EvaluatedRun:
+    made = run(f"s{step}", "research", "demo", step / 100, f1={"mean": 0.5, "low": None, "high": None})
+    return EvaluatedRun(made.name, {**made.summary, "save_note": f"{note}_step_{step}" if note else f"step_{step}"}, {})
+
+
+def test_runs_whose_notes_name_a_step_are_a_curve():
+    other = run("a", "research", "demo", 0.5)
+    runs = [at_step(100), at_step(20), other, at_step(5, "seed_1")]
+    assert {name: [each.step for each in found] for name, found in curves(runs).items()} == {
+        "demo research": [20, 100],
+        "demo research seed_1": [5],
+    }
+    table = curve_table(runs)
+    assert table.header == ["evaluation", "step", "questions", "em %", "f1 %", "searches"]
+    assert table.rows[:2] == [
+        ["demo research", "20", "4", "20.00 [10.00, 30.00]", "50.00", "1.5"],
+        ["demo research", "100", "4", "100.00 [90.00, 110.00]", "50.00", "1.5"],
+    ]
+    assert curve_table([other]).rows == []
+    (plot,) = curve_plots(curves(runs))
+    assert "demo research seed_1" in plot.svg
+    assert curve_plots({}) == []
 
 
 def test_runs_are_compared_on_the_questions_that_they_share():

@@ -1,6 +1,7 @@
 """The metrics of a trajectory and the figures of a run, from trajectories written by hand."""
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from flashrag.episode import SEARCH_O1, EndReason, Episode, Failure, Segment, So
 from flashrag.pipeline.trace import failed_trajectory
 
 SETTINGS = MetricSettings(retrieval_recall_topk=1)
+NUMBERS = count()
 
 
 def passage(number: str, has_answer: bool, title: str = "T") -> Passage:
@@ -21,7 +23,7 @@ def passage(number: str, has_answer: bool, title: str = "T") -> Passage:
 
 def answered(answer: str, gold_answers: list[str], *searches: list[Passage], **metadata: Any) -> Trajectory:
     return Trajectory(
-        answer,
+        f"q{next(NUMBERS)}",
         "Who?",
         tuple(gold_answers),
         answer=answer,
@@ -99,7 +101,7 @@ def test_hops_have_figures_of_their_own():
 def test_cost_by_hand():
     price = Price(prompt_usd_per_million=2.0, completion_usd_per_million=10.0)
     settings = MetricSettings(price=price)
-    usage = summarize([scored(answered("Wu", ["Wu"]), "em")] * 3, settings)["usage"]
+    usage = summarize([scored(answered("Wu", ["Wu"]), "em") for _ in range(3)], settings)["usage"]
     # a question: 1,000 * 2 / 1e6 + 100 * 10 / 1e6 = 0.003
     assert usage["cost_usd"] == pytest.approx(0.003)
     assert usage["total_cost_usd"] == pytest.approx(0.009)
@@ -116,9 +118,9 @@ def test_a_format_rate_is_of_the_dialect_that_was_asked_for():
     """A dialect without a format rule, and a method without an episode, have no rate; a failed question keeps none."""
     name = Question("a", "Who?", ("Wu",))
     valid = replace(scored(answered("Wu", ["Wu"]), "em"), format_valid=True)
-    invalid = replace(valid, format_valid=False)
+    again, invalid = replace(valid, question_id="again"), replace(valid, question_id="invalid", format_valid=False)
     gone = scored(failed(name, "ValueError"), "em")
-    assert summarize([valid, valid, invalid, gone], SETTINGS)["format_rate"] == 0.5
+    assert summarize([valid, again, invalid, gone], SETTINGS)["format_rate"] == 0.5
     boxed = Episode((1,), [Segment(Source.MODEL, r"\boxed{Wu}", (5,))], [], EndReason.EOS, dialect=SEARCH_O1)
     search_o1 = Trajectory.of_episode(boxed, question_id="a", question="Who?", gold_answers=("Wu",))
     assert "format_rate" not in summarize([scored(search_o1, "em")], SETTINGS)
