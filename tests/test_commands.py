@@ -14,7 +14,10 @@ from flashrag.system.arguments import CommandParser
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = {"flashrag": "flashrag/flashrag", "verl_search": "verl/verl_search"}
 PACKAGES |= {name: name for name in ("rag_serving", "evaluation", "training", "scripts")}
-SUBCOMMANDS = {"evaluation.run_eval": ([], ["report"], ["compare"])}
+SUBCOMMANDS = {
+    "evaluation.run_eval": ([], ["report"], ["compare"], ["curve"]),
+    "scripts.download_data": ([], ["prompts"]),
+}
 # Programs that other programs of ours start, and the trainers, whose keys are Hydra's.
 NO_PARSER = {"flashrag.tools.confine", "scripts.environment", "verl_search.main_ppo", "verl_search.warm_start"}
 SLOW_TO_IMPORT = {"scripts.bench.rollout"}  # verl, vLLM and Ray

@@ -17,8 +17,8 @@ from evaluation.scores.significance import compare_paired
 from flashrag.client import SearchControl
 from flashrag.prompts import PromptRecord
 
-# Exact match in percent on dev sets (accuracy for StrategyQA in the pilot). All used E5-base-v2, Wikipedia of December
-# 2018, five passages per search; baselines ran Qwen2.5-7B-Instruct.
+# Exact match in percent on the evaluated splits (accuracy for StrategyQA in the pilot). All used E5-base-v2 and
+# Wikipedia of December 2018, with five passages per search, Search-R1 with three; baselines ran Qwen2.5-7B-Instruct.
 PUBLISHED = Path(__file__).with_name("published.csv")
 
 

@@ -1,5 +1,10 @@
+import csv
+
+import pytest
+
 from evaluation.report.plots import curve_plots
 from evaluation.report.tables import (
+    PUBLISHED,
     EvaluatedRun,
     Table,
     as_html,
@@ -33,6 +38,35 @@ def test_methods_stand_against_datasets_with_intervals_and_published_rows_last()
     assert table.published == frozenset(range(2, len(table.rows)))
     assert ["research, 7B: published, pilot (published README)", "37.51", "35.20"] in table.rows
     assert not any("flare" in row[0] for row in table.rows)
+
+
+SEVEN = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
+# The paper prints the average of each row, too (arXiv 2503.09516, table 2), in percent.
+AVERAGES = {
+    ("zero-shot", "7B-Instruct"): 18.1,
+    ("naive", "7B-Instruct"): 30.4,
+    ("search-r1", "7B"): 43.1,
+    ("search-r1", "7B-Instruct"): 38.5,
+    ("search-r1", "3B"): 30.3,
+    ("search-r1", "3B-Instruct"): 32.5,
+}
+
+
+def test_the_published_rows_of_the_seven_sets_have_the_published_averages():
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if "2503.09516" in row["source"]]
+    means = {(row["method"], row["model"]): sum(float(row[name]) for name in SEVEN) / 7 for row in rows}
+    assert means == {key: pytest.approx(average, abs=0.051) for key, average in AVERAGES.items()}
+
+
+def test_the_seven_sets_stand_beside_their_published_rows():
+    table = overview_table([run(name, "search-r1", name, 0.4) for name in SEVEN])
+    assert table.header == ["method", *SEVEN]
+    theirs = [table.rows[number] for number in sorted(table.published)]
+    source = "paper (arXiv 2503.09516, table 2, as others quote it)"
+    figures = ["48.0", "63.8", "45.7", "43.3", "38.2", "19.6", "43.2"]
+    assert theirs[0] == [f"search-r1, 7B: published, {source}", *figures]
+    assert len(theirs) == 4
 
 
 def test_an_unpublished_dataset_gets_no_published_row():
