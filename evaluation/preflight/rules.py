@@ -29,7 +29,7 @@ from flashrag.preflight import (
     question_findings,
     warning,
 )
-from flashrag.prompts import PYTHON_TEMPLATE
+from flashrag.prompts import PYTHON_TEMPLATE, RESEARCH_TEMPLATES
 from flashrag.retriever import RETRIEVER_RULES
 from flashrag.reward import MADE_UP, judge_findings, try_reward
 from flashrag.system.engine import chosen_engine
@@ -97,12 +97,14 @@ def method_takes_the_settings(facts: EvalFacts) -> Iterator[Finding]:
 
 
 def prompt_is_the_model_s(facts: EvalFacts) -> Iterator[Finding]:
+    if not facts.is_known_to_ask:
+        return
     settings, method, prompt = facts.settings, facts.method, facts.prompt
     if prompt is None:
         if settings.prompt_file is not None:
             yield warning(f"prompt_file={settings.prompt_file}, but {settings.method_name} asks no model; leave it out")
         return
-    if issubclass(method, EpisodePipeline) and facts.is_known_to_ask:
+    if issubclass(method, EpisodePipeline):
         remedy = "give the same prompt (prompt_file, prompt_template_name, apply_chat)"
         yield from prompt_findings(prompt, settings.apply_chat, method.dialect, facts.trained_folder, remedy)
 
@@ -304,9 +306,18 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
         )
 
 
+def words_are_the_run_s(facts: EvalFacts) -> Iterator[Finding]:
+    if not facts.is_known_to_ask or facts.prompt is None:
+        return
+    facts.folder.check_prompt(facts.prompt.record(facts.settings.apply_chat))
+    if facts.folder.has_unrecorded_prompt and facts.prompt.own_name not in RESEARCH_TEMPLATES:
+        yield warning(
+            f"{facts.folder.path} was begun before runs recorded their prompt: its first answers may have been asked "
+            f"for in other words than those of {facts.prompt.name}; use another save_note for a new run"
+        )
+
+
 def model_is_the_run_s(facts: EvalFacts) -> None:
-    if facts.prompt and facts.is_known_to_ask:
-        facts.folder.check_prompt(facts.prompt.record(facts.settings.apply_chat))
     if served := facts.served_model:
         facts.folder.check_served_model(served.name)
     elif facts.command_line.auto_serve and facts.is_known_to_ask:
@@ -329,6 +340,7 @@ RULES: Mapping[str, Rule[EvalFacts]] = {
     "evaluation.retrieval": retrieval_is_there,
     "evaluation.model": model_is_served,
     "evaluation.auto_serve": checkpoint_can_be_served,
+    "evaluation.same_prompt": words_are_the_run_s,
     "evaluation.same_model": model_is_the_run_s,
     **MACHINE_RULES,
 }

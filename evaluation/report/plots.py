@@ -94,7 +94,7 @@ def _em_by_step(figure: Figure, curves: Mapping[str, Sequence[EvaluatedRun]]) ->
         figures = [run.summary["metrics"]["em"] for run in runs]
         means = [em["mean"] for em in figures]
         bounds = [(0, 0) if em["low"] is None else (em["mean"] - em["low"], em["high"] - em["mean"]) for em in figures]
-        steps = [run.step for run in runs]
+        steps = [run.step or 0 for run in runs]
         axes.errorbar(steps, means, yerr=np.transpose(bounds), marker="o", markersize=3, capsize=2, label=name)
     axes.legend(fontsize=7)
 

@@ -98,6 +98,11 @@ class RunFolder:
                 "use the same ones, or another save_note for a new run"
             )
 
+    @property
+    def has_unrecorded_prompt(self) -> bool:
+        """Whether it was begun before runs recorded their prompt."""
+        return bool(self._environment) and "prompt" not in self._environment
+
     def _fingerprint(self) -> str:
         content = [[question.id, question.question, question.golden_answers] for question in self.questions]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

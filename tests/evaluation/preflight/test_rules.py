@@ -350,9 +350,15 @@ def test_a_run_is_not_continued_with_other_words(facts_of: Callable[..., EvalFac
     mine.write_text("# a comment\nuser: '<search> <answer> {question}'\n")
     assert found(facts_of({"prompt_file": mine})) == [], "the words are the same"
     mine.write_text("user: '<search> <answer> Please: {question}'\n")
-    check_one(found(facts_of({"prompt_file": mine})), "error", "same_model", "another save_note for a new run")
+    check_one(found(facts_of({"prompt_file": mine})), "error", "same_prompt", "another save_note for a new run")
 
     environment = json.loads((facts.folder.path / "environment.json").read_text())
     del environment["prompt"]  # as a run of before prompts were recorded
     (facts.folder.path / "environment.json").write_text(json.dumps(environment))
     assert found(facts_of({"prompt_file": mine})) == []
+
+    naive = facts_of({"method_name": "naive"})
+    with naive.folder.working():
+        naive.folder.start_session({}, "zhou", naive.prompt)
+    (naive.folder.path / "environment.json").write_text(json.dumps(environment))
+    check_one(found(facts_of({"method_name": "naive"})), "warning", "same_prompt", "may have been asked for in other")

@@ -196,10 +196,12 @@ def test_validation_on_training_questions():
 
 
 def test_prompts_in_the_question_column():
-    instructed = asked(20, prefix="Answer the given question. You must conduct reasoning inside <think> and </think>. ")
+    instructed = asked(
+        20, prefix="Here is a question. Think inside <think> and </think> before you answer it, then search. "
+    )
     ((severity, message),) = told(rules.questions_are_no_prompts, train=instructed)
     assert severity is Severity.WARNING
-    assert "begin with the same 83 characters ('Answer the given question." in message
+    assert "begin with the same 89 characters ('Here is a question. Think" in message
     assert "name the column of the questions (--prompt_key)" in message
 
 

@@ -117,9 +117,10 @@ def test_a_checkpoint_keeps_the_prompt_that_it_was_trained_with(
 ) -> None:
     monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda _: None)
     trainer = object.__new__(SearchTrainer)
-    given = ("search.url=http://127.0.0.1:1", "search.apply_chat=true", f"trainer.default_local_dir={tmp_path}")
+    given = ("search.url=http://127.0.0.1:1", f"trainer.default_local_dir={tmp_path}")
     trainer.config, trainer.global_steps = composed("demo", *given), 3
+    trainer._prompt = choose_prompt("qa_template").record(apply_chat=True)
     trainer._alarms = SimpleNamespace(save_due=True)
     trainer._save_checkpoint()
-    assert read_record(tmp_path / "global_step_3") == choose_prompt("qa_template").record(apply_chat=True)
+    assert read_record(tmp_path / "global_step_3") == trainer._prompt
     assert (trainer._saved_steps, trainer._alarms.save_due) == (3, False)

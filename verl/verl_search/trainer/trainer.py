@@ -42,6 +42,8 @@ class SearchTrainer(PPOTrainerSync):
         self._alarms = AlarmWatch(config)
         self._dead_replicas: list[str] = []
         self._nodes = living_nodes()
+        settings = SearchSettings.from_config(config.search)
+        self._prompt = settings.prompt.record(settings.apply_chat)  # as it begins: a file may change later
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -101,9 +103,8 @@ class SearchTrainer(PPOTrainerSync):
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
-        settings = SearchSettings.from_config(self.config.search)
         step_folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        write_record(step_folder, settings.prompt.record(settings.apply_chat))
+        write_record(step_folder, self._prompt)
         self._saved_steps = self.global_steps
         self._alarms.save_due = False
 
