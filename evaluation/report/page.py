@@ -18,6 +18,7 @@ from typing import Any
 from flashrag.document import Passage
 from flashrag.episode import Segment, Source, StepKind, Trajectory, steps
 from flashrag.metrics import exact_match, holds_answer
+from flashrag.prompts import PromptRecord
 
 Decode = Callable[[list[int]], str]
 STATIC = Path(__file__).with_name("static")
@@ -32,6 +33,7 @@ class Run:
     trajectories: Sequence[Trajectory]
     decode: Decode | None = None
     control: str | None = None  # of its searches; None if the run does not say
+    prompt: PromptRecord | None = None  # of a training run
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from flashrag.config import read_yaml_mapping
 from flashrag.episode import Trajectory
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import Finding, Severity, enforce
+from flashrag.prompts import read_record
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import write_text
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as reason:
             unreadable.append(Finding(Severity.ERROR, str(reason), "report.run"))
             continue
-        shown.append(Run(name, trajectories, decode, control))
+        shown.append(Run(name, trajectories, decode, control, read_record(folder)))
     enforce(unreadable)
     write(arguments.out, arguments.title, evaluations, shown)
     return 0
@@ -94,6 +95,7 @@ def _notes(shown: Sequence[Run]) -> list[str]:
     trajectories = sum(len(run.trajectories) for run in shown)
     failed = sum(verdict(trajectory) == "failed" for run in shown for trajectory in run.trajectories)
     notes = [f"Runs: {len(shown)}; trajectories: {trajectories}."]
+    notes += [f"{run.name} was trained with the prompt {run.prompt}." for run in shown if run.prompt]
     if failed:
         notes.append(f"{failed} questions failed and count as wrong. Repeat the run with --resume to ask them again.")
     return notes

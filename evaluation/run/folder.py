@@ -177,7 +177,7 @@ class RunFolder:
         write_text(self.path / CONFIG_FILE, yaml.safe_dump(self._config(), sort_keys=False, allow_unicode=True))
         write_json(self.path / "environment.json", self._environment)
         if prompt is not None:
-            words = prompt.template.model_dump(exclude_defaults=True)
+            words = prompt.template.model_dump(exclude_none=True)
             write_text(self.path / PROMPT_FILE, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
 
     def _closed(self, session: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from evaluation.report.report import main
 from flashrag.document import Passage
 from flashrag.episode import Failure, Segment, Source, ToolCall, Trajectory, Usage
+from flashrag.prompts import PromptRecord, write_record
 from verl_search.rollout.trajectories import Retention, TrajectoryWriter
 
 ROLLOUT = Trajectory(
@@ -64,6 +65,7 @@ def test_runs_of_both_kinds_become_a_page_and_a_table(tmp_path, capsys):
     asyncio.run(writer.write(ROLLOUT))
     (tmp_path / "training" / "hydra" / ".hydra").mkdir(parents=True)
     (tmp_path / "training" / "hydra" / ".hydra" / "config.yaml").write_text("search: {control: random}")
+    write_record(tmp_path / "training", PromptRecord("mine.yaml", apply_chat=False, sha256="0123456789abcdef"))
     out = tmp_path / "out"
     assert main([str(first), str(second), str(tmp_path / "training"), "--out", str(out)]) == 0
     markdown = (out / "report.md").read_text()
@@ -72,6 +74,8 @@ def test_runs_of_both_kinds_become_a_page_and_a_table(tmp_path, capsys):
     assert "| first | second | 10 | +50.00" in markdown
     assert f"| {tmp_path.name}/training | random | 1 | 100.00 (1) |" in markdown
     assert "Runs: 3; trajectories: 21." in markdown
+    trained = "was trained with the prompt mine.yaml (as plain text, sha256 0123456789ab)."
+    assert f"{tmp_path.name}/training {trained}" in markdown
     assert markdown in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3

@@ -1,6 +1,7 @@
 """The trainer's files for other programs in the folder of a run: the logged metrics, and the reason why it ended.
 
     metrics/<start>.jsonl   verl's file logger: one line a step, one file for each start of the trainer
+    trained_prompt.json     the prompt of the last start (flashrag.prompts), also beside each checkpoint
     ended.json              why the last start of the trainer failed or stopped, with its exit code
     hydra/                  Hydra's: the config of the last start
 

@@ -44,6 +44,7 @@ class SearchTrainer(PPOTrainerSync):
         self._nodes = living_nodes()
         settings = SearchSettings.from_config(config.search)
         self._prompt = settings.prompt.record(settings.apply_chat)  # as it begins: a file may change later
+        write_record(Path(config.trainer.default_local_dir), self._prompt)
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
