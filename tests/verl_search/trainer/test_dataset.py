@@ -1,7 +1,6 @@
 """The question dataset: rows as the agent loop wants them, prompts measured as it builds them."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -115,12 +114,14 @@ def test_prompts_are_measured_in_the_words_of_the_file(tmp_path: Path, tokenizer
 def test_a_checkpoint_keeps_the_prompt_that_it_was_trained_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(PPOTrainerSync, "__init__", lambda trainer, config: setattr(trainer, "config", config))
     monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda _: None)
-    trainer = object.__new__(SearchTrainer)
-    given = ("search.url=http://127.0.0.1:1", f"trainer.default_local_dir={tmp_path}")
-    trainer.config, trainer.global_steps = composed("demo", *given), 3
-    trainer._prompt = choose_prompt("qa_template").record(apply_chat=True)
-    trainer._alarms = SimpleNamespace(save_due=True)
+    (tmp_path / "mine.yaml").write_text("user: '{question}'\n")
+    given = ("search.url=http://127.0.0.1:1", f"search.prompt_file={tmp_path}/mine.yaml", "search.apply_chat=true")
+    trainer = SearchTrainer(composed("demo", *given, f"trainer.default_local_dir={tmp_path / 'run'}"))
+    record = choose_prompt("qa_template", tmp_path / "mine.yaml").record(apply_chat=True)
+    (tmp_path / "mine.yaml").unlink()  # the run goes on with the words that it has read
+    trainer.global_steps, trainer._alarms.save_due = 3, True
     trainer._save_checkpoint()
-    assert read_record(tmp_path / "global_step_3") == trainer._prompt
+    assert read_record(tmp_path / "run") == read_record(tmp_path / "run" / "global_step_3") == record
     assert (trainer._saved_steps, trainer._alarms.save_due) == (3, False)
