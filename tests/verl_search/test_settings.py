@@ -223,11 +223,15 @@ def test_a_wrong_value_is_refused_before_anything_starts(override: str, message:
         check_input(composed("research", *INPUT, override))
 
 
-def test_a_rewards_path_holds_for_processes_in_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_a_reward_or_a_prompt_holds_for_processes_in_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    config = composed("research", *INPUT, "search.reward='my_reward.py:reward'")
+    (tmp_path / "mine.yaml").write_text("user: '{question}'\n")
+    config = composed("research", *INPUT, "search.reward='my_reward.py:reward'", "search.prompt_file=mine.yaml")
     complete(config)
     assert config.search.reward == f"{tmp_path}/my_reward.py:reward"
+    assert config.search.prompt_file == config.data.prompt_file == f"{tmp_path}/mine.yaml"
 
 
 def test_the_engine_for_cpus_is_the_same_in_training_and_in_serving() -> None:
