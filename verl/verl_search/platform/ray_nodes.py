@@ -80,7 +80,7 @@ def check_each_node(config: Any) -> None:
     if len(nodes) < 2:
         return
     save_path, search = Path(config.trainer.default_local_dir).absolute(), config.search
-    named = [config.actor_rollout_ref.model.path, str(search.reward).rpartition(":")[0]]
+    named = [config.actor_rollout_ref.model.path, str(search.reward).rpartition(":")[0], search.prompt_file]
     paths = [Path.cwd(), *(Path(name).absolute() for name in named if name and Path(name).exists())]
     variables = private_variables(os.environ)
     save_path.mkdir(parents=True, exist_ok=True)
