@@ -24,6 +24,7 @@ from flashrag.errors import UserError
 from flashrag.tools import check_sandbox
 from tests.docs.clone import copy_repository
 from tests.docs.pages import my_reward, printed
+from tests.gpu.figures import run_figures
 from tests.tokenizers import published_folder
 from training.demo.run import retrieval_server
 from verl_search.rollout.trajectories import read_trajectories
@@ -134,6 +135,7 @@ def assert_sane(metrics: dict[str, Any]) -> None:
     assert metrics["training/rollout_probs_diff_mean"] < 1e-3
     assert metrics["rollout/search_failed_share"] == 0.0
     assert metrics["actor/grad_norm"] >= 0.0
+    assert run_figures({1: metrics})["weight_sync_s"] > 0.0  # the smoke on a GPU finds its figures
 
 
 @pytest.mark.timeout(1200)
