@@ -75,7 +75,7 @@ def check_flags(text: str) -> None:
         known = {flag for action in parser_of(module, arguments)._actions for flag in action.option_strings}
     else:
         script = next(word for word in shlex.split(text) if word.startswith("scripts/"))
-        known = set(re.findall(r"--\w+", (ROOT / script).read_text(encoding="utf-8")))
+        known = set(re.findall(r"--[\w-]*\w", (ROOT / script).read_text(encoding="utf-8")))
     assert [flag for flag in flags if flag not in known] == []
 
 
@@ -121,6 +121,8 @@ def test_a_command_that_is_not_run_here_has_a_program_that_knows_its_arguments(
         return
     check_flags(command.text)
     module, arguments = module_and_arguments(command.text)
+    if not module:  # a shell script that reads them itself
+        return
     if module != RUN_SH:
         parser_of(module, arguments).parse_args([word for word in arguments if word != "curve"])
         return

@@ -89,4 +89,7 @@ def check_gpus(given: str) -> None:
     import faiss
 
     if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
-        raise UserError(f"{given} was given, but this faiss sees no GPU; install faiss-gpu, or search on the CPU")
+        raise UserError(
+            f"{given} was given, but this faiss sees no GPU; start it in an environment with faiss-gpu (scripts/setup.sh "
+            "--device gpu --retrieval makes .venv-retrieval), or search on the CPU"
+        )
