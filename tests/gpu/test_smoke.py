@@ -174,7 +174,7 @@ def test_faiss(figures: dict[str, Any]) -> None:
 
 @step()
 def test_server(search_url: str) -> None:
-    reply = httpx.post(f"{search_url}/search", json={"query": "Where was Person 3 born?", "top_n": 1}, trust_env=False)
+    reply = httpx.post(f"{search_url}/search", json={"query": "Which person was born in Elmstead?"}, trust_env=False)
     assert "Elmstead" in reply.json()[0]["contents"]
 
 

@@ -90,6 +90,6 @@ def check_gpus(given: str) -> None:
 
     if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
         raise UserError(
-            f"{given} was given, but this faiss sees no GPU; start it in an environment with faiss-gpu (scripts/setup.sh "
-            "--device gpu --retrieval makes .venv-retrieval), or search on the CPU"
+            f"{given} was given, but this faiss sees no GPU; start it in an environment with faiss-gpu "
+            "(scripts/setup.sh --device gpu --retrieval makes .venv-retrieval), or search on the CPU"
         )
