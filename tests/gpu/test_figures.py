@@ -1,6 +1,7 @@
 """What of the smoke can be checked without a GPU: its commands, its models, its figures, and the order of its steps."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def test_a_random_model_has_a_token_for_each_of_its_rows(tmp_path: Path) -> None
     assert tokenizer.encode(text) == AutoTokenizer.from_pretrained(test_smoke.BASE_MODEL).encode(text)
     config = json.loads((tmp_path / "config.json").read_text())
     assert not config["tie_word_embeddings"]
+
+
+def test_the_program_that_makes_a_model_starts() -> None:
+    with pytest.raises(AssertionError, match="KeyError: 'no shape'"):
+        test_smoke.output(
+            sys.executable, test_smoke.REPOSITORY / "tests" / "gpu" / "figures.py", "a", "b", "no shape", "cpu"
+        )
 
 
 def test_a_widened_tokenizer_keeps_its_ids() -> None:

@@ -222,7 +222,7 @@ def test_actor_and_engine_agree(folder: Path, figures: dict[str, Any]) -> None:
 @step("training")
 def test_shape(shape: str, folder: Path, search_url: str, figures: dict[str, Any]) -> None:
     model = folder / shape
-    output(sys.executable, "-m", "tests.gpu.figures", model, BASE_MODEL, shape, "cuda")
+    output(sys.executable, REPOSITORY / "tests" / "gpu" / "figures.py", model, BASE_MODEL, shape, "cuda")
     more = ("--rollout_n", 2, "--save_freq", -1, "trainer.total_training_steps=1")
     metrics = train(model, search_url, folder / "data", folder / f"run-{shape}", *more)
     figures[shape] = run_figures(metrics)
