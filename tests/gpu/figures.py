@@ -1,6 +1,6 @@
 """What the smoke on a GPU measures, the flags of its training runs, and its models (tests: test_figures.py).
 
-python -m tests.gpu.figures FOLDER BASE_MODEL SHAPE DEVICE      makes a model
+python tests/gpu/figures.py FOLDER BASE_MODEL SHAPE DEVICE      makes a model
 """
 
 import json
