@@ -1,5 +1,7 @@
 """Which parts of a model FSDP2 gathers by themselves; that an update is the padded one: tests/gpu/test_stack.py."""
 
+import inspect
+
 import pytest
 from transformers import AutoModelForCausalLM, LlamaConfig
 from verl.utils import fsdp_utils
@@ -22,7 +24,8 @@ def units(*, tied: bool, fused: bool) -> list[str]:
 def test_a_fused_last_layer_is_left_to_the_root_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = ["model.layers.0", "model.layers.1"]
     own = ["model.embed_tokens", *layers, "lm_head"]
-    monkeypatch.setattr(fsdp_utils, "_select_fsdp2_wrap_targets", fsdp_utils._select_fsdp2_wrap_targets)
+    upstreams = inspect.unwrap(fsdp_utils._select_fsdp2_wrap_targets)  # another test may have imported the patch
+    monkeypatch.setattr(fsdp_utils, "_select_fsdp2_wrap_targets", upstreams)
     assert units(tied=False, fused=True) == own  # upstream's
     keep_fused_head_in_root_unit()
     assert units(tied=False, fused=True) == ["model.embed_tokens", *layers]
