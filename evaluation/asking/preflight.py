@@ -17,7 +17,7 @@ from evaluation.settings import EvalSettings
 from flashrag.config import read_yaml_mapping, validated
 from flashrag.dataset import Question
 from flashrag.errors import UserError
-from flashrag.generator.server import find_served_card
+from flashrag.generator.server import find_served_card, server_limits
 from flashrag.pipeline import METHODS, BasicPipeline
 from flashrag.preflight import MACHINE_RULES, Finding, Plan, Rule, checked_command, fact, output_folder
 from flashrag.preflight.plan import Entry
@@ -50,7 +50,7 @@ class AskFacts(EvalFacts):
         )
         if line.config_path == CONFIG and "generator_model" not in line.overrides:
             settings = settings.model_copy(update={"generator_model": str(card.get("root") or card["id"])})
-        return self._within(settings, card.get("max_model_len"))
+        return self._within(settings, server_limits(card, settings.generator_model).max_tokens)
 
     def _within(self, settings: EvalSettings, tokens: object) -> EvalSettings:
         is_set = "generator_max_input_len" in self.command_line.overrides

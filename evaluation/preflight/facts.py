@@ -205,7 +205,7 @@ class EvalFacts(MachineFacts):
         served, request = self.served_model, self.first_request
         if served is None or request is None:
             return None
-        return ask_for_a_token(self.settings, served.name, self.tokenizer, self.eos_ids, request)
+        return ask_for_a_token(self.settings, served, self.tokenizer, self.eos_ids, request)
 
     @fact
     def retrieval_servers(self) -> RetrievalServers | None:

@@ -82,7 +82,7 @@ def _model(facts: EvalFacts) -> str:
 def _described(served: ServedModel) -> str:
     loaded = f" (loaded from {served.root})" if served.root and served.root != served.name else ""
     version = f", version {served.version}" if served.version else ""
-    return f"{served.name}{loaded}, {served.max_tokens or 'unknown'} tokens{version}"
+    return f"{served.name}{loaded}, {served.limits.max_tokens or 'unknown'} tokens{version}"
 
 
 def _serving(facts: EvalFacts) -> str:

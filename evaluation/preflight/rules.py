@@ -244,6 +244,12 @@ def model_is_served(facts: EvalFacts) -> Iterator[Finding]:
         return
     yield from _same_model(facts, served)
     reply, url = facts.reply, facts.settings.sgl_remote_url
+    params = facts.settings.generation_params
+    if served.ignores_seed and params.seed is not None and params.temperature > 0:
+        yield warning(
+            f"generation_params.seed={params.seed}, but SGLang, which serves the model at {url}, samples without it: "
+            "a repeated run gets other replies. On GPUs it takes a seed with --enable-deterministic-inference"
+        )
     if reply is None:
         return
     if reply.problem and reply.is_final:

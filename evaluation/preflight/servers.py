@@ -15,7 +15,7 @@ from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, check_addresses, check_server
 from flashrag.client.reply import Retryable
 from flashrag.errors import GenerationError, SearchError, UserError
-from flashrag.generator.server import api_key, find_served_card
+from flashrag.generator.server import ServerLimits, api_key, find_served_card, is_sglang, server_limits
 from flashrag.system.network import ask
 
 ANSWER_S = 5.0
@@ -32,23 +32,31 @@ class ServedModel(NamedTuple):
     """
 
     name: str
-    max_tokens: int | None
+    limits: ServerLimits
     root: str | None
     version: str | None
     sample_ids: list[int] | None
+    ignores_seed: bool = False
 
 
 def ask_model_server(settings: EvalSettings) -> ServedModel:
     """What the model server says; raises `UserError` unless it serves the model with enough context."""
     key = api_key("OPENAI_API_KEY") or "EMPTY"
     card = find_served_card(settings, key)
-    name = str(card["id"])
-    version = (_json(f"{settings.sgl_remote_url}/version", key) or {}).get("version")
+    name, root = str(card["id"]), card.get("root")
+    info = _json(f"{settings.sgl_remote_url}/{'server_info' if is_sglang(card) else 'version'}", key) or {}
+    if is_sglang(card):  # its `root` is the served name
+        root = info.get("model_path")
     body = {"model": name, "prompt": SAMPLE, "add_special_tokens": False}
     tokenized = _json(f"{settings.sgl_remote_url}/tokenize", key, body) or {}
     ids = tokenized.get("tokens")
     return ServedModel(
-        name, card.get("max_model_len"), card.get("root"), version, ids if isinstance(ids, list) else None
+        name,
+        server_limits(card, settings.generator_model),
+        root,
+        info.get("version"),
+        ids if isinstance(ids, list) else None,
+        is_sglang(card) and not (info.get("enable_deterministic_inference") and info.get("device") != "cpu"),
     )
 
 
@@ -73,7 +81,7 @@ class Reply(NamedTuple):
 
 
 def ask_for_a_token(
-    settings: EvalSettings, served_name: str, tokenizer: Any, eos_ids: Sequence[int], request: Request
+    settings: EvalSettings, served: ServedModel, tokenizer: Any, eos_ids: Sequence[int], request: Request
 ) -> Reply:
     """Send a method's first request, with its own parameters, for one token."""
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
@@ -82,7 +90,7 @@ def ask_for_a_token(
     key = api_key("OPENAI_API_KEY") or "EMPTY"
 
     async def ask() -> Reply:
-        generator = OpenAICompletionGenerator(once, served_name, tokenizer, eos_ids, key)
+        generator = OpenAICompletionGenerator(once, served.name, tokenizer, eos_ids, key, served.limits)
         try:
             reply = await getattr(generator, request.route)(request.prompt, 1, *request.others, **request.named)
         finally:

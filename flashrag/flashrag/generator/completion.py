@@ -1,7 +1,8 @@
 """One request for text: the reply of a model server, and which requests are tried again. Imports openai on call."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -11,6 +12,7 @@ from flashrag.system.network import detour
 
 Reply = TypeVar("Reply")
 
+BROKEN_OFF = ("abort", "error")  # the reasons for an end that the model did not reach: SGLang's and vLLM's, vLLM's
 MAX_ASKED_WAIT_S = 60.0  # the longest Retry-After that is obeyed
 _jitter = wait_random_exponential(multiplier=0.25, max=10.0)
 
@@ -34,12 +36,29 @@ class Completion:
 
 
 def first_choice(payload: Any) -> dict[str, Any]:
-    """The first choice of a reply. Raises `ValueError` unless it has text, ids or a message."""
+    """The first choice of a reply. Raises `ValueError` unless it has text, ids or a message, and is complete."""
     choices = payload.get("choices") if isinstance(payload, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or all(choice.get(name) is None for name in ("text", "token_ids", "message")):
         raise ValueError("the reply holds no choice")
+    if choice.get("finish_reason") in BROKEN_OFF:
+        raise ValueError(f"the server broke the request off (finish_reason: {choice['finish_reason']})")
     return choice
+
+
+def end_of_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop string in a text ends, None if it holds none.
+
+    >>> end_of_stop("a</search>\\n\\n", ["</search>"])
+    10
+    """
+    ends = [start + len(stop) for stop in stops if (start := text.find(stop)) >= 0]
+    return min(ends, default=None)
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first stop string in it."""
+    return text[: min((start for stop in stops if (start := text.find(stop)) >= 0), default=len(text))]
 
 
 class JoinedChoice:
@@ -81,20 +100,32 @@ class JoinedChoice:
         return {"choices": [{**self._rest, "text": "".join(self._texts), "token_ids": ids}]}
 
 
-def read_completion(payload: Any) -> Completion:
-    """The first choice of a reply of the completion or of the chat route. Raises `ValueError` when there is none."""
+def read_completion(payload: Any, stops: Sequence[str] = ()) -> Completion:
+    """The first choice of a reply of the completion or of the chat route. Raises `ValueError` when there is none.
+
+    It ends before the first stop string, also where the server has missed it: SGLang looks for one in the last few
+    tokens only, and earlier releases leave it in the text if it ends with the last token that was allowed.
+    """
     choice = first_choice(payload)
-    text = choice.get("text")
-    if text is None:
-        text = (choice.get("message") or {}).get("content")
-    usage = payload.get("usage") or {}
+    whole = choice.get("text")
+    if whole is None:
+        whole = (choice.get("message") or {}).get("content")
+    text, usage = before_stop(whole or "", stops), payload.get("usage") or {}
+    is_cut = len(text) < len(whole or "")
+    tokens = _scored_tokens(choice.get("logprobs") or {})
     return Completion(
-        text=text or "",
-        finish_reason=choice.get("finish_reason"),
+        text=text,
+        finish_reason="stop" if is_cut else choice.get("finish_reason"),
         prompt_tokens=usage.get("prompt_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,
-        tokens=_scored_tokens(choice.get("logprobs") or {}),
+        tokens=_first_tokens(tokens, len(text)) if is_cut and tokens else tokens,
     )
+
+
+def _first_tokens(tokens: Sequence[ScoredToken], length: int) -> tuple[ScoredToken, ...]:
+    """The tokens that write the first `length` characters."""
+    starts = accumulate((len(token.text) for token in tokens), initial=0)
+    return tuple(token for token, start in zip(tokens, starts, strict=False) if start < length)
 
 
 def _scored_tokens(logprobs: dict[str, Any]) -> tuple[ScoredToken, ...] | None:

@@ -3,17 +3,31 @@
 vLLM, and SGLang in recent releases, return the sampled ids (`return_token_ids`). From a server that returns text only,
 the text is encoded with the local tokenizer: `token_id_origin` says which of the two a run saw. A failure that may pass
 is tried again (completion.py). Requests go through the client's own `post`: its typed `create` walks over every token
-id of a prompt, which costs six times the rest of a request. Does not cover: rendering a prompt (prompt_ids.py).
+id of a prompt, which costs six times the rest of a request. What servers do differently is evened out here:
+SGLang misses a stop string that is spelled in unusual tokens, refuses null values, and dies of an id outside the
+vocabulary. Does not cover: rendering a prompt (prompt_ids.py).
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import openai
 
 from flashrag.episode import RESEARCH, Dialect, Generation, Watcher
-from flashrag.generator.completion import Completion, JoinedChoice, Reply, first_choice, read_completion, with_retries
+from flashrag.errors import GenerationError
+from flashrag.generator.completion import (
+    Completion,
+    JoinedChoice,
+    Reply,
+    end_of_stop,
+    first_choice,
+    read_completion,
+    with_retries,
+)
+from flashrag.generator.server import NO_LIMITS, ServerLimits
 from flashrag.generator.settings import GeneratorSettings
 from flashrag.system.network import client_settings
 
@@ -32,12 +46,19 @@ class OpenAICompletionGenerator:
     """
 
     def __init__(
-        self, settings: GeneratorSettings, served_name: str, tokenizer: Any, eos_token_ids: Sequence[int], api_key: str
+        self,
+        settings: GeneratorSettings,
+        served_name: str,
+        tokenizer: Any,
+        eos_token_ids: Sequence[int],
+        api_key: str,
+        limits: ServerLimits = NO_LIMITS,
     ):
         self.settings = settings
         self.served_name = served_name
         self.tokenizer = tokenizer
         self.eos_token_ids = tuple(eos_token_ids)
+        self.limits = limits
         self.token_id_origin: TokenIdOrigin | None = None
         self._client = openai.AsyncOpenAI(
             base_url=settings.api_base_url,
@@ -56,10 +77,13 @@ class OpenAICompletionGenerator:
     ) -> Generation:
         """Sample at most `max_tokens` tokens after `token_ids`, ending after one of the dialect's stops.
 
-        The reply comes in parts if there is a watcher of its text. Raises `GenerationError`.
+        No token is sampled if the server has no room for one. The reply comes in parts if there is a watcher of its
+        text. Raises `GenerationError`.
         """
+        if not (allowed := self._allowed_tokens(token_ids, max_tokens)):
+            return Generation(())
         body = {
-            **self._sampling(max_tokens),
+            **self._sampling(allowed),
             **self._beyond_openai(),
             "prompt": list(token_ids),
             "stop": list(dialect.stops),
@@ -70,21 +94,23 @@ class OpenAICompletionGenerator:
             "skip_special_tokens": False,
         }
         choice = await self._ask("completions", body, first_choice, watcher)
-        return Generation(self._sampled_ids(choice, dialect), aborted=choice.get("finish_reason") == "abort")
+        return Generation(self._sampled_ids(choice, dialect))
 
     async def complete(
         self, prompt: str | Sequence[int], max_tokens: int, stop: Sequence[str] = (), *, log_probs: bool = False
     ) -> Completion:
         """The text that continues a prompt, ending before a stop string. Raises `GenerationError`."""
-
+        allowed = max_tokens if isinstance(prompt, str) else self._allowed_tokens(prompt, max_tokens)
+        if not allowed:
+            return Completion("", "length", len(prompt), 0)
         body = {
-            **self._sampling(max_tokens),
+            **self._sampling(allowed),
             **self._beyond_openai(),
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "stop": list(stop) or None,
             "logprobs": 1 if log_probs else None,
         }
-        return await self._ask("completions", body, read_completion)
+        return await self._ask("completions", body, partial(read_completion, stops=stop))
 
     async def chat(
         self,
@@ -106,12 +132,16 @@ class OpenAICompletionGenerator:
         }
         if messages and messages[-1]["role"] == "assistant":
             body |= {"add_generation_prompt": False, "continue_final_message": True}
-        return await self._ask("chat/completions", body, read_completion)
+        return await self._ask("chat/completions", body, partial(read_completion, stops=stop))
 
     async def _ask(
         self, route: str, body: dict[str, Any], read: Callable[[Any], Reply], watcher: Watcher | None = None
     ) -> Reply:
-        """The result of `read` on the reply; a reply that `read` refuses with `ValueError` is requested again."""
+        """The result of `read` on the reply; a reply that `read` refuses with `ValueError` is requested again.
+
+        What is None is left out of the request, because SGLang refuses some null values.
+        """
+        body = {key: value for key, value in body.items() if value is not None}
 
         async def request() -> Reply:
             if watcher is not None:
@@ -132,6 +162,16 @@ class OpenAICompletionGenerator:
                     watcher.writes(self._without_eos(text) if joined.ended else text)
         return joined.payload()
 
+    def _allowed_tokens(self, prompt_ids: Sequence[int], max_tokens: int) -> int:
+        """How many tokens the server may sample; raises `GenerationError` for a prompt that is not for its model."""
+        vocabulary, room = self.limits.vocabulary, self.limits.max_tokens
+        if vocabulary is not None and (largest := max(prompt_ids, default=0)) >= vocabulary:
+            raise GenerationError(
+                f"the prompt holds token {largest}, and the model at {self.settings.sgl_remote_url} has {vocabulary}; "
+                f"generator_model={self.settings.generator_model} must be the folder of the served model"
+            )
+        return max_tokens if room is None else max(0, min(max_tokens, room - len(prompt_ids)))
+
     def _sampling(self, max_tokens: int | None) -> dict[str, Any]:
         """The parameters that every OpenAI-compatible route takes."""
         params = self.settings.generation_params
@@ -150,7 +190,7 @@ class OpenAICompletionGenerator:
         return {
             # The server must end a sequence where the episode does, whatever configuration it reads.
             "stop_token_ids": list(self.eos_token_ids),
-            "top_k": params.top_k,
+            "top_k": params.top_k or -1,  # SGLang refuses 0, which is vLLM's other word for all tokens
             "min_p": params.min_p,
             "repetition_penalty": params.repetition_penalty,
         }
@@ -160,7 +200,7 @@ class OpenAICompletionGenerator:
         if ids is not None:
             if self.token_id_origin is None:
                 self.token_id_origin = TokenIdOrigin.SERVER
-            return list(ids)
+            return self._until_stop(ids, choice.get("text"), dialect)
         self.token_id_origin = TokenIdOrigin.RE_TOKENISED
         # vLLM calls it stop_reason, SGLang matched_stop; other servers say nothing.
         matched = choice.get("stop_reason")
@@ -168,18 +208,30 @@ class OpenAICompletionGenerator:
             matched = choice.get("matched_stop")
         return self._encode_response(choice["text"], choice.get("finish_reason"), matched, dialect)
 
+    def _until_stop(self, ids: Sequence[int], text: str | None, dialect: Dialect) -> list[int]:
+        """The ids up to the one that completes a stop string, for servers that went on after it."""
+
+        def holds_stop(count: int) -> bool:
+            decoded = self.tokenizer.decode(list(ids[:count]), skip_special_tokens=False)
+            return end_of_stop(decoded, dialect.stops) is not None
+
+        may_hold = text is None or end_of_stop(text, dialect.stops) is not None
+        if not may_hold or not holds_stop(len(ids) - 1):
+            return list(ids)
+        return list(ids[: bisect_left(range(len(ids)), True, key=holds_stop)])
+
     def _encode_response(
         self, text: str, finish_reason: str | None, matched: str | int | None, dialect: Dialect
     ) -> list[int]:
         """The ids of a response known as text, with the stop string or the end of sequence that the server cut off."""
+        if matched not in dialect.stops and (end := end_of_stop(text, dialect.stops)) is not None:
+            return self._encode(text[:end])
         if finish_reason != "stop":
             return self._encode(text)
         if matched is None:
             matched = _open_block_end(text, dialect)
         if isinstance(matched, str) and matched in dialect.stops:
             return self._encode(text if matched in text else text + matched)
-        if matched is None and any(text.endswith(string) for string in dialect.stops):
-            return self._encode(text)
         eos_id = matched if isinstance(matched, int) else self.eos_token_ids[0]
         return [*self._encode(self._without_eos(text)), eos_id]
 

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
 from flashrag.errors import UserError
-from flashrag.generator.model_folder import check_model_path, eos_token_ids, load_tokenizer
+from flashrag.generator.model_facts import language_config
+from flashrag.generator.model_folder import KEY, check_model_path, eos_token_ids, load_tokenizer, read_json_object
 from flashrag.generator.settings import Framework, GeneratorSettings
 from flashrag.system.network import ask, detour
 
 if TYPE_CHECKING:
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
 
+# SGLang refuses prompts that leave fewer tokens of its context than this, and ends a reply before its last two.
+SGLANG_RESERVED_TOKENS = 6
+SGLANG_MAX_REPETITION_PENALTY = 2.0
 _REMEDY = (
     "start one with: python3 -m sglang.launch_server --model-path MODEL --port P, "
     "or: python -m vllm.entrypoints.openai.api_server --model MODEL --port P"
 )
+
+
+class ServerLimits(NamedTuple):
+    """What a server takes; None where it does not say.
+
+    `max_tokens` is for prompt and response together; `vocabulary` is the number of tokens that the model knows.
+    """
+
+    max_tokens: int | None = None
+    vocabulary: int | None = None
+
+
+NO_LIMITS = ServerLimits()
 
 
 def api_key(*variables: str) -> str | None:
@@ -40,25 +58,40 @@ def load_generator(settings: GeneratorSettings) -> OpenAICompletionGenerator:
     with_tokenizer = settings.framework is not Framework.OPENAI_CHAT
     if with_tokenizer:
         check_model_path(settings.generator_model)
-    served_name = find_served_model(settings, key)
+    card = find_served_card(settings, key)
     tokenizer = load_tokenizer(settings.generator_model) if with_tokenizer else None
     eos_ids = eos_token_ids(tokenizer, settings.generator_model) if with_tokenizer else []
     from flashrag.generator.openai_completion import OpenAICompletionGenerator
 
-    return OpenAICompletionGenerator(settings, served_name, tokenizer, eos_ids, key)
+    limits = server_limits(card, settings.generator_model)
+    return OpenAICompletionGenerator(settings, str(card["id"]), tokenizer, eos_ids, key, limits)
 
 
-def find_served_model(settings: GeneratorSettings, api_key: str) -> str:
-    """The name under which the server at `sgl_remote_url` offers `generator_model`. Raises as `find_served_card`."""
-    return str(find_served_card(settings, api_key)["id"])
+def is_sglang(card: Mapping[str, Any]) -> bool:
+    """Whether the server that lists a model is SGLang."""
+    return card.get("owned_by") == "sglang"
+
+
+def server_limits(card: Mapping[str, Any], generator_model: str) -> ServerLimits:
+    """The limits of the server that lists a model as `card`; the vocabulary is that of the folder it names, if that
+    lies on this machine, else that of `generator_model`.
+    """
+    context = card.get("max_model_len")
+    reserved = SGLANG_RESERVED_TOKENS if is_sglang(card) else 0
+    folders = [Path(str(place)) for place in (card.get("root"), card["id"], generator_model) if place]
+    folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+    vocabulary = folder and language_config(read_json_object(folder / "config.json", KEY)).get("vocab_size")
+    return ServerLimits(
+        context - reserved if isinstance(context, int) else None, vocabulary if isinstance(vocabulary, int) else None
+    )
 
 
 def find_served_card(settings: GeneratorSettings, api_key: str) -> dict[str, Any]:
     """What the server at `sgl_remote_url` lists of `generator_model`; its `id` is the name that requests give.
 
     A server with a single model serves that one under any name, because published set-ups name it freely. Raises
-    `UserError` when no server answers, when several models are served under other names, or when the server's context
-    is shorter than `generator_max_input_len`.
+    `UserError` when no server answers, when several models are served under other names, when the server's context is
+    shorter than `generator_max_input_len`, or when it takes no such `generation_params`.
     """
     cards = _model_cards(settings, api_key)
     card = _matching_card(cards, settings.generator_model)
@@ -73,6 +106,12 @@ def find_served_card(settings: GeneratorSettings, api_key: str) -> dict[str, Any
         raise UserError(
             f"generator_max_input_len={settings.generator_max_input_len}, but the server at {settings.sgl_remote_url} "
             f"takes {max_tokens} tokens; lower generator_max_input_len or serve the model with a longer context"
+        )
+    penalty = settings.generation_params.repetition_penalty
+    if is_sglang(card) and penalty > SGLANG_MAX_REPETITION_PENALTY:
+        raise UserError(
+            f"generation_params.repetition_penalty={penalty:g}, but SGLang, which serves the model at "
+            f"{settings.sgl_remote_url}, takes at most {SGLANG_MAX_REPETITION_PENALTY:g}; lower it, or use vLLM"
         )
     return card
 

@@ -31,6 +31,11 @@ from flashrag.prompts import Prompt
 _ROOM_TOKENS = 256
 SHORT_ANSWER_TOKENS = 128
 _PASSAGES = frozenset({"context", "paragraphs"})
+# What a server says of a reply that the model did not end: OpenAI's words, vLLM's for text that repeats itself.
+_END_REASONS = {
+    **dict.fromkeys(("length", "content_filter", "repetition"), EndReason.LENGTH),
+    "abort": EndReason.ABORTED,
+}
 
 
 class PromptTooLong(ReSearchError):
@@ -175,7 +180,7 @@ def failed_trajectory(question: Question, failure: Failure, attempt: int = 1) ->
 
 def end_reason_of(finish_reason: str | None) -> EndReason:
     """The end reason of an episode that matches the finish reason of a completion."""
-    return EndReason.LENGTH if finish_reason == "length" else EndReason.EOS
+    return _END_REASONS.get(finish_reason or "", EndReason.EOS)
 
 
 def _without_passages(metadata: Mapping[str, Any]) -> dict[str, Any]:

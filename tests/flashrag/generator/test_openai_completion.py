@@ -21,7 +21,7 @@ from flashrag.episode import SEARCH_O1
 from flashrag.errors import GenerationError, UserError
 from flashrag.generator import Completion, GeneratorSettings, ScoredToken, eos_token_ids, load_tokenizer
 from flashrag.generator.openai_completion import OpenAICompletionGenerator, TokenIdOrigin
-from flashrag.generator.server import find_served_model
+from flashrag.generator.server import NO_LIMITS, ServerLimits, find_served_card, server_limits
 from flashrag.utils import get_generator
 
 EOS = 0
@@ -136,9 +136,15 @@ def settings(url: str, **values: Any) -> GeneratorSettings:
     return validated(GeneratorSettings, {"sgl_remote_url": url, "generator_model": "m", **values}, "config")
 
 
-def generator_for(server: Server, tokenizer: Any, **values: Any) -> OpenAICompletionGenerator:
+def generator_for(
+    server: Server, tokenizer: Any, limits: ServerLimits = NO_LIMITS, **values: Any
+) -> OpenAICompletionGenerator:
     chosen = settings(server.url, generator_max_retries=2, **values)
-    return OpenAICompletionGenerator(chosen, "research-7b", tokenizer, [EOS, 2], "EMPTY")
+    return OpenAICompletionGenerator(chosen, "research-7b", tokenizer, [EOS, 2], "EMPTY", limits)
+
+
+def served_name(settings: GeneratorSettings) -> str:
+    return find_served_card(settings, "k")["id"]
 
 
 @pytest.mark.asyncio
@@ -167,7 +173,6 @@ async def test_ids_go_in_and_the_servers_ids_come_out(server: Server, tokenizer:
             "include_stop_str_in_output": True,
             "no_stop_trim": True,
             "skip_special_tokens": False,
-            "seed": None,
         }
     ]
 
@@ -253,7 +258,11 @@ async def test_generation_params_are_sent(server: Server, tokenizer: Any):
     await generator.generate([1], 100, SEARCH_O1)
     await generator.generate([1], 10)
     await generator.aclose()
-    first, second = server.requests
+    generator = generator_for(server, tokenizer, generation_params={"top_k": 0})
+    await generator.complete([1], 10)
+    await generator.aclose()
+    first, second, third = server.requests
+    assert third["top_k"] == -1  # SGLang refuses 0
     assert {key: first[key] for key in params} == params
     assert first["stop"] == ["<|end_search_query|>"]
     assert second["max_tokens"] == 10
@@ -280,6 +289,11 @@ async def test_generation_params_are_sent(server: Server, tokenizer: Any):
         ({"text": "", "finish_reason": "stop"}, "", True),
         # the budget
         ({"text": "<search> a ", "finish_reason": "length"}, "<search> a ", False),
+        ({"text": "<search> a </search>", "finish_reason": "length"}, "<search> a </search>", False),
+        # SGLang missed a stop string that was spelled in unusual tokens
+        ({"text": "a </search> b", "finish_reason": "length"}, "a </search>", False),
+        ({"text": "a </search> b", "finish_reason": "stop", "matched_stop": EOS}, "a </search>", False),
+        ({"text": "a </search> b </search>", "finish_reason": "stop"}, "a </search>", False),
     ],
 )  # fmt: skip
 async def test_a_reply_of_text_only_is_encoded(
@@ -314,11 +328,82 @@ async def test_one_reply_without_ids_makes_the_run_re_tokenised(server: Server, 
 
 
 @pytest.mark.asyncio
-async def test_an_aborted_request_is_told(server: Server, tokenizer: Any):
-    server.choice = {"text": "", "finish_reason": "abort", "token_ids": []}
+@pytest.mark.parametrize("ask", ["generate", "complete", "chat"])
+@pytest.mark.parametrize("reason", ["abort", "error"])
+async def test_a_request_that_the_server_broke_off_is_sent_again(
+    server: Server, tokenizer: Any, ask: str, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flashrag.generator.completion._jitter", lambda _: 0.0)
+    server.choice = {"text": "a", "finish_reason": reason, "token_ids": [4], "message": {"content": "a"}}
     generator = generator_for(server, tokenizer)
-    assert (await generator.generate([1], 50)).aborted
+    argument = [{"role": "user", "content": "?"}] if ask == "chat" else [1]
+    with pytest.raises(GenerationError, match=rf"finish_reason: {reason}\) \(attempt 3 of 3\)"):
+        await getattr(generator, ask)(argument, 50)
     await generator.aclose()
+    assert len(server.requests) == 3
+
+
+@pytest.mark.asyncio
+async def test_ids_after_a_stop_that_the_server_missed_are_cut_off(server: Server, tokenizer: Any):
+    def ids(*words: str) -> list[int]:
+        return [token for word in words for token in tokenizer.encode(word, add_special_tokens=False)]
+
+    spelled = ids("a ", *"</search>")
+    assert spelled != ids("a </search>")  # not as the tokenizer writes it
+    whole, past = ids("a", "</search>", "\n\n"), [*spelled, *ids(" and more", *"</search>"), EOS]
+    generator = generator_for(server, tokenizer)
+    for given, finish_reason, kept in (
+        (past, "stop", spelled),
+        (past, "length", spelled),
+        (spelled, "length", spelled),
+        (ids("no stop"), "length", ids("no stop")),
+        (whole[: -len(ids("\n\n"))], "stop", whole[: -len(ids("\n\n"))]),
+    ):
+        text = tokenizer.decode(given, skip_special_tokens=False)
+        for shown in (text, None):
+            server.choice = {"text": shown, "finish_reason": finish_reason, "token_ids": given}
+            assert (await generator.generate([1], 50)).token_ids == kept
+    await generator.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_text_ends_before_a_stop_that_the_server_missed(server: Server, tokenizer: Any):
+    generator = generator_for(server, tokenizer)
+    lists = {"tokens": ["King", " W", "u</", "a", "> b"], "token_logprobs": [-1.0, -2.0, -3.0, -4.0, -5.0]}
+    server.choice = {"text": "King Wu</a> b", "finish_reason": "length", "logprobs": lists}
+    completion = await generator.complete([1], 20, ["</a>", "b"], log_probs=True)
+    expected = (ScoredToken("King", -1.0), ScoredToken(" W", -2.0), ScoredToken("u</", -3.0))
+    assert (completion.text, completion.finish_reason, completion.tokens) == ("King Wu", "stop", expected)
+    server.choice = {"message": {"content": "Wu</a>"}, "finish_reason": "length"}
+    completion = await generator.chat([{"role": "user", "content": "?"}], 20, ["</a>"])
+    assert (completion.text, completion.finish_reason) == ("Wu", "stop")
+    await generator.aclose()
+
+
+@pytest.mark.asyncio
+async def test_where_the_server_has_no_room_a_reply_ends_for_its_length(server: Server, tokenizer: Any):
+    server.choice = {"text": "x", "finish_reason": "length", "token_ids": [1]}
+    generator = generator_for(server, tokenizer, ServerLimits(max_tokens=10))
+    await generator.generate([1] * 7, 5)
+    await generator.complete([1] * 7, 2)
+    assert [request["max_tokens"] for request in server.requests] == [3, 2]
+    for prompt in ([1] * 10, [1] * 11):
+        assert (await generator.generate(prompt, 5)).token_ids == ()
+        assert await generator.complete(prompt, 5) == Completion("", "length", len(prompt), 0)
+    await generator.aclose()
+    assert len(server.requests) == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ask", ["generate", "complete"])
+async def test_an_id_that_the_model_does_not_have_is_not_sent(server: Server, tokenizer: Any, ask: str):
+    server.choice = {"text": "x", "finish_reason": "length", "token_ids": [1]}
+    generator = generator_for(server, tokenizer, ServerLimits(vocabulary=100))
+    await getattr(generator, ask)([99], 5)
+    with pytest.raises(GenerationError, match=r"token 100, and the model at .* has 100; generator_model=m must be"):
+        await getattr(generator, ask)([1, 100, 2], 5)
+    await generator.aclose()
+    assert len(server.requests) == 1
 
 
 @pytest.mark.asyncio
@@ -363,7 +448,8 @@ async def test_text_is_completed_before_a_stop_with_log_probabilities_where_aske
     first, second = server.requests
     assert (first["prompt"], first["stop"], first["max_tokens"], first["logprobs"]) == ([5, 6, 7], ["\n"], 20, 1)
     assert (first["stop_token_ids"], first["temperature"]) == ([EOS, 2], 0.0)
-    assert (second["prompt"], second["stop"], second["logprobs"]) == ("a prompt as text", None, None)
+    assert second["prompt"] == "a prompt as text"
+    assert second.keys().isdisjoint({"stop", "logprobs", "seed"})  # SGLang refuses some null values
 
 
 @pytest.mark.asyncio
@@ -378,7 +464,7 @@ async def test_a_conversation_is_answered_and_an_unfinished_message_continued(se
     assert (first["messages"], first["max_tokens"], first["stop"]) == ([asked], 9, ["."])
     assert "continue_final_message" not in first
     assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
-    assert "max_tokens" not in second or second["max_tokens"] is None
+    assert second.keys().isdisjoint({"max_tokens", "stop", "logprobs", "seed"})
 
 
 @pytest.mark.asyncio
@@ -424,30 +510,64 @@ def test_a_chat_server_needs_no_tokenizer_here(server: Server):
 
 
 def test_the_served_model_is_found_by_name_path_or_being_the_only_one(server: Server, closed_url: str):
-    assert find_served_model(settings(server.url + "/v1"), "k") == "research-7b"
+    assert served_name(settings(server.url + "/v1")) == "research-7b"
     server.cards = [{"id": "a", "root": "/models/x"}, {"id": "b", "root": "/models/y"}]
-    assert find_served_model(settings(server.url, generator_model="/models/y"), "k") == "b"
-    assert find_served_model(settings(server.url, generator_model="/elsewhere/a"), "k") == "a"
+    assert served_name(settings(server.url, generator_model="/models/y")) == "b"
+    assert served_name(settings(server.url, generator_model="/elsewhere/a")) == "a"
     with pytest.raises(UserError, match="serves these models: a, b; generator_model='c'"):
-        find_served_model(settings(server.url, generator_model="c"), "k")
+        served_name(settings(server.url, generator_model="c"))
     server.cards = []
     with pytest.raises(UserError, match="serves these models: none"):
-        find_served_model(settings(server.url), "k")
+        served_name(settings(server.url))
     with pytest.raises(UserError, match=f"no model server answers at sgl_remote_url={closed_url}"):
-        find_served_model(settings(closed_url), "k")
+        served_name(settings(closed_url))
 
 
 def test_a_context_that_is_too_short_is_refused(server: Server):
     server.cards = [{"id": "m", "max_model_len": 4096}]
     with pytest.raises(UserError, match=r"generator_max_input_len=8192, but the server at .* takes 4096 tokens"):
-        find_served_model(settings(server.url), "k")
-    assert find_served_model(settings(server.url, generator_max_input_len=4096), "k") == "m"
+        served_name(settings(server.url))
+    assert served_name(settings(server.url, generator_max_input_len=4096)) == "m"
+
+
+def test_what_sglang_takes_is_known(server: Server):
+    server.cards = [{"id": "m", "root": "m", "max_model_len": 8192, "owned_by": "sglang"}]
+    assert served_name(settings(server.url)) == "m"  # as published: the same number for both
+    with pytest.raises(
+        UserError, match=r"repetition_penalty=2.5, but SGLang, .* takes at most 2; lower it, or use vLLM"
+    ):
+        served_name(settings(server.url, generation_params={"repetition_penalty": 2.5}))
+    given = {"repetition_penalty": 2.0}
+    assert served_name(settings(server.url, generation_params=given)) == "m"
+    server.cards[0]["owned_by"] = "vllm"
+    assert served_name(settings(server.url, generation_params={"repetition_penalty": 2.5})) == "m"
+
+
+@pytest.mark.parametrize(
+    ("card", "limits"),
+    [
+        ({}, ServerLimits(None, None)),
+        ({"max_model_len": 640, "owned_by": "vllm", "root": "{served}"}, ServerLimits(640, 50)),
+        ({"max_model_len": 640, "owned_by": "sglang", "root": "m"}, ServerLimits(634, 60)),  # the given folder's
+        ({"id": "{served}", "max_model_len": None, "owned_by": "sglang"}, ServerLimits(None, 50)),
+    ],
+)
+def test_limits_are_the_servers(card: dict[str, Any], limits: ServerLimits, tmp_path: Path):
+    for name, config in (("served", {"vocab_size": 50}), ("given", {"text_config": {"vocab_size": 60}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    given = tmp_path / "given" if card else "a/hub-name"
+    card = {
+        key: value.format(served=tmp_path / "served") if isinstance(value, str) else value
+        for key, value in card.items()
+    }
+    assert server_limits({"id": "m", **card}, str(given)) == limits
 
 
 def test_another_kind_of_server_is_refused(serve: Callable[[Any], str]):
     url = serve(FastAPI())
     with pytest.raises(UserError, match=r"answered 404.*must be an OpenAI-compatible model server"):
-        find_served_model(settings(url), "k")
+        served_name(settings(url))
 
 
 @pytest.mark.parametrize(
