@@ -87,7 +87,8 @@ def evaluate(command_line: CommandLine) -> int:
     else:
         assets = check_local_retriever(facts.settings)  # reads whole files, but serving a model takes longer
         checkpoint = command_line.auto_serve
-        with served(checkpoint, facts.settings) if checkpoint else nullcontext() as settings_served:
+        serving = served(checkpoint, facts.settings, command_line.engine) if checkpoint else nullcontext()
+        with serving as settings_served:
             folder = RunFolder(settings_served, folder.questions) if settings_served else folder
             interrupted = ask(folder, pending, assets, findings)
     with folder.working():

@@ -259,7 +259,7 @@ explain_failure() {
 }
 
 verify() {
-    "$venv/bin/python" -I - "$device" "$light, $heavy" <<'TEXT' || fail "the installed packages do not work (see above); delete $name and run this again"
+    "$venv/bin/python" -I -W ignore - "$device" "$light, $heavy" <<'TEXT' || fail "the installed packages do not work (see above); delete $name and run this again"
 import sys
 exec(f"import {sys.argv[2]}")
 if sys.argv[1] == "cpu":

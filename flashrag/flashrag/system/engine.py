@@ -1,8 +1,8 @@
-"""The engines that serve a model, SGLang with the published options or vLLM (on a CPU too), and their command lines.
+"""The engines that serve a model, SGLang and vLLM, on GPUs and on a CPU, and their command lines.
 
-Source of the published options: the project's published evaluation commands. Two differ on purpose: the server listens
-on 127.0.0.1 by default, and runs no code from the model folder unless an option after -- says so.
-Does not cover: starting a server (model_server.py).
+Source of SGLang's options on GPUs: the project's published evaluation commands. Two differ on purpose: the server
+listens on 127.0.0.1 by default, and runs no code from the model folder unless an option after -- says so. Its options
+on a CPU were found by trying (docs/evaluation.md). Does not cover: starting a server (model_server.py).
 """
 
 import importlib.metadata
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flashrag.errors import UserError
 from flashrag.generator import ModelFolder
+from flashrag.generator.server import SGLANG_RESERVED_TOKENS
 from flashrag.preflight import CHECK_HELP
 from flashrag.system.arguments import flag, in_range
 from flashrag.system.local_server import LOOPBACK
@@ -31,11 +32,11 @@ ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 CACHE_BLOCK_TOKENS = 32
 CPU_CACHE_GIB = 1  # for keys and values
 FLASHINFER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
-SGLANG_PYTHON = Path(".venv-sglang/bin/python")
-SGLANG_REMEDY = (
-    "python3.11 -m venv .venv-sglang && .venv-sglang/bin/pip install -r requirements-sglang.txt, "
-    "or point RESEARCH_SGLANG_PYTHON at the python that has it"
-)
+CPU_SEQUENCES = 64  # at once
+# Beside the environment of this process, where scripts/setup.sh puts it.
+SGLANG_PYTHON = Path(sys.prefix).parent / ".venv-sglang" / "bin" / "python"
+SGLANG_REMEDY = "run scripts/setup.sh --sglang, or point RESEARCH_SGLANG_PYTHON at the python that has it"
+CPU_KERNELS = "sgl-kernel-stand-in"  # scripts/sglang_cpu: installed with SGLang for CPUs alone
 
 
 class Engine(StrEnum):
@@ -80,16 +81,52 @@ def chosen_engine(options: ModelServerOptions) -> Engine:
 
 
 def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
-    """The published command; since sglang 0.5 its `--tp` and `--disable-overlap` have the longer names used here."""
+    """The published command on GPUs; since sglang 0.5 its `--tp` and `--disable-overlap` have longer names.
+
+    On a CPU: float32, and torch's own attention. SGLang keeps some tokens of its context to itself, so that it gets
+    these in addition.
+    """
     python = _sglang_python()
     if python is None:
         raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} does not exist; {SGLANG_REMEDY}")
+    context = context_tokens(options) + SGLANG_RESERVED_TOKENS
     command = [python, "-m", "sglang.launch_server"]
     command += ["--served-model-name", served_name(options), "--model-path", str(options.model_path)]
-    command += ["--tp-size", str(tensor_parallel(options))]
-    command += ["--context-length", str(context_tokens(options)), "--enable-metrics", "--dtype", "bfloat16"]
-    command += ["--host", options.host, "--port", str(port), "--disable-overlap-schedule", "--disable-radix-cache"]
+    command += ["--context-length", str(context), "--enable-metrics", "--disable-overlap-schedule"]
+    command += ["--host", options.host, "--port", str(port)]
+    if sglang_is_for_cpus():
+        command += ["--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"]
+        command += ["--grammar-backend", "none", "--max-running-requests", str(CPU_SEQUENCES)]
+        # Without the former, keys and values take all memory; without the latter, an idle server keeps a core busy.
+        command += ["--max-total-tokens", str(_cached_tokens(options, context)), "--sleep-on-idle"]
+    else:
+        command += ["--tp-size", str(tensor_parallel(options)), "--dtype", "bfloat16", "--disable-radix-cache"]
     return [*command, *options.extra]
+
+
+def _cached_tokens(options: ModelServerOptions, context: int) -> int:
+    """Tokens whose keys and values are kept: as many as the sequences at once can use, and the memory holds."""
+    a_token = ModelFolder(options.model_path, "model_path").cache_bytes(1, item_bytes=4)
+    held = CPU_CACHE_GIB * 2**30 // a_token if a_token else CPU_SEQUENCES * context
+    return max(context, min(held, CPU_SEQUENCES * context))
+
+
+def sglang_environment() -> dict[str, str]:
+    """No look at a model hub; a /health that generates nothing; the few tokens beyond the model's positions that
+    SGLang keeps to itself. On a CPU: one thread.
+    """
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
+        "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
+    }
+    return {**variables, "SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"} if sglang_is_for_cpus() else variables
+
+
+def sglang_is_for_cpus() -> bool:
+    """Whether the environment of SGLang is that for CPUs."""
+    packages = Path(_sglang_python() or SGLANG_PYTHON).parents[1].glob("lib/python3*/site-packages")
+    return any(importlib.metadata.distributions(name=CPU_KERNELS, path=[str(folder) for folder in packages]))
 
 
 def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
@@ -99,7 +136,7 @@ def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
     command += ["--served-model-name", served_name(options), "--host", options.host, "--port", str(port)]
     command += ["--max-model-len", str(context_tokens(options))]
     if vllm_is_for_cpus():
-        command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
+        command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", str(CPU_SEQUENCES)]
         command += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR, "--block-size", str(CACHE_BLOCK_TOKENS)]
     else:
         command += ["--dtype", "bfloat16", "--tensor-parallel-size", str(tensor_parallel(options))]

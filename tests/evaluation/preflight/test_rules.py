@@ -14,6 +14,7 @@ from evaluation.command_line import parse_command_line
 from evaluation.preflight import RULES, EvalFacts
 from evaluation.preflight.request import FOUND
 from evaluation.preflight.servers import SAMPLE, Reply, RetrievalServers, ServedModel
+from flashrag.generator.server import ServerLimits
 from flashrag.preflight import MACHINE_RULES, Severity, examine
 from flashrag.prompts import choose_prompt, write_record
 from flashrag.reward import JudgeReply
@@ -42,7 +43,7 @@ def facts_of(data_dir: Path, model_folder: Path, tmp_path: Path) -> Callable[...
         words = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
         config = ["--config_path", str(ROOT / "evaluation" / "eval_config.yaml")]
         built = EvalFacts(parse_command_line([*config, *words, *flags]))
-        built.served_model = ServedModel("zhou", 8192, None, None, None)
+        built.served_model = ServedModel("zhou", ServerLimits(8192), None, None, None)
         built.reply = Reply(token_ids="server")
         built.retrieval_servers = HEALTHY
         for name, value in facts.items():
@@ -172,11 +173,11 @@ def test_instructions_in_the_user_message_are_told(facts_of: Callable[..., EvalF
         ({"reply": Reply("timed out")}, "warning", "model", "did not answer a request for one token: timed out"),
         ({"reply": Reply(token_ids="re-tokenised")}, "warning", "model", "returns no token ids"),
         (
-            {"served_model": ServedModel("zhou", 8192, None, None, [1, 2, 3])},
+            {"served_model": ServedModel("zhou", ServerLimits(8192), None, None, [1, 2, 3])},
             "error", "model", "or other ones; give the folder of the served model",
         ),
         (
-            {"served_model": ServedModel("zhou", 8192, "/models/shang", None, None)},
+            {"served_model": ServedModel("zhou", ServerLimits(8192), "/models/shang", None, None)},
             "warning", "model", "the server says that it loaded /models/shang",
         ),
     ],
@@ -190,8 +191,19 @@ def test_facts_that_do_not_fit(facts, severity, rule, words, facts_of: Callable[
 def test_the_served_model_s_tokenizer_is_the_given_one(more: list[int], facts_of: Callable[..., EvalFacts]):
     facts = facts_of()
     ids = facts.tokenizer.encode(SAMPLE, add_special_tokens=False)
-    facts.served_model = ServedModel("zhou", 8192, str(facts.settings.generator_model), None, [*more, *ids])
+    facts.served_model = ServedModel(
+        "zhou", ServerLimits(8192), str(facts.settings.generator_model), None, [*more, *ids]
+    )
     assert found(facts) == []
+
+
+def test_a_seed_that_the_server_ignores_is_told(facts_of: Callable[..., EvalFacts]):
+    sglang = ServedModel("zhou", ServerLimits(8192), None, None, None, ignores_seed=True)
+    sampled, greedy = "{temperature: 1.0, seed: 7}", "{temperature: 0, seed: 7}"
+    facts = facts_of({"generation_params": sampled}, served_model=sglang)
+    check_one(found(facts), "warning", "model", "generation_params.seed=7, but SGLang, which serves the model at ")
+    assert found(facts_of({"generation_params": greedy}, served_model=sglang)) == []
+    assert found(facts_of({"generation_params": sampled})) == []
 
 
 def test_flare_needs_log_probabilities(facts_of: Callable[..., EvalFacts]):

@@ -22,11 +22,13 @@ from evaluation.preflight.servers import (
 )
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
+from flashrag.generator.server import ServerLimits
 from flashrag.reward import JudgeReply, JudgeSettings, ask_judge
 from tests.proxies import HttpProxy, clear_proxies, running
 
 ROOT = Path(__file__).resolve().parents[3]
 OPENAPI = ROOT / "rag_serving" / "openapi.json"
+SERVED = ServedModel("m", ServerLimits(), None, None, None)
 REQUEST = requests.Request("complete", [1, 2], 8, ((),), {"log_probs": True})
 
 
@@ -73,15 +75,36 @@ def test_a_server_that_says_everything(serve: Callable[[Any], str]):
         return {"count": 2, "tokens": [7, 8]}
 
     served = ask_model_server(settings(sgl_remote_url=serve(app)))
-    assert served == ServedModel("m", 8192, "/models/m", "0.28.0", [7, 8])
+    assert served == ServedModel("m", ServerLimits(8192), "/models/m", "0.28.0", [7, 8])
 
 
 def test_a_server_that_says_the_least(serve: Callable[[Any], str]):
-    assert ask_model_server(settings(sgl_remote_url=serve(model_server()))) == ServedModel("m", 8192, None, None, None)
+    assert ask_model_server(settings(sgl_remote_url=serve(model_server()))) == ServedModel(
+        "m", ServerLimits(8192), None, None, None
+    )
+
+
+@pytest.mark.parametrize(
+    ("info", "ignores_seed"),
+    [
+        ({"device": "cpu", "enable_deterministic_inference": True}, True),
+        ({"device": "cuda", "enable_deterministic_inference": False}, True),
+        ({"device": "cuda", "enable_deterministic_inference": True}, False),
+    ],
+)
+def test_what_sglang_says(info: dict[str, Any], ignores_seed: bool, serve: Callable[[Any], str]):
+    app = model_server(root="m", owned_by="sglang")  # its root is the served name
+
+    @app.get("/server_info")
+    def server_info() -> dict[str, Any]:
+        return {"version": "0.5.23", "model_path": "/models/m", **info}
+
+    served = ask_model_server(settings(sgl_remote_url=serve(app), generator_max_input_len="8192"))
+    assert served == ServedModel("m", ServerLimits(8186), "/models/m", "0.5.23", None, ignores_seed)
 
 
 def ask(url: str) -> Reply:
-    return ask_for_a_token(settings(sgl_remote_url=url), "m", None, [0], REQUEST)
+    return ask_for_a_token(settings(sgl_remote_url=url), SERVED, None, [0], REQUEST)
 
 
 def test_one_token_is_asked_for_with_the_method_s_parameters(serve: Callable[[Any], str]):

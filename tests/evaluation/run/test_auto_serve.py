@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from evaluation.command_line import parse_command_line
-from evaluation.run.auto_serve import check_auto_serve, exported_model, planned_model
+from evaluation.run.auto_serve import check_auto_serve, exported_model, planned_model, server_options
 from evaluation.run_eval import main
 from flashrag.errors import UserError
+from flashrag.system.engine import Engine
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 BASE_MODEL = REPOSITORY / "training" / "demo" / "base_model"
@@ -32,6 +33,16 @@ def test_keys_that_it_sets_cannot_be_given_as_flags(data_dir, tmp_path):
 def test_a_path_without_a_checkpoint_is_refused_before_anything_starts(data_dir, tmp_path, capsys):
     assert main(arguments(data_dir, tmp_path, "--auto_serve", str(tmp_path))) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_an_engine_is_for_a_model_that_is_served_meanwhile(data_dir, tmp_path):
+    given = arguments(data_dir, tmp_path, "--engine", "sglang")
+    with pytest.raises(UserError, match="--engine sglang is for a model that is served meanwhile; add --auto_serve"):
+        parse_command_line(given)
+    command_line = parse_command_line([*given, "--auto_serve", str(BASE_MODEL)])
+    options = server_options(BASE_MODEL, check_auto_serve(command_line), command_line.engine)
+    assert (options.engine, options.model_path) == (Engine.SGLANG, BASE_MODEL)
+    assert parse_command_line(arguments(data_dir, tmp_path)).engine is None
 
 
 def test_a_model_folder_is_served_where_it_lies(tmp_path):

@@ -70,7 +70,7 @@ class ScriptedServer:
         async def completions(request: Request) -> dict[str, Any]:
             body = await request.json()
             prompt = self.tokenizer.decode(body["prompt"])
-            self.asked.append(Asked(prompt, body["stop"], body["max_tokens"], body.get("logprobs")))
+            self.asked.append(Asked(prompt, body.get("stop"), body["max_tokens"], body.get("logprobs")))
             reply = self.next_reply(prompt)
             choice: dict[str, Any] = {
                 "index": 0, "text": reply.text, "finish_reason": reply.finish_reason, "logprobs": None,
@@ -93,7 +93,7 @@ class ScriptedServer:
             logprobs = {"content": [{"token": t, "logprob": v, "top_logprobs": []} for t, v in reply.tokens]}
             choice = {
                 "index": 0, "message": message, "finish_reason": reply.finish_reason,
-                "logprobs": logprobs if body["logprobs"] else None,
+                "logprobs": logprobs if body.get("logprobs") else None,
             }  # fmt: skip
             return _reply("chat.completion", choice, {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18})
 

@@ -30,9 +30,41 @@ def test_sglang_gets_the_published_options(model_folder, monkeypatch):
     command = sglang_command(ModelServerOptions(model_folder, served_model_name="trained", host="0.0.0.0"), 80)
     assert command == (
         f"/sgl/bin/python -m sglang.launch_server --served-model-name trained --model-path {model_folder} "
-        "--tp-size 2 --context-length 8192 --enable-metrics --dtype bfloat16 "
-        "--host 0.0.0.0 --port 80 --disable-overlap-schedule --disable-radix-cache"
+        # 6 tokens more than the 8192 that a prompt and its response may have
+        "--context-length 8198 --enable-metrics --disable-overlap-schedule --host 0.0.0.0 --port 80 "
+        "--tp-size 2 --dtype bfloat16 --disable-radix-cache"
     ).split(" ")
+    assert "SGLANG_USE_CPU_ENGINE" not in engine.sglang_environment()
+
+
+def test_sglang_on_a_cpu_is_told_by_its_environment(model_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "count_gpus", lambda: 8)
+    python = tmp_path / "env" / "bin" / "python"
+    packages = tmp_path / "env" / "lib" / "python3.11" / "site-packages"
+    (packages / "sgl_kernel_stand_in-0.1.0.dist-info").mkdir(parents=True)
+    (packages / "sgl_kernel_stand_in-0.1.0.dist-info" / "METADATA").write_text("Name: sgl-kernel-stand-in\n")
+    monkeypatch.setenv("RESEARCH_SGLANG_PYTHON", str(python))
+    options = ModelServerOptions(model_folder, context_length=634, extra=("--api-key", "k"))
+    assert sglang_command(options, 80) == (
+        f"{python} -m sglang.launch_server --served-model-name {model_folder} --model-path {model_folder} "
+        "--context-length 640 --enable-metrics --disable-overlap-schedule --host 127.0.0.1 --port 80 "
+        "--device cpu --dtype float32 --attention-backend torch_native --grammar-backend none "
+        "--max-running-requests 64 --max-total-tokens 40960 --sleep-on-idle --api-key k"  # 64 x 640
+    ).split(" ")
+    variables = engine.sglang_environment()
+    assert (variables["SGLANG_USE_CPU_ENGINE"], variables["OMP_NUM_THREADS"]) == ("1", "1")
+
+
+def test_sglang_keeps_as_many_keys_and_values_on_a_cpu_as_the_memory_holds(model_folder):
+    def cached(context: int) -> int:
+        return engine._cached_tokens(ModelServerOptions(model_folder), context)
+
+    # 2 x 4 heads x 32 x 4 layers x 4 bytes = 4096 bytes a token: 1 GiB holds 262144.
+    assert cached(8198) == 262144
+    assert cached(300_000) == 300_000  # one sequence always fits; the memory rule refuses what does not
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps({**config, "kv_lora_rank": 8}))
+    assert cached(100) == 6400  # unknown
 
 
 def test_vllm_computes_in_float32_on_a_cpu_and_in_bfloat16_on_gpus(model_folder, monkeypatch):
@@ -71,8 +103,8 @@ def test_the_context_is_never_longer_than_the_model_takes(model_folder):
 
 def test_an_engine_that_is_not_there_is_refused_with_the_way_to_it(model_folder, monkeypatch):
     monkeypatch.delenv("RESEARCH_SGLANG_PYTHON", raising=False)
-    monkeypatch.chdir(model_folder)
-    with pytest.raises(UserError, match=r"requirements-sglang\.txt"):
+    monkeypatch.setattr(engine, "SGLANG_PYTHON", model_folder / "none")
+    with pytest.raises(UserError, match=r"run scripts/setup\.sh --sglang, or point RESEARCH_SGLANG_PYTHON"):
         sglang_command(ModelServerOptions(model_folder), 80)
 
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,7 +149,22 @@ def test_gpus_are_shared_and_counted(options, gpus, monkeypatch):
 def test_an_engine_for_gpus_needs_one(options, gpus):
     gpus()
     (finding,) = found(options())
-    assert finding.message.startswith("vllm computes on GPUs, but this machine shows none")
+    assert finding.message == "vllm computes on GPUs, but this machine shows none; run scripts/setup.sh --device cpu"
+
+
+def test_sglang_for_gpus_needs_one_and_for_a_cpu_does_not(options, gpus, monkeypatch):
+    gpus()
+    monkeypatch.setenv("RESEARCH_SGLANG_PYTHON", sys.executable)
+    (finding,) = found(options(engine=Engine.SGLANG))
+    assert (finding.rule, finding.message) == (
+        "server.gpus",
+        "sglang computes on GPUs, but this machine shows none; run scripts/setup.sh --sglang --device cpu",
+    )
+    for module in (engine, model_server):
+        monkeypatch.setattr(module, "sglang_is_for_cpus", lambda: True)
+    facts = ModelServerFacts(options(engine=Engine.SGLANG))
+    assert examine(RULES, facts) == []
+    assert (facts.on_cpu, facts.item_bytes, facts.environment["SGLANG_USE_CPU_ENGINE"]) == (True, 4, "1")
 
 
 def test_a_python_that_is_not_there_is_named(options, gpus, monkeypatch):
