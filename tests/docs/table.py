@@ -47,6 +47,7 @@ ASKED = r"question +Which river flows through Paris\?\n(.*\n)*answer .*\n.* toke
 TABLE = (
     # ---- set-up and tests
     Entry(r"bash scripts/setup\.sh$", run_by="scripts/check.sh"),
+    Entry(r"bash scripts/setup\.sh --sglang ", run_by="tests/end_to_end/test_engines.py"),
     Entry(r"bash scripts/check\.sh$", run_by=".ci/run"),
     Entry(r"bash scripts/test\.sh --all$", run_by=".ci/run"),
     Entry(r"bash scripts/test\.sh$", more="tests/flashrag/test_document.py", prints=r"\d+ passed"),
@@ -83,6 +84,7 @@ TABLE = (
         prints=r"ready: http://127\.0\.0\.1:\d+ \(e5, 44 documents, [24] retrievers\)",
         serves="8000",
     ),
+    Entry(r"scripts/serve_model\.sh --engine sglang ", run_by="tests/end_to_end/test_engines.py"),
     Entry(
         r"scripts/serve_model\.sh ",
         needs=("models/trained/config.json",),
