@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # SGLang refuses prompts that leave fewer tokens of its context than this, and ends a reply before its last two.
 SGLANG_RESERVED_TOKENS = 6
-SGLANG_MAX_REPETITION_PENALTY = 2.0
+# The largest values that an engine takes, where another takes more; by its name in `owned_by`.
+MOST = {"sglang": {"repetition_penalty": 2.0}, "vllm": {"temperature": 2.0}}
 _REMEDY = (
     "start one with: python3 -m sglang.launch_server --model-path MODEL --port P, "
     "or: python -m vllm.entrypoints.openai.api_server --model MODEL --port P"
@@ -107,12 +108,13 @@ def find_served_card(settings: GeneratorSettings, api_key: str) -> dict[str, Any
             f"generator_max_input_len={settings.generator_max_input_len}, but the server at {settings.sgl_remote_url} "
             f"takes {max_tokens} tokens; lower generator_max_input_len or serve the model with a longer context"
         )
-    penalty = settings.generation_params.repetition_penalty
-    if is_sglang(card) and penalty > SGLANG_MAX_REPETITION_PENALTY:
-        raise UserError(
-            f"generation_params.repetition_penalty={penalty:g}, but SGLang, which serves the model at "
-            f"{settings.sgl_remote_url}, takes at most {SGLANG_MAX_REPETITION_PENALTY:g}; lower it, or use vLLM"
-        )
+    engine = str(card.get("owned_by"))
+    for name, most in MOST.get(engine, {}).items():
+        if (value := getattr(settings.generation_params, name)) > most:
+            raise UserError(
+                f"generation_params.{name}={value:g}, but {engine}, which serves the model at "
+                f"{settings.sgl_remote_url}, takes at most {most:g}; lower it"
+            )
     return card
 
 

@@ -530,17 +530,26 @@ def test_a_context_that_is_too_short_is_refused(server: Server):
     assert served_name(settings(server.url, generator_max_input_len=4096)) == "m"
 
 
-def test_what_sglang_takes_is_known(server: Server):
+def test_what_an_engine_takes_is_known(server: Server):
     server.cards = [{"id": "m", "root": "m", "max_model_len": 8192, "owned_by": "sglang"}]
     assert served_name(settings(server.url)) == "m"  # as published: the same number for both
-    with pytest.raises(
-        UserError, match=r"repetition_penalty=2.5, but SGLang, .* takes at most 2; lower it, or use vLLM"
+
+    def refusal(engine: str, **params: float) -> str:
+        server.cards[0]["owned_by"] = engine
+        with pytest.raises(UserError) as raised:
+            served_name(settings(server.url, generation_params=params))
+        return str(raised.value)
+
+    at = f"which serves the model at {server.url}, takes at most 2; lower it"
+    assert refusal("sglang", repetition_penalty=2.5) == f"generation_params.repetition_penalty=2.5, but sglang, {at}"
+    assert refusal("vllm", temperature=2.5) == f"generation_params.temperature=2.5, but vllm, {at}"
+    for engine, params in (
+        ("sglang", {"repetition_penalty": 2.0, "temperature": 10.0}),
+        ("vllm", {"repetition_penalty": 9.0, "temperature": 2.0}),
+        ("somebody", {"repetition_penalty": 9.0, "temperature": 10.0}),
     ):
-        served_name(settings(server.url, generation_params={"repetition_penalty": 2.5}))
-    given = {"repetition_penalty": 2.0}
-    assert served_name(settings(server.url, generation_params=given)) == "m"
-    server.cards[0]["owned_by"] = "vllm"
-    assert served_name(settings(server.url, generation_params={"repetition_penalty": 2.5})) == "m"
+        server.cards[0]["owned_by"] = engine
+        assert served_name(settings(server.url, generation_params=params)) == "m"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from flashrag.document import Document, Hit
 from flashrag.episode import LiveSteps, Piece, Step, steps
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import METHODS, SequentialPipeline
-from flashrag.pipeline.trace import PromptTooLong
+from flashrag.pipeline.trace import PromptTooLong, end_reason_of
 
 from .conftest import Reply
 
@@ -226,3 +226,11 @@ def test_parts_that_a_method_needs_must_be_given():
         SequentialPipeline(Config(), None, object())
     with pytest.raises(UserError, match="SequentialPipeline needs a generator"):
         SequentialPipeline(Config(), object(), None)
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "end_reason"),
+    [("stop", "eos"), (None, "eos"), ("length", "length"), ("content_filter", "length"), ("abort", "aborted")],
+)
+def test_only_a_reply_that_the_model_ended_ends_with_eos(finish_reason: str | None, end_reason: str) -> None:
+    assert end_reason_of(finish_reason) == end_reason
