@@ -192,14 +192,16 @@ def test_a_conversation_is_answered_with_and_without_log_probabilities(served: S
         asked, begun = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I think"}
         plain = await generator.chat([asked], 8)
         scored = await generator.chat([asked], 8, log_probs=True)
-        return [plain, scored, await generator.chat([asked, begun], 8), await generator.chat([asked], None, ["e"])]
+        continued = await generator.chat([asked, begun], 8)
+        return [plain, scored, continued, *[await generator.chat([asked], most, ["e"]) for most in (None, CONTEXT)]]
 
-    plain, scored, continued, unlimited = served.use(talk, framework="openai_chat")
+    plain, scored, continued, unlimited, longest = served.use(talk, framework="openai_chat")
     assert (plain.finish_reason, plain.completion_tokens, plain.tokens) == ("length", 8, None)
     assert scored.text == plain.text
     assert "".join(token.text for token in scored.tokens) == plain.text
     assert continued.text
     assert "e" not in unlimited.text
+    assert longest == unlimited
 
 
 def test_a_text_comes_with_its_log_probabilities(served: Served) -> None:

@@ -132,7 +132,15 @@ class OpenAICompletionGenerator:
         }
         if messages and messages[-1]["role"] == "assistant":
             body |= {"add_generation_prompt": False, "continue_final_message": True}
-        return await self._ask("chat/completions", body, partial(read_completion, stops=stop))
+        read = partial(read_completion, stops=stop)
+        try:
+            return await self._ask("chat/completions", body, read)
+        except GenerationError as error:
+            refusal = error.__cause__
+            if not isinstance(refusal, openai.BadRequestError) or "context length" not in refusal.response.text:
+                raise
+        # Fewer tokens are left than were allowed; where no number is given, a server takes what is left.
+        return await self._ask("chat/completions", {**body, "max_tokens": None}, read)
 
     async def _ask(
         self, route: str, body: dict[str, Any], read: Callable[[Any], Reply], watcher: Watcher | None = None

@@ -468,6 +468,25 @@ async def test_a_conversation_is_answered_and_an_unfinished_message_continued(se
 
 
 @pytest.mark.asyncio
+async def test_a_conversation_that_leaves_less_room_than_allowed_gets_what_is_left(server: Server):
+    # Engines refuse a number that does not fit beside the conversation, which they alone count.
+    server.choice = {"message": {"content": "Wu: its maximum context length is 640"}, "finish_reason": "length"}
+    generator = generator_for(server, None)
+    server.statuses = [400]
+    completion = await generator.chat([{"role": "user", "content": "Who?"}], 600)
+    assert completion.text.startswith("Wu")
+    assert [request.get("max_tokens") for request in server.requests] == [600, None]
+    server.statuses = [400, 400]
+    with pytest.raises(GenerationError, match="400"):  # not even the conversation fits
+        await generator.chat([{"role": "user", "content": "Who?"}], 600)
+    server.statuses, server.choice = [400], {"message": {"content": "no such model"}}
+    with pytest.raises(GenerationError, match="400"):
+        await generator.chat([{"role": "user", "content": "Who?"}], 600)
+    await generator.aclose()
+    assert len(server.requests) == 5
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("ask", ["generate", "complete", "chat"])
 @pytest.mark.parametrize("fault", ["drop", "stall", "500", "cut off", "no choice"])
 async def test_a_fault_is_tried_again_and_one_that_stays_is_a_typed_error(
