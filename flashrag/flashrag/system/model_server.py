@@ -157,6 +157,7 @@ def log(facts: ModelServerFacts) -> Iterator[Finding]:
 
 
 def gpus(facts: ModelServerFacts) -> Iterator[Finding]:
+    facts.command  # noqa: B018 (an engine that is not there is that one error)
     if facts.on_cpu:
         return
     wanted, there = facts.shared_by, len(facts.gpus)

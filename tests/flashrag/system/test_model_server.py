@@ -174,6 +174,16 @@ def test_a_python_that_is_not_there_is_named(options, gpus, monkeypatch):
     assert (finding.rule, finding.message[:36]) == ("server.engine", "RESEARCH_SGLANG_PYTHON=/no/python is")
 
 
+def test_an_engine_that_is_not_there_is_one_line_with_the_way_to_it(options, monkeypatch, tmp_path):
+    monkeypatch.delenv("RESEARCH_SGLANG_PYTHON", raising=False)
+    monkeypatch.setattr(engine, "SGLANG_PYTHON", tmp_path / "none")
+    (finding,) = found(options(engine=Engine.SGLANG))
+    assert finding.message == (
+        f"engine sglang needs its environment, and {tmp_path / 'none'} does not exist; run scripts/setup.sh --sglang, "
+        "or point RESEARCH_SGLANG_PYTHON at the python that has it"
+    )
+
+
 def test_all_errors_keep_a_server_from_starting(options, model_folder):
     (model_folder / "model.safetensors").write_bytes(b"")
     with (
