@@ -106,7 +106,7 @@ def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
 
 def _cached_tokens(options: ModelServerOptions, context: int) -> int:
     """Tokens whose keys and values are kept: as many as the sequences at once can use, and the memory holds."""
-    a_token = ModelFolder(options.model_path, "model_path").cache_bytes(1, item_bytes=4)
+    a_token = ModelFolder(options.model_path, "model_path").model.cache_bytes(1, item_bytes=4)
     held = CPU_CACHE_GIB * 2**30 // a_token if a_token else CPU_SEQUENCES * context
     return max(context, min(held, CPU_SEQUENCES * context))
 
