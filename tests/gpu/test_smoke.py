@@ -25,7 +25,7 @@ from flashrag.system.local_server import LOOPBACK, free_port, serving
 from flashrag.system.machine import count_gpus
 from tests.end_to_end.test_stopping import BASE_MODEL, BATCH, ENVIRONMENT, REPOSITORY, STEPS, make_data
 from tests.gpu.figures import SAME_PROBABILITIES, SHAPES, run_figures, training_flags
-from verl_search.preflight.machine_rules import LEAST_DRIVERS, LEAST_SHARED_BYTES
+from verl_search.preflight.hardware import LEAST_DRIVERS
 from verl_search.trainer.run_folder import read_metrics
 
 pytestmark = [
@@ -139,7 +139,6 @@ def test_machine(folder: Path, figures: dict[str, Any]) -> None:
     figures |= {"card": card, "driver": driver, "memory_gib": round(int(memory_mib) / 1024, 1), "cores": os.cpu_count()}
     figures |= {"shared_gib": round(shared_gib, 1), "nvcc": shutil.which("nvcc") is not None}
     assert int(driver.partition(".")[0]) >= LEAST_DRIVERS["13"]
-    assert shared_gib >= LEAST_SHARED_BYTES / 2**30
     assert shutil.which(os.environ.get("CC", "gcc")), "Triton compiles with a C compiler"
     assert Path(sysconfig.get_path("include"), "Python.h").is_file(), "Triton compiles with Python's headers"
     assert shutil.disk_usage(folder).free >= 20 * 2**30

@@ -276,7 +276,6 @@ def test_a_run_without_a_critic_does_not_go_on_with_one(tmp_path: Path):
 def test_the_disk_on_paper():
     config = composed("demo")
     assert sizes.checkpoint_bytes(MODEL, config) == (4 + 8 + 4) * 1_000_000
-    assert sizes.checkpoint_bytes(MODEL, composed("demo", "algorithm.adv_estimator=gae")) == 2 * 16 * 1_000_000
     assert sizes.kept_checkpoints(config, 25) == 2  # of 3 that are written: the newest and the best
     config.trainer.max_actor_ckpt_to_keep = None
     assert sizes.kept_checkpoints(config, 25) == 3

@@ -24,8 +24,7 @@ def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:
     if config.algorithm.adv_estimator == "gae":
         contents += config.critic.checkpoint.save_contents
     parts = {"model": weight, "optimizer": ADAM_BYTES, "hf_model": weight}
-    of_model = model.parameters * sum(parts.get(part, 0) for part in contents)
-    return of_model * (2 if config.algorithm.adv_estimator == "gae" else 1)
+    return model.parameters * sum(parts.get(part, 0) for part in contents)
 
 
 def kept_checkpoints(config: DictConfig, total_steps: int) -> int:

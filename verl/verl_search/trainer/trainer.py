@@ -41,7 +41,6 @@ class SearchTrainer(PPOTrainerSync):
         self._data_before_step: dict[str, Any] | None = None
         self._alarms = AlarmWatch(config)
         self._dead_replicas: list[str] = []
-        self._nodes = living_nodes()
         settings = SearchSettings.from_config(config.search)
         self._prompt = settings.prompt.record(settings.apply_chat)  # as it begins: a file may change later
         write_record(Path(config.trainer.default_local_dir), self._prompt)
@@ -54,10 +53,11 @@ class SearchTrainer(PPOTrainerSync):
     def fit(self, agent_loop_manager: Any) -> None:
         hand_over(private_variables(os.environ), agent_loop_manager.agent_loop_workers)
         self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
+        nodes = living_nodes()
         try:
             super().fit(agent_loop_manager)
         except (StopTraining, RayActorError, RayTaskError) as error:
-            lost = silent_nodes(self._nodes)
+            lost = silent_nodes(nodes)
             # Where a node is lost, calls that it took part in fail in the processes of the others.
             if isinstance(error, RayTaskError) and not lost:
                 raise
