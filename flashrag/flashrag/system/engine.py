@@ -49,7 +49,7 @@ class ModelServerOptions:
     """The model to serve, the address and the engine. A `None` is filled in to suit the machine."""
 
     model_path: Path = flag("Hugging Face folder; scripts/export_checkpoint.sh makes one of a checkpoint", group=MODEL)
-    engine: Engine | None = flag("default: sglang if it is installed and there is a GPU, else vllm", None, group=MODEL)
+    engine: Engine | None = flag("default: sglang if its GPU build and a GPU are there, else vllm", None, group=MODEL)
     served_model_name: str | None = flag(
         "the name that clients ask for (default: the model's path)", None, metavar="NAME", group=MODEL
     )
@@ -69,11 +69,14 @@ class ModelServerOptions:
 
 
 def chosen_engine(options: ModelServerOptions) -> Engine:
-    """The given engine, or SGLang, as published, if its environment and a GPU are present, else vLLM.
+    """The given engine, or SGLang, as published, if its environment for GPUs and a GPU are present, else vLLM.
 
     Raises `UserError` if it is not installed.
     """
-    engine = options.engine or (Engine.SGLANG if count_gpus() and _sglang_python() is not None else Engine.VLLM)
+    has_sglang = _sglang_python() is not None and not sglang_is_for_cpus()
+    engine = options.engine or (Engine.SGLANG if count_gpus() and has_sglang else Engine.VLLM)
+    if engine is Engine.SGLANG:
+        _installed_sglang()
     if engine is Engine.VLLM and importlib.util.find_spec("vllm") is None:
         given = "engine vllm is not installed here" if options.engine else "neither SGLang nor vLLM is installed"
         raise UserError(f"{given}; run scripts/setup.sh for vLLM. For SGLang: {SGLANG_REMEDY}")
@@ -86,11 +89,8 @@ def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
     On a CPU: float32, and torch's own attention. SGLang keeps some tokens of its context to itself, so that it gets
     these in addition.
     """
-    python = _sglang_python()
-    if python is None:
-        raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} does not exist; {SGLANG_REMEDY}")
     context = context_tokens(options) + SGLANG_RESERVED_TOKENS
-    command = [python, "-m", "sglang.launch_server"]
+    command = [_installed_sglang(), "-m", "sglang.launch_server"]
     command += ["--served-model-name", served_name(options), "--model-path", str(options.model_path)]
     command += ["--context-length", str(context), "--enable-metrics", "--disable-overlap-schedule"]
     command += ["--host", options.host, "--port", str(port)]
@@ -125,7 +125,7 @@ def sglang_environment() -> dict[str, str]:
 
 def sglang_is_for_cpus() -> bool:
     """Whether the environment of SGLang is that for CPUs."""
-    packages = Path(_sglang_python() or SGLANG_PYTHON).parents[1].glob("lib/python3*/site-packages")
+    packages = Path(_sglang_python() or SGLANG_PYTHON).parent.parent.glob("lib/python3*/site-packages")
     return any(importlib.metadata.distributions(name=CPU_KERNELS, path=[str(folder) for folder in packages]))
 
 
@@ -178,6 +178,13 @@ def context_tokens(options: ModelServerOptions) -> int:
     """The published context, or the model's positions where they are fewer."""
     positions = ModelFolder(options.model_path, "model_path").model.positions
     return options.context_length or min(PUBLISHED_CONTEXT_TOKENS, positions or PUBLISHED_CONTEXT_TOKENS)
+
+
+def _installed_sglang() -> str:
+    """The python of SGLang's environment. Raises `UserError` if there is none."""
+    if (python := _sglang_python()) is None:
+        raise UserError(f"engine sglang needs its environment, and {SGLANG_PYTHON} does not exist; {SGLANG_REMEDY}")
+    return python
 
 
 def _sglang_python() -> str | None:

@@ -106,6 +106,17 @@ def test_an_engine_that_is_not_there_is_refused_with_the_way_to_it(model_folder,
     monkeypatch.setattr(engine, "SGLANG_PYTHON", model_folder / "none")
     with pytest.raises(UserError, match=r"run scripts/setup\.sh --sglang, or point RESEARCH_SGLANG_PYTHON"):
         sglang_command(ModelServerOptions(model_folder), 80)
+    with pytest.raises(UserError, match="engine sglang needs its environment"):
+        chosen_engine(ModelServerOptions(model_folder, Engine.SGLANG))
+
+
+def test_sglang_is_the_engine_with_a_gpu_unless_its_build_is_for_cpus(model_folder, monkeypatch):
+    monkeypatch.setattr(engine, "count_gpus", lambda: 1)
+    monkeypatch.setenv("RESEARCH_SGLANG_PYTHON", sys.executable)
+    assert chosen_engine(ModelServerOptions(model_folder)) is Engine.SGLANG
+    monkeypatch.setattr(engine, "sglang_is_for_cpus", lambda: True)
+    assert chosen_engine(ModelServerOptions(model_folder)) is Engine.VLLM
+    assert chosen_engine(ModelServerOptions(model_folder, Engine.SGLANG)) is Engine.SGLANG
 
 
 def test_vllm_is_the_engine_without_a_gpu(model_folder, monkeypatch):
