@@ -12,7 +12,6 @@ import asyncio
 import shlex
 import signal
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -188,7 +187,7 @@ async def answer_with_progress(
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    left = Counter(question.id for question in pending)
+    failed_again = len(pending) > folder.n_answers - len(folder.items)  # more than those without an answer
     done = right = failed = 0
 
     def count(trajectory: Trajectory) -> None:
@@ -198,7 +197,7 @@ async def answer_with_progress(
         failed += trajectory.failed
 
     for trajectory in folder.trajectories():
-        if left[trajectory.question_id] == 0 or not trajectory.failed:
+        if not (trajectory.failed and failed_again):
             count(trajectory)
     unit = "question" if folder.settings.num_samples == 1 else "answer"
     with tqdm(total=folder.n_answers, initial=done, unit=unit) as bar:

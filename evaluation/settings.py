@@ -14,6 +14,7 @@ from flashrag.config import validated
 from flashrag.dataset import DatasetSettings, is_dataset_file
 from flashrag.errors import did_you_mean
 from flashrag.generator import GeneratorSettings
+from flashrag.generator.settings import Framework
 from flashrag.pipeline import METHODS, PipelineSettings
 from flashrag.records import EXPECTED_FILE, record_file_stem
 from flashrag.retriever import RetrieverSettings
@@ -139,6 +140,11 @@ class EvalSettings(DatasetSettings, GeneratorSettings, PipelineSettings):
             raise ValueError("use_remote_retriever is true, but remote_retriever_url is not set; give an address")
         check_addresses(self.remote_retriever_url, "remote_retriever_url")
         return self
+
+    @property
+    def asks_in_chat(self) -> bool:
+        """Whether the model gets messages: with its own chat template, or on a server's chat route."""
+        return self.apply_chat or self.framework is Framework.OPENAI_CHAT
 
     @property
     def dataset_title(self) -> str:

@@ -32,7 +32,7 @@ def _method(facts: EvalFacts) -> str:
 
 
 def _prompt_name(facts: EvalFacts) -> str:
-    return "none" if facts.prompt is None else str(facts.prompt.record(facts.settings.apply_chat))
+    return "none" if facts.prompt is None else str(facts.prompt.record(facts.settings.asks_in_chat))
 
 
 def _prompt_rule(facts: EvalFacts) -> str:

@@ -202,7 +202,7 @@ def judge_answers(facts: EvalFacts) -> Iterator[Finding]:
 
 
 def connections_suffice(facts: EvalFacts) -> Iterator[Finding]:
-    concurrency = min(facts.settings.concurrency, len(facts.questions))
+    concurrency = min(facts.settings.concurrency, len(facts.questions) * facts.settings.num_samples)
     if (needed := 2 * concurrency + 64) > facts.open_files > 0:
         yield warning(
             f"concurrency={concurrency} may need {needed} open connections, and this shell allows {facts.open_files}: "
@@ -315,7 +315,7 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
 def words_are_the_run_s(facts: EvalFacts) -> Iterator[Finding]:
     if not facts.is_known_to_ask or facts.prompt is None:
         return
-    facts.folder.check_prompt(facts.prompt.record(facts.settings.apply_chat))
+    facts.folder.check_prompt(facts.prompt.record(facts.settings.asks_in_chat))
     if facts.folder.has_unrecorded_prompt and facts.prompt.own_name not in RESEARCH_TEMPLATES:
         yield warning(
             f"{facts.folder.path} was begun before runs recorded their prompt: its first answers may have been asked "

@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def n_answers(self) -> int:
-        """So many are wanted in all."""
+        """The number of answers that the run wants."""
         return len(self.questions) * self.settings.num_samples
 
     def _samples(self, question_id: str) -> list[str]:
@@ -158,7 +158,7 @@ class RunFolder:
         self, environment: Mapping[str, Any], served_model: str | None, prompt: ChosenPrompt | None
     ) -> None:
         """Write configuration, environment and prompt; raises `UserError` for another model or prompt than before."""
-        record = prompt.record(self.settings.apply_chat) if prompt else None
+        record = prompt.record(self.settings.asks_in_chat) if prompt else None
         self.check_served_model(served_model)
         self.check_prompt(record)
         earlier = self._environment

@@ -187,6 +187,11 @@ def test_facts_that_do_not_fit(facts, severity, rule, words, facts_of: Callable[
     check_one(found(facts_of(**facts)), severity, rule, words)
 
 
+def test_each_answer_in_flight_may_need_connections(facts_of: Callable[..., EvalFacts]):
+    facts = facts_of({"num_samples": 4, "generation_params": "{temperature: 1}"}, open_files=80)
+    check_one(found(facts), "warning", "concurrency", "concurrency=12 may need 88 open connections")
+
+
 @pytest.mark.parametrize("more", [[], [0]], ids=["the same", "with a BOS first"])
 def test_the_served_model_s_tokenizer_is_the_given_one(more: list[int], facts_of: Callable[..., EvalFacts]):
     facts = facts_of()
