@@ -83,8 +83,10 @@ def _shares(trajectories: Sequence[Trajectory]) -> list[float]:
 
 
 def curve_plots(curves: Mapping[str, Sequence[EvaluatedRun]]) -> list[Plot]:
-    """The curve of each evaluation over the steps of a training run, with its intervals; none without steps."""
-    return [Plot("Exact match over the steps of training", _svg(curves, _em_by_step))] if curves else []
+    """The curve of each evaluation over the steps of a training run, with its intervals; none without steps or EM."""
+    drawn = {name: [run for run in runs if run.summary["metrics"].get("em")] for name, runs in curves.items()}
+    drawn = {name: runs for name, runs in drawn.items() if runs}
+    return [Plot("Exact match over the steps of training", _svg(drawn, _em_by_step))] if drawn else []
 
 
 def _em_by_step(figure: Figure, curves: Mapping[str, Sequence[EvaluatedRun]]) -> None:

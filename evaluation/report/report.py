@@ -120,7 +120,8 @@ def _read_evaluation(name: str, folder: Path) -> tuple[EvaluatedRun, list[Trajec
     right: dict[str, list[bool]] = defaultdict(list)  # of the answers to each question
     for trajectory in trajectories:
         right[trajectory.question_id].append(verdict(trajectory) == "right")
-    scores = {key: sum(answers) / len(answers) for key, answers in right.items()}
+    wanted = summary.get("num_samples", 1)  # an interrupted run has fewer answers to some questions
+    scores = {key: sum(answers) / wanted for key, answers in right.items() if len(answers) == wanted}
     return EvaluatedRun(name, {**summary, "save_note": config.get("save_note")}, scores), trajectories
 
 

@@ -21,7 +21,6 @@ from flashrag.prompts import PromptRecord
 # Wikipedia of December 2018, with five passages per search, Search-R1 with three; baselines ran Qwen2.5-7B-Instruct.
 PUBLISHED = Path(__file__).with_name("published.csv")
 
-
 _STEP_NOTE = re.compile(r"(?:^|_)step_(\d+)$")
 
 
@@ -49,7 +48,7 @@ class EvaluatedRun:
 
     @property
     def step(self) -> int | None:
-        """The step of training that its save_note names, as `run_eval.py curve` and a careful user write it."""
+        """The step of training that ends its save_note: 20 of `step_20` and of `seed_1_step_20`."""
         found = _STEP_NOTE.search(self.summary.get("save_note") or "")
         return int(found[1]) if found else None
 
@@ -130,12 +129,14 @@ def samples_table(runs: Sequence[EvaluatedRun]) -> Table:
 
 
 def curves(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
-    """The runs with a step, by data set, method and the rest of their notes, in the order of the steps."""
+    """The runs with a step, in the order of the steps, by data set, split, method, control and the rest of the note."""
     found: dict[str, list[EvaluatedRun]] = defaultdict(list)
     for run in runs:
-        if run.step is not None and run.summary["metrics"].get("em"):
+        if run.step is not None:
             note = _STEP_NOTE.sub("", run.summary["save_note"])
-            found[" ".join(filter(None, (run.dataset, run.summary["method"], note)))].append(run)
+            control = f"control {run.control}" if run.control != SearchControl.NONE else None
+            parts = (run.dataset, run.summary.get("split"), run.summary["method"], control, note)
+            found[" ".join(filter(None, parts))].append(run)
     return {name: sorted(each, key=lambda run: run.step or 0) for name, each in found.items()}
 
 

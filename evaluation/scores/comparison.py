@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.run.folder import ITEMS, SUMMARY_FILE, read_items
+from evaluation.run.folder import ITEMS, SUMMARY_FILE, read_items, read_json
 from evaluation.scores.scoring import means_by_question
 from evaluation.scores.significance import Comparison, compare_paired
 from flashrag.errors import UserError, exit_on_user_error
@@ -71,6 +71,8 @@ def _pairs(
 def _scores(run: Path) -> dict[str, dict[str, float | None]]:
     if lacking := [name for name in (SUMMARY_FILE, ITEMS) if not (run / name).is_file()]:
         raise UserError(f"{run} holds no finished run (no {lacking[0]}); give the folder of a finished run")
+    if missing := read_json(run / SUMMARY_FILE).get("n_missing"):
+        raise UserError(f"{run} was interrupted and lacks {missing} answers; repeat its command to complete it")
     scores = means_by_question(read_items(run))
     if not scores:
         raise UserError(f"{run} holds no answered question")

@@ -109,6 +109,23 @@ def test_runs_whose_notes_name_a_step_are_a_curve():
     assert curve_plots({}) == []
 
 
+def test_runs_that_asked_otherwise_are_other_curves():
+    def changed(**values: str) -> EvaluatedRun:
+        made = at_step(20)
+        return EvaluatedRun(made.name, {**made.summary, **values}, {})
+
+    runs = [at_step(20), changed(split="dev"), changed(split="test"), changed(search_control="empty")]
+    names = ["demo research", "demo dev research", "demo test research", "demo research control empty"]
+    assert list(curves(runs)) == names
+
+
+def test_a_curve_without_exact_match_is_a_table_alone():
+    made = at_step(20)
+    f1_alone = EvaluatedRun(made.name, {**made.summary, "metrics": {"f1": made.summary["metrics"]["f1"]}}, {})
+    assert curve_table([f1_alone]).rows == [["demo research", "20", "4", "50.00", "1.5"]]
+    assert curve_plots(curves([f1_alone])) == []
+
+
 def test_runs_are_compared_on_the_questions_that_they_share():
     first = run("a", "naive", "demo", 0.0, {str(i): 0.0 for i in range(20)})
     second = run("b", "research", "demo", 1.0, {str(i): 1.0 for i in range(5, 25)})

@@ -44,5 +44,8 @@ def test_runs_that_cannot_be_paired_are_refused(tmp_path: Path, capsys: pytest.C
     c = write_run(tmp_path / "c", {"1": {"f1": 0.0}})
     assert main(["compare", str(a), str(c)]) == 2
     assert f"{a} and {c} have no metric in common" in capsys.readouterr().err
+    (c / "summary.json").write_text('{"n_missing": 2}')
+    assert main(["compare", str(a), str(c)]) == 2
+    assert f"{c} was interrupted and lacks 2 answers; repeat its command to complete it" in capsys.readouterr().err
     assert main(["compare", str(a)]) == 2
     assert "RUN_B" in capsys.readouterr().err
