@@ -1,9 +1,9 @@
 """Several answers to a question: avg@n, pass@k and maj@n, with the question as the unit of the intervals.
 
-pass@k is the unbiased estimator of Chen et al., 2021, arXiv 2107.03374: the probability that one of k answers, drawn
-without replacement from the n, is right. maj@n is that of the answer that most of the n give (self-consistency, Wang et
-al., 2022, arXiv 2203.11171): answers are equal if they are equal as a metric sees them (flashrag.metrics), answers that
-are empty or failed have no vote, and of answers with equally many votes one is drawn. Right is exact match.
+pass@k is the unbiased estimator of Chen et al., 2021, arXiv 2107.03374: the probability that at least one of k answers,
+drawn without replacement from the n, is right. maj@n is the probability that the answer with most votes is right
+(self-consistency, Wang et al., 2022, arXiv 2203.11171): each answer is a vote for its text as a metric sees it
+(flashrag.metrics), an empty or failed one has no vote, and a tie is drawn. Right is exact match.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ class Answer(NamedTuple):
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The probability that one of k answers out of n is right, of which so many are.
+    """The probability that at least one of k answers is right, drawn from n answers of which `right` are right.
 
     >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 3, 2)
     (0.25, 0.5, 1.0)

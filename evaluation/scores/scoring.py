@@ -150,7 +150,7 @@ def _figures(rows: Sequence[_Row], settings: MetricSettings) -> dict[str, Any]:
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are none of them None; None if there are none."""
+    """The mean of the values that are not None; None if all are."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

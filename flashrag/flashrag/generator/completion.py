@@ -12,7 +12,7 @@ from flashrag.system.network import detour
 
 Reply = TypeVar("Reply")
 
-BROKEN_OFF = ("abort", "error")  # the reasons for an end that the model did not reach: SGLang's and vLLM's, vLLM's
+BROKEN_OFF = ("abort", "error")  # the finish reasons of a request that SGLang or vLLM gave up
 MAX_ASKED_WAIT_S = 60.0  # the longest Retry-After that is obeyed
 _jitter = wait_random_exponential(multiplier=0.25, max=10.0)
 

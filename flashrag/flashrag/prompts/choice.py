@@ -71,7 +71,7 @@ class ChosenPrompt:
 
 
 def _words(template: PromptTemplate, apply_chat: bool) -> list[object]:
-    """What of a template reaches a model."""
+    """The parts of a template that reach a model."""
     parts = list(template.parts.items()) if apply_chat else template.base_text
     passages = [template.passage, template.separator] if "passages" in _names(template) else []
     second = template.with_passages

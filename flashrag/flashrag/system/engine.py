@@ -112,7 +112,7 @@ def _cached_tokens(options: ModelServerOptions, context: int) -> int:
 
 
 def sglang_environment() -> dict[str, str]:
-    """No look at a model hub; a /health that generates nothing; the few tokens beyond the model's positions that
+    """Ask no model hub, generate nothing for /health, and allow the few tokens beyond the model's positions that
     SGLang keeps to itself. On a CPU: one thread.
     """
     variables = {
