@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return compare(arguments[1:])
     try:
         if arguments[:1] == ["curve"]:
-            return evaluate_each(command_lines(parse_command_line(arguments[1:])))
+            command_line = parse_command_line(arguments[1:])
+            return evaluate_each(command_lines(command_line._replace(arguments=tuple(arguments))))
         return evaluate(parse_command_line(arguments))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("repeat the command to continue the run") from None

@@ -109,12 +109,18 @@ def sources_are_there(facts: PromptFacts) -> Iterator[Finding]:
         yield error(f"{len(reasons) - 1} more prompts cannot be fetched from {facts.endpoint}")
 
 
+def present_files_fit(facts: PromptFacts) -> None:
+    for name in facts.names:
+        facts.described(name)
+
+
 def folder_can_be_written(facts: PromptFacts) -> Iterator[Finding]:
     yield from output_folder("--data_dir", facts.folder)
 
 
 RULES: Mapping[str, Rule[PromptFacts]] = {
     "prompts.source": sources_are_there,
+    "prompts.present": present_files_fit,
     "prompts.folder": folder_can_be_written,
     **MACHINE_RULES,
 }

@@ -128,6 +128,19 @@ def test_check_writes_nothing(server: Server, arguments: list[str], tmp_path: Pa
     assert "answered 503" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("server")
+def test_a_file_that_is_there_and_is_no_prompt_is_told_before_anything_is_written(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "prompts" / "theirs.yaml"
+    path.parent.mkdir()
+    path.write_text("user: no question\n")
+    assert main([*arguments, "--check"]) == 2
+    assert f"prompt_file={path}: system and user lacks" in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert [*path.parent.iterdir()] == [path]
+
+
 @pytest.mark.parametrize(
     ("status", "content", "message"),
     [

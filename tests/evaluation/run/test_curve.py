@@ -56,6 +56,15 @@ def test_nothing_starts_unless_all_can(
     assert "global_step_20" in capsys.readouterr().err
 
 
+def test_the_checked_command_is_the_whole_one(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = write_checkpoints(tmp_path / "run", 20, 3)
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr(evaluation.run_eval, "evaluate", lambda line: seen.append(line.arguments) or 0)
+    command = ["curve", *arguments(data_dir, tmp_path, "--auto_serve", str(run), "--check")]
+    assert main(command) == 0
+    assert seen == [tuple(command)] * 2
+
+
 def test_the_curve_is_told_at_the_end_and_stops_where_it_is_interrupted(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
