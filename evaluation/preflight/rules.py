@@ -291,7 +291,7 @@ def _same_model(facts: EvalFacts, served: ServedModel) -> Iterator[Finding]:
 
 
 def _differ(ours: Path, theirs: Path) -> bool:
-    if ours.exists() and theirs.exists():
+    if os.access(ours, os.F_OK) and os.access(theirs, os.F_OK):
         return not ours.samefile(theirs)
     return ours.name != theirs.name  # another machine's folder, or a hub's name
 

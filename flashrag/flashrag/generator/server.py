@@ -80,7 +80,8 @@ def server_limits(card: Mapping[str, Any], generator_model: str) -> ServerLimits
     context = card.get("max_model_len")
     reserved = SGLANG_RESERVED_TOKENS if is_sglang(card) else 0
     folders = [Path(str(place)) for place in (card.get("root"), card["id"], generator_model) if place]
-    folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+    # A folder of the server's user may be closed to this one.
+    folder = next((folder for folder in folders if os.access(folder / "config.json", os.R_OK)), None)
     vocabulary = folder and language_config(read_json_object(folder / "config.json", KEY)).get("vocab_size")
     return ServerLimits(
         context - reserved if isinstance(context, int) else None, vocabulary if isinstance(vocabulary, int) else None

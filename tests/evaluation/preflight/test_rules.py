@@ -180,6 +180,10 @@ def test_instructions_in_the_user_message_are_told(facts_of: Callable[..., EvalF
             {"served_model": ServedModel("zhou", ServerLimits(8192), "/models/shang", None, None)},
             "warning", "model", "the server says that it loaded /models/shang",
         ),
+        (
+            {"served_model": ServedModel("zhou", ServerLimits(8192), "n" * 300, None, None)},
+            "warning", "model", "the server says that it loaded nnn",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip

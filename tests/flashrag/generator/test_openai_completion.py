@@ -578,6 +578,7 @@ def test_what_an_engine_takes_is_known(server: Server):
         ({"max_model_len": 640, "owned_by": "vllm", "root": "{served}"}, ServerLimits(640, 50)),
         ({"max_model_len": 640, "owned_by": "sglang", "root": "m"}, ServerLimits(634, 60)),  # the given folder's
         ({"id": "{served}", "max_model_len": None, "owned_by": "sglang"}, ServerLimits(None, 50)),
+        ({"root": "n" * 300}, ServerLimits(None, 60)),  # no folder of this machine can have the name
     ],
 )
 def test_limits_are_the_servers(card: dict[str, Any], limits: ServerLimits, tmp_path: Path):
