@@ -97,7 +97,9 @@ def _notes(shown: Sequence[Run]) -> list[str]:
     notes = [f"Runs: {len(shown)}; trajectories: {trajectories}."]
     notes += [f"{run.name} was trained with the prompt {run.prompt}." for run in shown if run.prompt]
     if failed:
-        notes.append(f"{failed} questions failed and count as wrong. Repeat the run with --resume to ask them again.")
+        several = any(trajectory.session for run in shown for trajectory in run.trajectories)
+        what = "answers" if several else "questions"
+        notes.append(f"{failed} {what} failed and count as wrong. Repeat the run with --resume to ask them again.")
     return notes
 
 
