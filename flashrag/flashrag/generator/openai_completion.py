@@ -159,15 +159,20 @@ class OpenAICompletionGenerator:
         return await with_retries(request, f"{self.settings.api_base_url}/{route}", self.settings.generator_max_retries)
 
     async def _streamed(self, route: str, body: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
-        """The reply that the parts of a streamed one make. Raises `ValueError` if it breaks off."""
+        """The reply that the parts of a streamed one make; the watcher sees it up to its first stop string.
+
+        Raises `ValueError` if it breaks off.
+        """
         watcher.begins()
-        joined = JoinedChoice()
+        joined, written = JoinedChoice(), ""
         async with await self._client.post(
             f"/{route}", cast_to=object, body={**body, "stream": True}, stream=True, stream_cls=openai.AsyncStream[Any]
         ) as parts:
             async for part in parts:
                 if text := joined.add(part):
-                    watcher.writes(self._without_eos(text) if joined.ended else text)
+                    whole = written + (self._without_eos(text) if joined.ended else text)
+                    watcher.writes(whole[len(written) : end_of_stop(whole, body["stop"])])
+                    written = whole
         return joined.payload()
 
     def _allowed_tokens(self, prompt_ids: Sequence[int], max_tokens: int) -> int:

@@ -232,6 +232,18 @@ async def test_a_watched_reply_comes_in_parts_and_counts_as_a_whole(server: Serv
 
 
 @pytest.mark.asyncio
+async def test_a_watcher_sees_nothing_after_a_stop_that_the_server_missed(server: Server, tokenizer: Any):
+    server.parts = [
+        streamed({"text": "a </sea"}, {"text": "rch> b"}, {"text": " c"}, {"text": " d", "finish_reason": "length"})
+    ]
+    generator, seen = generator_for(server, tokenizer), Seen()
+    reply = await generator.generate([5], 77, watcher=seen)
+    await generator.aclose()
+    assert reply.token_ids == tokenizer.encode("a </search>", add_special_tokens=False)
+    assert seen.requests == [["a </sea", "rch>", "", ""]]
+
+
+@pytest.mark.asyncio
 async def test_a_streamed_reply_that_breaks_off_is_asked_for_again(server: Server, tokenizer: Any):
     server.statuses = [503]
     server.parts = [
