@@ -256,7 +256,7 @@ def judge_answers(folder: RunFolder, judge: Judge) -> None:
     if failures:
         first = next(iter(failures.values()))
         print(
-            f"warning: {len(failures)} answers were not judged and count as wrong; the first: {first}. "
+            f"warning: {len(unjudged(folder, judge))} answers were not judged and count as wrong; the first: {first}. "
             "Repeat the command to ask for them again",
             file=sys.stderr,
         )
