@@ -58,8 +58,9 @@ class SearchTrainer(PPOTrainerSync):
             super().fit(agent_loop_manager)
         except (StopTraining, RayActorError, RayTaskError) as error:
             lost = silent_nodes(nodes)
-            # Where a node is lost, calls that it took part in fail in the processes of the others.
-            if isinstance(error, RayTaskError) and not lost:
+            # Where a node is lost, calls that it took part in fail in the processes of the others. The death of an
+            # actor that another process asked is raised as both, RayTaskError and RayActorError.
+            if not lost and not isinstance(error, StopTraining | RayActorError):
                 raise
             # Upstream may meet a dead actor before the next check of our watch.
             stop = error if isinstance(error, StopTraining) else a_process_died(error)
@@ -124,7 +125,7 @@ class SearchTrainer(PPOTrainerSync):
         return f"The checkpoint of step {self._trained_steps} is in {self.config.trainer.default_local_dir}"
 
 
-@ray.remote
+@ray.remote(num_cpus=0)  # by default Ray waits for a node with a processor, and the head of a cluster may offer none
 class SearchTaskRunner:
     """The actor in which upstream's task runner runs our trainer. `variables` are set in its environment."""
 

@@ -1,0 +1,49 @@
+"""Which errors of upstream's loop stop a run on purpose; whole runs: tests/end_to_end/test_stopping.py."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from verl.trainer.ppo.v1 import PPOTrainerSync
+
+from verl_search.trainer import trainer as trainer_module
+from verl_search.trainer.stopping import StopTraining
+from verl_search.trainer.trainer import SearchTrainer
+
+
+def fit_that_meets(error: Exception, lost: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the loop of a trainer that has trained no step yet, while these nodes are lost."""
+
+    def meet(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(PPOTrainerSync, "fit", meet)
+    for name, replacement in (("hand_over", meet_nothing), ("living_nodes", list), ("silent_nodes", lambda _: lost)):
+        monkeypatch.setattr(trainer_module, name, replacement)
+    trainer = object.__new__(SearchTrainer)  # what `fit` reads of a trainer, without the engines
+    trainer.replay_buffer = SimpleNamespace(watch=meet_nothing)
+    trainer._trained_steps = 0
+    trainer.fit(SimpleNamespace(agent_loop_workers=[]))
+
+
+def meet_nothing(*_: object) -> None:
+    pass
+
+
+def of_another_process(cause: Exception) -> RayTaskError:
+    """What `ray.get` raises for an exception of the other side: both a RayTaskError and the exception itself."""
+    return RayTaskError("update", "traceback", cause).as_instanceof_cause()
+
+
+def test_a_dead_actor_stops_the_run_whichever_process_asked_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = "^a process of the run died: The actor died unexpectedly before finishing this task"
+    for error in (ActorDiedError(), of_another_process(ActorDiedError())):
+        with pytest.raises(StopTraining, match=died):
+            fit_that_meets(error, [], monkeypatch)
+
+
+def test_another_failure_of_a_call_ends_the_run_unless_a_node_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no"):
+        fit_that_meets(of_another_process(ValueError("no")), [], monkeypatch)
+    with pytest.raises(StopTraining, match=r"^the Ray node 10\.0\.0\.2 does not answer: a process of the run died: no"):
+        fit_that_meets(of_another_process(ValueError("no")), ["10.0.0.2"], monkeypatch)
