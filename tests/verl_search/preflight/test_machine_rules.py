@@ -194,6 +194,7 @@ def test_memory_of_a_gpu_on_paper_and_in_use() -> None:
     assert message.startswith(
         f"a GPU has 40.0 GiB of 80.0 GiB free, and {ROLLOUT}.gpu_memory_utilization=0.6 takes 48.0 GiB of it"
     )
+    assert on_gpus("machine.gpu-memory", gpus=[used] * 8, ray=JOINED) == [], "Ray may choose others"
     assert on_gpus("machine.gpu-memory", *one, gpus=[Gpu(None, None, "580.1")]) == [], "a driver that does not tell it"
     assert on_gpus("machine.gpu-memory", *one, gpus=[H100], model=None) == [], "a model of the hub"
 

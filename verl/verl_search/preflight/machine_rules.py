@@ -95,7 +95,8 @@ def gpu_memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
             f"on paper a GPU needs {gib(rollout)} in rollouts and {gib(update)} in updates, and has {gib(there)}{cache}"
             f"; what would fit: {fitting or 'a smaller model'}"
         )
-    for gpu in facts.gpus[: config.trainer.n_gpus_per_node]:
+    # On a cluster Ray chooses the GPUs, and others may be another run's.
+    for gpu in () if facts.ray.joins else facts.gpus[: config.trainer.n_gpus_per_node]:
         taken = engine_bytes(config, gpu.memory_bytes or 0)
         if gpu.memory_bytes and gpu.free_bytes is not None and gpu.free_bytes < taken:
             share = config.actor_rollout_ref.rollout.gpu_memory_utilization
