@@ -33,7 +33,8 @@ DESCRIPTION = """Train a model to search.
 A flag that is not given keeps the value of the config. The defaults below are those of the published config
 (verl/verl_search/config/research.yaml). The config cpu, for a machine without a GPU, trains with one process.
 
-A recipe (docs/recipes.md) gives flags and settings of a published run; those that you give override it."""
+A recipe (docs/recipes.md) gives the flags and settings of a run, a published one or one sized for fewer GPUs; those
+that you give override it."""
 EPILOG = """Any other setting, of verl or of ReSearch, can follow as key=value, for example search.top_n=3.
 
 Without any argument the embedded demo runs; its own options: bash training/run.sh --demo --help"""
@@ -64,7 +65,7 @@ def make_parser() -> CommandParser:
             group.add_argument(f"--{name}", type=kind, choices=choices, help=text, metavar=flag.metavar)
     rest = parser.add_argument_group("configuration and keys")
     rest.add_argument("--config_name", choices=CONFIG_NAMES, help="default: research on the GPU stack, else cpu")
-    text = "a published run; help lists them (default: none)"
+    text = "a run by its name; help lists them (default: none)"
     rest.add_argument("--recipe", metavar="NAME", nargs="?", const="help", help=text)
     rest.add_argument("--check", action="store_true", help=CHECK_HELP)
     rest.add_argument("--wandb_api_key", metavar="KEY", help="default: that in WANDB_API_KEY; offline without a key")

@@ -1,4 +1,4 @@
-"""Recipes: published training runs by name, one file each in recipes/. A recipe stands before the flags of a command.
+"""Recipes: training runs by name, published ones and ours, one file each in recipes/, before the flags of a command.
 
 Does not cover: what the flags and settings mean (flags.yaml, config/research.yaml).
 """
