@@ -247,6 +247,7 @@ def test_what_is_hardly_meant_is_a_warning(rule: str, overrides: list[str], mess
         [f"{ROLLOUT}.n=1", "trainer.val_only=true"],
         [f"{ROLLOUT}.n=1", "algorithm.adv_estimator=reinforce_plus_plus", "algorithm.gamma=0.9"],
         [f"{ROLLOUT}.n=1", GAE, "algorithm.lam=0.95", "trainer.critic_warmup=5", "critic.optim.lr=1e-6"],
+        [GAE, "critic.ppo_infer_max_token_len_per_gpu=4352", "critic.fsdp.ulysses_sequence_parallel_size=2"],
         [*LLDS, f"{LOSS}.llds_coef=0.1"],
         [f"{LOSS}.loss_mode=llds", f"{ACTOR}.ppo_epochs=2", f"{LOSS}.llds_base=gspo"],
         [f"{CORRECTION}.bypass_mode=true"],

@@ -110,17 +110,18 @@ def critic(config: DictConfig) -> Iterator[Finding]:
             f"critic.ppo_mini_batch_size={mini}: an update of the critic takes more questions than a step has "
             f"(data.train_batch_size={config.data.train_batch_size}); lower it"
         )
-    shards = _processes(config) // max(1, own.fsdp.ulysses_sequence_parallel_size)
+    parallel = max(1, own.fsdp.ulysses_sequence_parallel_size)
+    shards = _processes(config) // parallel
     if shards and mini * n % shards:
         yield error(
             f"critic.ppo_mini_batch_size={mini} times {ROLLOUT}.n={n} makes {mini * n} episodes, which {shards} "
-            f"training processes cannot share evenly; give multiples of {shards}"
+            f"training processes cannot share evenly; give a multiple of {shards // math.gcd(n, shards)}"
         )
     sequence, tokens = (
         config.data.max_prompt_length + config.data.max_response_length,
         own.ppo_infer_max_token_len_per_gpu,
     )
-    if tokens is not None and tokens < sequence:
+    if tokens is not None and tokens * parallel < sequence:
         yield error(f"critic.ppo_infer_max_token_len_per_gpu={tokens} has no room for one episode's {sequence} tokens")
     if config.trainer.device == "cpu" and own.strategy != "fsdp2":
         yield error(f"critic.strategy={own.strategy}: only fsdp2 runs on a CPU")

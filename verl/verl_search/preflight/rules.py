@@ -244,9 +244,11 @@ def disk_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
     problems = [*output_folder("trainer.default_local_dir", facts.save_path, one * saves, "a checkpoint")]
     yield from problems
     kept = kept_checkpoints(facts.config, facts.total_steps)
+    keeps_one = facts.config.trainer.max_actor_ckpt_to_keep == 1
+    fewer = "" if keeps_one else ", or keep one: trainer.max_actor_ckpt_to_keep=1"
     if not problems:
         for finding in output_folder("trainer.default_local_dir", facts.save_path, one * kept, f"{kept} checkpoints"):
-            yield Finding(Severity.WARNING, finding.message + ". Or keep fewer: trainer.max_actor_ckpt_to_keep=2")
+            yield Finding(Severity.WARNING, finding.message + fewer)
 
 
 def cache_can_be_written(facts: TrainingFacts) -> Iterator[Finding]:
