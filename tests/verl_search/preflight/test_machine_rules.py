@@ -153,6 +153,24 @@ def test_without_flash_attn(overrides: list[str], severity: Severity, words: str
     assert on_gpus("model.attention", *overrides) == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ([], f"{ACTOR}.ulysses_sequence_parallel_size"),
+        ([], f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"),
+        (["algorithm.adv_estimator=gae"], "critic.fsdp.ulysses_sequence_parallel_size"),
+    ],
+)
+def test_a_sequence_is_divided_inside_flash_attention_only(overrides: list[str], key: str) -> None:
+    given = [*overrides, f"{key}=2"]
+    assert on_gpus("model.sequence-parallel", *given) == []
+    assert on_gpus("model.sequence-parallel", *overrides, flash_attn=False) == []
+    ((severity, message),) = on_gpus("model.sequence-parallel", *given, flash_attn=False)
+    assert severity is Severity.ERROR
+    named = key.replace(".fsdp_config", "")
+    assert message.startswith(f"{named}=2 divides each sequence among GPUs, which verl does inside flash attention")
+
+
 # 8 GPUs: 24 processors for the training processes, 2 for the queue's storage, 4 for what stands beside.
 @pytest.mark.parametrize(
     ("given", "cores", "severity", "words"),

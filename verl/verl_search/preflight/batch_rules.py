@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flashrag.preflight import Finding, error, warning
+from verl_search.preflight.sizes import has_critic
 
 ACTOR, ROLLOUT, REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
 
@@ -47,7 +48,7 @@ def batches(config: DictConfig) -> Iterator[Finding]:
             f"data.train_max_samples={data.train_max_samples} are less than a step's questions "
             f"(data.train_batch_size={batch}); raise it, or leave it at -1 for all"
         )
-    processes, parallel = _processes(config), _sequence_parallel(config)
+    processes, parallel = _processes(config), sequence_parallel(config)
     if processes % parallel:
         yield error(f"{ACTOR}.ulysses_sequence_parallel_size={parallel} does not divide the {processes} GPUs")
     elif mini * n % (shards := processes // parallel):
@@ -77,7 +78,8 @@ def _processes(config: DictConfig) -> int:
     return config.trainer.nnodes * config.trainer.n_gpus_per_node
 
 
-def _sequence_parallel(config: DictConfig) -> int:
+def sequence_parallel(config: DictConfig) -> int:
+    """The GPUs that share a sequence of the actor."""
     actor = config.actor_rollout_ref.actor
     return max(actor.ulysses_sequence_parallel_size, actor.fsdp_config.ulysses_sequence_parallel_size)
 
@@ -102,7 +104,7 @@ def engines(config: DictConfig) -> Iterator[Finding]:
 
 
 def critic(config: DictConfig) -> Iterator[Finding]:
-    if config.algorithm.adv_estimator != "gae":
+    if not has_critic(config):
         return
     own, mini, n = config.critic, config.critic.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
     if config.data.train_batch_size < mini:
@@ -145,7 +147,7 @@ def lengths(config: DictConfig) -> Iterator[Finding]:
         others = {part: OmegaConf.select(config, f"{part}.log_prob_max_token_len_per_gpu") for part in (ROLLOUT, REF)}
         budgets = {f"{part}.log_prob_max_token_len_per_gpu": tokens for part, tokens in others.items() if tokens != own}
         for key, tokens in {f"{ACTOR}.ppo_max_token_len_per_gpu": own, **budgets}.items():
-            if tokens is not None and tokens * _sequence_parallel(config) < sequence:
+            if tokens is not None and tokens * sequence_parallel(config) < sequence:
                 yield error(f"{key}={tokens} has no room for one episode's {of_sequence}; raise it")
     if config.search.max_result_tokens >= data.max_response_length:
         yield warning(

@@ -12,12 +12,14 @@ from flashrag.preflight import Finding, Rule, error, gib, note, warning
 from flashrag.system.machine import VISIBLE_DEVICES
 from verl_search.platform.kernels import SDPA, chosen_kernels
 from verl_search.platform.ray_cluster import needs
-from verl_search.preflight.batch_rules import ROLLOUT, divisor
+from verl_search.preflight.batch_rules import ACTOR, ROLLOUT, divisor, sequence_parallel
 from verl_search.preflight.facts import TrainingFacts
 from verl_search.preflight.hardware import DEVICE_RULES
 from verl_search.preflight.memory import engine_bytes, lacking_bytes, what_fits
+from verl_search.preflight.sizes import has_critic
 
 CORES_OF_A_GPU = 2
+FLASH_ATTN_SOURCE = "https://github.com/Dao-AILab/flash-attention"
 
 
 def gpus_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
@@ -50,7 +52,7 @@ def attention_is_there(facts: TrainingFacts) -> Iterator[Finding]:
     if chosen.attention.startswith("flash_attention"):
         yield error(
             f"{key}.override_config.attn_implementation={chosen.attention}, but flash-attn is not installed; leave it "
-            f"at null, for {SDPA}, or build flash-attn: https://github.com/Dao-AILab/flash-attention"
+            f"at null, for {SDPA}, or build flash-attn: {FLASH_ATTN_SOURCE}"
         )
     elif not chosen.fused:
         yield warning(
@@ -59,6 +61,21 @@ def attention_is_there(facts: TrainingFacts) -> Iterator[Finding]:
         )
     else:
         yield note(f"flash-attn is not installed: training computes with the attention {SDPA} and verl's fused kernels")
+
+
+def sequences_can_be_divided(facts: TrainingFacts) -> Iterator[Finding]:
+    """verl divides a sequence by a patch of flash attention; with another one each GPU would see its own part alone."""
+    config = facts.config
+    attention = chosen_kernels(config.actor_rollout_ref.model, facts.flash_attn).attention
+    sizes = {f"{ACTOR}.ulysses_sequence_parallel_size": sequence_parallel(config)}
+    if has_critic(config):
+        sizes["critic.fsdp.ulysses_sequence_parallel_size"] = config.critic.fsdp.ulysses_sequence_parallel_size
+    for key, size in sizes.items():
+        if size > 1 and not attention.startswith("flash_attention"):
+            yield error(
+                f"{key}={size} divides each sequence among GPUs, which verl does inside flash attention only, and the "
+                f"attention is {attention}: leave it at 1, or build flash-attn: {FLASH_ATTN_SOURCE}"
+            )
 
 
 def processors_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
@@ -139,6 +156,7 @@ HARDWARE_RULES: dict[str, Rule[TrainingFacts]] = {
     "machine.gpu-memory": gpu_memory_is_enough,
     "machine.memory": host_memory_is_enough,
     "model.attention": attention_is_there,
+    "model.sequence-parallel": sequences_can_be_divided,
     "config.engine": engine_is_installed,
     **DEVICE_RULES,
 }

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flashrag.generator import ModelFacts
 from verl_search.platform.kernels import chosen_kernels
-from verl_search.preflight.sizes import ADAM_BYTES, BYTES, weight_bytes
+from verl_search.preflight.sizes import ADAM_BYTES, BYTES, has_critic, weight_bytes
 
 FIXED_BYTES = 2 * 2**30  # of a GPU: the contexts of CUDA and NCCL, and what a sleeping engine keeps
 ENGINE_BYTES = 2 * 2**30  # of an engine's share: activations of a prefill, CUDA graphs
@@ -96,12 +96,12 @@ def _on_a_cpu(model: ModelFacts, parameters: int, config: DictConfig) -> dict[st
     }
     sizes |= {"reference: weights": parameters * weight} if has_reference(config) else {}
     critic = {"critic: weights, gradients, optimizer": trained}
-    return sizes | (critic if config.algorithm.adv_estimator == "gae" else {})
+    return sizes | (critic if has_critic(config) else {})
 
 
 def _critic(config: DictConfig, share: int) -> tuple[dict[str, int], dict[str, int]]:
     """What a critic, which has the size of the model, keeps on a GPU between its updates, and what it has offloaded."""
-    if config.algorithm.adv_estimator != "gae":
+    if not has_critic(config):
         return {}, {}
     fsdp = config.critic.fsdp
     states = {

@@ -36,7 +36,7 @@ from verl_search.composition import shipped_settings
 from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
 from verl_search.preflight.machine_rules import HARDWARE_RULES
 from verl_search.preflight.settings_rules import SETTINGS_RULES
-from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, kept_checkpoints
+from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, has_critic, kept_checkpoints
 from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer.alarm_watch import configured_rules
 from verl_search.trainer.run_folder import kept_control, last_step
@@ -96,7 +96,7 @@ def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
 
 def critic_can_go_on(facts: TrainingFacts) -> Iterator[Finding]:
     config, step = facts.config, last_step(facts.save_path)
-    if config.algorithm.adv_estimator != "gae" or config.trainer.resume_mode != "auto" or step is None:
+    if not has_critic(config) or config.trainer.resume_mode != "auto" or step is None:
         return
     if not (facts.save_path / f"global_step_{step}" / "critic").is_dir():
         yield error(

@@ -11,6 +11,10 @@ MIB = 2**20
 VERL_BUCKET_MEGABYTES = 2048
 
 
+def has_critic(config: DictConfig) -> bool:
+    return config.algorithm.adv_estimator == "gae"
+
+
 def weight_bytes(config: DictConfig) -> int:
     """Of one parameter in the training processes."""
     return BYTES.get(config.actor_rollout_ref.actor.fsdp_config.model_dtype or "fp32", 4)
@@ -21,7 +25,7 @@ def checkpoint_bytes(model: ModelFacts, config: DictConfig) -> int | None:
     if model.parameters is None:
         return None
     weight, contents = weight_bytes(config), [*config.actor_rollout_ref.actor.checkpoint.save_contents]
-    if config.algorithm.adv_estimator == "gae":
+    if has_critic(config):
         contents += config.critic.checkpoint.save_contents
     parts = {"model": weight, "optimizer": ADAM_BYTES, "hf_model": weight}
     return model.parameters * sum(parts.get(part, 0) for part in contents)
