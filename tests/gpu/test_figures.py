@@ -15,12 +15,11 @@ from training.launch import hydra_overrides, parse_flags
 from verl_search.composition import compose_config
 from verl_search.main_ppo import complete, validate
 
-MORE = ("--rollout_n", 4, "--save_freq", 2, "trainer.total_training_steps=2", "actor_rollout_ref.actor.optim.lr=1e-3")
-
 
 @pytest.mark.filterwarnings("ignore:Disabled critic")
 def test_the_command_of_the_smoke_composes_and_verl_accepts_it(tmp_path: Path) -> None:
-    words = training_flags(test_smoke.BASE_MODEL, "http://127.0.0.1:1", tmp_path, tmp_path / "run", *MORE)
+    more = (*test_smoke.MORE, "trainer.total_training_steps=2")
+    words = training_flags(test_smoke.BASE_MODEL, "http://127.0.0.1:1", tmp_path, tmp_path / "run", *more)
     flags, settings = parse_flags(words)
     config = compose_config(flags.config_name, [*hydra_overrides(flags), *settings])
     complete(config)

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from flashrag.system.local_server import LOOPBACK, free_port, serving
 from flashrag.system.machine import count_gpus
 from tests.end_to_end.test_stopping import BASE_MODEL, BATCH, ENVIRONMENT, REPOSITORY, STEPS, make_data
 from tests.gpu.figures import SAME_PROBABILITIES, SHAPES, run_figures, training_flags
-from verl_search.preflight.hardware import LEAST_DRIVERS
+from verl_search.preflight.hardware import LEAST_DRIVERS, Tools
 from verl_search.trainer.run_folder import read_metrics
 
 pytestmark = [
@@ -34,6 +33,8 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 QUESTIONS = STEPS * BATCH  # of make_data
+# Of the run that is resumed.
+MORE = ("--rollout_n", 4, "--save_freq", 2, "actor_rollout_ref.actor.optim.lr=1e-3")
 OWN_VENV = REPOSITORY / ".venv"
 RETRIEVAL_PYTHON = REPOSITORY / ".venv-retrieval" / "bin" / "python"
 PASSED: set[str] = set()
@@ -137,10 +138,11 @@ def test_machine(folder: Path, figures: dict[str, Any]) -> None:
     card, driver, memory_mib = (cell.strip() for cell in listed.split(","))
     shared_gib = shutil.disk_usage("/dev/shm").total / 2**30
     figures |= {"card": card, "driver": driver, "memory_gib": round(int(memory_mib) / 1024, 1), "cores": os.cpu_count()}
-    figures |= {"shared_gib": round(shared_gib, 1), "nvcc": shutil.which("nvcc") is not None}
+    tools = Tools.here()
+    figures |= {"shared_gib": round(shared_gib, 1), "nvcc": tools.nvcc}
     assert int(driver.partition(".")[0]) >= LEAST_DRIVERS["13"]
-    assert shutil.which(os.environ.get("CC", "gcc")), "Triton compiles with a C compiler"
-    assert Path(sysconfig.get_path("include"), "Python.h").is_file(), "Triton compiles with Python's headers"
+    assert tools.compiler, "Triton compiles with a C compiler"
+    assert tools.python_header, "Triton compiles with Python's headers"
     assert shutil.disk_usage(folder).free >= 20 * 2**30
 
 
@@ -178,29 +180,13 @@ def test_server(search_url: str) -> None:
 
 @step("torch", "server")
 def test_training(folder: Path, search_url: str) -> None:
-    more = (
-        "--rollout_n",
-        4,
-        "--save_freq",
-        2,
-        "trainer.total_training_steps=2",
-        "actor_rollout_ref.actor.optim.lr=1e-3",
-    )
-    metrics = train(BASE_MODEL, search_url, folder / "data", folder / "run", *more)
+    metrics = train(BASE_MODEL, search_url, folder / "data", folder / "run", *MORE, "trainer.total_training_steps=2")
     assert sorted(metrics) == [1, 2]
 
 
 @step("training")
 def test_resuming(folder: Path, search_url: str) -> None:
-    more = (
-        "--rollout_n",
-        4,
-        "--save_freq",
-        2,
-        "trainer.total_training_steps=3",
-        "actor_rollout_ref.actor.optim.lr=1e-3",
-    )
-    metrics = train(BASE_MODEL, search_url, folder / "data", folder / "run", *more)
+    metrics = train(BASE_MODEL, search_url, folder / "data", folder / "run", *MORE, "trainer.total_training_steps=3")
     assert sorted(metrics) == [1, 2, 3]
     assert len(list((folder / "run" / "metrics").glob("*.jsonl"))) == 2  # the second start trained step 3 alone
 
