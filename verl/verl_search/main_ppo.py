@@ -35,7 +35,7 @@ from verl_search.platform.kernels import complete_kernels
 from verl_search.platform.ray_cluster import collect_rarely, configured_ray, own_cpus, ray_init_settings
 from verl_search.preflight.facts import MODEL_KEY, TrainingFacts
 from verl_search.preflight.rules import preflight
-from verl_search.preflight.sizes import bucket_megabytes
+from verl_search.preflight.sizes import bucket_megabytes, sequence_tokens, token_budget
 from verl_search.rollout.trajectories import cut_torn_tails
 from verl_search.trainer.run_folder import write_end
 from verl_search.trainer.stopping import StopTraining, TrainingFailed, resume_command
@@ -108,10 +108,9 @@ def set_environment(config: DictConfig) -> None:
 def complete(config: DictConfig) -> None:
     """Fill in the derived values: lengths in tokens, kernels, the weights' buffer, which Ray, the paths of files."""
     complete_kernels(config.actor_rollout_ref.model)
-    sequence_tokens = config.data.max_prompt_length + config.data.max_response_length
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    actor.ppo_max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens
-    rollout.max_model_len = rollout.max_model_len or sequence_tokens
+    actor.ppo_max_token_len_per_gpu = token_budget(config)
+    rollout.max_model_len = rollout.max_model_len or sequence_tokens(config)
     folder = local_folder(config.actor_rollout_ref.model.path, MODEL_KEY)
     model = read_model_facts(folder, MODEL_KEY) if folder else None
     rollout.checkpoint_engine.update_weights_bucket_megabytes = bucket_megabytes(model, config)

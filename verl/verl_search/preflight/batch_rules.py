@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flashrag.preflight import Finding, error, warning
-from verl_search.preflight.sizes import has_critic
+from verl_search.preflight.sizes import has_critic, sequence_tokens
 
 ACTOR, ROLLOUT, REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
 
@@ -119,10 +119,7 @@ def critic(config: DictConfig) -> Iterator[Finding]:
             f"critic.ppo_mini_batch_size={mini} times {ROLLOUT}.n={n} makes {mini * n} episodes, which {shards} "
             f"training processes cannot share evenly; give a multiple of {shards // math.gcd(n, shards)}"
         )
-    sequence, tokens = (
-        config.data.max_prompt_length + config.data.max_response_length,
-        own.ppo_infer_max_token_len_per_gpu,
-    )
+    sequence, tokens = sequence_tokens(config), own.ppo_infer_max_token_len_per_gpu
     if tokens is not None and tokens * parallel < sequence:
         yield error(f"critic.ppo_infer_max_token_len_per_gpu={tokens} has no room for one episode's {sequence} tokens")
     if config.trainer.device == "cpu" and own.strategy != "fsdp2":
@@ -136,7 +133,7 @@ def lengths(config: DictConfig) -> Iterator[Finding]:
             yield error(
                 f"{ROLLOUT}.{own}={rollout[own]} differs from data.{of_data}={data[of_data]}; set the latter only"
             )
-    sequence = data.max_prompt_length + data.max_response_length
+    sequence = sequence_tokens(config)
     of_sequence = f"{sequence} tokens of data.max_prompt_length and data.max_response_length"
     if rollout.max_model_len is not None and rollout.max_model_len < sequence:
         yield error(

@@ -25,6 +25,7 @@ from flashrag.reward import MADE_UP, JudgeReply, ask_judge
 from verl_search.platform.ray_cluster import Node, RayChoice, check_ray, configured_ray, needs
 from verl_search.preflight.hardware import HardwareFacts
 from verl_search.preflight.memory import Memory, training_memory
+from verl_search.preflight.sizes import sequence_tokens
 from verl_search.settings import SearchSettings
 from verl_search.trainer.wandb_mode import WandbChoice, configured_wandb
 
@@ -54,8 +55,7 @@ class TrainingFacts(HardwareFacts):
 
     @property
     def sequence_tokens(self) -> int:
-        """The longest prompt and response together."""
-        return self.config.data.max_prompt_length + self.config.data.max_response_length
+        return sequence_tokens(self.config)
 
     @property
     def save_path(self) -> Path:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flashrag.generator import ModelFacts
 from verl_search.platform.kernels import chosen_kernels
-from verl_search.preflight.sizes import ADAM_BYTES, BYTES, has_critic, weight_bytes
+from verl_search.preflight.sizes import ADAM_BYTES, BYTES, has_critic, sequence_tokens, token_budget, weight_bytes
 
 FIXED_BYTES = 2 * 2**30  # of a GPU: the contexts of CUDA and NCCL, and what a sleeping engine keeps
 ENGINE_BYTES = 2 * 2**30  # of an engine's share: activations of a prefill, CUDA graphs
@@ -70,12 +70,6 @@ def training_memory(
 def engine_bytes(config: DictConfig, gpu_bytes: int) -> int:
     """The engine's share of a GPU; 0 where the config gives none, which a rule on settings refuses."""
     return int((config.actor_rollout_ref.rollout.gpu_memory_utilization or 0) * gpu_bytes)
-
-
-def token_budget(config: DictConfig) -> int:
-    """The most tokens that a training process computes at once."""
-    sequence = config.data.max_prompt_length + config.data.max_response_length
-    return config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu or 2 * sequence
 
 
 def has_reference(config: DictConfig) -> bool:
@@ -160,8 +154,7 @@ def lacking_bytes(model: ModelFacts, config: DictConfig, gpu_bytes: int, flash_a
     memory = training_memory(model, config, gpu_bytes, flash_attn)
     if memory is None:
         return 0
-    sequence = config.data.max_prompt_length + config.data.max_response_length
-    short = 0 if memory.cache_tokens is None else max(0, sequence - memory.cache_tokens)
+    short = 0 if memory.cache_tokens is None else max(0, sequence_tokens(config) - memory.cache_tokens)
     excess = [max(0, sum(half.values()) - int(USABLE * gpu_bytes)) for half in (memory.rollout, memory.update)]
     return sum(excess) + short * model.cache_bytes(1, COMPUTE_BYTES)
 
@@ -189,7 +182,7 @@ def what_fits(model: ModelFacts, config: DictConfig, gpu_bytes: int, flash_attn:
 def _savings(model: ModelFacts, config: DictConfig, gpu_bytes: int, flash_attn: bool) -> Iterator[tuple[str, Any]]:
     """What takes less memory, by what it costs; each is asked for after those before it have been tried."""
     yield f"{MODEL}.use_fused_kernels", True
-    if (one := config.data.max_prompt_length + config.data.max_response_length) < token_budget(config):
+    if (one := sequence_tokens(config)) < token_budget(config):
         yield f"{ACTOR}.ppo_max_token_len_per_gpu", one
     for offload in (None, "optimizer_offload", "param_offload"):
         if offload:

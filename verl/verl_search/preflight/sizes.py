@@ -1,4 +1,7 @@
-"""What a run takes of the disk on paper, checkpoints and trajectories, and the bytes of a number. Memory: memory.py."""
+"""The sizes of a run on paper: tokens, bytes of a number, and the disk for checkpoints and trajectories.
+
+Does not cover: memory (memory.py).
+"""
 
 from omegaconf import DictConfig
 
@@ -9,6 +12,16 @@ ADAM_BYTES = 8  # two moments in float32 for each parameter
 JSON_BYTES_PER_TOKEN = 12  # of a trajectory: text, ids and log-probabilities, compressed by nothing
 MIB = 2**20
 VERL_BUCKET_MEGABYTES = 2048
+
+
+def sequence_tokens(config: DictConfig) -> int:
+    """The longest prompt and response together."""
+    return config.data.max_prompt_length + config.data.max_response_length
+
+
+def token_budget(config: DictConfig) -> int:
+    """The most tokens that a training process computes at once."""
+    return config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu or 2 * sequence_tokens(config)
 
 
 def has_critic(config: DictConfig) -> bool:
@@ -43,7 +56,7 @@ def trajectory_bytes(config: DictConfig, total_steps: int) -> int:
     """An upper bound: every kept episode as long as it may be."""
     kept = total_steps // config.search.trajectory_keep_every + config.search.trajectory_keep_last
     episodes = min(kept, total_steps) * config.data.train_batch_size * config.actor_rollout_ref.rollout.n
-    return episodes * (config.data.max_prompt_length + config.data.max_response_length) * JSON_BYTES_PER_TOKEN
+    return episodes * sequence_tokens(config) * JSON_BYTES_PER_TOKEN
 
 
 def bucket_megabytes(model: ModelFacts | None, config: DictConfig) -> int:
