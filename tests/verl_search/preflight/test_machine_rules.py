@@ -215,6 +215,8 @@ def test_memory_of_a_gpu_on_paper_and_in_use() -> None:
     assert on_gpus("machine.gpu-memory", gpus=[used] * 8, ray=JOINED) == [], "Ray may choose others"
     assert on_gpus("machine.gpu-memory", *one, gpus=[Gpu(None, None, "580.1")]) == [], "a driver that does not tell it"
     assert on_gpus("machine.gpu-memory", *one, gpus=[H100], model=None) == [], "a model of the hub"
+    ((severity, _),) = on_gpus("machine.gpu-memory", *one, gpus=[used], model=None)
+    assert severity is Severity.ERROR
 
 
 @pytest.mark.parametrize("key", [f"{ROLLOUT}.gpu_memory_utilization", f"{ACTOR}.fsdp_config.fsdp_size"])

@@ -98,10 +98,10 @@ def processors_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
 
 
 def gpu_memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
-    if not facts.trains_here or facts.gpu_bytes is None or facts.model is None or facts.memory is None:
+    if not facts.trains_here or facts.gpu_bytes is None:
         return
     config, there = facts.config, facts.gpu_bytes
-    if lacking_bytes(facts.model, config, there, facts.flash_attn):
+    if facts.model and facts.memory and lacking_bytes(facts.model, config, there, facts.flash_attn):
         fitting = what_fits(facts.model, config, there, facts.flash_attn)
         rollout, update = (sum(half.values()) for half in (facts.memory.rollout, facts.memory.update))
         tokens = facts.memory.cache_tokens
@@ -120,7 +120,8 @@ def gpu_memory_is_enough(facts: TrainingFacts) -> Iterator[Finding]:
             yield error(
                 f"a GPU has {gib(gpu.free_bytes)} of {gib(gpu.memory_bytes)} free, and {ROLLOUT}."
                 f"gpu_memory_utilization={share} takes {gib(taken)} of it: end what else uses it (nvidia-smi lists it; "
-                f"a retrieval server takes none with {VISIBLE_DEVICES}= before its command)"
+                f"a retrieval server takes none with {VISIBLE_DEVICES}= before its command), or name other GPUs "
+                f"({VISIBLE_DEVICES})"
             )
             return
 
