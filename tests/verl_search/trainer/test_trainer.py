@@ -1,6 +1,7 @@
 """Which errors of upstream's loop stop a run on purpose; whole runs: tests/end_to_end/test_stopping.py."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -20,7 +21,7 @@ def fit_that_meets(error: Exception, lost: list[str], monkeypatch: pytest.Monkey
     monkeypatch.setattr(PPOTrainerSync, "fit", meet)
     for name, replacement in (("hand_over", meet_nothing), ("living_nodes", list), ("silent_nodes", lambda _: lost)):
         monkeypatch.setattr(trainer_module, name, replacement)
-    trainer = object.__new__(SearchTrainer)  # what `fit` reads of a trainer, without the engines
+    trainer: Any = object.__new__(SearchTrainer)  # what `fit` reads of a trainer, without the engines
     trainer.replay_buffer = SimpleNamespace(watch=meet_nothing)
     trainer._trained_steps = 0
     trainer.fit(SimpleNamespace(agent_loop_workers=[]))

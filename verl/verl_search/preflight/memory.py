@@ -163,7 +163,7 @@ def what_fits(model: ModelFacts, config: DictConfig, gpu_bytes: int, flash_attn:
     """Settings with which the run fits such GPUs on paper, the cheapest first, or how many GPUs; None if none does."""
     here = config.trainer.nnodes * config.trainer.n_gpus_per_node
     for count in (here, *(count for count in GPU_COUNTS if count > here)):
-        tried, kept = deepcopy(config), [f"{count} such GPUs"] * (count > here)
+        tried, kept = deepcopy(config), []
         if count > here:
             tried.trainer.nnodes, tried.trainer.n_gpus_per_node = max(1, count // 8), min(count, 8)
         lacking = lacking_bytes(model, tried, gpu_bytes, flash_attn)
@@ -175,7 +175,7 @@ def what_fits(model: ModelFacts, config: DictConfig, gpu_bytes: int, flash_attn:
             else:
                 OmegaConf.update(tried, key, former)
         if not lacking:
-            return " ".join(kept)
+            return " with ".join(filter(None, (f"{count} such GPUs" * (count > here), " ".join(kept))))
     return None
 
 
