@@ -32,7 +32,7 @@ from flashrag.questions import QuestionFile
 from flashrag.system.arguments import boolean, flag, in_range
 from flashrag.system.machine import gpu_memory_bytes, versions_in_words
 from training.warm_start.transcripts import choose_good, describe, held_out_count, read_sources
-from verl_search.preflight.hardware import DEVICE_RULES, HardwareFacts
+from verl_search.preflight.hardware import DEVICE_RULES, HardwareFacts, no_gpu
 from verl_search.settings import DIALECT_OF_TEMPLATE
 from verl_search.trainer.stopping import resume_command
 
@@ -226,10 +226,7 @@ def folder_has_room(facts: WarmStartFacts) -> Iterator[Finding]:
 
 def gpus_are_there(facts: WarmStartFacts) -> Iterator[Finding]:
     if facts.trains_here and not facts.gpus:
-        yield error(
-            "this environment holds the GPU stack, but nvidia-smi shows no GPU here: install the driver, start where "
-            "there are GPUs, or make the CPU stack: scripts/setup.sh --device cpu"
-        )
+        yield no_gpu(facts, "this environment holds the GPU stack")
 
 
 RULES: Mapping[str, Rule[WarmStartFacts]] = {

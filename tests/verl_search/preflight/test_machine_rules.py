@@ -88,6 +88,12 @@ def test_gpus_that_are_not_there(there: int, parallel: int, remedy: str, monkeyp
     assert on_gpus("machine.gpus", gpus=[H100] * there, ray=JOINED) == [], "the cluster's nodes are asked"
 
 
+def test_gpus_that_nvidia_smi_cannot_tell_of_are_not_looked_at() -> None:
+    ((severity, message),) = on_gpus("machine.gpus", gpus=[], hides_gpus=True)
+    assert severity is Severity.WARNING
+    assert "a GPU driver is here and nvidia-smi is not" in message
+
+
 def test_the_head_of_a_cluster_needs_no_gpu_driver_or_compiler() -> None:
     bare = {"gpus": [], "ray": JOINED, "tools": Tools(False, False, False), "machine": GOOD}
     for rule in ("machine.gpus", "machine.driver", "machine.compiler", "machine.gpu-memory", "machine.memory"):
@@ -99,9 +105,11 @@ def test_the_head_of_a_cluster_needs_no_gpu_driver_or_compiler() -> None:
     [("13.0", "570.133.20", 580), ("13.0", "580.65.06", None), ("12.8", "470.82", 525), ("12.8", "535.54", None)],
 )
 def test_a_driver_that_is_too_old(cuda: str, driver: str, least: int | None) -> None:
-    found = on_gpus("machine.driver", torch_cuda=cuda, gpus=[H100, H100._replace(driver=driver)])
+    given: dict[str, Any] = {"torch_cuda": cuda, "gpus": [H100, H100._replace(driver=driver)]}
     expected = f"the NVIDIA driver is {driver}; torch for CUDA {cuda} needs {least} or later: update the driver"
-    assert found == ([] if least is None else [(Severity.ERROR, expected)])
+    for libraries, severity in ((False, Severity.ERROR), (True, Severity.WARNING)):
+        found = on_gpus("machine.driver", forward_compatible=libraries, **given)
+        assert found == ([] if least is None else [(severity, expected)])
 
 
 @pytest.mark.parametrize(

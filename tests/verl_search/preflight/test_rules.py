@@ -267,7 +267,9 @@ def test_a_run_without_a_critic_does_not_go_on_with_one(tmp_path: Path):
     (tmp_path / "global_step_3" / "actor").mkdir(parents=True)
     ((severity, message),) = told(rules.critic_can_go_on, *given)
     assert severity is Severity.ERROR
-    assert f"the run in {tmp_path} has no critic and would go on; give another save_path" in message
+    assert f"but {tmp_path}/global_step_3, from which the run would go on, holds no critic" in message
+    named = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={tmp_path}/global_step_3")
+    assert told(rules.critic_can_go_on, *given, *named) == [(severity, message)]
     assert told(rules.critic_can_go_on, given[0]) == told(rules.critic_can_go_on, *given, DISABLED) == []
     (tmp_path / "global_step_3" / "critic").mkdir()
     assert told(rules.critic_can_go_on, *given) == []

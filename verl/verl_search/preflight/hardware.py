@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from flashrag.preflight import Finding, MachineFacts, Rule, error, fact, note, warning
-from flashrag.system.machine import Gpu, has_nvcc, torch_cuda, visible_gpus
+from flashrag.system.machine import VISIBLE_DEVICES, Gpu, has_nvcc, torch_cuda, visible_gpus
 from verl_search.platform.kernels import flash_attn_is_installed
 
 LEAST_DRIVERS = {"13": 580, "12": 525}  # by CUDA's major version: its own minor versions run on each of them
+
+DRIVERS_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # the second of Windows' subsystem for Linux
 
 
 class Tools(NamedTuple):
@@ -54,6 +56,16 @@ class HardwareFacts(MachineFacts):
     def tools(self) -> Tools:
         return Tools.here()
 
+    @fact
+    def hides_gpus(self) -> bool:
+        """A driver is here without its program that tells of the GPUs, as in some containers."""
+        return not shutil.which("nvidia-smi") and any(Path(device).exists() for device in DRIVERS_DEVICES)
+
+    @fact
+    def forward_compatible(self) -> bool:
+        """CUDA's libraries are here that let an older driver of data-centre GPUs run a newer CUDA."""
+        return any(Path("/usr/local").glob("cuda*/compat/libcuda.so*"))
+
     @property
     def trains_here(self) -> bool:
         """Whether GPUs of this machine train."""
@@ -80,6 +92,21 @@ def stack_fits(facts: HardwareFacts) -> Iterator[Finding]:
         )
 
 
+def no_gpu(facts: HardwareFacts, wanted: str) -> Finding:
+    """What is told where nvidia-smi shows none."""
+    if facts.hides_gpus:
+        return warning(
+            "a GPU driver is here and nvidia-smi is not, so the number, memory and driver of the GPUs are not looked "
+            "at before the engines start"
+        )
+    named = os.environ.get(VISIBLE_DEVICES)
+    hidden = "" if named is None else f" ({VISIBLE_DEVICES}={named})"
+    return error(
+        f"{wanted}, but nvidia-smi shows no GPU here{hidden}: install the driver, start where there are GPUs, or make "
+        "the CPU stack, which trains without: scripts/setup.sh --device cpu"
+    )
+
+
 def driver_is_new_enough(facts: HardwareFacts) -> Iterator[Finding]:
     if not facts.trains_here or not facts.torch_cuda:
         return
@@ -87,7 +114,8 @@ def driver_is_new_enough(facts: HardwareFacts) -> Iterator[Finding]:
     for driver in sorted({gpu.driver for gpu in facts.gpus}):
         major = driver.partition(".")[0]
         if major.isdecimal() and int(major) < least:
-            yield error(
+            told = warning if facts.forward_compatible else error
+            yield told(
                 f"the NVIDIA driver is {driver}; torch for CUDA {facts.torch_cuda} needs {least} or later: update the "
                 "driver"
             )

@@ -14,7 +14,7 @@ from verl_search.platform.kernels import SDPA, chosen_kernels
 from verl_search.platform.ray_cluster import needs
 from verl_search.preflight.batch_rules import ACTOR, ROLLOUT, divisor, sequence_parallel
 from verl_search.preflight.facts import TrainingFacts
-from verl_search.preflight.hardware import DEVICE_RULES
+from verl_search.preflight.hardware import DEVICE_RULES, no_gpu
 from verl_search.preflight.memory import engine_bytes, lacking_bytes, what_fits
 from verl_search.preflight.sizes import has_critic
 
@@ -27,14 +27,11 @@ def gpus_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
     wanted, there = facts.config.trainer.n_gpus_per_node, len(facts.gpus)
     if not facts.trains_here or facts.ray.joins or wanted <= there:
         return
+    if not there:
+        yield no_gpu(facts, f"trainer.n_gpus_per_node={wanted}")
+        return
     shown = os.environ.get(VISIBLE_DEVICES)
     hidden = f" ({VISIBLE_DEVICES}={shown})" if shown is not None else ""
-    if not there:
-        yield error(
-            f"trainer.n_gpus_per_node={wanted}, but nvidia-smi shows no GPU here{hidden}: install the driver, start "
-            "where there are GPUs, or make the CPU stack, which trains without: scripts/setup.sh --device cpu"
-        )
-        return
     parallel = facts.config.actor_rollout_ref.rollout.tensor_model_parallel_size
     fitting = divisor(there, parallel)
     also = "" if fitting == parallel else f" {ROLLOUT}.tensor_model_parallel_size={fitting}"

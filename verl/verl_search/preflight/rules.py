@@ -5,6 +5,7 @@ Rules about settings alone stand in settings_rules.py.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 
@@ -95,13 +96,14 @@ def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
 
 
 def critic_can_go_on(facts: TrainingFacts) -> Iterator[Finding]:
-    config, step = facts.config, last_step(facts.save_path)
-    if not has_critic(config) or config.trainer.resume_mode != "auto" or step is None:
-        return
-    if not (facts.save_path / f"global_step_{step}" / "critic").is_dir():
+    trainer, step = facts.config.trainer, last_step(facts.save_path)
+    checkpoint = facts.save_path / f"global_step_{step}" if trainer.resume_mode == "auto" and step is not None else None
+    if trainer.resume_mode == "resume_path" and trainer.resume_from_path:
+        checkpoint = Path(trainer.resume_from_path)
+    if has_critic(facts.config) and checkpoint and not (checkpoint / "critic").is_dir():
         yield error(
-            f"algorithm.adv_estimator=gae, but the run in {facts.save_path} has no critic and would go on; give "
-            "another save_path"
+            f"algorithm.adv_estimator=gae, but {checkpoint}, from which the run would go on, holds no critic; give "
+            "another save_path, or trainer.resume_mode=disable"
         )
 
 
