@@ -48,8 +48,8 @@ from flashrag.system.files import staged
 from flashrag.system.network import direct_environment
 from scripts import published_prompts
 from scripts.hub import hub_errors
+from scripts.published_prompts import PROGRAM
 
-PROGRAM = "python scripts/download_data.py"
 HUB_ANSWER_S = 5.0
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 REMEDY = (

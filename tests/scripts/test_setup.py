@@ -148,11 +148,17 @@ def test_device_is_what_was_asked_else_made_for_else_found(
     assert f"the {expected} stack needs" in setup(checkout, variables).stderr
 
 
+def locked(folder: Path) -> int:
+    """Make a folder and hold it as a set-up does, until the descriptor is closed."""
+    folder.mkdir()
+    held = os.open(folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return held
+
+
 def test_second_set_up_waits_for_the_first(checkout: Path, path_folder: Path) -> None:
     variables = environment(path_folder, RESEARCH_MIN_DISK_GB="999999")
-    (checkout / ".venv").mkdir()
-    held = os.open(checkout / ".venv", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    held = locked(checkout / ".venv")
     command = [str(checkout / "scripts" / "setup.sh")]
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
         assert second.stdout is not None
@@ -163,9 +169,7 @@ def test_second_set_up_waits_for_the_first(checkout: Path, path_folder: Path) ->
 
 
 def test_another_folder_is_not_waited_for(checkout: Path, path_folder: Path) -> None:
-    (checkout / ".venv").mkdir()
-    held = os.open(checkout / ".venv", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    held = locked(checkout / ".venv")
     variables = environment(path_folder, RESEARCH_MIN_DISK_GB="999999")
     done = setup(checkout, variables, "--device", "cpu", "--sglang")
     os.close(held)
@@ -175,9 +179,7 @@ def test_another_folder_is_not_waited_for(checkout: Path, path_folder: Path) -> 
 
 def test_waiting_set_up_goes_on_in_the_folder_that_the_first_removed(checkout: Path, path_folder: Path) -> None:
     variables = environment(path_folder, RESEARCH_MIN_DISK_GB="999999")
-    (checkout / ".venv").mkdir()
-    held = os.open(checkout / ".venv", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    held = locked(checkout / ".venv")
     command = [str(checkout / "scripts" / "setup.sh")]
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
         assert second.stdout is not None

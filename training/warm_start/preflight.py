@@ -30,7 +30,7 @@ from flashrag.preflight import (
 from flashrag.prompts import PYTHON_TEMPLATE, ChosenPrompt, choose_prompt
 from flashrag.questions import QuestionFile
 from flashrag.system.arguments import boolean, flag, in_range
-from flashrag.system.machine import gpu_memory_bytes, versions_in_words
+from flashrag.system.machine import versions_in_words
 from training.warm_start.transcripts import choose_good, describe, held_out_count, read_sources
 from verl_search.preflight.hardware import DEVICE_RULES, HardwareFacts, no_gpu
 from verl_search.settings import DIALECT_OF_TEMPLATE
@@ -256,7 +256,7 @@ def _source(facts: WarmStartFacts) -> str:
 def _memory(facts: WarmStartFacts) -> str:
     if facts.model.parameters is None:
         raise UserError("the model's files do not tell its size")
-    there = sum(gpu_memory_bytes()) if facts.trains_here else facts.machine.memory_bytes
+    there = sum(gpu.memory_bytes or 0 for gpu in facts.gpus) if facts.trains_here else facts.machine.memory_bytes
     return f"about {gib(facts.model.parameters * TRAINED_BYTES)} and activations, of {gib(there)}"
 
 

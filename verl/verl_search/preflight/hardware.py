@@ -92,6 +92,12 @@ def stack_fits(facts: HardwareFacts) -> Iterator[Finding]:
         )
 
 
+def visible_devices() -> str:
+    """What may hide GPUs from this process, in brackets; empty where nothing is set."""
+    named = os.environ.get(VISIBLE_DEVICES)
+    return "" if named is None else f" ({VISIBLE_DEVICES}={named})"
+
+
 def no_gpu(facts: HardwareFacts, wanted: str) -> Finding:
     """What is told where nvidia-smi shows none."""
     if facts.hides_gpus:
@@ -99,11 +105,9 @@ def no_gpu(facts: HardwareFacts, wanted: str) -> Finding:
             "a GPU driver is here and nvidia-smi is not, so the number, memory and driver of the GPUs are not looked "
             "at before the engines start"
         )
-    named = os.environ.get(VISIBLE_DEVICES)
-    hidden = "" if named is None else f" ({VISIBLE_DEVICES}={named})"
     return error(
-        f"{wanted}, but nvidia-smi shows no GPU here{hidden}: install the driver, start where there are GPUs, or make "
-        "the CPU stack, which trains without: scripts/setup.sh --device cpu"
+        f"{wanted}, but nvidia-smi shows no GPU here{visible_devices()}: install the driver, start where there are GPUs, "
+        "or make the CPU stack, which trains without: scripts/setup.sh --device cpu"
     )
 
 

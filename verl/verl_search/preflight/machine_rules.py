@@ -4,7 +4,6 @@ Each stands for what torch, Triton, vLLM or Ray meets only after minutes, or wai
 machine alone is looked at; platform/ray_cluster.py asks the cluster for its GPUs and processors.
 """
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -14,7 +13,7 @@ from verl_search.platform.kernels import SDPA, chosen_kernels
 from verl_search.platform.ray_cluster import needs
 from verl_search.preflight.batch_rules import ACTOR, ROLLOUT, divisor, sequence_parallel
 from verl_search.preflight.facts import TrainingFacts
-from verl_search.preflight.hardware import DEVICE_RULES, no_gpu
+from verl_search.preflight.hardware import DEVICE_RULES, no_gpu, visible_devices
 from verl_search.preflight.memory import engine_bytes, lacking_bytes, what_fits
 from verl_search.preflight.sizes import has_critic
 
@@ -30,14 +29,12 @@ def gpus_are_enough(facts: TrainingFacts) -> Iterator[Finding]:
     if not there:
         yield no_gpu(facts, f"trainer.n_gpus_per_node={wanted}")
         return
-    shown = os.environ.get(VISIBLE_DEVICES)
-    hidden = f" ({VISIBLE_DEVICES}={shown})" if shown is not None else ""
     parallel = facts.config.actor_rollout_ref.rollout.tensor_model_parallel_size
     fitting = divisor(there, parallel)
     also = "" if fitting == parallel else f" {ROLLOUT}.tensor_model_parallel_size={fitting}"
     yield error(
-        f"trainer.n_gpus_per_node={wanted}, but this machine shows {there} GPUs{hidden}; give --n_gpus_per_node "
-        f"{there}{also}"
+        f"trainer.n_gpus_per_node={wanted}, but this machine shows {there} GPUs{visible_devices()}; give "
+        f"--n_gpus_per_node {there}{also}"
     )
 
 
