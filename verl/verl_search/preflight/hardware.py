@@ -106,8 +106,8 @@ def no_gpu(facts: HardwareFacts, wanted: str) -> Finding:
             "at before the engines start"
         )
     return error(
-        f"{wanted}, but nvidia-smi shows no GPU here{visible_devices()}: install the driver, start where there are GPUs, "
-        "or make the CPU stack, which trains without: scripts/setup.sh --device cpu"
+        f"{wanted}, but nvidia-smi shows no GPU here{visible_devices()}: install the driver, start where there are "
+        "GPUs, or make the CPU stack, which trains without: scripts/setup.sh --device cpu"
     )
 
 
