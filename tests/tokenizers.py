@@ -59,6 +59,10 @@ def _loaded(folder: Path) -> Any:
 class Tokenizers(dict[str, Any]):
     """The small ones by their kind; a published one by its name, loaded when it is asked for."""
 
+    def __repr__(self) -> str:
+        """Their names: hypothesis prints the arguments of a test that failed, and a tokenizer prints its tokens."""
+        return f"{type(self).__name__}({', '.join(self)})"
+
     def __missing__(self, name: str) -> Any:
         return _loaded(published_folder(name))
 

@@ -100,12 +100,15 @@ class Prompt:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The conversation of an instruct model, without the text that the model has written."""
+        """The conversation of an instruct model, without the text that the model has written.
+
+        The user has a message whatever the question is; the system has none if nothing came into it.
+        """
         parts = self.template.parts
         if "user" not in parts:
             raise UserError("the prompt has no user part, which a chat needs; add it, or use apply_chat=false")
         filled = zip(parts, self._filled(*parts.values()), strict=True)
-        return [{"role": role, "content": content} for role, content in filled if content]
+        return [{"role": role, "content": content} for role, content in filled if content or role == "user"]
 
     def _filled(self, *parts: str) -> list[str]:
         """All names are replaced in one pass: a question that contains "{passages}" stays as it is."""

@@ -64,7 +64,7 @@ def names(model: str, kind: str) -> list[str]:
     return [name for pattern in ADDED_TOKENS[model][kind] for name in expanded(pattern)]
 
 
-class Models(dict[str, Any]):
+class Models(Tokenizers):
     """By the name of the model; a published tokenizer is loaded when it is asked for."""
 
     def __init__(self, tokenizers: Tokenizers):

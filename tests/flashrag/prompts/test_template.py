@@ -22,3 +22,11 @@ def test_an_instruct_model_gets_a_conversation_without_empty_parts():
     ]
     no_passage = PromptTemplate(system="{passages}", user="{question}").fill(question="Who?")
     assert no_passage.messages == [{"role": "user", "content": "Who?"}]
+
+
+def test_an_empty_question_is_a_message_too():
+    """Without one, chat templates would open the answer after the system message, or refuse the conversation."""
+    assert PromptTemplate(system="Think.", user="{question}").fill(question="").messages == [
+        {"role": "system", "content": "Think."},
+        {"role": "user", "content": ""},
+    ]
