@@ -4,11 +4,15 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import verl
 
 from verl_search.platform.cpu import is_for_this_process
 from verl_search.platform.upstream import PLUGIN_MODULE, PluginNotLoaded, check_plugin_loaded
+
+SOURCES = ("vllm_rollout.py", "vllm_async_server.py", "utils.py")
 
 
 def test_importing_verl_loads_the_plugin_and_registers_the_cpu_platform() -> None:
@@ -72,3 +76,38 @@ def test_a_plugin_that_verl_was_told_to_ignore_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "VERL_USE_EXTERNAL_PLUGINS='none' must be unset or name it" in done.stderr
+
+
+RAY_OF_ITS_OWN = """
+import ray
+
+@ray.remote
+def of_a_worker():
+    import verl
+    return ray.get_runtime_context().get_job_id()
+
+import verl
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+print(ray.get_runtime_context().get_job_id(), ray.get(of_a_worker.remote()))
+"""
+
+
+@pytest.mark.slow
+def test_the_jobs_of_two_rays_on_a_machine_are_told_apart() -> None:
+    """In all processes alike. Both are the first job of their Ray, and both may hand over weights at once."""
+    command = [sys.executable, "-W", "ignore", "-c", RAY_OF_ITS_OWN]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    (one, of_worker), (other, of_others_worker) = [run.communicate()[0].split()[-2:] for run in runs]
+    assert (one, other) == (of_worker, of_others_worker)
+    assert one != other
+    assert max(len(f"/tmp/rl-colocate-zmq-{job}-replica-100-rank-100.sock") for job in (one, other)) <= 107
+
+
+def test_verl_names_the_socket_for_an_engines_weights_after_the_job() -> None:
+    """The process that trains and the engine's name the same socket."""
+    folder = Path(verl.__file__).parent / "workers" / "rollout" / "vllm_rollout"
+    trains, serves, computes = ((folder / name).read_text(encoding="utf-8") for name in SOURCES)
+    assert "job_id = ray.get_runtime_context().get_job_id()" in trains
+    assert 'os.environ["VERL_RAY_JOB_ID"] = ray.get_runtime_context().get_job_id()' in serves
+    assert 'job_id = os.environ.get("VERL_RAY_JOB_ID", "0")' in computes
+    assert all('f"ipc:///tmp/rl-colocate-zmq-{job_id}-replica-{' in source for source in (trains, computes))

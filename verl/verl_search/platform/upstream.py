@@ -3,7 +3,7 @@
 Our modules import and override only the names in upstream.yaml, which gives the purpose of each;
 tests/verl_search/platform/test_upstream.py reads our source and finds any other. `check_contract` reports a name that
 has moved before anything starts. Only this module changes upstream: most of its patches serve machines without an
-accelerator (verl 0.9.1, vLLM 0.28.0, torch 2.13.0), and each names the failure that it prevents.
+accelerator (verl 0.9.1, vLLM 0.28.0, torch 2.13.0, Ray 2.60.0), and each names the failure that it prevents.
 """
 
 import functools
@@ -134,6 +134,21 @@ def upstream_task_runner() -> Any:
     from verl.trainer.main_ppo import TaskRunnerV1
 
     return TaskRunnerV1.__ray_metadata__.modified_class()
+
+
+def tell_runs_apart() -> None:
+    """Let Ray's runtime context name the job together with its Ray: the first job of every Ray is 01000000.
+
+    verl names the socket in /tmp through which an engine takes the trained weights after the job. Without it the
+    engines of two runs on one machine take each other's weights, or wait for their own for ever.
+    """
+    from ray.runtime_context import RuntimeContext
+
+    def get_job_id(self: RuntimeContext) -> str:
+        # Without the word that all have: the path of a socket has at most 107 bytes.
+        return f"{self.worker.current_job_id.hex()}-{self.get_session_name().removeprefix('session_')}"
+
+    RuntimeContext.get_job_id = get_job_id
 
 
 def alias_vllm_distribution() -> None:
