@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import verl
 
+from tests.nodes import PATIENCE
 from verl_search.platform.cpu import is_for_this_process
 from verl_search.platform.upstream import PLUGIN_MODULE, PluginNotLoaded, check_plugin_loaded
 
@@ -93,10 +94,12 @@ print(ray.get_runtime_context().get_job_id(), ray.get(of_a_worker.remote()))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_jobs_of_two_rays_on_a_machine_are_told_apart() -> None:
     """In all processes alike. Both are the first job of their Ray, and both may hand over weights at once."""
     command = [sys.executable, "-W", "ignore", "-c", RAY_OF_ITS_OWN]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    environment = {**os.environ, **PATIENCE}
+    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     (one, of_worker), (other, of_others_worker) = [run.communicate()[0].split()[-2:] for run in runs]
     assert (one, other) == (of_worker, of_others_worker)
     assert one != other

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import ray
 from fastapi import FastAPI
 
+from tests.nodes import PATIENCE
 from verl_search.platform.ray_nodes import enter_run, problems_here, silent_nodes
 
 
@@ -54,3 +57,29 @@ def test_a_node_that_does_not_answer_is_named():
             {"NodeManagerAddress": "127.0.0.2", "NodeManagerPort": another.getsockname()[1]},  # it listens elsewhere
         ]
         assert silent_nodes(nodes) == ["127.0.0.2"]
+
+
+TWO_RUNS = """
+import ray
+import transfer_queue
+from flashrag.errors import UserError
+from verl_search.platform.ray_nodes import check_alone
+
+ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+check_alone()
+transfer_queue.init()
+try:
+    check_alone()
+except UserError as error:
+    print(error)
+transfer_queue.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_second_run_on_a_cluster_is_refused():
+    """The queue of another run of verl would be taken for the run's own."""
+    command = [sys.executable, "-W", "ignore", "-c", TWO_RUNS]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **PATIENCE}, check=False)
+    assert "another run trains on this Ray cluster" in done.stdout, done.stderr

@@ -21,6 +21,7 @@ from verl_search.platform.ray_cluster import FOLDER_VARIABLE, collect_rarely, pr
 
 ANSWER_S = 120.0
 CONNECT_S = 2.0
+QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}  # that of every run of verl
 REMEDY = (
     "Every node needs ReSearch set up under the same path, the same folders (a shared file system), and the way to the "
     "retrieval server: docs/training.md, Several nodes"
@@ -72,6 +73,15 @@ def _answers(node: Mapping[str, Any]) -> bool:
         socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), CONNECT_S).close()
         return True
     return False
+
+
+def check_alone() -> None:
+    """Raise `UserError` if another run trains on the cluster: both would put their episodes into one TransferQueue."""
+    if QUEUE in ray.util.list_named_actors(all_namespaces=True):
+        raise UserError(
+            "another run trains on this Ray cluster, where verl has one queue of episodes, in which those of two runs "
+            "would mix; wait for the other's end, or give this run a cluster of its own"
+        )
 
 
 def check_each_node(config: Any) -> None:

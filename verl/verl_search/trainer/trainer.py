@@ -16,7 +16,14 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from flashrag.prompts import write_record
 from verl_search.platform.ray_cluster import private_variables
-from verl_search.platform.ray_nodes import check_each_node, hand_over, living_nodes, on_this_node, silent_nodes
+from verl_search.platform.ray_nodes import (
+    check_alone,
+    check_each_node,
+    hand_over,
+    living_nodes,
+    on_this_node,
+    silent_nodes,
+)
 from verl_search.platform.upstream import (
     replace_advantages,
     replace_sync_trainer,
@@ -152,6 +159,7 @@ class TaskRunnerHere:
         return TaskRunnerHere(self.config, **options)
 
     def remote(self) -> Any:
+        check_alone()
         check_each_node(self.config)
         options = {**self._options, "scheduling_strategy": on_this_node()}
         return SearchTaskRunner.options(**options).remote(private_variables(os.environ))  # pyrefly: ignore
