@@ -14,6 +14,7 @@ import pytest
 
 from tests.docs.clone import copy_repository
 from tests.docs.pages import printed
+from tests.runs import training
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
@@ -36,17 +37,13 @@ def is_alive(process: psutil.Process) -> bool:
 def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
     folder, clone = tmp_path / "demo", tmp_path / "clone"
     copy_repository(clone)
-    started = subprocess.Popen(demo_command(folder), env=ENVIRONMENT, cwd=clone, stdout=subprocess.PIPE, text=True)
-    with started as interrupted:
-        assert interrupted.stdout is not None
-        for line in interrupted.stdout:
-            if line.startswith("== evaluate_base"):  # the retrieval server runs, a model server is starting
-                break
+    with training(demo_command(folder), clone, folder / "train", ENVIRONMENT) as interrupted:
+        interrupted.wait_for_line("== evaluate_base")  # the retrieval server runs, a model server is starting
         time.sleep(5)
-        children = psutil.Process(interrupted.pid).children(recursive=True)
+        children = psutil.Process(interrupted.process.pid).children(recursive=True)
         assert len(children) >= 2
-        interrupted.send_signal(signal.SIGINT)
-        assert interrupted.wait(timeout=60) == 130
+        interrupted.process.send_signal(signal.SIGINT)
+        assert interrupted.process.wait(timeout=60) == 130
     assert [child for child in children if is_alive(child)] == []
 
     done = subprocess.run(demo_command(folder), env=ENVIRONMENT, cwd=clone, capture_output=True, text=True, check=False)

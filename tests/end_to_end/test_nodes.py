@@ -5,20 +5,18 @@ nodes have addresses of their own, but one disk, as machines with a shared file 
 """
 
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from subprocess import Popen
 
 import pytest
 
 from flashrag.config import TOKEN_VARIABLE
 from flashrag.system.local_server import LOOPBACK, free_port, serving
 from flashrag.system.network import is_loopback, own_addresses
-from tests.end_to_end.test_stopping import BASE_MODEL, BATCH, ENVIRONMENT, GROUP, REPOSITORY, make_data, read_until_step
+from tests.end_to_end.test_stopping import BASE_MODEL, BATCH, ENVIRONMENT, GROUP, REPOSITORY, make_data
 from tests.nodes import OTHER, TOKEN, TwoNodes, processes_of, two_nodes
+from tests.runs import Run, training
 from verl_search.rollout.trajectories import read_trajectories, trajectory_files
 from verl_search.trainer.run_folder import last_step, read_metrics
 from verl_search.trainer.stopping import EXIT_STOPPED
@@ -39,7 +37,7 @@ def command(url: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "training.launch", *map(str, arguments)]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)  # more than its waits together
 def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
     make_data(tmp_path)
     (tmp_path / "model").symlink_to(BASE_MODEL)
@@ -50,24 +48,18 @@ def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
     with two_nodes() as nodes, serving(server, f"http://{LOOPBACK}:{port}", tmp_path / "server.log", environment=KEYS):
         environment = {**ENVIRONMENT, **nodes.environment, **KEYS, "WANDB_MODE": "offline"}
 
-        @contextmanager
-        def started(url: str, *more: str) -> Iterator[Popen[str]]:
-            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-            with Popen(command(url, *more), env=environment, cwd=tmp_path, text=True, bufsize=1, **streams) as process:
-                try:
-                    yield process
-                finally:
-                    process.terminate()  # nothing that has ended minds
+        def started(url: str, *more: str) -> AbstractContextManager[Run]:
+            return training(command(url, *more), tmp_path, tmp_path / "run", environment)
 
         with started(f"http://{LOOPBACK}:{port}", "--check") as refused:
-            assert "is another machine on each of the 2 nodes of the Ray cluster" in refused.communicate()[0]
+            assert "is another machine on each of the 2 nodes of the Ray cluster" in refused.wait()
         assert refused.returncode == 2
 
         with started(f"http://{host}:{port}") as run:
-            console = read_until_step(run.stdout, 3)
+            run.wait_for_step(3)
             assert_places(nodes)
             nodes.kill_other()
-            console += run.communicate(timeout=300)[0]
+            console = run.wait(300)
         assert run.returncode == EXIT_STOPPED, console
         assert "training joins the Ray cluster at 127.0.0.2:" in console
         assert f"error: the Ray node {OTHER} does not answer: " in console
@@ -76,7 +68,7 @@ def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
         assert_no_key_is_written(nodes.folder, tmp_path / "run")
 
         with started(f"http://{host}:{port}") as again:
-            assert "has 1 nodes with 1 GPUs" in again.communicate()[0]
+            assert "has 1 nodes with 1 GPUs" in again.wait()
         assert again.returncode == 2
 
 

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +27,8 @@ import yaml
 
 from flashrag.episode import Trajectory
 from flashrag.system.local_server import LOOPBACK, free_port, serving
+from tests import runs
+from tests.runs import Run
 from verl_search.rollout.trajectories import read_trajectories
 from verl_search.trainer.run_folder import read_metrics
 from verl_search.trainer.stopping import EXIT_STOPPED
@@ -123,34 +125,8 @@ def training_command(folder: Path, port: int, *more: str) -> list[str]:
     return [sys.executable, "-m", "training.launch", *map(str, arguments)]
 
 
-@contextmanager
-def training(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()  # nothing that has ended minds
-        process.wait()
-
-
-def read_until_step(stream: IO[str] | None, step: int) -> str:
-    """The console of a run up to the line of a step."""
-    assert stream is not None
-    seen = ""
-    for line in stream:
-        seen += line
-        if line.strip().startswith((f"{step}/", f"{step} |")):
-            return seen
-    raise AssertionError(f"the run ended before step {step}: {seen}")
-
-
-def kill_process_of(run: subprocess.Popen[str], name: str) -> None:
-    """SIGKILL to the process of a run that calls itself so; Ray names the process of an actor after its class."""
-    descendants = psutil.Process(run.pid).children(recursive=True)
-    (process,) = [process for process in descendants if name in " ".join(process.cmdline()[:1])]
-    process.kill()
+def training(folder: Path, port: int, *more: str) -> AbstractContextManager[Run]:
+    return runs.training(training_command(folder, port, *more), folder, folder / "run", ENVIRONMENT)
 
 
 def questions_by_step(folder: Path) -> dict[int, set[str]]:
@@ -191,10 +167,9 @@ def spliced_texts(folder: Path) -> Iterator[str]:
 
 
 def an_alarm_saves_and_an_alarm_stops(folder: Path, port: int) -> Path:
-    with served(folder, port):
-        command = training_command(folder, port, *ALARMS, "trainer.val_before_train=false", "trainer.test_freq=1")
-        stopped = subprocess.run(command, capture_output=True, text=True, timeout=900, env=ENVIRONMENT, check=False)
-    console = stopped.stdout + stopped.stderr
+    more = (*ALARMS, "trainer.val_before_train=false", "trainer.test_freq=1")
+    with served(folder, port), training(folder, port, *more) as stopped:
+        console = stopped.wait()
     assert stopped.returncode == EXIT_STOPPED, console[-4000:]
     assert re.search(r"alarm saves: rollout/searches is [\d.]+, above -1 \[step 1\]: save", console)
     assert re.search(r"error: alarm stops: rollout/searches is [\d.]+, above -1, for 3 steps \[step 3\]", console)
@@ -218,14 +193,14 @@ def the_server_comes_back_and_then_stays_away(folder: Path, port: int, best: Pat
     """The second process, from step 2; returns the last step that it trained."""
     questions_before = questions_by_step(folder)[3]
     named = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path='{best}'")
-    with served(folder, port) as server, training(training_command(folder, port, *named)) as stopped:
-        console = read_until_step(stopped.stdout, 3)
+    with served(folder, port) as server, training(folder, port, *named) as stopped:
+        stopped.wait_for_step(3)
         kill(server)
         time.sleep(10.0)  # and as long again until another one is ready
         with served(folder, port) as again:
-            console += read_until_step(stopped.stdout, 5)
+            stopped.wait_for_step(5)
             kill(again)
-        console += stopped.communicate()[0]
+        console = stopped.wait()
     assert stopped.returncode == EXIT_STOPPED, console
     assert "searches wait" in console
     assert "is healthy again" in console
@@ -267,10 +242,10 @@ def sampled_ids(trajectory: Trajectory) -> list[int]:
 
 def the_trainer_is_killed(folder: Path, port: int, last: int) -> None:
     """The third process, from where the second stopped; what it trains after that is in no checkpoint."""
-    with training(training_command(folder, port)) as killed:
-        console = read_until_step(killed.stdout, last)
-        kill_process_of(killed, "ray::SearchTaskRunner")
-        console += killed.communicate()[0]
+    with training(folder, port) as killed:
+        killed.wait_for_step(last)
+        killed.kill_process("ray::SearchTaskRunner")
+        console = killed.wait()
     assert killed.returncode == 1, console
     assert "the trainer's process died: " in console
     assert f" is in {folder / 'run'}: the same command resumes from it." in console
@@ -278,10 +253,10 @@ def the_trainer_is_killed(folder: Path, port: int, last: int) -> None:
 
 def its_steps_are_trained_again_and_the_worker_is_killed(folder: Path, port: int, lost: int) -> int:
     """The fourth process, which begins two steps before `lost`; returns the last step that it trained."""
-    with training(training_command(folder, port)) as stopped:
-        console = read_until_step(stopped.stdout, lost)
-        kill_process_of(stopped, "ray::AgentLoopWorker")
-        console += stopped.communicate()[0]
+    with training(folder, port) as stopped:
+        stopped.wait_for_step(lost)
+        stopped.kill_process("ray::AgentLoopWorker")
+        console = stopped.wait()
     assert stopped.returncode == EXIT_STOPPED, console
     assert re.search(r"error: a process of the run died: .*AgentLoopWorker", console), console
     last = assert_saved(folder, console)
@@ -293,10 +268,10 @@ def its_steps_are_trained_again_and_the_worker_is_killed(folder: Path, port: int
 
 def the_replica_is_killed(folder: Path, port: int, until: int) -> None:
     """The fifth process."""
-    with training(training_command(folder, port)) as stopped:
-        console = read_until_step(stopped.stdout, until)
-        kill_process_of(stopped, "VLLM::EngineCore")
-        console += stopped.communicate()[0]
+    with training(folder, port) as stopped:
+        stopped.wait_for_step(until)
+        stopped.kill_process("VLLM::EngineCore")
+        console = stopped.wait()
     assert stopped.returncode == EXIT_STOPPED, console
     assert "error: a rollout replica failed: " in console  # its requests do, or it is found dead
     assert assert_saved(folder, console) >= until
