@@ -30,7 +30,7 @@ from verl_search.trainer.run_folder import read_metrics
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not count_gpus(), reason="no GPU is here; scripts/test.sh --gpu runs on a machine with one"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),  # on an H200's machine a first start took over three minutes
 ]
 QUESTIONS = STEPS * BATCH  # of make_data
 # Of the run that is resumed.
@@ -88,7 +88,7 @@ def step(*needed: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return decorate
 
 
-def output(*command: object, timeout_s: float = 240.0) -> str:
+def output(*command: object, timeout_s: float = 480.0) -> str:
     """What a command prints; it must succeed."""
     words = [str(word) for word in command]
     done = subprocess.run(
