@@ -3,6 +3,7 @@
 verl prints every metric of a step in one long line; that stays in the log file. Does not cover: wandb, TensorBoard.
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,23 @@ class NoticePrinter(GrowingFile):
             _, marked, notice = line.partition(NOTICE)  # Ray puts the name of the process before it
             if marked:
                 print(notice.rstrip(), flush=True)
+
+
+class SilencePrinter:
+    """Tells once of each time in which the trainer has written nothing for long: a step may take hours, or be stuck."""
+
+    def __init__(self, log_path: Path, limit_s: float = 1800.0):
+        self.log_path, self.limit_s = log_path, limit_s
+        self._size, self._since, self._told = -1, time.monotonic(), False
+
+    def print_news(self) -> None:
+        size = self.log_path.stat().st_size if self.log_path.is_file() else 0
+        if size != self._size:
+            self._size, self._since, self._told = size, time.monotonic(), False
+        elif not self._told and time.monotonic() - self._since > self.limit_s:
+            self._told = True
+            print(
+                f"the trainer has written nothing to {self.log_path} for {self.limit_s / 60:.0f} minutes, and goes on; "
+                "py-spy dump --pid PID shows what one of its processes does",
+                flush=True,
+            )

@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 from flashrag.errors import EXIT_USER_ERROR, UserError
 from flashrag.system.processes import start_process
 from training.failure import describe_failure
-from training.progress import NoticePrinter, ProgressPrinter
+from training.progress import NoticePrinter, ProgressPrinter, SilencePrinter
 from verl_search.main_ppo import EXAMINED_VARIABLE
 from verl_search.trainer.run_folder import METRICS_FOLDER, forget_end, read_end
 from verl_search.trainer.stopping import (
@@ -91,7 +91,7 @@ def follow_process(
     notices = NoticePrinter(log_path)
     log_start = notices.read_bytes
     process = start_process(command, log_path, environment)
-    _follow(process, *printers, notices)
+    _follow(process, *printers, notices, SilencePrinter(log_path))
     if process.returncode != 0:
         raise_end(save_path, log_path, log_start, process.returncode)
 

@@ -1,12 +1,13 @@
 """One line a step, from verl's metrics file."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training.progress import ProgressPrinter, idle_s, step_line, validation_line
+from training.progress import ProgressPrinter, SilencePrinter, idle_s, step_line, validation_line
 from verl_search.trainer.run_folder import read_metrics
 
 STEP: dict[str, Any] = {
@@ -84,3 +85,21 @@ def test_a_resumed_run_prints_only_what_is_new(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "2.jsonl").write_text(json.dumps({"step": 2, "data": STEP}) + "\n")
     printer.print_news()
     assert "   2 |" in capsys.readouterr().out
+
+
+def test_a_long_silence_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "train.log"
+    printer = SilencePrinter(log, limit_s=0.2)
+
+    def told_after(seconds: float) -> int:
+        time.sleep(seconds)
+        printer.print_news()
+        printer.print_news()
+        return capsys.readouterr().out.count(f"nothing to {log}")
+
+    assert told_after(0.0) == 0
+    assert told_after(0.3) == 1
+    assert told_after(0.3) == 0  # of one silence once
+    log.write_text("a line\n")
+    assert told_after(0.3) == 0  # it was written since the last look
+    assert told_after(0.3) == 1

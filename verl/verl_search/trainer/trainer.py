@@ -33,7 +33,7 @@ from verl_search.platform.upstream import (
 from verl_search.settings import SearchSettings
 from verl_search.trainer.advantage import compared_advantages
 from verl_search.trainer.alarm_watch import AlarmWatch
-from verl_search.trainer.stopping import StopTraining
+from verl_search.trainer.stopping import StopTraining, print_notice
 from verl_search.trainer.tracking import OptionalTracking
 from verl_search.trainer.watch import a_process_died, dead_replicas, hand_over_weights
 
@@ -56,6 +56,11 @@ class SearchTrainer(PPOTrainerSync):
         super()._init_dataloader()
         # Upstream does not name the split of a row, and the files cannot: both splits may be of the same one.
         self.train_dataset.split, self.val_dataset.split = "train", "val"
+        print_notice("Ray is up; next the training processes load the model, then the rollout engines start")
+
+    def on_init_end(self) -> None:
+        super().on_init_end()
+        print_notice("the model and the rollout engines are up")
 
     def fit(self, agent_loop_manager: Any) -> None:
         hand_over(private_variables(os.environ), agent_loop_manager.agent_loop_workers)
