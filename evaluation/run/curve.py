@@ -11,13 +11,19 @@ from evaluation.command_line import CommandLine
 from evaluation.run.auto_serve import check_auto_serve
 from flashrag.errors import UserError
 from verl_search.trainer.export import find_checkpoint
+from verl_search.trainer.run_folder import last_step
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
-    """The checkpoints of a training run by their steps; raises `UserError` if there are none, or one is damaged."""
+    """The checkpoints of a training run by their steps; raises `UserError` if there are none, or one is damaged.
+
+    What the trainer is still writing, or was when it ended, is left out: it notes a checkpoint once that is whole.
+    """
     found = {int(each.name.rpartition("_")[2]): each for each in run.glob("global_step_*") if _is_step(each)}
+    last = last_step(run)
+    found = {step: each for step, each in found.items() if last is None or step <= last}
     if not found:
-        raise UserError(f"--auto_serve {run} holds no global_step_N; expected the folder of a training run")
+        raise UserError(f"--auto_serve {run} holds no finished global_step_N; expected the folder of a training run")
     for path in found.values():
         find_checkpoint(path)
     return dict(sorted(found.items()))

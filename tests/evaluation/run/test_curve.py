@@ -28,8 +28,17 @@ def test_the_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path):
     write_checkpoints(tmp_path / "run", 100, 20, 3)
     (tmp_path / "run" / "global_step_7").mkdir()  # verl keeps the folder of a checkpoint that it removed
     assert list(checkpoints(tmp_path / "run")) == [3, 20, 100]
-    with pytest.raises(UserError, match="holds no global_step_N; expected the folder of a training run"):
+    with pytest.raises(UserError, match="holds no finished global_step_N; expected the folder of a training run"):
         checkpoints(tmp_path)
+
+
+def test_a_checkpoint_that_is_being_written_is_left_out(tmp_path: Path):
+    run = write_checkpoints(tmp_path / "run", 3, 20)
+    (run / "global_step_40" / "actor").mkdir(parents=True)  # the trainer has not noted it yet
+    assert list(checkpoints(run)) == [3, 20]
+    (run / "latest_checkpointed_iteration.txt").unlink()  # of checkpoints that were copied without it nothing is known
+    with pytest.raises(UserError, match="global_step_40"):
+        checkpoints(run)
 
 
 def test_each_has_a_run_of_its_own(data_dir: Path, tmp_path: Path):
