@@ -165,7 +165,8 @@ class EvalFacts(MachineFacts):
         """The method with stand-ins for retriever and generator; raises `UserError` for what it refuses."""
         assert self.applicable is not None, "the metadata can be read"
         generator = Recorder(self.tokenizer, self.eos_ids) if self.method.needs_generator else None
-        found = FoundPassage(nothing=self.settings.search_control is SearchControl.EMPTY)
+        control = self.settings.search_control
+        found = FoundPassage(nothing=control in (SearchControl.EMPTY, SearchControl.STALE))  # of the first search
         pipeline = self.method(self.settings, found, generator)
         pipeline.prepare(self.questions)
         return pipeline

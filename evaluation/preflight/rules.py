@@ -12,7 +12,7 @@ from flashrag.client import SearchControl, different_questions
 from flashrag.episode import RESEARCH, prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import supporting_titles
-from flashrag.pipeline import OraclePassagesPipeline, ReSearchPipeline
+from flashrag.pipeline import IterativePipeline, OraclePassagesPipeline, ReSearchPipeline, SequentialPipeline
 from flashrag.pipeline.active_pipeline import EpisodePipeline
 from flashrag.pipeline.bounds import supporting_passages
 from flashrag.pipeline.trace import asked
@@ -123,10 +123,23 @@ def control_fits_the_method(facts: EvalFacts) -> Iterator[Finding]:
         yield error(f"{given}, but {settings.method_name} always searches; {instead}")
     elif control is SearchControl.FORBIDDEN and settings.python_tool:
         yield error(f"{given} forbids the calls of all tools; set python_tool: false")
+    elif control is SearchControl.STALE and (limit := _limit_to_one_search(facts)):
+        yield error(f"{given} gives a search the passages of an earlier one, but {limit}; use search_control=empty")
     else:
         if control is SearchControl.RANDOM:
             different_questions(question.question for question in facts.questions)
         yield warning(f"search_control={control.warning}")
+
+
+def _limit_to_one_search(facts: EvalFacts) -> str:
+    """Why a question has at most one search, "" if it may have more."""
+    settings, method = facts.settings, facts.method
+    if method is SequentialPipeline:
+        return f"{settings.method_name} searches once"
+    episode, iterative = issubclass(method, EpisodePipeline), issubclass(method, IterativePipeline)
+    key = "max_searches" if episode else "iter_num" if iterative else "max_iterations"
+    value = getattr(settings, key)
+    return f"{key}={value} allows at most one search" if value < 2 else ""
 
 
 def prompts_fit(facts: EvalFacts) -> Iterator[Finding]:

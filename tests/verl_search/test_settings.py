@@ -174,6 +174,12 @@ def test_forbidden_searches_are_a_limit_of_none() -> None:
         SearchSettings.from_config(composed("research", *INPUT, *tools).search)
 
 
+def test_a_stale_result_needs_an_earlier_search() -> None:
+    stale = ["search.control=stale", "search.max_searches=1"]
+    with pytest.raises(UserError, match=r"max_searches=1 allows one search; raise it, or"):
+        SearchSettings.from_config(composed("research", *INPUT, *stale).search)
+
+
 def test_tokens_without_a_probability_are_not_corrected() -> None:
     overrides = ["search.mask_results=false", "algorithm.rollout_correction.bypass_mode=true"]
     with pytest.raises(UserError, match=r"search\.mask_results=false trains on tokens that no engine gave"):
@@ -193,7 +199,10 @@ def test_tokens_without_a_probability_are_not_corrected() -> None:
         ),
         ("search.python_tool=true", "use qa_python_template, which describes the tool to the model"),
         ("search.prompt_template_name=qa_python_template", "search.python_tool=False does not go with"),
-        ("search.control=emtpy", "control: 'emtpy' was given; Input should be 'none', 'empty', 'random', 'delayed'"),
+        (
+            "search.control=emtpy",
+            "control: 'emtpy' was given; Input should be 'none', 'empty', 'random', 'stale', 'delayed'",
+        ),
         ("search.control_delay_s=0", "control_delay_s: 0 was given; Input should be greater than 0"),
         ("search.answer_metric=bleu", "answer_metric: 'bleu' was given; Input should be 'em' or 'f1'"),
         ("+search.topn=3", "search group of the training config: unknown key 'topn'; did you mean 'top_n'"),

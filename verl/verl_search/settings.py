@@ -83,6 +83,11 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
             )
         if self.python_tool and self.control is SearchControl.FORBIDDEN:
             raise UserError("search.control=forbidden forbids the calls of all tools; set search.python_tool=false")
+        if self.control is SearchControl.STALE and self.max_searches < 2:
+            raise UserError(
+                "search.control=stale gives a search the passages of an earlier one, but search.max_searches=1 allows "
+                "one search; raise it, or use search.control=empty"
+            )
         return self
 
     @model_validator(mode="after")

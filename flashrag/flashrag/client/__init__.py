@@ -4,12 +4,12 @@ client.py     pooled requests, bounded in time and attempts, one typed error at 
 balancing.py  several servers: their addresses, their token, and the choice of the next one to ask
 reply.py      the meaning of a server's reply
 health.py     checks once, before anything expensive starts, that a server answers
-controls.py   what a search gives in a control run: nothing, another question's passages, its own result late
+controls.py   what a search gives in a control run: nothing, another question's or query's passages, its own late
 """
 
 from flashrag.client.balancing import PROBE_TIMEOUT_S, check_address, check_addresses
 from flashrag.client.client import RetrievalClient
-from flashrag.client.controls import SearchControl, controlled, different_questions
+from flashrag.client.controls import SearchControl, controlled, different_questions, for_one_question
 from flashrag.client.health import check_server
 from flashrag.config import TOKEN_VARIABLE
 
@@ -23,4 +23,5 @@ __all__ = [
     "check_server",
     "controlled",
     "different_questions",
+    "for_one_question",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from flashrag.client import for_one_question
 from flashrag.dataset import Question
 from flashrag.document import Hit, Passage
 from flashrag.episode import (
@@ -64,7 +65,7 @@ class Trace:
         self._question = question
         self._settings = settings
         self._generator = generator
-        self._retriever = retriever
+        self._retriever = for_one_question(retriever)
         self._watcher = watcher
         self._started = time.perf_counter()
         self._segments: list[Segment] = []

@@ -92,6 +92,12 @@ def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
         ({"search_control": "empty", "method_name": "zero-shot"}, "error", "control", "zero-shot has no searches to c"),
         ({"search_control": "empty", "method_name": "random"}, "error", "control", "random has no searches to control"),
         ({"search_control": "forbidden", "method_name": "naive"}, "error", "control", "naive always searches"),
+        ({"search_control": "stale"}, "warning", "control", "search_control=stale: this run is a control"),
+        ({"search_control": "stale", "method_name": "naive"}, "error", "control", "naive searches once; use search_co"),
+        ({"search_control": "stale", "max_searches": 1}, "error", "control", "max_searches=1 allows at most one sea"),
+        ({"search_control": "stale", "method_name": "iterretgen", "iter_num": 1}, "error", "control", "iter_num=1 all"),
+        ({"search_control": "stale", "method_name": "self-ask", "max_iterations": 1}, "error", "control", "_iterat"),
+        ({"search_control": "stale", "method_name": "self-ask"}, "warning", "control", "stale: this run is a control"),
         ({"metrics": "em,yes_no_acc"}, "warning", "metrics", "yes_no_acc, which applies to none of the 3 questions"),
         ({"metrics": "retrieval_recall", "method_name": "zero-shot"}, "warning", "metrics", "zero-shot finds no pass"),
         ({"metrics": "retrieval_recall", "retrieval_topk": 3}, "warning", "metrics", "retrieval_recall_top5 and sees"),
@@ -139,10 +145,10 @@ def test_forbidden_searches_would_forbid_code_too(facts_of: Callable[..., EvalFa
 
 def test_the_first_prompt_of_a_control_without_passages_has_none(facts_of: Callable[..., EvalFacts], tokenizer: Any):
     prompts = []
-    for control in ("none", "empty"):
-        facts = facts_of({"method_name": "naive", "search_control": control})
+    for control in ("none", "empty", "stale"):
+        facts = facts_of({"method_name": "iterretgen", "search_control": control})
         prompts.append(tokenizer.decode(facts.first_request.prompt))
-    assert [FOUND in prompt for prompt in prompts] == [True, False]
+    assert [FOUND in prompt for prompt in prompts] == [True, False, False]
 
 
 def test_instructions_in_the_user_message_are_told(facts_of: Callable[..., EvalFacts], tokenizer: Any):

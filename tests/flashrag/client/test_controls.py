@@ -5,11 +5,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flashrag.client import SearchControl, controlled
+from flashrag.client import SearchControl, controlled, for_one_question
 from flashrag.client import controls as module
 from flashrag.document import Document, Hit
 from flashrag.errors import UserError
+from flashrag.questions import same_question_key
 
 QUESTIONS = [f"Who was king number {number}?" for number in range(40)]
 
@@ -72,6 +75,39 @@ def test_too_few_questions_to_draw_from():
     same = [*QUESTIONS[:19], "who was KING number 3"]
     with pytest.raises(UserError, match="which has 19 different ones; give at least 20"):
         under(SearchControl.RANDOM, Echo(), questions=same)
+
+
+@pytest.mark.asyncio
+async def test_a_query_finds_the_passages_of_the_last_different_one():
+    client = Echo()
+    shared = under(SearchControl.STALE, client)
+    first, second = for_one_question(shared), for_one_question(shared)
+
+    async def found(search: Any, *queries: str) -> list[list[str]]:
+        return [[hit.document.contents for hit in await search.search_scored(query, 3)] for query in queries]
+
+    # "the wu" asks the same as "Wu": it must not find Wu's passages, whether it comes first or later.
+    queries = ("Wu", "the wu", "Zhou", "Zhou?", "Tang", "Wu")
+    assert await found(first, *queries) == [[], [], ["the wu"], ["the wu"], ["Zhou?"], ["Tang"]]
+    assert await found(second, "Han", "Wu") == [[], ["Han"]], "each question has queries of its own"
+    assert client.asked == [(query, (3,)) for query in ("the wu", "the wu", "Zhou?", "Tang", "Han")]
+    assert await found(for_one_question(shared), "half a sign: \ud83d", "Wu") == [[], ["half a sign: \ud83d"]]
+
+
+@pytest.mark.asyncio
+@given(queries=st.lists(st.sampled_from(["Wu", "wu.", "Zhou", "Tang", "the Tang", ""]), max_size=12))
+async def test_no_query_ever_finds_its_own_passages(queries: list[str]):
+    search = for_one_question(under(SearchControl.STALE, Echo()))
+    for number, query in enumerate(queries):
+        found = [hit.document.contents for hit in await search.search_scored(query)]
+        others = [each for each in queries[:number] if same_question_key(each) != same_question_key(query)]
+        assert found == others[-1:]
+
+
+def test_only_a_control_knows_of_questions():
+    client = Echo()
+    assert for_one_question(client) is client
+    assert for_one_question(None) is None
 
 
 @pytest.mark.asyncio

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flashrag.client import SearchControl, controlled
 from flashrag.config import Config
 from flashrag.dataset import Question
 from flashrag.document import Document, Hit, Passage
@@ -21,6 +22,7 @@ from flashrag.episode import (
     prompt_token_ids,
     steps,
 )
+from flashrag.episode.result import NO_RESULTS
 from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import ReSearchPipeline
@@ -151,6 +153,15 @@ async def test_notices_are_results_without_passages(model: Model):
     notices = [step for step in steps(trajectory) if step.kind is StepKind.RESULT]
     assert notices == [Step(StepKind.RESULT, SEARCH_LIMIT_REACHED)]
     assert trajectory.usage.searches == 0
+
+
+@pytest.mark.asyncio
+async def test_questions_that_run_side_by_side_have_stale_results_of_their_own(model: Model):
+    stale = controlled(Index(), SearchControl.STALE, seed=0, delay_s=1.0, questions=list)
+    pipeline = ReSearchPipeline(Config(), stale, model)
+    for trajectory in await pipeline.run([question("Zhou"), question("Xia"), question("Shang")]):
+        assert [step.text for step in steps(trajectory) if step.kind is StepKind.RESULT] == [NO_RESULTS]
+        assert [call.passages for call in trajectory.calls] == [()]
 
 
 @pytest.mark.asyncio

@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
-from flashrag.client import RetrievalClient
+from flashrag.client import RetrievalClient, SearchControl, controlled
 from flashrag.client.reply import Retryable
 from flashrag.document import Document, Hit, Passage
 from flashrag.episode import (
@@ -314,6 +314,33 @@ def test_an_episode_finds_the_passages_of_another_training_question(
     assert first.calls[0].query == "Hawks"
     assert first.calls[0].passages[0].contents in questions
     assert first.calls[0].passages == second.calls[0].passages
+
+
+def test_each_episode_under_stale_results_has_its_own_queries(tmp_path: Path) -> None:
+    async def find(query: str) -> list[Hit]:
+        return [Hit(Document("1", f"found for {query}"), 1.0)]
+
+    async def run() -> None:
+        shared = controlled(
+            SimpleNamespace(search_scored=find), SearchControl.STALE, seed=0, delay_s=1.0, questions=list
+        )
+        for _ in range(2):
+            loop = make_loop(tmp_path, THINK_AND_SEARCH, " <search> Hulls </search>", ANSWER)
+            loop.client = shared  # as the episodes of a worker share it
+            await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+
+    asyncio.run(run())
+    episodes = list(read_trajectories(tmp_path, "train", step=3))
+    assert len(episodes) == 2
+    for kept in episodes:
+        assert [segment.text for segment in kept.segments[1::2]] == [
+            " <result>\nNo results found.\n</result>",
+            " <result>\nfound for Hawks\n</result>",
+        ]
+        assert [(call.query, [p.contents for p in call.passages]) for call in kept.calls] == [
+            ("Hawks", []),
+            ("Hulls", ["found for Hawks"]),
+        ]
 
 
 def test_a_row_has_the_id_of_its_data_set_or_its_number(tmp_path: Path) -> None:

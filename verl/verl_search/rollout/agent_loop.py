@@ -18,7 +18,7 @@ from uuid import uuid4
 from ray.exceptions import RayError
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from flashrag.client import RetrievalClient, controlled
+from flashrag.client import RetrievalClient, controlled, for_one_question
 from flashrag.document import Hit
 from flashrag.episode import (
     EndReason,
@@ -172,7 +172,7 @@ class SearchAgentLoop(AgentLoopBase):
             episode = await run_episode(
                 shared.prompt_ids(asked["question"]),
                 engine.generate,
-                partial(self._search, clock=clock),
+                partial(self._search, client=for_one_question(self.client), clock=clock),
                 shared.codec,
                 shared.limits,
                 tools=shared.tools,
@@ -208,8 +208,8 @@ class SearchAgentLoop(AgentLoopBase):
             await self.shared.writer.write(replace(trajectory, error=failure))
             raise
 
-    async def _search(self, query: str, clock: EpisodeClock) -> ToolResult:
-        found = await self.shared.outage.wait_out(lambda: self.client.search_scored(query), clock)
+    async def _search(self, query: str, client: SearchClient, clock: EpisodeClock) -> ToolResult:
+        found = await self.shared.outage.wait_out(lambda: client.search_scored(query), clock)
         return ToolResult.ranked(found)
 
 
