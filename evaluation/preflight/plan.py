@@ -44,6 +44,7 @@ def _budgets(facts: EvalFacts) -> str:
     return (
         f"prompt and response {s.generator_max_input_len} tokens, response {s.max_response_tokens}, one result "
         f"{s.max_result_tokens}, {s.max_searches} searches of {s.retrieval_topk} passages"
+        f"{', told in each result' if s.tell_budget else ''}"
     )
 
 

@@ -113,6 +113,7 @@ def control_fits_the_method(facts: EvalFacts) -> Iterator[Finding]:
     settings, method = facts.settings, facts.method
     control = settings.search_control
     given = f"search_control={control}"
+    yield from _budget_is_told(facts)
     if control is SearchControl.NONE:
         return
     if not method.needs_retriever or method is OraclePassagesPipeline:
@@ -129,6 +130,19 @@ def control_fits_the_method(facts: EvalFacts) -> Iterator[Finding]:
         if control is SearchControl.RANDOM:
             different_questions(question.question for question in facts.questions)
         yield warning(f"search_control={control.warning}")
+
+
+def _budget_is_told(facts: EvalFacts) -> Iterator[Finding]:
+    settings = facts.settings
+    if not settings.tell_budget:
+        return
+    if not issubclass(facts.method, EpisodePipeline):
+        yield error(
+            f"tell_budget=true, but {settings.method_name} does not decide when to search; set tell_budget: false, or "
+            "give research, search-o1 or search-r1"
+        )
+    elif settings.max_searches == 0:
+        yield error("tell_budget=true, but no search is allowed, so no result tells it; set tell_budget: false")
 
 
 def _limit_to_one_search(facts: EvalFacts) -> str:

@@ -63,10 +63,15 @@ def _found(trajectory: Trajectory) -> str:
 
 
 def _pairs(runs: Sequence[EvaluatedRun]) -> Iterator[dict[str, Any]]:
-    """Each run without a control beside each control of the same method, model and data set, or zero-shot."""
+    """Each run without a control beside each control of the same method, model and data set, or zero-shot.
+
+    A run whose model was told its budget is a control of one whose model was not; other pairs agree in that.
+    """
     for run, other in product(runs, runs):
         same_method = other.summary["method"] == run.summary["method"]
-        is_control = other.control != SearchControl.NONE and same_method
+        changed = other.control != SearchControl.NONE
+        told, told_alone = other.tells_budget == run.tells_budget, other.tells_budget and not run.tells_budget
+        is_control = same_method and (told if changed else told_alone)
         is_closed_book = other.summary["method"] == "zero-shot" and not same_method
         alike = run.dataset == other.dataset and run.summary.get("served_model") == other.summary.get("served_model")
         shared = run.em_by_id.keys() & other.em_by_id.keys()

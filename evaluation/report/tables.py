@@ -42,6 +42,17 @@ class EvaluatedRun:
         return self.summary.get("search_control", SearchControl.NONE)
 
     @property
+    def tells_budget(self) -> bool:
+        """Whether its results told the model how many searches it had left; runs of before do not say, and did not."""
+        return bool(self.summary.get("tell_budget"))
+
+    @property
+    def conditions(self) -> str:
+        """How its searches differed from the usual ones; empty if they did not."""
+        control = f"control {self.control}" if self.control != SearchControl.NONE else ""
+        return ", ".join(filter(None, (control, "budget told" if self.tells_budget else "")))
+
+    @property
     def num_samples(self) -> int:
         """How many answers there are to each question; runs of before there could be several do not say."""
         return self.summary.get("num_samples", 1)
@@ -89,9 +100,8 @@ def overview_table(runs: Sequence[EvaluatedRun]) -> Table:
 
 
 def _label(run: EvaluatedRun) -> str:
-    """The method, its control, and the save_note that distinguishes runs of the same method."""
-    control = f"control {run.control}" if run.control != SearchControl.NONE else None
-    notes = ", ".join(filter(None, (control, run.summary.get("save_note"))))
+    """The method, its conditions, and the save_note that distinguishes runs of the same method."""
+    notes = ", ".join(filter(None, (run.conditions, run.summary.get("save_note"))))
     return f"{run.summary['method']} ({notes})" if notes else run.summary["method"]
 
 
@@ -129,13 +139,12 @@ def samples_table(runs: Sequence[EvaluatedRun]) -> Table:
 
 
 def curves(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
-    """The runs with a step, in the order of the steps, by data set, split, method, control and the rest of the note."""
+    """The runs with a step, in the order of the steps, by data set, split, method, conditions and note."""
     found: dict[str, list[EvaluatedRun]] = defaultdict(list)
     for run in runs:
         if run.step is not None:
             note = _STEP_NOTE.sub("", run.summary["save_note"])
-            control = f"control {run.control}" if run.control != SearchControl.NONE else None
-            parts = (run.dataset, run.summary.get("split"), run.summary["method"], control, note)
+            parts = (run.dataset, run.summary.get("split"), run.summary["method"], run.conditions, note)
             found[" ".join(filter(None, parts))].append(run)
     return {name: sorted(each, key=lambda run: run.step or 0) for name, each in found.items()}
 
@@ -228,6 +237,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     groups = {"all": summary, **{f"{hops}-hop": row for hops, row in summary.get("by_hops", {}).items()}}
     control = summary.get("search_control", SearchControl.NONE)
     under = f" under search_control={control}" if control != SearchControl.NONE else ""
+    under += " with tell_budget=true" if summary.get("tell_budget") else ""
     lines = [f"{summary['method']} on {summary['dataset']} {summary['split'] or ''}".rstrip() + under]
     for label, group in groups.items():
         lines.append(f"  {label}: n {group['n']}, failed {group['n_failed']}, missing {group['n_missing']}")

@@ -211,6 +211,7 @@ class RunFolder:
             "split": self.settings.split,
             "save_note": self.settings.save_note,
             "search_control": self.settings.search_control,
+            "tell_budget": self.settings.tell_budget,
             "num_samples": self.settings.num_samples,
             **summarize(self._all_trajectories(score)),
             "wall_s": round(sum(s["ended_at"] - s["started_at"] for s in self._environment["sessions"]), 3),

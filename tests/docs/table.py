@@ -166,6 +166,12 @@ TABLE = (
         writes=("outputs/evaluation/hotpotqa_dev_research_empty/summary.json",),
     ),
     Entry(
+        RUN_EVAL + ".*--tell_budget true ",
+        needs=(QUESTIONS, "8000", "8010"),
+        prints="with tell_budget=true",
+        writes=("outputs/evaluation/hotpotqa_dev_research_told/summary.json",),
+    ),
+    Entry(
         RUN_EVAL + ".*--check$",
         needs=(QUESTIONS, "8000", "8010"),
         more="--save_note checked",  # a run that no other command has completed

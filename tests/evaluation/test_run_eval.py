@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from evaluation.run.folder import CONFIG_FILE, read_items
 from evaluation.run_eval import main
 from flashrag.episode import prompt_token_ids, steps
-from flashrag.episode.tool import SEARCH_LIMIT_REACHED
+from flashrag.episode.tool import SEARCH_LIMIT_REACHED, SEARCHES_LEFT
 from flashrag.pipeline import METHODS
 from flashrag.prompts import choose_prompt
 
@@ -297,6 +297,15 @@ def test_a_control_shows_that_the_model_only_remembers(options: dict[str, Any], 
     assert "| kings_dev_research_none | kings_dev_research_empty | 3 | 1 | 0 | 0 | 2 | 1.000 |" in markdown
     assert "| research (control empty, empty) | 33.33" in markdown
     assert "Search or memory" in (out / "report.html").read_text()
+
+
+def test_a_budget_is_told_in_the_words_of_training(options: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert main(flags(**{**options, "save_note": "told"}, tell_budget="true", max_searches=3)) == 0
+    folder = Path(options["save_dir"]) / "kings_dev_research_told"
+    first = next(read_items(folder))
+    assert first.segments[1].text.endswith(f"\n\n{SEARCHES_LEFT.format(left=2)}\n</result>")
+    assert read_json(folder / "summary.json")["tell_budget"] is True
+    assert "research on kings dev with tell_budget=true" in capsys.readouterr().out
 
 
 @pytest.fixture

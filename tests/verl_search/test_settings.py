@@ -174,6 +174,15 @@ def test_forbidden_searches_are_a_limit_of_none() -> None:
         SearchSettings.from_config(composed("research", *INPUT, *tools).search)
 
 
+def test_a_budget_is_told_only_where_there_is_one() -> None:
+    told = SearchSettings.from_config(composed("research", *INPUT, "search.tell_budget=true").search)
+    assert told.limits(9).tell_budget
+    assert not SearchSettings.from_config(composed("research", *INPUT).search).limits(9).tell_budget
+    nothing = ["search.control=forbidden", "search.tell_budget=true"]
+    with pytest.raises(UserError, match=r"search\.control=forbidden allows none; set search\.tell_budget=false"):
+        SearchSettings.from_config(composed("research", *INPUT, *nothing).search)
+
+
 def test_a_stale_result_needs_an_earlier_search() -> None:
     stale = ["search.control=stale", "search.max_searches=1"]
     with pytest.raises(UserError, match=r"max_searches=1 allows one search; raise it, or"):

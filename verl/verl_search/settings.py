@@ -53,6 +53,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
     search_timeout_s: PositiveFloat | None
     episode_timeout_s: PositiveFloat | None
     max_searches: PositiveInt
+    tell_budget: bool
     max_result_tokens: PositiveInt
     python_tool: bool
     prompt_template_name: Annotated[str, AfterValidator(partial(check_template_name, known=DIALECT_OF_TEMPLATE))]
@@ -83,6 +84,11 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
             )
         if self.python_tool and self.control is SearchControl.FORBIDDEN:
             raise UserError("search.control=forbidden forbids the calls of all tools; set search.python_tool=false")
+        if self.tell_budget and self.control is SearchControl.FORBIDDEN:
+            raise UserError(
+                "search.tell_budget=true tells the searches that are left, but search.control=forbidden allows none; "
+                "set search.tell_budget=false"
+            )
         if self.control is SearchControl.STALE and self.max_searches < 2:
             raise UserError(
                 "search.control=stale gives a search the passages of an earlier one, but search.max_searches=1 allows "
@@ -110,6 +116,7 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
             max_searches=0 if self.control is SearchControl.FORBIDDEN else self.max_searches,
             search_timeout_s=self.search_timeout_s,
             episode_timeout_s=self.episode_timeout_s,
+            tell_budget=self.tell_budget,
         )
 
     def reward_function(self) -> RewardFunction:

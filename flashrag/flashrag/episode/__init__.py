@@ -34,7 +34,7 @@ from flashrag.episode.prompt_ids import encode_prompt, prompt_note, prompt_rule,
 from flashrag.episode.record import FAILED, ITERATIONS, Failure, Step, StepKind, Trajectory, Usage, steps
 from flashrag.episode.result import fit_result
 from flashrag.episode.run import run_episode
-from flashrag.episode.tool import MAX_QUERY_CHARS, Tool, ToolResult
+from flashrag.episode.tool import MAX_QUERY_CHARS, Tool, ToolResult, calls_left
 from flashrag.episode.watch import LiveSteps, Piece, Watcher
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "Trajectory",
     "Usage",
     "Watcher",
+    "calls_left",
     "check_invariants",
     "encode_prompt",
     "find_answer",

@@ -74,7 +74,8 @@ class ToolCall:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Budgets of one episode. `max_response_tokens` limits sampled and spliced tokens together, `max_searches` the
-    calls of all tools together, `search_timeout_s` the time of each call. None means no deadline.
+    calls of all tools together, `search_timeout_s` the time of each call. None means no deadline. With `tell_budget`
+    each result ends with the number of calls that are left.
     """
 
     max_response_tokens: int
@@ -82,6 +83,7 @@ class Limits:
     max_searches: int
     search_timeout_s: float | None = None
     episode_timeout_s: float | None = None
+    tell_budget: bool = False
 
 
 class Tokenizer(Protocol):

@@ -30,39 +30,42 @@ def fit_result(
     max_tokens: int,
     control_strings: tuple[str, ...] = (),
     dialect: Dialect = RESEARCH,
+    note: str = "",
 ) -> SplicedResult | None:
     """Render documents into at most `max_tokens` tokens; None if not even an empty result fits.
 
     Whole documents are dropped from the end first; if the first one alone is too long, it is cut at the end of a token.
-    The tags are always intact. Without documents, the result is `NO_RESULTS`.
+    The tags, and our own `note` below the documents, are always intact. Without documents, the result is `NO_RESULTS`.
     """
     harmless = [
         Document(document.id, neutralize(document.contents[:MAX_PASSAGE_CHARS], control_strings, dialect))
         for document in documents
     ]
     for count in range(len(harmless), 0, -1):
-        spliced = _splice(dialect.render_passages(harmless[:count]), encode, dialect)
+        spliced = _splice(dialect.render_passages(harmless[:count]), encode, dialect, note)
         if len(spliced.token_ids) <= max_tokens:
             return spliced
     if not harmless:
-        return fit_notice(NO_RESULTS, encode, max_tokens, dialect)
-    return _cut(dialect.render_passages(harmless[:1]), encode, max_tokens, dialect)
+        return fit_notice(NO_RESULTS, encode, max_tokens, dialect, note)
+    return _cut(dialect.render_passages(harmless[:1]), encode, max_tokens, dialect, note)
 
 
 def fit_notice(
-    message: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect = RESEARCH
+    message: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect = RESEARCH, note: str = ""
 ) -> SplicedResult | None:
-    """Render a message to the model as a result; None if it does not fit into `max_tokens` tokens."""
-    spliced = _splice(neutralize(message, dialect=dialect), encode, dialect)
+    """Render a message to the model, and a note below, as a result; None if it does not fit into `max_tokens`."""
+    spliced = _splice(neutralize(message, dialect=dialect), encode, dialect, note)
     return spliced if len(spliced.token_ids) <= max_tokens else None
 
 
-def _splice(body: str, encode: Callable[[str], list[int]], dialect: Dialect) -> SplicedResult:
-    text = dialect.render_result(body)
+def _splice(body: str, encode: Callable[[str], list[int]], dialect: Dialect, note: str) -> SplicedResult:
+    text = dialect.render_result(f"{body}{dialect.separator}{note}" if note else body)
     return SplicedResult(text, encode(text))
 
 
-def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect) -> SplicedResult | None:
+def _cut(
+    passage: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect, note: str
+) -> SplicedResult | None:
     """The longest prefix of a passage that fits and ends with one of its tokens; None if the bare tags do not fit.
 
     Bisects over characters, then goes back to the end of a token of the whole passage, so that no token is cut in half.
@@ -70,7 +73,7 @@ def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int, dial
     best, low, high = None, 0, len(passage)
     while low <= high:
         middle = (low + high) // 2
-        spliced = _splice(passage[:middle], encode, dialect)
+        spliced = _splice(passage[:middle], encode, dialect, note)
         if len(spliced.token_ids) <= max_tokens:
             best, low = spliced, middle + 1
         else:
@@ -79,6 +82,6 @@ def _cut(passage: str, encode: Callable[[str], list[int]], max_tokens: int, dial
     for end in range(high, max(high - MAX_TOKEN_CHARS, 0), -1):
         head = encode(dialect.open_result(passage[:end]))
         if head == whole[: len(head)]:
-            spliced = _splice(passage[:end], encode, dialect)
+            spliced = _splice(passage[:end], encode, dialect, note)
             return spliced if len(spliced.token_ids) <= max_tokens else best
     return best

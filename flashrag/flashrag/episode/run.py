@@ -24,7 +24,7 @@ from flashrag.episode.episode import (
     check_invariants,
 )
 from flashrag.episode.result import SplicedResult, fit_notice, fit_result
-from flashrag.episode.tool import Ask, Call, Tool, ToolResult, find_call, search_tool
+from flashrag.episode.tool import Ask, Call, Tool, ToolResult, calls_left, find_call, search_tool
 from flashrag.episode.watch import Watcher
 from flashrag.errors import ToolError
 
@@ -141,9 +141,15 @@ class _Run:
         if call.fault is not None:
             fault = call.fault.name.lower()
             episode.calls.append(ToolCall(call.argument, error=fault, tool=call.tool.name))
-            return fit_notice(call.fault.message_for(call.tool), codec.encode_text, max_tokens, codec.dialect)
-        result = await self._ask(call)
-        return fit_result(result.shown, codec.encode_text, max_tokens, codec.control_strings, codec.dialect)
+            message = call.fault.message_for(call.tool)
+            return fit_notice(message, codec.encode_text, max_tokens, codec.dialect, self._note())
+        shown = (await self._ask(call)).shown
+        return fit_result(shown, codec.encode_text, max_tokens, codec.control_strings, codec.dialect, self._note())
+
+    def _note(self) -> str:
+        """The end of the result of the last call, "" if the model is not told its budget."""
+        left = self.limits.max_searches - len(self.episode.calls)
+        return calls_left(self.codec.dialect, left) if self.limits.tell_budget else ""
 
     async def _ask(self, call: Call) -> ToolResult:
         """Call the tool and record the call. Raises `ToolError` and `DeadlinePassed`."""

@@ -15,6 +15,7 @@ from flashrag.episode.dialect import Dialect, Tag
 # Longer than any sensible query, and below the retrieval server's own limit. A longer query is the model's mistake.
 MAX_QUERY_CHARS = 1000
 SEARCH_LIMIT_REACHED = "The limit of searches is reached. No further search is possible."
+SEARCHES_LEFT, CALLS_LEFT = "Searches left: {left}.", "Calls left: {left}."
 
 
 class ToolResult(NamedTuple):
@@ -58,6 +59,11 @@ class Tool:
 def search_tool(dialect: Dialect, search: Ask) -> Tool:
     """The search tool, with the tags of a dialect."""
     return Tool("search", "query", dialect.search, str.strip, search, MAX_QUERY_CHARS, SEARCH_LIMIT_REACHED)
+
+
+def calls_left(dialect: Dialect, left: int) -> str:
+    """The words by which a model is told how many calls it has left; the tools of its dialect share them."""
+    return (CALLS_LEFT if dialect.more_calls else SEARCHES_LEFT).format(left=left)
 
 
 class CallFault(StrEnum):

@@ -117,7 +117,12 @@ class EpisodePipeline(BasicPipeline):
             raise PromptTooLong(
                 f"the prompt has {prompt_tokens} tokens, generator_max_input_len={settings.generator_max_input_len}"
             )
-        return Limits(min(settings.max_response_tokens, room), settings.max_result_tokens, settings.max_searches)
+        return Limits(
+            min(settings.max_response_tokens, room),
+            settings.max_result_tokens,
+            settings.max_searches,
+            tell_budget=settings.tell_budget,
+        )
 
 
 class ReSearchPipeline(EpisodePipeline):

@@ -24,6 +24,7 @@ class PipelineSettings(BaseModel):
     max_response_tokens: int = Field(8192, ge=1, description="sampled and spliced tokens together")
     max_result_tokens: int = Field(2048, ge=1, description="tokens of one spliced result")
     max_searches: int = Field(16, ge=0, description="calls of all tools together")
+    tell_budget: bool = Field(False, description="each result tells the model how many searches it has left")
     python_tool: bool = Field(False, description="research: whether the model can run code (flashrag/tools/python.py)")
     iter_num: int = Field(3, ge=1, description="turns of iterretgen")
     max_iterations: int = Field(8, ge=1, description="rounds of ircot, self-ask and flare")

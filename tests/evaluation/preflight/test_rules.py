@@ -98,6 +98,8 @@ def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
         ({"search_control": "stale", "method_name": "iterretgen", "iter_num": 1}, "error", "control", "iter_num=1 all"),
         ({"search_control": "stale", "method_name": "self-ask", "max_iterations": 1}, "error", "control", "_iterat"),
         ({"search_control": "stale", "method_name": "self-ask"}, "warning", "control", "stale: this run is a control"),
+        ({"tell_budget": "true", "method_name": "naive"}, "error", "control", "naive does not decide when to search"),
+        ({"tell_budget": "true", "max_searches": 0}, "error", "control", "no search is allowed, so no result tells it"),
         ({"metrics": "em,yes_no_acc"}, "warning", "metrics", "yes_no_acc, which applies to none of the 3 questions"),
         ({"metrics": "retrieval_recall", "method_name": "zero-shot"}, "warning", "metrics", "zero-shot finds no pass"),
         ({"metrics": "retrieval_recall", "retrieval_topk": 3}, "warning", "metrics", "retrieval_recall_top5 and sees"),

@@ -103,6 +103,21 @@ def test_what_is_no_control_of_a_run_is_not_paired(other: EvaluatedRun):
     assert search_or_memory([], [evaluated("run", "11"), other])["pairs"] == []
 
 
+def test_a_told_budget_is_a_control_and_two_controls_are_no_pair():
+    def told(name: str, control: str | None = None) -> EvaluatedRun:
+        made = evaluated(name, "10", control=control)
+        return EvaluatedRun(name, {**made.summary, "tell_budget": True}, made.em_by_id)
+
+    runs = [evaluated("run", "11"), evaluated("empty", "10", control="empty"), told("told"), told("both", "empty")]
+    pairs = search_or_memory([], runs)["pairs"]
+    assert [(pair["run"], pair["control_run"]) for pair in pairs] == [
+        ("run", "empty"),
+        ("run", "told"),
+        ("told", "both"),
+    ]
+    assert [run.conditions for run in runs] == ["", "control empty", "budget told", "control empty, budget told"]
+
+
 def test_the_model_s_own_knowledge_is_a_control_of_every_method():
     runs = [evaluated("a", "11"), evaluated("b", "01", "naive"), evaluated("c", "00", "zero-shot")]
     pairs = search_or_memory([], runs)["pairs"]

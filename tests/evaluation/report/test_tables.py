@@ -110,12 +110,14 @@ def test_runs_whose_notes_name_a_step_are_a_curve():
 
 
 def test_runs_that_asked_otherwise_are_other_curves():
-    def changed(**values: str) -> EvaluatedRun:
+    def changed(**values: object) -> EvaluatedRun:
         made = at_step(20)
         return EvaluatedRun(made.name, {**made.summary, **values}, {})
 
     runs = [at_step(20), changed(split="dev"), changed(split="test"), changed(search_control="empty")]
+    runs.append(changed(tell_budget=True))
     names = ["demo research", "demo dev research", "demo test research", "demo research control empty"]
+    names.append("demo research budget told")
     assert list(curves(runs)) == names
 
 

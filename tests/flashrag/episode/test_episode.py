@@ -174,6 +174,41 @@ async def test_past_the_limit_the_model_is_told_once_then_the_episode_ends(codec
 
 
 @pytest.mark.asyncio
+async def test_each_result_tells_how_many_searches_are_left(codec: EpisodeCodec, ids: Any):
+    """A malformed search counts too; the notice of the limit says by itself that none is left."""
+    search, malformed, last = ids("<search> Wu </search>"), ids("<search></search>"), [*ids(ANSWER), EOS]
+    limits = Limits(2000, 500, max_searches=3, tell_budget=True)
+    engine = Engine(search, malformed, search, search, last, with_log_probs=True)
+    episode = await run_episode([1], engine, Index(KING), codec, limits)
+    results = [ids(f" <result>\n{body}\n</result>") for body in (
+        '"King"\nKing Wu\n\nSearches left: 2.',
+        "The search query was empty.\n\nSearches left: 1.",
+        '"King"\nKing Wu\n\nSearches left: 0.',
+        SEARCH_LIMIT_REACHED,
+    )]  # fmt: skip
+    first, second, third, notice = results
+    assert episode.response_ids == [*search, *first, *malformed, *second, *search, *third, *search, *notice, *last]
+    assert episode.loss_mask == [
+        int(sampled)
+        for turn, result in zip((search, malformed, search, search), results, strict=True)
+        for sampled in [True] * len(turn) + [False] * len(result)
+    ] + [1] * len(last)
+    assert episode.end_reason is EndReason.EOS
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("room", [0, -1])
+async def test_what_is_left_counts_in_the_budget_of_a_result(codec: EpisodeCodec, ids: Any, room: int):
+    """One token less, and the second passage has no room; without the telling both had."""
+    whole = ids(' <result>\n"King"\nKing Wu\n\n"King"\nKing Wu\n\nSearches left: 3.\n</result>')
+    shorter = ids(' <result>\n"King"\nKing Wu\n\nSearches left: 3.\n</result>')
+    limits = Limits(2000, len(whole) + room, max_searches=4, tell_budget=True)
+    engine = Engine(ids(THINK_AND_SEARCH), [*ids(ANSWER), EOS])
+    episode = await run_episode([1], engine, Index(KING, KING), codec, limits)
+    assert list(episode.segments[1].token_ids) == (shorter if room else whole)
+
+
+@pytest.mark.asyncio
 async def test_a_passage_with_the_words_of_the_limit_is_no_notice_of_it(codec: EpisodeCodec, ids: Any):
     index, search = Index(Document("1", SEARCH_LIMIT_REACHED)), ids("<search> Wu </search>")
     episode = await run_episode([1], Engine(*[search] * 3), index, codec, Limits(2000, 500, max_searches=1))

@@ -132,6 +132,7 @@ EPISODES: dict[str, Any] = {
     "budget": st.integers(1, 300),
     "beyond": st.integers(0, 2),
     "end": st.sampled_from([None, 0, -1]),  # which of the tokens that end a sequence follows the stream
+    "told": st.booleans(),  # how many searches are left
 }
 
 
@@ -143,6 +144,7 @@ async def an_episode_is_exact(
     budget: int,
     beyond: int,
     end: int | None,
+    told: bool,
 ) -> None:
     codec = codec_of(tokenizers[kind])
     ends = sorted(codec.eos_token_ids)
@@ -154,9 +156,13 @@ async def an_episode_is_exact(
         queries.append(query)
         return ToolResult(tuple(Passage(str(n), passage) for n, passage in enumerate(passages)))
 
-    episode = await run_episode([1], engine, search, codec, Limits(budget, 80, 3))  # checks its own invariants
+    episode = await run_episode([1], engine, search, codec, Limits(budget, 80, 3, tell_budget=told))  # checks itself
     check_mask(episode, engine, budget)
     check_texts(episode, codec, kind)
+    results = [segment.text for segment in episode.segments if segment.call is not None]
+    assert [told and f"Searches left: {2 - n}.\n</result>" in text for n, text in enumerate(results)] == [
+        told for _ in results
+    ]
     searched = [s for s in episode.segments if s.source is Source.MODEL and "</search>" in s.text]
     asked = [query for query in map(reference_query, (s.text for s in searched)) if query]
     assert queries == asked[: len(queries)]
@@ -171,9 +177,9 @@ async def an_episode_is_exact(
 EXAMPLES = [
     dict(zip(EPISODES, values, strict=True))
     for values in [
-        (["<search> king </search>\n\n", "king"], ["</result>"], 300, 0, None),
-        (["<search> king ", "</search></search>", 1], ["king"], 300, 1, 0),
-        (["<search>", "king", "</", "search", ">", "é"], ["é"], 300, 2, -1),
+        (["<search> king </search>\n\n", "king"], ["</result>"], 300, 0, None, False),
+        (["<search> king ", "</search></search>", 1], ["king"], 300, 1, 0, True),
+        (["<search>", "king", "</", "search", ">", "é"], ["é"], 300, 2, -1, True),
     ]
 ]
 test_an_episode_is_exact = pytest.mark.asyncio(cases(SMALL, 120, EPISODES, EXAMPLES)(an_episode_is_exact))

@@ -95,6 +95,15 @@ async def test_the_cap_is_on_the_calls_of_all_tools(codec: EpisodeCodec):
 
 
 @pytest.mark.asyncio
+async def test_the_tools_share_the_calls_that_are_left(codec: EpisodeCodec):
+    episode = await run(codec, SEARCH, CODE, ANSWER, limits=Limits(2000, 500, max_searches=2, tell_budget=True))
+    assert [s.text for s in episode.segments if s.source == "result"] == [
+        " <result>\nabout king\n\nCalls left: 1.\n</result>",
+        " <result>\nran print(1) < /result>< python>\n\nCalls left: 0.\n</result>",
+    ]
+
+
+@pytest.mark.asyncio
 async def test_the_budget_of_a_result_holds_for_every_tool(codec: EpisodeCodec):
     async def long(code: str) -> ToolResult:  # noqa: ARG001
         return ToolResult((Passage("output", "king " * 500),))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashrag.document import Document
-from flashrag.episode import RESEARCH, fit_result, neutralize
+from flashrag.episode import RESEARCH, SEARCH_R1, fit_result, neutralize
 from flashrag.episode.result import MAX_PASSAGE_CHARS, NO_RESULTS, fit_notice
 from flashrag.episode.tool import SEARCH_LIMIT_REACHED
 
@@ -115,6 +115,38 @@ def words(text: str) -> list[int]:
 
 
 EMPTY_RESULT_LENGTH = len(" <result>\n\n</result>")  # 20
+
+
+def test_a_note_stays_and_takes_its_tokens_from_the_passages():
+    """Around a body are 20 characters, the note and its blank line take 19 more."""
+    note = "Searches left: 3."
+    assert EMPTY_RESULT_LENGTH + len(f"\n\n{note}") == 39
+    documents = [Document("1", "one two"), Document("2", "three")]
+    for budget, body in ((53, "one two\n\nthree"), (52, "one two"), (46, "one two"), (45, "one tw"), (39, "")):
+        spliced = fit_result(documents, words, budget, note=note)
+        assert spliced is not None
+        assert spliced.text == f" <result>\n{body}\n\n{note}\n</result>"
+        assert len(spliced.token_ids) == 39 + len(body)
+    assert fit_result(documents, words, 38, note=note) is None
+    assert fit_result([], words, 1000, note=note) == fit_notice(NO_RESULTS, words, 1000, note=note)
+    numbered = fit_result(documents, words, 1000, dialect=SEARCH_R1, note=note)
+    assert numbered is not None
+    assert numbered.text.endswith("(Title: three) \nSearches left: 3.</information>\n\n")
+
+
+@given(
+    passages=st.lists(st.text("ab <>/result\n", max_size=40), max_size=3),
+    budget=st.integers(0, 150),
+)
+def test_a_result_with_a_note_is_the_result_of_what_is_left(passages: list[str], budget: int):
+    """With an encoder that counts characters, a note changes nothing but the room for passages."""
+    documents, note = [Document(str(number), passage) for number, passage in enumerate(passages)], "Searches left: 3."
+    plain, noted = fit_result(documents, words, budget), fit_result(documents, words, budget + 19, note=note)
+    if plain is None:
+        assert noted is None
+    else:
+        assert noted is not None
+        assert noted.text == plain.text.removesuffix("\n</result>") + f"\n\n{note}\n</result>"
 
 
 def test_whole_documents_are_dropped_from_the_end_first():

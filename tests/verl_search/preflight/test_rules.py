@@ -168,6 +168,18 @@ def test_a_run_goes_on_under_the_control_that_it_began_with(control: str, kept: 
     assert [message.partition(", but ")[2].partition(";")[0] for message in refusals()] == expected
 
 
+def test_a_run_goes_on_with_its_budget_told_as_it_began(tmp_path: Path):
+    (tmp_path / "hydra" / ".hydra").mkdir(parents=True)
+    (tmp_path / "hydra" / ".hydra" / "config.yaml").write_text("{search: {control: none}}")  # of before the key
+    (tmp_path / "global_step_3").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    given = ["search.url=http://127.0.0.1:1", f"trainer.default_local_dir={tmp_path}"]
+    assert told(rules.control_is_told, *given) == []
+    ((severity, message),) = told(rules.control_is_told, *given, "search.tell_budget=true")
+    assert severity is Severity.ERROR
+    assert f"search.tell_budget=True, but the run in {tmp_path} has search.tell_budget=False" in message
+
+
 def test_passages_of_other_questions_need_other_questions():
     given = ["search.url=http://127.0.0.1:1", "search.control=random"]
     ((severity, message),) = told(rules.control_is_told, *given, train=asked(19))

@@ -31,6 +31,7 @@ from flashrag.episode import (
     ToolCall,
     Trajectory,
 )
+from flashrag.episode.tool import SEARCHES_LEFT
 from flashrag.errors import ReSearchError, SearchError, ToolError
 from flashrag.reward import JudgeError, RewardError
 from flashrag.tools import PythonSandbox
@@ -341,6 +342,21 @@ def test_each_episode_under_stale_results_has_its_own_queries(tmp_path: Path) ->
             ("Hawks", []),
             ("Hulls", ["found for Hawks"]),
         ]
+
+
+def test_a_told_budget_is_not_trained_on(tmp_path: Path) -> None:
+    async def run() -> tuple[Any, Any]:
+        loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER, overrides=["search.tell_budget=true"])
+        output = await loop.run({"temperature": 1.0, "logprobs": True}, **ROW)
+        return output, loop.server_manager
+
+    output, server = asyncio.run(run())
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    told = f"\n\n{SEARCHES_LEFT.format(left=3)}\n</result>"  # of the demo's four
+    assert kept.segments[1].text.endswith(told)
+    first, spliced, last = (len(segment.token_ids) for segment in kept.segments)
+    assert output.response_mask == [1] * first + [0] * spliced + [1] * last
+    assert (first, last) == (len(server.turns[0]), len(server.turns[1]))
 
 
 def test_a_row_has_the_id_of_its_data_set_or_its_number(tmp_path: Path) -> None:

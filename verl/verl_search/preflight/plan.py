@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from flashrag.document import Document
-from flashrag.episode import EpisodeCodec, fit_result, prompt_rule
+from flashrag.episode import EpisodeCodec, calls_left, fit_result, prompt_rule
 from flashrag.generator import eos_token_ids
 from flashrag.preflight import Plan, gib, without_check
 from flashrag.reward import made_up_texts
@@ -113,7 +113,8 @@ def example(facts: TrainingFacts) -> Text:
     question, dialect = facts.train.questions[0], facts.settings.dialect()
     codec = EpisodeCodec(facts.tokenizer, eos_token_ids(facts.tokenizer, facts.model_path), dialect)
     document = Document("1", '"A title"\nA passage that the search returns.')
-    result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.control_strings, dialect)
+    note = calls_left(dialect, facts.settings.max_searches - 1) if facts.settings.tell_budget else ""
+    result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.control_strings, dialect, note)
     searched, answered = made_up_texts(question.question, question.golden_answers[0], dialect)
     end = () if dialect.stops_at_answer else (min(codec.eos_token_ids),)
     segments = [

@@ -40,7 +40,7 @@ from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, has_critic, kept_checkpoints
 from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer.alarm_watch import configured_rules
-from verl_search.trainer.run_folder import kept_control, last_step
+from verl_search.trainer.run_folder import kept_setting, last_step
 
 COMPARED, LONGEST_COMMON_BEGINNING = 20, 80  # questions; characters
 RAY_SOCKET_NAME = 68  # bytes of "/ray/session_2026-11-26_01-46-22_123456_1234567/sockets/plasma_store"
@@ -82,17 +82,20 @@ def judge_answers(facts: TrainingFacts) -> Iterator[Finding]:
 
 
 def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
-    control = facts.settings.control
+    control, told = facts.settings.control, facts.settings.tell_budget
     if control is SearchControl.RANDOM:
         different_questions(question.question for question in facts.train.questions)
     if control is not SearchControl.NONE:
         yield warning(f"search.control={control.warning}")
-    earlier = kept_control(facts.save_path)
-    if last_step(facts.save_path) is not None and earlier not in (None, control):
-        yield error(
-            f"search.control={control}, but the run in {facts.save_path} has search.control={earlier} and would go on; "
-            "give another save_path"
-        )
+    if last_step(facts.save_path) is None:
+        return
+    for key, value, default in (("control", control, SearchControl.NONE), ("tell_budget", told, False)):
+        earlier = kept_setting(facts.save_path, f"search.{key}", default)
+        if earlier not in (None, value):
+            yield error(
+                f"search.{key}={value}, but the run in {facts.save_path} has search.{key}={earlier} and would go on; "
+                "give another save_path"
+            )
 
 
 def critic_can_go_on(facts: TrainingFacts) -> Iterator[Finding]:

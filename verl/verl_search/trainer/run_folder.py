@@ -36,11 +36,15 @@ def last_step(folder: Path) -> int | None:
 
 def kept_control(folder: Path) -> str | None:
     """The control of searches in the last start of a run, or of a demo's; None if the folder keeps no config of it."""
+    control = kept_setting(folder, "search.control", SearchControl.NONE)
+    return None if control is None else str(control)
+
+
+def kept_setting(folder: Path, key: str, default: object) -> Any:
+    """The value of a key in the last start of a run, `default` if that start had no such key; None as above."""
     places = (place / "hydra" / ".hydra" / "config.yaml" for place in (folder, folder / "training", folder.parent))
     path = next(filter(Path.is_file, places), None)
-    if path is None:
-        return None
-    return str(OmegaConf.select(OmegaConf.load(path), "search.control", default=SearchControl.NONE))
+    return None if path is None else OmegaConf.select(OmegaConf.load(path), key, default=default)
 
 
 class MetricFiles:
