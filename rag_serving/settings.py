@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from flashrag.config import read_yaml_mapping, validated
-from flashrag.retriever import RetrieverSettings
+from flashrag.retriever import GPU_MOST, RetrieverSettings
 
 
 class ServerSettings(RetrieverSettings):
@@ -36,6 +36,12 @@ class ServerSettings(RetrieverSettings):
             raise ValueError(
                 f"retrieval_topk is {self.retrieval_topk}, but max_top_n is {self.max_top_n}; raise the second "
                 "or lower the first"
+            )
+        parts = self.multi_retriever_setting.retriever_list if self.multi_retriever_setting else (self,)
+        if self.max_top_n > GPU_MOST and any(part.faiss_gpu for part in parts):
+            raise ValueError(
+                f"max_top_n is {self.max_top_n}, but faiss_gpu is true, and a search on GPUs finds at most {GPU_MOST} "
+                "passages; lower the first, or set faiss_gpu to false"
             )
         if self.max_batch_queries > self.max_queue_queries:
             raise ValueError(

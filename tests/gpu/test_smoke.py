@@ -51,23 +51,35 @@ print(json.dumps({
     "compiled": float((compiled - torch.softmax(left * 2, -1)).abs().max()),
 }))
 """
-# Normalised vectors, as encoders give them; the same with full precision, and as the server puts an index on GPUs.
+# Normalised vectors, as encoders give them, and queries near some of them: what the GPUs find in an index of each type
+# that they take, put there as the server does, beside what the processors find; and Flat with full precision. The cells
+# of IVF-Flat are found on a GPU.
 FAISS = """
-import json, warnings
+import json, tempfile, warnings
+from pathlib import Path
 warnings.simplefilter("ignore")
 import faiss, numpy
-from flashrag.retriever.faiss_index import on_gpus
+from flashrag.retriever.build.embeddings import Embeddings
+from flashrag.retriever.build.faiss_file import build_index
+from flashrag.retriever.build.faiss_types import plan_index
+from flashrag.retriever.faiss_index import on_gpus, read_index
 draws = numpy.random.default_rng(0)
 vectors, queries = (draws.standard_normal((n, 384), dtype=numpy.float32) for n in (50_000, 200))
+queries += 2 * vectors[:200]
 for rows in (vectors, queries):
     faiss.normalize_L2(rows)
-index = faiss.IndexFlatIP(384)
-index.add(vectors)
-scores, ids = index.search(queries, 10)
-found = {}
-for name, on_device in (("exact", faiss.index_cpu_to_all_gpus(index)), ("served", on_gpus(index))):
-    theirs, their_ids = on_device.search(queries, 10)
-    found[name] = {"same_ids": float((ids == their_ids).mean()), "scores": float(abs(scores - theirs).max())}
+found, path = {}, Path(tempfile.mkdtemp()) / "index"
+for name in ("Flat", "IVF-Flat", "IVF-PQ", "IVF64,SQ8"):
+    build_index(path, plan_index(name, 384, len(vectors)), Embeddings([lambda: vectors]), name == "IVF-Flat")
+    index = read_index(path)
+    scores, ids = index.search(queries, 10)
+    placed = {name: on_gpus(index)} | ({"exact": faiss.index_cpu_to_all_gpus(index)} if name == "Flat" else {})
+    for where, on_device in placed.items():
+        theirs, their_ids = on_device.search(queries, 10)
+        found[where] = {
+            "same_ids": float((ids == their_ids).mean()),
+            "scores": float(abs(scores - theirs).max()),
+        }
 print(json.dumps(found))
 """
 
@@ -168,8 +180,10 @@ def test_faiss(figures: dict[str, Any]) -> None:
     found = last_json(output(RETRIEVAL_PYTHON, "-c", FAISS))
     figures["faiss"] = found
     assert found["exact"]["same_ids"] > 0.999
-    assert found["served"]["same_ids"] > 0.95  # float16: passages of nearly the same score change places
-    assert found["served"]["scores"] < 5e-3
+    for name in found.keys() - {"exact"}:
+        # float16: passages of nearly the same score change places, the more where scores are sums of such numbers
+        assert found[name]["same_ids"] > (0.8 if name == "IVF-PQ" else 0.95), name
+        assert found[name]["scores"] < (2e-2 if name == "IVF-PQ" else 5e-3), name
 
 
 @step()

@@ -26,3 +26,15 @@ def test_unknown_or_contradictory_keys_are_refused(site, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         read_settings(site.with_config(**changes))
     assert "changed.yaml" in str(caught.value)
+
+
+def test_more_documents_than_a_search_on_gpus_finds_are_refused(site):
+    dense = {"retrieval_method": "e5", "retrieval_model_path": "m", "faiss_gpu": True}
+    assert read_settings(site.with_config(**dense, max_top_n=2048)).faiss_gpu
+    with pytest.raises(UserError, match="max_top_n is 2049, but faiss_gpu is true, and a search on GPUs finds at most"):
+        read_settings(site.with_config(**dense, max_top_n=2049))
+    part = {**dense, "index_path": "i", "corpus_path": "c"}
+    hybrid = {"retrieval_method": "hybrid", "index_path": None}
+    setting = {"use_multi_retriever": True, "multi_retriever_setting": {"retriever_list": [part]}}
+    with pytest.raises(UserError, match="max_top_n is 2049, but faiss_gpu is true"):
+        read_settings(site.with_config(**hybrid, **setting, max_top_n=2049))

@@ -18,7 +18,7 @@ Does not cover: asking a retrieval server from an event loop (flashrag.client).
 from flashrag.document import Hit
 from flashrag.retriever.base import Retriever
 from flashrag.retriever.encoder_folder import resolve_model_folder
-from flashrag.retriever.faiss_index import read_index, set_search_depth
+from flashrag.retriever.faiss_index import GPU_MOST, read_index, set_search_depth
 from flashrag.retriever.index_card import read_card
 from flashrag.retriever.loading import (
     PROCESS_VARIABLES,
@@ -33,6 +33,7 @@ from flashrag.retriever.preflight import RETRIEVER_PLAN, RETRIEVER_RULES, Retrie
 from flashrag.retriever.settings import RetrieverSettings
 
 __all__ = [
+    "GPU_MOST",
     "PROCESS_VARIABLES",
     "RETRIEVER_PLAN",
     "RETRIEVER_RULES",

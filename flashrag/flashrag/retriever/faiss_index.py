@@ -15,6 +15,34 @@ if TYPE_CHECKING:
 
 
 WHOLE_INDEX_BYTES = 64 << 20
+GPU_FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
+GPU_IVF = ("IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer")
+GPU_SQ = ("8bit", "8bit_uniform", "4bit", "4bit_uniform", "6bit", "fp16")
+GPU_PQ_BITS = 8
+GPU_PQ_CODES = (
+    1,
+    2,
+    3,
+    4,
+    8,
+    12,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    96,
+)  # for 96 the tables fill 48 KiB, all there is
+GPU_MOST = 2048  # cells that a search looks at, and passages that it finds
+GPU_TYPES = (
+    f"Flat, IVF-Flat, IVF-PQ with {', '.join(map(str, GPU_PQ_CODES))} codes of {GPU_PQ_BITS} bits, and IVF with a "
+    f"scalar quantizer ({', '.join(GPU_SQ)})"
+)
+NO_GPU = "set faiss_gpu to false, to search on the processors, or build one of these with --faiss_type"
 
 
 def is_large(path: Path) -> bool:
@@ -74,14 +102,59 @@ def set_search_depth(index: "faiss.Index", nprobe: int | None, ef_search: int | 
 
 
 def on_gpus(index: "faiss.Index") -> "faiss.Index":
-    """The index in float16, its rows spread over all visible GPUs. Not for several threads at once."""
+    """The index, its rows spread over all visible GPUs: Flat in float16. Not for several threads at once.
+
+    Raises UserError where `check_on_gpus` does, and where faiss fails, as for an index larger than the GPUs' memory.
+    """
     import faiss
 
+    check_on_gpus(index)
     check_gpus("faiss_gpu: true")
     options = faiss.GpuMultipleClonerOptions()
-    options.useFloat16 = True
+    options.useFloat16 = True  # IVF-PQ's tables too, which limits the codes (GPU_PQ_CODES)
     options.shard = True
-    return faiss.index_cpu_to_all_gpus(index, co=options)
+    try:
+        return faiss.index_cpu_to_all_gpus(index, co=options)
+    except RuntimeError as error:
+        reason = " ".join(str(error).rpartition("failed: ")[2].split())
+        raise UserError(
+            f"faiss_gpu: true was given, but faiss cannot put the index on the GPUs ({reason}); GPUs search "
+            f"{GPU_TYPES}, where they have the memory for it; {NO_GPU}"
+        ) from error
+
+
+def check_on_gpus(index: "faiss.Index") -> None:
+    """Raise UserError unless GPUs search an index of this type, dimension and codes. No vector is read.
+
+    Given another one, faiss copies it to the processors or ends the process where there are several GPUs.
+    Source: GpuCloner.cpp, GpuIndexIVFPQ.cu, GpuScalarQuantizer.cuh and IndexUtils.cu of faiss 1.15.
+    """
+    if problem := _gpu_problem(index):
+        raise UserError(f"faiss_gpu: true was given, but {problem}; GPUs search {GPU_TYPES}; {NO_GPU}")
+
+
+def _gpu_problem(index: "faiss.Index") -> str | None:
+    import faiss
+
+    index = faiss.downcast_index(index)
+    while isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
+        index = faiss.downcast_index(index.index)
+    kind = type(index).__name__
+    if kind in GPU_FLAT:
+        return None
+    if kind not in GPU_IVF:
+        return f"the index is a {kind}"
+    if (cells := type(faiss.downcast_index(index.quantizer)).__name__) not in GPU_FLAT:
+        return f"the cells of the {kind} are found by a {cells}, expected a Flat one"
+    if index.nprobe > GPU_MOST:
+        return f"a search of the {kind} looks at {index.nprobe} cells, on GPUs at most {GPU_MOST} (faiss_nprobe)"
+    if kind == "IndexIVFPQ" and (index.pq.nbits != GPU_PQ_BITS or index.pq.M not in GPU_PQ_CODES):
+        return f"the {kind} has {index.pq.M} codes of {index.pq.nbits} bits for {index.d} dimensions"
+    if kind == "IndexIVFPQ" and not index.by_residual:
+        return f"the {kind} has codes of whole vectors, expected of residuals"
+    if kind == "IndexIVFScalarQuantizer" and index.sq.qtype not in [getattr(index.sq, f"QT_{name}") for name in GPU_SQ]:
+        return f"the {kind} has {index.code_size} bytes for {index.d} dimensions, of a kind that is not listed"
+    return None
 
 
 def check_gpus(given: str) -> None:

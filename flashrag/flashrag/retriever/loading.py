@@ -172,10 +172,12 @@ def _load_dense(
 ) -> Retriever:
     from flashrag.retriever.dense import DenseRetriever
     from flashrag.retriever.encoder import Encoder
-    from flashrag.retriever.faiss_index import read_index, set_search_depth
+    from flashrag.retriever.faiss_index import check_on_gpus, is_large, read_index, set_search_depth
 
     if index is None:
         assert settings.index_path is not None, "checked by RetrieverSettings"
+        if settings.faiss_gpu and is_large(settings.index_path):  # before it is read into memory
+            check_on_gpus(read_index(settings.index_path, mmap=True, l2=True))
         index = read_index(settings.index_path, settings.faiss_mmap, l2=True)
         set_search_depth(index, settings.faiss_nprobe, settings.faiss_ef_search)
     explicit_pooling = settings.retrieval_pooling_method or (card.pooling if card else None)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flashrag.config import validated
+from flashrag.retriever.faiss_index import GPU_MOST
 
 CANDIDATES = 100  # of each retriever of a hybrid: reciprocal ranks need more than the few that are kept
 ONE_VALUE = "FlashRAG's; no other value is supported"
@@ -83,7 +84,9 @@ class RetrieverSettings(BaseModel):
     retrieval_use_fp16: bool = Field(True, description="half precision for the encoder, on a GPU only")
     instruction: str | None = Field(None, description="text put before each query; null: as the index was built")
     trust_remote_code: bool = Field(False, description="run Python code that comes in a model folder")
-    faiss_gpu: bool = Field(False, description="search on the GPUs (float16, spread over them); needs faiss-gpu")
+    faiss_gpu: bool = Field(
+        False, description="search on the GPUs, over which a Flat or IVF index is spread; needs faiss-gpu"
+    )
     faiss_mmap: bool = Field(False, description="leave a dense index on the disk; a search pages parts in")
     faiss_nprobe: int | None = Field(None, ge=1, description="cells searched, IVF only; null: as the index says")
     faiss_ef_search: int | None = Field(None, ge=1, description="search depth, HNSW only; null: as the index says")
@@ -167,6 +170,11 @@ def _contradictions(given: RetrieverSettings) -> Iterator[str]:
         if value := getattr(given, key):
             shown = "true" if value is True else value
             yield f"{key} is {shown}, but retrieval_method {kind} uses no faiss; remove {key}"
+    if given.faiss_gpu and given.retrieval_topk > GPU_MOST:
+        yield (
+            f"retrieval_topk is {given.retrieval_topk}, but faiss_gpu is true, and a search on GPUs finds at most "
+            f"{GPU_MOST} passages; lower the first, or set faiss_gpu to false"
+        )
     if given.faiss_gpu and given.faiss_mmap:
         yield "faiss_gpu and faiss_mmap are both true, but an index is on GPUs or on the disk; set one of them to false"
     if given.use_reranker:

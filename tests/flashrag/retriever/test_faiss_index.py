@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flashrag.errors import UserError
-from flashrag.retriever.faiss_index import read_index, set_search_depth
+from flashrag.retriever import faiss_index
+from flashrag.retriever.faiss_index import check_on_gpus, on_gpus, read_index, set_search_depth
 
 DIMENSION, COUNT = 32, 2000
 TYPES = ["Flat", "HNSW16", "IVF16,Flat", "IVF16,PQ8x4", "SQ8"]
@@ -174,3 +175,80 @@ def test_damage_is_refused_or_harmless_and_never_ends_the_process(files, tmp_pat
     assert set(outcomes) <= {"refused", "read"}
     for first in range(0, len(names), len(names) // len(TYPES)):
         assert outcomes[first : first + 17] == ["refused"] * 17, names[first]  # cut inside the header
+
+
+@pytest.mark.parametrize(
+    ("kind", "dimension"),
+    [
+        ("Flat", 768),
+        ("IVF16,Flat", 768),
+        ("IVF16,PQ96np", 768),
+        ("IVF16,PQ96np", 384),
+        ("IVF16,PQ28np", 56),
+        ("IVF16,SQ8", 768),
+        ("IVF16,SQ6", 768),
+        ("IVF16,SQfp16", 768),
+        ("IDMap,Flat", 768),
+        ("OPQ64,IVF16,PQ64np", 768),
+    ],
+)
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
+def test_what_gpus_search_is_taken(kind, dimension, metric):
+    check_on_gpus(faiss.index_factory(dimension, kind, metric))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dimension", "words"),
+    [
+        ("HNSW32", 768, "the index is a IndexHNSWFlat"),
+        ("SQ8", 768, "the index is a IndexScalarQuantizer"),
+        ("SQfp16", 768, "the index is a IndexScalarQuantizer"),
+        ("PQ64np", 768, "the index is a IndexPQ"),
+        ("Flat,RFlat", 768, "the index is a IndexRefineFlat"),
+        ("IDMap,HNSW32", 768, "the index is a IndexHNSWFlat"),
+        ("IVF16,PQ192np", 768, "the IndexIVFPQ has 192 codes of 8 bits for 768 dimensions"),
+        ("OPQ192,IVF16,PQ192np", 768, "the IndexIVFPQ has 192 codes of 8 bits for 768 dimensions"),
+        ("IVF16,PQ36np", 72, "the IndexIVFPQ has 36 codes of 8 bits for 72 dimensions"),
+        ("IVF16,PQ96x4np", 768, "the IndexIVFPQ has 96 codes of 4 bits for 768 dimensions"),
+        ("IVF16,PQ96x4fs", 768, "the index is a IndexIVFPQFastScan"),
+        ("IVF16,SQbf16", 768, "the IndexIVFScalarQuantizer has 1536 bytes for 768 dimensions"),
+        ("IVF16_HNSW8,Flat", 768, "the cells of the IndexIVFFlat are found by a IndexHNSWFlat"),
+    ],
+)
+def test_what_no_gpu_searches_is_refused_before_a_gpu_is_looked_for(kind, dimension, words):
+    with pytest.raises(UserError) as refused:
+        on_gpus(faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT))
+    told = str(refused.value)
+    assert told.startswith(f"faiss_gpu: true was given, but {words}")
+    assert "GPUs search Flat, IVF-Flat, IVF-PQ with 1, 2, 3, 4, 8, " in told
+    assert "set faiss_gpu to false, to search on the processors, or build one of these with --faiss_type" in told
+
+
+def test_more_cells_than_a_gpu_looks_at_are_refused():
+    index = faiss.index_factory(8, "IVF4096,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = 2048
+    check_on_gpus(index)
+    index.nprobe = 2049
+    with pytest.raises(UserError, match=r"IndexIVFFlat looks at 2049 cells, on GPUs at most 2048 \(faiss_nprobe\)"):
+        check_on_gpus(index)
+
+
+def test_codes_of_whole_vectors_are_refused():
+    index = faiss.index_factory(64, "IVF16,PQ16np", faiss.METRIC_INNER_PRODUCT)
+    index.by_residual = False
+    with pytest.raises(UserError, match="has codes of whole vectors, expected of residuals"):
+        check_on_gpus(index)
+
+
+def test_a_failure_of_faiss_on_the_gpus_is_told_in_a_line(monkeypatch):
+    """There is no GPU here: the two functions of faiss that look for one fail as on a machine whose GPU is full."""
+    reason = "Error: 'err == cudaSuccess' failed: Failed to cudaMalloc 60000 bytes\non device 0"
+
+    def full(*_, **__):
+        raise RuntimeError(f"Error in void* allocate(int) at res.cpp:1: {reason}")
+
+    monkeypatch.setattr(faiss_index, "check_gpus", lambda _: None)
+    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", lambda: type("Options", (), {})(), raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", full, raising=False)
+    with pytest.raises(UserError, match=r"the GPUs \(Failed to cudaMalloc 60000 bytes on device 0\); GPUs search Flat"):
+        on_gpus(faiss.IndexFlatIP(8))

@@ -43,6 +43,7 @@ CARD = IndexCard(
         ({"retrieval_method": "remote"}, "remote_retriever_url is not set, but retrieval_method 'remote' needs it"),
         ({"index_path": None}, "index_path is not set, but retrieval_method 'e5' needs it"),
         ({"corpus_path": None}, "corpus_path is not set, but retrieval_method 'e5' needs it"),
+        ({"faiss_gpu": True, "retrieval_topk": 2049}, "retrieval_topk is 2049, but faiss_gpu is true, and a search on"),
         ({"faiss_gpu": True, "faiss_mmap": True}, "faiss_gpu and faiss_mmap are both true"),
         (
             {"retrieval_method": "bm25", "retrieval_model_path": None, "faiss_nprobe": 4},

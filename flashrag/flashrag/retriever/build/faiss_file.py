@@ -21,7 +21,7 @@ from flashrag.retriever.faiss_index import check_gpus, write_index
 FLAT_COUNT_OFFSET = 8  # after the four letters of the type and the dimension as int32
 
 
-def build_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gpus: bool = False) -> dict[str, Any]:
+def build_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gpu: bool = False) -> dict[str, Any]:
     """Write the index of all the vectors to `path`; returns its parameters for the card.
 
     Raises OSError if the disk is full, UserError if the vectors are too few to train on.
@@ -34,7 +34,7 @@ def build_index(path: Path, plan: IndexPlan, embeddings: Embeddings, train_on_gp
     size = training_size(index)
     if size:
         sample = embeddings.sample(size)
-        index = _trained(index, sample, plan, train_on_gpus)
+        _train(index, sample, plan, train_on_gpu)
         values |= {"trained_on": len(sample), "training_seed": SAMPLE_SEED}
         del sample
     for block in _with_progress(embeddings):
@@ -59,18 +59,25 @@ def _write_flat(path: Path, embeddings: Embeddings) -> None:
             file.write(block.data)
 
 
-def _trained(index: faiss.Index, sample: Any, plan: IndexPlan, on_gpus: bool) -> faiss.Index:
-    if on_gpus:
+def _train(index: faiss.Index, sample: Any, plan: IndexPlan, on_gpu: bool) -> None:
+    """Train the index; with `on_gpu` the first GPU finds the cells, which is nearly all of the work."""
+    ivf = faiss.try_extract_index_ivf(index) if on_gpu else None
+    if on_gpu:
         check_gpus("--faiss_gpu")
-        index = faiss.index_cpu_to_all_gpus(index)
     try:
+        if ivf is not None:  # faiss's replicas on several GPUs would each do the whole of it
+            cells = faiss.index_cpu_to_gpus_list(faiss.IndexFlat(ivf.d, ivf.metric_type), gpus=[0])
+            ivf.clustering_index = cells
+            cells.this.own(True)  # the setter takes the ownership away
         index.train(sample)
     except RuntimeError as error:
         reason = str(error).rpartition("failed: ")[2]
         raise UserError(
             f"--faiss_type {plan.faiss_type!r} cannot be trained on {len(sample)} passages ({reason}); use Flat"
         ) from error
-    return faiss.index_gpu_to_cpu(index) if on_gpus else index
+    finally:
+        if ivf is not None:
+            ivf.clustering_index = None
 
 
 def _with_progress(embeddings: Embeddings) -> Any:

@@ -68,7 +68,7 @@ def plan_index(faiss_type: str, dimension: int, count: int) -> IndexPlan:
             # np leaves out the polysemous codes: nothing here reads them, and they take most of the training time.
             return IndexPlan(faiss_type, f"IVF{cells},PQ{_codes(dimension)}np", dimension, note)
     plan = IndexPlan(faiss_type, faiss_type, dimension)
-    cells = _number_of_cells(new_index(plan))
+    cells = number_of_cells(plan)
     if cells > count:
         raise UserError(
             f"--faiss_type {faiss_type!r} cannot be trained on {count} passages: it has {cells} cells; "
@@ -127,7 +127,7 @@ def training_size(index: "faiss.Index") -> int:
     """How many vectors to train on; 0 where the index needs none."""
     if index.is_trained:
         return 0
-    return max(MIN_TRAINING_SAMPLE, TRAINING_PER_CENTROID * _number_of_cells(index))
+    return max(MIN_TRAINING_SAMPLE, TRAINING_PER_CENTROID * _cells_of(index))
 
 
 def index_bytes(plan: IndexPlan, count: int) -> int:
@@ -165,7 +165,12 @@ def parameters(index: "faiss.Index", plan: IndexPlan) -> dict[str, Any]:
     return values
 
 
-def _number_of_cells(index: "faiss.Index") -> int:
+def number_of_cells(plan: IndexPlan) -> int:
+    """The IVF cells, which are trained; 0 where there are none."""
+    return _cells_of(new_index(plan))
+
+
+def _cells_of(index: "faiss.Index") -> int:
     import faiss
 
     ivf = faiss.try_extract_index_ivf(index)

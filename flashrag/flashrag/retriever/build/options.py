@@ -50,7 +50,7 @@ class BuildOptions:
         f"{', '.join(FaissType)}, or any text of faiss's index_factory; Flat is exact; see docs/indexes.md",
         str(FaissType.FLAT), group=DENSE, type=faiss_type_name, metavar="NAME",
     )  # fmt: skip
-    faiss_gpu: bool = flag("train the index on the GPUs; needs faiss-gpu", False, group=DENSE)
+    faiss_gpu: bool = flag("find the cells of an IVF type on the first GPU; needs faiss-gpu", False, group=DENSE)
     embedding_path: Path | None = flag(
         "index these vectors: a folder of --save_embedding, a .npy file, or raw float32 (default: encode the corpus)",
         None, group=DENSE,

@@ -29,7 +29,7 @@ from flashrag.preflight import (
 )
 from flashrag.retriever.build.dense_index import LIBRARIES, kept_vectors, new_manifest
 from flashrag.retriever.build.embeddings import read_embeddings, read_manifest, refuse_other_vectors
-from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, index_bytes, plan_index
+from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, index_bytes, number_of_cells, plan_index
 from flashrag.retriever.build.options import BuildOptions, contradictions
 from flashrag.retriever.encoder_folder import embedding_dimension, most_tokens, pooling_method, resolve_model_folder
 from flashrag.retriever.faiss_index import check_gpus
@@ -171,6 +171,8 @@ def gpus(facts: BuildFacts) -> Iterator[Finding]:
         yield note("--use_fp16 has no effect: this machine shows no GPU")
     if facts.options.faiss_gpu and not facts.options.is_bm25:
         check_gpus("--faiss_gpu")
+        if facts.plan is not None and not number_of_cells(facts.plan):
+            yield note(f"--faiss_gpu has no effect: {facts.plan.faiss_type} has no cells to train")
 
 
 def given_vectors(facts: BuildFacts) -> None:

@@ -26,7 +26,7 @@ from flashrag.retriever.encoder_folder import (
     pooling_method,
     resolve_model_folder,
 )
-from flashrag.retriever.faiss_index import is_large, read_index, set_search_depth
+from flashrag.retriever.faiss_index import check_on_gpus, is_large, read_index, set_search_depth
 from flashrag.retriever.index_card import IndexCard, find_index, path_bytes, read_card
 from flashrag.retriever.loading import check_assets
 from flashrag.retriever.preflight.corpus import cache_bytes, look_at_corpus, unread
@@ -108,8 +108,10 @@ class PartFacts:
         import faiss
 
         path, _ = self.paths[0], self.card  # found, and as long as its card says
-        index = read_index(path, mmap=is_large(path))
+        index = read_index(path, mmap=is_large(path), l2=True)
         set_search_depth(index, self.settings.faiss_nprobe, self.settings.faiss_ef_search)
+        if self.settings.faiss_gpu:
+            check_on_gpus(index)
         return Shape(type(faiss.downcast_index(index)).__name__, index.ntotal, index.d)
 
     @fact

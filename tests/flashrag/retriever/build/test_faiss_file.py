@@ -85,4 +85,37 @@ def test_training_on_gpus_without_one_is_refused(tmp_path, embeddings):
     if getattr(faiss, "get_num_gpus", lambda: 0)() > 0:
         pytest.skip("faiss sees a GPU here")
     with pytest.raises(UserError, match="--faiss_gpu was given, but this faiss sees no GPU"):
-        build_index(tmp_path / "index", plan_index("IVF-Flat", 16, 12_000), embeddings, train_on_gpus=True)
+        build_index(tmp_path / "index", plan_index("IVF-Flat", 16, 12_000), embeddings, train_on_gpu=True)
+
+
+@pytest.mark.parametrize("faiss_type", ["IVF-Flat", "IVF-PQ", "OPQ8,IVF16,PQ8np", "IVF16_HNSW8,Flat", "SQ8"])
+def test_the_cells_are_found_on_one_gpu_and_are_those_that_a_cpu_finds(tmp_path, embeddings, monkeypatch, faiss_type):
+    """A CPU index stands for the GPU's here. faiss finds cells by an index of their own, whatever the type is."""
+    asked = []
+
+    def to_gpus(index, gpus):
+        asked.append((type(index).__name__, gpus))
+        return index
+
+    monkeypatch.setattr(faiss, "index_cpu_to_gpus_list", to_gpus, raising=False)
+    monkeypatch.setattr("flashrag.retriever.build.faiss_file.check_gpus", lambda _: None)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        plan = plan_index(faiss_type, 16, 12_000)
+        for name, on_gpu in (("cpu", False), ("gpu", True)):
+            build_index(tmp_path / name, plan, embeddings, on_gpu)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    assert asked == ([] if faiss_type == "SQ8" else [("IndexFlat", [0])])
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "gpu").read_bytes()
+
+
+def test_a_gpu_that_fails_in_training_is_told(tmp_path, embeddings, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("Error in allocate: 'err' failed: Failed to cudaMalloc 60000 bytes")
+
+    monkeypatch.setattr(faiss, "index_cpu_to_gpus_list", full, raising=False)
+    monkeypatch.setattr("flashrag.retriever.build.faiss_file.check_gpus", lambda _: None)
+    with pytest.raises(UserError, match=r"cannot be trained on 12000 passages \(Failed to cudaMalloc 60000 bytes\)"):
+        build_index(tmp_path / "index", plan_index("IVF-Flat", 16, 12_000), embeddings, train_on_gpu=True)

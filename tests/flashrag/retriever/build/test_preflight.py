@@ -108,6 +108,16 @@ def test_gpus_that_are_not_there(flags, monkeypatch):
     ]
 
 
+def test_a_type_without_cells_is_not_trained_on_gpus(flags, monkeypatch):
+    monkeypatch.setattr("flashrag.retriever.build.preflight.check_gpus", lambda _: None)
+    (finding,) = found(flags("--faiss_gpu", "--faiss_type", "SQ8"))
+    assert (finding.severity, finding.message) == (
+        Severity.NOTE,
+        "--faiss_gpu has no effect: SQ8 has no cells to train",
+    )
+    assert found(flags("--faiss_gpu", "--faiss_type", "IVF2,Flat")) == []
+
+
 @pytest.mark.parametrize(
     ("faiss_type", "words"),
     [

@@ -3,13 +3,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import pytest
 
 from flashrag.preflight import Finding, Severity, examine
 from flashrag.retriever.index_card import IndexCard, card_path
 from flashrag.retriever.index_shards import main as split
 from flashrag.retriever.preflight.part import PART_RULES, PartFacts, Shape
-from tests.flashrag.retriever.preflight.conftest import Files, write_corpus, write_index
+from tests.flashrag.retriever.preflight.conftest import DIMENSION, Files, write_corpus, write_index
 
 
 def found(files: Files, sharded: bool = False, **changes: Any) -> list[Finding]:
@@ -88,6 +89,19 @@ def test_an_index_of_another_corpus_does_not_fit(files):
 
 def test_a_search_depth_that_the_index_lacks_is_told(files):
     assert "faiss_nprobe: 4 was given, but the index is a IndexFlat" in errors(files, faiss_nprobe=4)["retriever.index"]
+
+
+def test_an_index_that_no_gpu_searches_is_told(files):
+    write_index(files.index, kind="HNSW4")
+    told = errors(files, faiss_gpu=True)["retriever.index"]
+    assert told.startswith("faiss_gpu: true was given, but the index is a IndexHNSWFlat; GPUs search Flat, IVF-Flat")
+    assert errors(files) == {}
+
+
+def test_an_index_of_squared_distances_fits(files):
+    faiss.write_index(faiss.index_factory(DIMENSION, "Flat", faiss.METRIC_L2), str(files.index))
+    assert "measures metric" not in errors(files).get("retriever.index", "")
+    assert PartFacts(files.settings()).index == Shape("IndexFlatL2", 0, DIMENSION)
 
 
 def test_longer_queries_than_the_encoder_takes_are_warned_about(files):
