@@ -19,24 +19,8 @@ GPU_FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
 GPU_IVF = ("IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer")
 GPU_SQ = ("8bit", "8bit_uniform", "4bit", "4bit_uniform", "6bit", "fp16")
 GPU_PQ_BITS = 8
-GPU_PQ_CODES = (
-    1,
-    2,
-    3,
-    4,
-    8,
-    12,
-    16,
-    20,
-    24,
-    28,
-    32,
-    40,
-    48,
-    56,
-    64,
-    96,
-)  # for 96 the tables fill 48 KiB, all there is
+# With 96 the tables fill 48 KiB, all that there is.
+GPU_PQ_CODES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 GPU_MOST = 2048  # cells that a search looks at, and passages that it finds
 GPU_TYPES = (
     f"Flat, IVF-Flat, IVF-PQ with {', '.join(map(str, GPU_PQ_CODES))} codes of {GPU_PQ_BITS} bits, and IVF with a "
