@@ -29,6 +29,7 @@ class Encoder:
         load = partial(_load, folder, pooling, key, trust_remote_code)
         self._runner = ModelRunner(load, _unit_vectors, folder, max_length, use_fp16, key)
         self.dimension: int = self._runner.model.get_embedding_dimension()
+        self.device_count = self._runner.device_count
 
     def cut_at(self, max_length: int) -> None:
         """Cut off the texts from here on at so many tokens; not while another thread encodes."""

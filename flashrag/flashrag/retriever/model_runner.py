@@ -1,10 +1,10 @@
 """Runs a sentence-transformers model from any number of threads at once. Importing this module loads torch.
 
-On GPUs there is one copy per device, and callers take turns. On the CPU a batch is cut into small forward passes
-of one core each, which run side by side, at most one for each core whatever the number of models and of callers: a
-small model gains little from several cores inside one pass, and OpenMP threads that wait for one another while other
-threads want the cores make it ten times slower. Padding costs computing time, so inputs of similar length share a pass;
-all passes cost about the same, so that the cores finish together.
+On GPUs there is one copy per device, and the batches of all callers share the devices, one on each at a time. On the
+CPU a batch is cut into small forward passes of one core each, which run side by side, at most one for each core
+whatever the number of models and of callers: a small model gains little from several cores inside one pass, and OpenMP
+threads that wait for one another while other threads want the cores make it ten times slower. Padding costs computing
+time, so inputs of similar length share a pass; all passes cost about the same, so that the cores finish together.
 Only one thread tokenizes at a time: a fast tokenizer keeps truncation and padding as state, and raises "Already
 borrowed" when two threads set it. Tokenizing takes a hundredth of the time of the forward passes.
 Does not cover: the models (encoder.py, reranker.py).
@@ -58,11 +58,13 @@ class ModelRunner:
     ) -> None:
         gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         self._on_gpus = bool(gpus)
+        self._pool = ThreadPoolExecutor(len(gpus), "forward") if gpus else cpu_pool()
         try:
             self._models = {device: load(device=device).eval() for device in gpus or [CPU]}
         except LOAD_ERRORS as error:
             raise UserError(f"{key}: the model in {folder} cannot be loaded ({_reason(error)})") from error
         self.model = next(iter(self._models.values()))
+        self.device_count = len(self._models)
         self._read = read
         self._tokenizing = threading.Lock()
         self._free: queue.SimpleQueue[str] = queue.SimpleQueue()  # a GPU takes one pass at a time, the CPU many
@@ -86,8 +88,7 @@ class ModelRunner:
         lengths = features["attention_mask"].sum(dim=1).tolist()
         batches = by_length(lengths, 1, batch_size) if self._on_gpus else cpu_passes(lengths, batch_size)
         features_of_batches = (rows_of(features, batch) for batch in batches)
-        outputs = (map if self._on_gpus else cpu_pool().map)(self._forward, features_of_batches)
-        rows = np.concatenate(list(outputs))
+        rows = np.concatenate(list(self._pool.map(self._forward, features_of_batches)))
         result = np.empty_like(rows)
         result[np.concatenate(batches)] = rows
         return result

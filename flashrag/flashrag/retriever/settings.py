@@ -90,7 +90,9 @@ class RetrieverSettings(BaseModel):
     faiss_mmap: bool = Field(False, description="leave a dense index on the disk; a search pages parts in")
     faiss_nprobe: int | None = Field(None, ge=1, description="cells searched, IVF only; null: as the index says")
     faiss_ef_search: int | None = Field(None, ge=1, description="search depth, HNSW only; null: as the index says")
-    gpu_id: str | int | None = Field(None, description="CUDA_VISIBLE_DEVICES for this process")
+    gpu_id: str | int | None = Field(
+        None, description="the GPUs for models and index, as in CUDA_VISIBLE_DEVICES; null: all"
+    )
 
     use_multi_retriever: bool = Field(False, description="search with several retrievers and fuse their results")
     multi_retriever_setting: MultiRetrieverSetting | None = Field(None, description="which retrievers, and how")

@@ -1,5 +1,6 @@
 import json
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations_with_replacement, pairwise
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import BertModel, BertTokenizer, RobertaConfig, RobertaModel
 
 from flashrag.errors import UserError
-from flashrag.retriever.encoder import Encoder, has_pooler
+from flashrag.retriever.encoder import Encoder, _load, has_pooler
 from flashrag.retriever.encoder_folder import embedding_dimension, most_tokens, own_pooling, resolve_model_folder
 from flashrag.retriever.model_runner import by_length, cpu_passes
 
@@ -40,6 +41,25 @@ def test_eight_threads_get_what_one_gets(encoder):
     alone = dict(zip(QUESTIONS, (encoder.encode([question], "", 1)[0] for question in QUESTIONS), strict=True))
     for some, vectors in together:
         assert vectors == pytest.approx(np.stack([alone[question] for question in some]), abs=1e-5)
+
+
+def test_all_gpus_encode_at_once(encoder, folder, monkeypatch):
+    """Two copies on the CPU stand for two GPUs. The first batch waits until there is one on the other GPU, too."""
+    both, used = threading.Barrier(2), []
+
+    def put(features, device):
+        used.append(device)
+        if len(used) <= 2:
+            both.wait(timeout=30)
+        return features
+
+    monkeypatch.setattr("flashrag.retriever.encoder._load", lambda *given, **_: _load(*given, device="cpu"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("flashrag.retriever.model_runner.batch_to_device", put)
+    two = Encoder(folder, "mean", 128, False, "retrieval_model_path")
+    vectors = two.encode(QUESTIONS, "", 6)
+    assert (two.device_count, {*used}, sorted(used[:2])) == (2, {"cuda:0", "cuda:1"}, ["cuda:0", "cuda:1"])
+    assert vectors == pytest.approx(encoder.encode(QUESTIONS, "", 6), abs=1e-5)
 
 
 def test_vectors_are_those_of_sentence_transformers(encoder, folder):

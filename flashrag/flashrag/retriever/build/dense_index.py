@@ -34,7 +34,9 @@ from flashrag.system.machine import library_versions
 if TYPE_CHECKING:
     from flashrag.retriever.encoder import Encoder
 
-BATCHES_PER_CHUNK = 4  # a chunk is sorted by length before it is cut into batches: less padding, the same vectors
+BATCHES_PER_CHUNK = (
+    4  # for each device; a chunk is sorted by length before it is cut into batches: less padding, the same vectors
+)
 MIN_COSINE = 0.99  # of a given vector and our own for the same passage; allows for half precision
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transformers")
 
@@ -151,7 +153,7 @@ def _encoder(options: BuildOptions, manifest: Manifest, model_folder: Path) -> "
 def _vectors(
     corpus: Corpus, rows: range, encoder: "Encoder", manifest: Manifest, batch_size: int, bar: tqdm
 ) -> Iterator[np.ndarray]:
-    size = batch_size * BATCHES_PER_CHUNK
+    size = batch_size * BATCHES_PER_CHUNK * encoder.device_count
     for start in range(rows.start, rows.stop, size):
         texts = corpus.contents(start, min(start + size, rows.stop))
         vectors = encoder.encode(texts, manifest.passage_instruction, batch_size)

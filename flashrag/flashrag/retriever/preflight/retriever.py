@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashrag.preflight import Finding, MachineFacts, error, examine, fact, gathered, gib, warning
+from flashrag.preflight import Finding, MachineFacts, error, examine, fact, gathered, gib, note, warning
 from flashrag.retriever.encoder_folder import most_tokens, resolve_model_folder
 from flashrag.retriever.faiss_index import check_gpus
 from flashrag.retriever.index_card import path_bytes
@@ -85,6 +85,8 @@ def _gpus(facts: RetrieverFacts) -> Iterator[Finding]:
     numbers = [int(name) for name in str(given or 0).split(",") if name.strip().isdecimal()] if facts.gpus else []
     if beyond := [number for number in numbers if number >= facts.gpus]:
         yield error(f"gpu_id is {given!r}, but there is no GPU {beyond[0]}; this machine has 0 to {facts.gpus - 1}")
+    if given is None and facts.gpus and (facts.reranker or any(part.encoder for part in facts.parts)):
+        yield note(f"gpu_id is not set: models are put on all {facts.gpus} GPUs; name those that the server may take")
     if any(part.settings.faiss_gpu for part in facts.parts):
         check_gpus("faiss_gpu: true")
 

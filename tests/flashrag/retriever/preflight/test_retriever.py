@@ -69,6 +69,12 @@ def test_an_index_larger_than_the_memory_is_refused_unless_it_stays_on_the_disk(
         (0, 0, Severity.WARNING, "shows no GPU"),
         ("0,2", 2, Severity.ERROR, "gpu_id is '0,2', but there is no GPU 2; this machine has 0 to 1"),
         ("GPU-1234", 2, None, ""),
+        (
+            None,
+            8,
+            Severity.NOTE,
+            "gpu_id is not set: models are put on all 8 GPUs; name those that the server may take",
+        ),
         (None, 0, None, ""),
     ],
 )
