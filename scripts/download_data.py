@@ -1,12 +1,13 @@
 """Fetch question sets from FlashRAG's data set repository: `python scripts/download_data.py hotpotqa --data_dir data`.
-`download_data.py prompts` fetches prompts instead (published_prompts.py).
+`download_data.py prompts` fetches prompts instead (published_prompts.py), `download_data.py retrieval` a corpus, its
+index and its encoder (published_retrieval.py).
 
 Each file is fetched by huggingface_hub (which resumes a broken download and takes a mirror from HF_ENDPOINT), then
 checked before it gets its name: size and, where the hub states it, sha256; every line; the number of questions that
 FlashRAG's README gives. `{data_dir}/data.lock.json` records what came the first time (trust on first use), and a later
 fetch must match it. No checksum of the repository is shipped with this project: none could be verified here. The hub is
 asked for every missing file before the first is fetched.
-Does not cover: original files (convert_data.py), corpora and indexes.
+Does not cover: original files (convert_data.py).
 """
 
 import hashlib
@@ -14,10 +15,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -46,11 +45,10 @@ from flashrag.preflight import (
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 from flashrag.system.network import direct_environment
-from scripts import published_prompts
-from scripts.hub import hub_errors
+from scripts import published_prompts, published_retrieval
+from scripts.hub import HubFile, Stated
 from scripts.published_prompts import PROGRAM
 
-HUB_ANSWER_S = 5.0
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 REMEDY = (
     "Without access to the hub, name a mirror (--endpoint, HF_ENDPOINT), copy the file to the data folder, or convert "
@@ -58,7 +56,6 @@ REMEDY = (
 )
 ALL = "all"
 _LOCK = "data.lock.json"
-_SHA256_DIGITS = 64  # the hub's etag of a large file is its sha256; that of a small one is git's, which says less
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +74,14 @@ _LOCKED_FILES = TypeAdapter(dict[str, LockedFile])
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    if list(arguments[:1]) == [published_prompts.NAME]:
-        return published_prompts.main(arguments[1:])
+    for other in (published_prompts, published_retrieval):
+        if list(arguments[:1]) == [other.NAME]:
+            return other.main(arguments[1:])
     parser = CommandParser(
         prog=PROGRAM,
         description="Download question sets from FlashRAG's data set repository.",
-        epilog=f"Prompts that other projects published: {PROGRAM} {published_prompts.NAME} --help.",
+        epilog=f"Prompts that other projects published: {PROGRAM} {published_prompts.NAME} --help. Corpus, index and "
+        f"encoder: {PROGRAM} {published_retrieval.NAME} --help.",
     )
     add = parser.add_argument_group("what to download").add_argument
     add("datasets", nargs="+", metavar="DATASET", help=f"{', '.join(DATASETS)}, or {ALL}")
@@ -102,14 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in facts.names:
         print(fetch(name, facts.data_dir, facts.lock_path, facts.revision, facts.endpoint), flush=True)
     return 0
-
-
-class Stated(NamedTuple):
-    """What the hub says of a file."""
-
-    size_bytes: int
-    commit: str | None
-    sha256: str | None
 
 
 class DownloadFacts(MachineFacts):
@@ -151,7 +142,7 @@ class DownloadFacts(MachineFacts):
 
         def ask(name: str) -> Stated | UserError:
             try:
-                return ask_hub(name, self.revision, self.endpoint)
+                return _on_hub(name, self.revision, self.endpoint).ask()
             except UserError as reason:
                 return reason
 
@@ -227,7 +218,8 @@ def fetch(name: str, data_dir: Path, lock_path: Path, revision: str, endpoint: s
     if target.exists():
         return _describe_present(target, locked, lock_path)
     downloads = data_dir / ".download"  # a broken download stays here, to be resumed
-    path, stated = _download(name, downloads, revision, endpoint)
+    on_hub = _on_hub(name, revision, endpoint)
+    stated, path = on_hub.ask(), on_hub.download(downloads)
     try:
         fetched = describe(path, stated.commit)
         if stated.sha256 not in (None, fetched.sha256):
@@ -272,34 +264,8 @@ def _check_locked(found: LockedFile, locked: LockedFile, path: Path, remedy: str
         raise UserError(f"{path} has {found.size_bytes} bytes with sha256 {found.sha256}; {expected}; {remedy}")
 
 
-def ask_hub(name: str, revision: str, endpoint: str | None) -> Stated:
-    """What the hub, or the mirror at `endpoint`, states of a file; raises `UserError` if it cannot be fetched."""
-    from huggingface_hub import get_hf_file_metadata
-
-    with _told_for(name, revision, endpoint):
-        stated = get_hf_file_metadata(_url(name, revision, endpoint), endpoint=endpoint, timeout=HUB_ANSWER_S)
-    etag = stated.etag or ""
-    return Stated(stated.size or 0, stated.commit_hash, etag if len(etag) == _SHA256_DIGITS else None)
-
-
-def _download(name: str, folder: Path, revision: str, endpoint: str | None) -> tuple[Path, Stated]:
-    """The file below `folder`, its size checked, and what the hub states of it."""
-    from huggingface_hub import hf_hub_download
-
-    stated = ask_hub(name, revision, endpoint)
-    with _told_for(name, revision, endpoint):
-        where = {"repo_type": "dataset", "revision": revision, "endpoint": endpoint}
-        return Path(hf_hub_download(REPOSITORY, name, local_dir=folder, **where)), stated
-
-
-def _told_for(name: str, revision: str, endpoint: str | None) -> AbstractContextManager[None]:
-    return hub_errors(name, REMEDY, source=f"{REPOSITORY} at {revision!r}", url=_url(name, revision, endpoint))
-
-
-def _url(name: str, revision: str, endpoint: str | None) -> str:
-    from huggingface_hub import hf_hub_url
-
-    return hf_hub_url(REPOSITORY, name, repo_type="dataset", revision=revision, endpoint=endpoint)
+def _on_hub(name: str, revision: str, endpoint: str | None) -> HubFile:
+    return HubFile(REPOSITORY, "dataset", revision, name, endpoint, REMEDY)
 
 
 def read_lock(path: Path) -> dict[str, LockedFile]:
