@@ -34,9 +34,8 @@ from flashrag.system.machine import library_versions
 if TYPE_CHECKING:
     from flashrag.retriever.encoder import Encoder
 
-BATCHES_PER_CHUNK = (
-    4  # for each device; a chunk is sorted by length before it is cut into batches: less padding, the same vectors
-)
+# For each device. A chunk is sorted by length before it is cut into batches: less padding, the same vectors.
+BATCHES_PER_CHUNK = 4
 MIN_COSINE = 0.99  # of a given vector and our own for the same passage; allows for half precision
 LIBRARIES = ("faiss-cpu", "faiss-gpu", "sentence-transformers", "torch", "transformers")
 
