@@ -64,7 +64,7 @@ def parse_options(argv: Sequence[str]) -> AskOptions:
         overrides["remote_retriever_url"] = LATER
     if keys.get("search_control") == "random":
         raise UserError(
-            "search_control=random draws from the questions of a whole run; use empty, stale, delayed or forbidden, or "
+            "search_control=random draws from the questions of a whole run; use another control, or "
             "evaluation/run_eval.py"
         )
     if given["page"] is not None:

@@ -21,7 +21,7 @@ from evaluation.run.auto_serve import check_auto_serve, is_model, server_options
 from evaluation.run.folder import NOT_ASKED, RunFolder
 from evaluation.scores.scoring import RECALL, score_trajectory
 from evaluation.settings import EvalSettings
-from flashrag.client import SearchControl
+from flashrag.client import SearchControl, controlled
 from flashrag.dataset import Question, find_split, sample_questions
 from flashrag.errors import ReSearchError, UserError
 from flashrag.generator import eos_token_ids, load_tokenizer
@@ -166,7 +166,9 @@ class EvalFacts(MachineFacts):
         assert self.applicable is not None, "the metadata can be read"
         generator = Recorder(self.tokenizer, self.eos_ids) if self.method.needs_generator else None
         control = self.settings.search_control
-        found = FoundPassage(nothing=control in (SearchControl.EMPTY, SearchControl.STALE))  # of the first search
+        if control in (SearchControl.RANDOM, SearchControl.DELAYED):  # a passage is found all the same
+            control = SearchControl.NONE
+        found = controlled(FoundPassage(), control, seed=0, delay_s=0.0, questions=list)
         pipeline = self.method(self.settings, found, generator)
         pipeline.prepare(self.questions)
         return pipeline

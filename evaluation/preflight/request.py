@@ -55,13 +55,10 @@ class Recorder:
 
 
 class FoundPassage:
-    """Stands for a retriever: finds a passage with the query as its title, or nothing."""
-
-    def __init__(self, nothing: bool = False) -> None:
-        self.nothing = nothing
+    """Stands for a retriever: finds a passage with the query as its title."""
 
     async def search_scored(self, query: str, top_n: int) -> list[Hit]:  # noqa: ARG002 (the retriever's interface)
-        return [] if self.nothing else [Hit(Document("0", f'"{query}"\n{FOUND}'), 0.0)]
+        return [Hit(Document("0", f'"{query}"\n{FOUND}'), 0.0)]
 
 
 def first_request(pipeline: BasicPipeline, question: Question) -> Request | None:

@@ -119,11 +119,14 @@ def control_fits_the_method(facts: EvalFacts) -> Iterator[Finding]:
     if not method.needs_retriever or method is OraclePassagesPipeline:
         instead = "give another method, or search_control=none"
         yield error(f"{given}, but {settings.method_name} has no searches to control; {instead}")
-    elif control is SearchControl.FORBIDDEN and not issubclass(method, EpisodePipeline):
-        instead = "use search_control=empty, or --method_name zero-shot"
+    elif control in (SearchControl.FORBIDDEN, SearchControl.FORCED) and not issubclass(method, EpisodePipeline):
+        forced = control is SearchControl.FORCED
+        instead = "leave the control out" if forced else "use search_control=empty, or --method_name zero-shot"
         yield error(f"{given}, but {settings.method_name} always searches; {instead}")
     elif control is SearchControl.FORBIDDEN and settings.python_tool:
         yield error(f"{given} forbids the calls of all tools; set python_tool: false")
+    elif control is SearchControl.FORCED and settings.max_searches == 0:
+        yield error(f"{given}, but max_searches=0 allows no search; raise it")
     elif control is SearchControl.STALE and (limit := _limit_to_one_search(facts)):
         yield error(f"{given} gives a search the passages of an earlier one, but {limit}; use search_control=empty")
     else:

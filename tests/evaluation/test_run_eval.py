@@ -308,6 +308,15 @@ def test_a_budget_is_told_in_the_words_of_training(options: dict[str, Any], caps
     assert "research on kings dev with tell_budget=true" in capsys.readouterr().out
 
 
+def test_a_forced_search_is_kept_apart_from_what_the_model_wrote(options: dict[str, Any]):
+    assert main(flags(**{**options, "save_note": "forced"}, search_control="forced")) == 0
+    first = next(read_items(Path(options["save_dir"]) / "kings_dev_research_forced"))
+    assert [segment.source for segment in first.segments][:2] == ["forced", "result"]
+    assert first.segments[0].text == f" <search> {first.question} </search>"
+    assert first.calls[0].query == first.question
+    assert first.usage.searches == len(first.calls)
+
+
 @pytest.fixture
 def sampled(tokenizer: Any, serve: Callable[[Any], str], options: dict[str, Any]) -> dict[str, Any]:
     """The flags of a run of zero-shot with four answers to each question: two right ones to a, one to c."""

@@ -183,6 +183,12 @@ def test_a_budget_is_told_only_where_there_is_one() -> None:
         SearchSettings.from_config(composed("research", *INPUT, *nothing).search)
 
 
+def test_a_forced_search_is_never_trained_on() -> None:
+    trained = ["search.control=forced", "search.mask_results=false"]
+    with pytest.raises(UserError, match=r"did not sample, which search\.mask_results=false would train on; set search"):
+        SearchSettings.from_config(composed("research", *INPUT, *trained).search)
+
+
 def test_a_stale_result_needs_an_earlier_search() -> None:
     stale = ["search.control=stale", "search.max_searches=1"]
     with pytest.raises(UserError, match=r"max_searches=1 allows one search; raise it, or"):

@@ -79,8 +79,7 @@ class _Writer:
         return [self.rules.eos_token_id]  # nothing to answer with: this episode is not kept
 
     def _search(self, thought: str, query: str) -> list[int]:
-        dialect = self.rules.codec.dialect
-        return self._block(thought, f"{dialect.search.open} {query} {dialect.search.close}")
+        return self._block(thought, self.rules.codec.dialect.render_search(query))
 
     def _answer(self, thought: str, answer: str) -> list[int]:
         dialect = self.rules.codec.dialect

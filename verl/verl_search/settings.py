@@ -89,6 +89,11 @@ class SearchSettings(BaseModel, frozen=True, extra="forbid"):
                 "search.tell_budget=true tells the searches that are left, but search.control=forbidden allows none; "
                 "set search.tell_budget=false"
             )
+        if self.control is SearchControl.FORCED and not self.mask_results:
+            raise UserError(
+                "search.control=forced puts in searches that the model did not sample, which search.mask_results=false "
+                "would train on; set search.mask_results=true"
+            )
         if self.control is SearchControl.STALE and self.max_searches < 2:
             raise UserError(
                 "search.control=stale gives a search the passages of an earlier one, but search.max_searches=1 allows "

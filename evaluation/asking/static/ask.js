@@ -77,13 +77,14 @@ class Answer {
   }
 
   begin({ kind, text, passages }) {
-    const step = stepElement(kind, kind === "result" ? "spliced" : "sampled");
+    const spliced = ["result", "forced"].includes(kind);
+    const step = stepElement(kind, spliced ? "spliced" : "sampled");
     step.classList.add(kind);
     this.text = element("pre");
     if (passages.length) step.append(...passages.map((passage) => passageBlock(passage, [])));
     else step.append(this.text);
     this.steps.append(step);
-    this.turn = kind === "result" ? [] : [...this.turn, step];
+    this.turn = spliced ? [] : [...this.turn, step];
   }
 
   end(problem) {

@@ -9,7 +9,7 @@ controls.py   what a search gives in a control run: nothing, another question's 
 
 from flashrag.client.balancing import PROBE_TIMEOUT_S, check_address, check_addresses
 from flashrag.client.client import RetrievalClient
-from flashrag.client.controls import SearchControl, controlled, different_questions, for_one_question
+from flashrag.client.controls import SearchControl, controlled, different_questions, for_one_question, forced_query
 from flashrag.client.health import check_server
 from flashrag.config import TOKEN_VARIABLE
 
@@ -24,4 +24,5 @@ __all__ = [
     "controlled",
     "different_questions",
     "for_one_question",
+    "forced_query",
 ]

@@ -3,7 +3,8 @@
 A model that is right as often under a control as without one answers from its memory. Training and evaluation share the
 controls. A draw depends on the seed and the query alone, so that a repeated run draws the same; a stale result depends
 on the queries of its question alone.
-Does not cover: the limit of searches, by which callers forbid them; the comparison of runs (evaluation/report).
+Does not cover: the limit of searches, by which callers forbid them; how an episode begins with a search
+(flashrag.episode); the comparison of runs (evaluation/report).
 """
 
 import asyncio
@@ -28,6 +29,7 @@ class SearchControl(StrEnum):
     RANDOM = "random"  # the passages of another question
     STALE = "stale"  # the passages of the question's last different query; none for the first
     DELAYED = "delayed"  # its own result, late
+    FORCED = "forced"  # its own result, after a search for the question that the model did not ask for
     FORBIDDEN = "forbidden"  # nothing: the first search is told that the limit of searches is reached
 
     @property
@@ -71,6 +73,10 @@ class ControlledSearch:
             query = earlier
         return await self._client.search_scored(query, *top_n)
 
+    def forced_query(self, question: str) -> str | None:
+        """The query of the search that the episode of a question begins with; None if the model begins."""
+        return question if self._control is SearchControl.FORCED else None
+
     def _earlier_query(self, query: str) -> str | None:
         """The question's last query that differs from this one: a repeated query must not find its own passages."""
         assert self._asked is not None, "each question searches with its own `for_one_question`"
@@ -110,3 +116,8 @@ def controlled(
 def for_one_question(client: Any) -> Any:
     """A client, which may be under a control, for the searches of one question."""
     return client.for_one_question() if isinstance(client, ControlledSearch) else client
+
+
+def forced_query(client: Any, question: str) -> str | None:
+    """`ControlledSearch.forced_query` of a client, which may be under a control."""
+    return client.forced_query(question) if isinstance(client, ControlledSearch) else None

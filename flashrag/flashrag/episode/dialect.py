@@ -75,6 +75,10 @@ class Dialect:
         """A pattern that matches any tag of the dialect."""
         return _pattern(self.tags)
 
+    def render_search(self, query: str) -> str:
+        """The text of a search, as the prompts teach it."""
+        return f"{self.search.open} {query} {self.search.close}"
+
     def render_result(self, body: str) -> str:
         """The text that is spliced in after a closed call."""
         return f"{self.open_result(body)}{self.margin}{self.result.close}{self.tail}"

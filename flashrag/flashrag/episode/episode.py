@@ -1,5 +1,7 @@
 """The search episode: prompt + [model segment | result segment]*, token-exact, with the source of every token.
 
+A control may put a search that the model did not sample before the first result, in place of a model segment.
+
 Sampled ids are never decoded and encoded again: text is decoded only to find the calls and the answer.
 Does not cover: running an episode (run.py), reward, prompts.
 """
@@ -22,6 +24,7 @@ class Source(StrEnum):
 
     MODEL = "model"
     RESULT = "result"
+    FORCED = "forced"  # by us, in place of the model: the search that an episode is made to begin with
 
 
 class EndReason(StrEnum):
@@ -47,9 +50,9 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of tokens from one source. A result segment has no log-probabilities, because it was not sampled.
+    """A run of tokens from one source. Only a model segment has log-probabilities, because no other was sampled.
 
-    `call` is the index, in the episode's calls, of the call that a result answers. It is None for a model segment and
+    `call` is the index, in the episode's calls, of the call that a result answers. It is None for other segments and
     for the notice that no calls are left. `token_ids` is empty for methods that work on text.
     """
 
@@ -133,9 +136,9 @@ class Episode:
         values = (segment.log_probs or (0.0,) * len(segment.token_ids) for segment in self.segments)
         return [*chain.from_iterable(values)]
 
-    def count_tokens(self, source: Source) -> int:
-        """The number of response tokens that the model sampled, or that results spliced in."""
-        return sum(len(segment.token_ids) for segment in self.segments if segment.source is source)
+    def count_tokens(self, *, sampled: bool) -> int:
+        """The number of response tokens that the model sampled, or else that were spliced in."""
+        return self.loss_mask.count(int(sampled))
 
     @property
     def sampled_texts(self) -> list[str]:
@@ -159,7 +162,7 @@ class Episode:
 
 
 def loss_mask(segments: Iterable[Segment]) -> list[int]:
-    """1 for each token that a model sampled, 0 for each token of a result."""
+    """1 for each token that a model sampled, 0 for each other token."""
     return [*chain.from_iterable([int(each.source is Source.MODEL)] * len(each.token_ids) for each in segments)]
 
 
@@ -200,12 +203,12 @@ class EpisodeCodec:
 
 
 def check_invariants(episode: Episode, codec: EpisodeCodec) -> None:
-    """Raise `InvariantViolation` unless ids match log-probabilities and every spliced result decodes to harmless text.
+    """Raise `InvariantViolation` unless ids match log-probabilities and every spliced text decodes to harmless text.
 
     The loss mask needs no check: it follows from the source of each segment.
     """
     violation = _misalignment(episode) or next(
-        filter(None, (_splice_fault(s, codec) for s in episode.segments if s.source is Source.RESULT)), None
+        filter(None, (_splice_fault(s, codec) for s in episode.segments if s.source is not Source.MODEL)), None
     )
     if violation:
         raise InvariantViolation(violation, episode)
@@ -216,14 +219,17 @@ def _misalignment(episode: Episode) -> str | None:
         if segment.log_probs is not None and len(segment.log_probs) != len(segment.token_ids):
             return f"{len(segment.token_ids)} ids and {len(segment.log_probs)} log-probabilities in {segment.text!r}"
     sources = [segment.source for segment in episode.segments]
-    if any(source is not (Source.RESULT if index % 2 else Source.MODEL) for index, source in enumerate(sources)):
+    turns = [Source.MODEL, *sources[1:]] if sources[:1] == [Source.FORCED] else sources
+    if any(source is not (Source.RESULT if index % 2 else Source.MODEL) for index, source in enumerate(turns)):
         return f"model and result segments do not alternate: {sources}"
     return None
 
 
 def _splice_fault(segment: Segment, codec: EpisodeCodec) -> str | None:
+    forced = segment.source is Source.FORCED
+    what, tag = ("search", codec.dialect.search) if forced else ("result", codec.dialect.result)
     if live := codec.control_ids.intersection(segment.token_ids):
-        return f"control tokens {sorted(live)} in the spliced result {segment.text!r}"
+        return f"control tokens {sorted(live)} in the spliced {what} {segment.text!r}"
     decoded = codec.tokenizer.decode(list(segment.token_ids), skip_special_tokens=False)
     tags = codec.dialect.pattern.findall(decoded)
-    return None if tags == list(codec.dialect.result) else f"live tags {tags} in the spliced result {decoded!r}"
+    return None if tags == list(tag) else f"live tags {tags} in the spliced {what} {decoded!r}"

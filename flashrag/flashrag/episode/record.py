@@ -18,11 +18,11 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from flashrag.document import Passage
-from flashrag.episode.dialect import DIALECTS, PYTHON, Dialect, Tag
+from flashrag.episode.dialect import DIALECTS, PYTHON, RESEARCH, Dialect, Tag
 from flashrag.episode.episode import EndReason, Episode, Segment, Source, ToolCall
 from flashrag.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FAILED = "failed"  # the end reason of a question that has an error
 ITERATIONS = "iterations"  # the end reason of a method that used up its rounds
 
@@ -89,7 +89,7 @@ class Trajectory:
     # Evaluation
     attempt: int = 1
     error: Failure | None = None  # in training: why there is no reward
-    version: Literal[2] = SCHEMA_VERSION
+    version: Literal[2, 3] = SCHEMA_VERSION  # each record of version 2 means the same in version 3
     written_at: float = field(default_factory=time.time)
 
     @classmethod
@@ -124,14 +124,14 @@ class Trajectory:
 
     @classmethod
     def from_json(cls, line: bytes) -> Self:
-        """Read one line; raises `UserError` if it is not a trajectory of this version."""
+        """Read one line; raises `UserError` if it is no trajectory of this version or the one before."""
         try:
             return _adapter(cls).validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"not a trajectory of version {SCHEMA_VERSION} ({place}: {first['msg']}); "
+                f"not a trajectory of version {SCHEMA_VERSION} or {SCHEMA_VERSION - 1} ({place}: {first['msg']}); "
                 "read a file of another version with the release that wrote it"
             ) from error
 
@@ -161,7 +161,7 @@ def episode_usage(episode: Episode) -> Usage:
         before += len(segment.token_ids)
     searches = sum(call.tool == "search" and call.error is None for call in episode.calls)
     latency_s = episode.generate_s + sum(call.latency_s for call in episode.calls)
-    sampled, spliced = episode.count_tokens(Source.MODEL), episode.count_tokens(Source.RESULT)
+    sampled, spliced = episode.count_tokens(sampled=True), episode.count_tokens(sampled=False)
     return Usage(prompt_tokens, sampled, spliced, requests, searches, latency_s)
 
 
@@ -171,6 +171,7 @@ class StepKind(StrEnum):
     THINK = "think"
     GENERATION = "generation"
     QUERY = "query"
+    FORCED = "forced"  # the query of a search that the model did not ask for
     RESULT = "result"
     ANSWER = "answer"
 
@@ -201,6 +202,9 @@ def segment_steps(segment: Segment, call: ToolCall | None, dialect: Dialect | No
     """The steps in one segment; `call` is the one that a result answers, `dialect` that of an episode."""
     if segment.source is Source.MODEL:
         yield from _written_steps(segment.text, dialect) if dialect else [Step(StepKind.GENERATION, segment.text)]
+        return
+    if segment.source is Source.FORCED:
+        yield from (step._replace(kind=StepKind.FORCED) for step in _written_steps(segment.text, dialect or RESEARCH))
         return
     call = call or ToolCall("")
     body = segment.text.strip()

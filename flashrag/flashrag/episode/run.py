@@ -23,8 +23,9 @@ from flashrag.episode.episode import (
     ToolCall,
     check_invariants,
 )
+from flashrag.episode.foreign import neutralize
 from flashrag.episode.result import SplicedResult, fit_notice, fit_result
-from flashrag.episode.tool import Ask, Call, Tool, ToolResult, calls_left, find_call, search_tool
+from flashrag.episode.tool import MAX_QUERY_CHARS, Ask, Call, Tool, ToolResult, calls_left, find_call, search_tool
 from flashrag.episode.watch import Watcher
 from flashrag.errors import ToolError
 
@@ -46,6 +47,7 @@ async def run_episode(
     tools: Sequence[Tool] = (),
     clock: Clock = time.monotonic,
     watcher: Watcher | None = None,
+    forced_query: str | None = None,
 ) -> Episode:
     """Run one episode to its end; `tools` are the tools besides search, in the order of the dialect's `more_calls`.
 
@@ -53,13 +55,15 @@ async def run_episode(
     of the dialect's stops, at the end of sequence, or at that number. A `ToolError`, or a call past its deadline, ends
     the episode as SEARCH_FAILED, with no text in place of the result. An episode past its own deadline ends as
     DEADLINE: the running request or call is cancelled and adds no tokens. `clock` measures deadlines and latencies.
-    `watcher` sees each segment when it is complete. Raises `InvariantViolation` if the episode is not token-exact.
+    `watcher` sees each segment when it is complete. A `forced_query` is searched for before the model samples: the
+    search is spliced in as its result is, and counts in all budgets as if the model had asked for it. Raises
+    `InvariantViolation` if the episode is not token-exact.
     """
     callable_tools = (search_tool(codec.dialect, search), *tools)
     assert tuple(tool.tag for tool in callable_tools) == codec.dialect.calls, "the tools must match the dialect's calls"
     episode = Episode(tuple(prompt_ids), dialect=codec.dialect)
     deadline = None if limits.episode_timeout_s is None else clock() + limits.episode_timeout_s
-    run = _Run(episode, generate, callable_tools, codec, limits, clock, deadline, watcher)
+    run = _Run(episode, generate, callable_tools, codec, limits, clock, deadline, watcher, forced_query)
     try:
         episode.end_reason = await run.to_the_end()
     except ToolError:
@@ -82,11 +86,13 @@ class _Run:
     clock: Clock
     deadline: float | None
     watcher: Watcher | None
+    forced_query: str | None
     limit_announced: bool = False
 
     async def to_the_end(self) -> EndReason:
         while (left := self._tokens_left()) > 0:
-            outcome = await self._sample(left)
+            is_forced = self.forced_query is not None and not self.episode.segments
+            outcome = self._force_search(left) if is_forced else await self._sample(left)
             if isinstance(outcome, EndReason):
                 return outcome
             if (left := self._tokens_left()) <= 0:
@@ -131,6 +137,23 @@ class _Run:
         before_answer, answered, _ = text.partition(answer.close) if answer else (text, "", "")
         call = find_call(before_answer, self.tools)
         return call or (EndReason.ANSWERED if answered else EndReason.LENGTH)
+
+    def _force_search(self, max_tokens: int) -> Call | EndReason:
+        """Add a search that the model did not sample; return it, or LENGTH if it does not fit."""
+        codec, prompt_ids = self.codec, list(self.episode.prompt_ids)
+        assert self.forced_query is not None, "a search is forced"
+        query = neutralize(self.forced_query, codec.control_strings, codec.dialect).strip()
+        # A base model's prompt ends with a word; a chat template's with a line break or a control token.
+        end = codec.tokenizer.decode(prompt_ids, skip_special_tokens=False)[-1:]
+        is_parted = prompt_ids[-1] in codec.control_ids or end.isspace()
+        text = f"{'' if is_parted else ' '}{codec.dialect.render_search(query[:MAX_QUERY_CHARS])}"
+        token_ids = tuple(codec.encode_text(text))
+        if len(token_ids) > max_tokens:
+            return EndReason.LENGTH
+        self._add(Segment(Source.FORCED, text, token_ids))
+        call = find_call(text, self.tools)
+        assert call is not None, "the search is closed"
+        return call
 
     async def _answer(self, call: Call, max_tokens: int) -> SplicedResult | None:
         """The result of the call that the last segment closed; None if not even its tags fit."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 STYLES = {
     StepKind.THINK: "cyan",
     StepKind.QUERY: "bold yellow",
+    StepKind.FORCED: "yellow",
     StepKind.RESULT: "dim",
     StepKind.GENERATION: "green",
     StepKind.ANSWER: "bold",

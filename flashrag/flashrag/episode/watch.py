@@ -22,7 +22,7 @@ class Watcher(Protocol):
         """The model wrote more of its segment."""
 
     def ends(self, segment: Segment, call: ToolCall | None) -> None:
-        """A segment is complete; a result comes with the call that it answers."""
+        """A segment is complete, whoever wrote it; a result comes with the call that it answers."""
 
 
 class Piece(NamedTuple):

@@ -11,6 +11,7 @@ Reinforcement Learning", arXiv 2503.09516, and the project's inference script.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from flashrag.client import forced_query
 from flashrag.dataset import Question
 from flashrag.document import Document, Passage
 from flashrag.episode import (
@@ -102,7 +103,14 @@ class EpisodePipeline(BasicPipeline):
 
         limits = self._limits(len(prompt_ids))
         episode = await run_episode(
-            prompt_ids, generate, search, self.codec, limits, tools=self.tools, watcher=self.watcher
+            prompt_ids,
+            generate,
+            search,
+            self.codec,
+            limits,
+            tools=self.tools,
+            watcher=self.watcher,
+            forced_query=forced_query(self._retriever, question.question),
         )
         if episode.end_reason is EndReason.SEARCH_FAILED:
             raise SearchError(f"search failed: {episode.calls[-1].error}")

@@ -135,7 +135,7 @@ class Trace:
 
     def of_episode(self, episode: Episode) -> Trajectory:
         """The trajectory of a question, by a method that runs an episode."""
-        usage = self._usage(episode.count_tokens(Source.RESULT))
+        usage = self._usage(episode.count_tokens(sampled=False))
         return Trajectory.of_episode(episode, usage=usage, **asked(self._question))
 
     def _usage(self, result_tokens: int = 0) -> Usage:

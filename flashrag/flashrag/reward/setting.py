@@ -93,7 +93,7 @@ def made_up_texts(question: str, answer: str, dialect: Dialect) -> tuple[str, st
     shown = dialect.shown_answer(answer)
     if dialect.answer is not None:
         shown = f"{dialect.answer.open} {shown} {dialect.answer.close}"
-    return f"{first}{dialect.search.open} {question} {dialect.search.close}", f"{last}{shown}"
+    return f"{first}{dialect.render_search(question)}", f"{last}{shown}"
 
 
 def _made_up(question: Question, dialect: Dialect, fields: Mapping[str, Any]) -> Iterator[tuple[str, Trajectory]]:

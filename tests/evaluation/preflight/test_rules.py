@@ -98,6 +98,9 @@ def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
         ({"search_control": "stale", "method_name": "iterretgen", "iter_num": 1}, "error", "control", "iter_num=1 all"),
         ({"search_control": "stale", "method_name": "self-ask", "max_iterations": 1}, "error", "control", "_iterat"),
         ({"search_control": "stale", "method_name": "self-ask"}, "warning", "control", "stale: this run is a control"),
+        ({"search_control": "forced"}, "warning", "control", "search_control=forced: this run is a control"),
+        ({"search_control": "forced", "method_name": "naive"}, "error", "control", "always searches; leave the contr"),
+        ({"search_control": "forced", "max_searches": 0}, "error", "control", "max_searches=0 allows no search; raise"),
         ({"tell_budget": "true", "method_name": "naive"}, "error", "control", "naive does not decide when to search"),
         ({"tell_budget": "true", "max_searches": 0}, "error", "control", "no search is allowed, so no result tells it"),
         ({"metrics": "em,yes_no_acc"}, "warning", "metrics", "yes_no_acc, which applies to none of the 3 questions"),
@@ -151,6 +154,14 @@ def test_the_first_prompt_of_a_control_without_passages_has_none(facts_of: Calla
         facts = facts_of({"method_name": "iterretgen", "search_control": control})
         prompts.append(tokenizer.decode(facts.first_request.prompt))
     assert [FOUND in prompt for prompt in prompts] == [True, False, False]
+
+
+def test_the_first_request_after_a_forced_search_has_its_result(facts_of: Callable[..., EvalFacts], tokenizer: Any):
+    plain, forced = (facts_of({"search_control": control}).first_request.prompt for control in ("none", "forced"))
+    assert forced[: len(plain)] == plain
+    question = facts_of().questions[0].question
+    spliced = f' <search> {question} </search> <result>\n"{question}"\n{FOUND}\n</result>'
+    assert tokenizer.decode(forced[len(plain) :]) == spliced
 
 
 def test_instructions_in_the_user_message_are_told(facts_of: Callable[..., EvalFacts], tokenizer: Any):

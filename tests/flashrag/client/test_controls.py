@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashrag.client import SearchControl, controlled, for_one_question
+from flashrag.client import SearchControl, controlled, for_one_question, forced_query
 from flashrag.client import controls as module
 from flashrag.document import Document, Hit
 from flashrag.errors import UserError
@@ -104,10 +104,20 @@ async def test_no_query_ever_finds_its_own_passages(queries: list[str]):
         assert found == others[-1:]
 
 
+@pytest.mark.asyncio
+async def test_only_forced_forces_a_search_and_each_finds_its_own_result():
+    client = Echo()
+    for control in SearchControl:
+        assert forced_query(under(control, client), "Who?") == ("Who?" if control == "forced" else None)
+    (hit,) = await for_one_question(under(SearchControl.FORCED, client)).search_scored("Wu", 3)
+    assert (hit.document.contents, client.asked) == ("Wu", [("Wu", (3,))])
+
+
 def test_only_a_control_knows_of_questions():
     client = Echo()
     assert for_one_question(client) is client
     assert for_one_question(None) is None
+    assert forced_query(client, "Who?") is None
 
 
 @pytest.mark.asyncio

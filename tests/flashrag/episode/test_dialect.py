@@ -69,7 +69,7 @@ async def test_an_episode_is_token_exact_in_every_dialect(dialect: Dialect, toke
     queries: list[str] = []
 
     async def generate(token_ids: list[int], max_tokens: int) -> Generation:  # noqa: ARG001
-        return Generation(tokenizer.encode(turns[len(queries)], add_special_tokens=False))
+        return Generation(tokenizer.encode(turns[min(len(queries), 1)], add_special_tokens=False))
 
     async def search(query: str) -> ToolResult:
         queries.append(query)
@@ -78,6 +78,9 @@ async def test_an_episode_is_token_exact_in_every_dialect(dialect: Dialect, toke
     codec = EpisodeCodec(tokenizer, [0], dialect)
     episode = await run_episode([5], generate, search, codec, Limits(2000, 500, 3))  # checks its own invariants
     assert queries == ["king"]
+    forced = await run_episode([5], generate, search, codec, Limits(2000, 500, 3), forced_query=dialect.search.close)
+    assert forced.segments[0].text == f" {dialect.search.open} {queries[1]} {dialect.search.close}"
+    assert [segment.source for segment in forced.segments] == ["forced", "result", "model"]
     assert [segment.source for segment in episode.segments] == ["model", "result", "model"]
     assert episode.segments[1].text.count(dialect.result.close) == 1
     assert episode.end_reason is (EndReason.ANSWERED if dialect.stops_at_answer else EndReason.LENGTH)

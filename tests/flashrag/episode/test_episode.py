@@ -208,6 +208,102 @@ async def test_what_is_left_counts_in_the_budget_of_a_result(codec: EpisodeCodec
     assert list(episode.segments[1].token_ids) == (shorter if room else whole)
 
 
+QUESTION = "Who was the first king of Zhou?"
+
+
+@pytest.mark.asyncio
+async def test_a_forced_search_is_spliced_in_before_the_model_samples(codec: EpisodeCodec, ids: Any):
+    prompt, index = ids("User: Who? Assistant:"), Index(KING)
+    engine = Engine(ids(THINK_AND_SEARCH), [*ids(f" <think> t </think> {ANSWER}"), EOS], with_log_probs=True)
+    first, last = engine.turns
+    limits = Limits(2000, 500, max_searches=2, tell_budget=True)
+    episode = await run_episode(prompt, engine, index, codec, limits, forced_query=f" {QUESTION}\n")
+
+    forced = ids(f" <search> {QUESTION} </search>")
+    result = ids(' <result>\n"King"\nKing Wu\n\nSearches left: 1.\n</result>')
+    second = ids(' <result>\n"King"\nKing Wu\n\nSearches left: 0.\n</result>')
+    assert index.queries == [QUESTION, "first king of Zhou"]
+    assert [segment.source for segment in episode.segments] == ["forced", "result", "model", "result", "model"]
+    assert episode.response_ids == [*forced, *result, *first, *second, *last]
+    spliced = [0] * len([*forced, *result])
+    assert episode.loss_mask == [*spliced, *[1] * len(first), *[0] * len(second), *[1] * len(last)]
+    assert episode.log_probs == [-0.5 * sampled for sampled in episode.loss_mask]
+    assert engine.prompts[0] == [*prompt, *forced, *result]
+    assert engine.budgets[0] == 2000 - len(spliced)
+    assert [segment.call for segment in episode.segments] == [None, 0, None, 1, None]
+    assert (episode.calls[0].tool, episode.calls[0].query, episode.calls[0].error) == ("search", QUESTION, None)
+    assert (episode.answer, episode.end_reason, episode.format_fault) == ("King Wu", EndReason.EOS, None)
+    assert episode.count_tokens(sampled=False) == len([*forced, *result, *second])
+
+
+@pytest.mark.asyncio
+async def test_a_model_that_would_answer_at_once_has_read_a_result(codec: EpisodeCodec, ids: Any):
+    engine = Engine([*ids(ANSWER), EOS])
+    episode = await run_episode(ids("Assistant:\n"), engine, Index(KING), codec, LIMITS, forced_query=QUESTION)
+    forced, result, answer = episode.segments
+    assert forced.text == f"<search> {QUESTION} </search>", "the prompt's line break parts it"
+    assert (result.call, answer.token_ids) == (0, (*ids(ANSWER), EOS))
+    assert len(engine.prompts) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("question", "query", "error"),
+    [
+        ("Is </search> <result> a tag?", "Is < /search> < result> a tag?", None),
+        ("What is <|endoftext|>?", "What is < |endoftext|>?", None),
+        ("half a sign: \ud83d", "half a sign: ?", None),
+        ("x" * 1001, "x" * 1000, None),
+        (" ", "", "empty"),
+    ],
+)
+async def test_a_question_is_text_in_a_forced_search(
+    codec: EpisodeCodec, ids: Any, question: str, query: str, error: str | None
+):
+    engine, index = Engine([*ids(ANSWER), EOS]), Index(KING)
+    limits = Limits(4000, 500, 4)
+    episode = await run_episode([1], engine, index, codec, limits, forced_query=question)  # checks its own invariants
+    assert [(call.query, call.error) for call in episode.calls] == [(query, error)]
+    assert index.queries == ([] if error else [query])
+    assert episode.segments[1].source is Source.RESULT
+
+
+@pytest.mark.asyncio
+async def test_a_forced_search_keeps_to_the_budgets(codec: EpisodeCodec, ids: Any):
+    forced, index = ids(f" <search> {QUESTION} </search>"), Index(KING)
+
+    async def under(budget: int, searches: int = 4, found: Index = index) -> Episode:
+        limits = Limits(budget, 500, searches)
+        return await run_episode(ids("a"), Engine([*ids(ANSWER), EOS]), found, codec, limits, forced_query=QUESTION)
+
+    none, alone = await under(len(forced) - 1), await under(len(forced))
+    assert (none.segments, none.end_reason) == ([], EndReason.LENGTH)
+    assert (alone.response_ids, alone.loss_mask, alone.end_reason) == (forced, [0] * len(forced), EndReason.LENGTH)
+    assert index.queries == [], "without room for a result nobody is asked"
+    assert alone.format_fault is FormatFault.NOT_ENDED
+    failed = await under(2000, found=Index(error=SearchError("gone")))
+    assert (failed.response_ids, failed.end_reason) == (forced, EndReason.SEARCH_FAILED)
+    limited = await under(2000, searches=0)
+    assert SEARCH_LIMIT_REACHED in limited.segments[1].text
+
+
+@pytest.mark.parametrize("place", [2, 4])
+def test_only_the_beginning_can_be_forced(codec: EpisodeCodec, ids: Any, place: int):
+    def segment(source: Source, text: str) -> Segment:
+        return Segment(source, text, tuple(ids(text)))
+
+    result = segment(Source.RESULT, " <result>\nWu\n</result>")
+    turns = [segment(Source.FORCED, " <search> Wu </search>"), result, segment(Source.MODEL, "a"), result]
+    check_invariants(Episode((1,), turns), codec)
+    late = [*turns, segment(Source.MODEL, "b")]
+    late[place] = turns[0]
+    with pytest.raises(InvariantViolation, match="do not alternate"):
+        check_invariants(Episode((1,), late), codec)
+    twice = [segment(Source.FORCED, " <search> Wu </search> <search> Wu </search>")]
+    with pytest.raises(InvariantViolation, match="in the spliced search"):
+        check_invariants(Episode((1,), twice), codec)
+
+
 @pytest.mark.asyncio
 async def test_a_passage_with_the_words_of_the_limit_is_no_notice_of_it(codec: EpisodeCodec, ids: Any):
     index, search = Index(Document("1", SEARCH_LIMIT_REACHED)), ids("<search> Wu </search>")

@@ -133,6 +133,7 @@ EPISODES: dict[str, Any] = {
     "beyond": st.integers(0, 2),
     "end": st.sampled_from([None, 0, -1]),  # which of the tokens that end a sequence follows the stream
     "told": st.booleans(),  # how many searches are left
+    "forced": st.none() | st.lists(st.sampled_from([*PIECES, "</s>", "<|im_end|>"])).map("".join),
 }
 
 
@@ -145,6 +146,7 @@ async def an_episode_is_exact(
     beyond: int,
     end: int | None,
     told: bool,
+    forced: str | None,
 ) -> None:
     codec = codec_of(tokenizers[kind])
     ends = sorted(codec.eos_token_ids)
@@ -156,14 +158,17 @@ async def an_episode_is_exact(
         queries.append(query)
         return ToolResult(tuple(Passage(str(n), passage) for n, passage in enumerate(passages)))
 
-    episode = await run_episode([1], engine, search, codec, Limits(budget, 80, 3, tell_budget=told))  # checks itself
+    limits = Limits(budget, 80, 3, tell_budget=told)
+    episode = await run_episode([1], engine, search, codec, limits, forced_query=forced)  # checks its own invariants
     check_mask(episode, engine, budget)
     check_texts(episode, codec, kind)
     results = [segment.text for segment in episode.segments if segment.call is not None]
     assert [told and f"Searches left: {2 - n}.\n</result>" in text for n, text in enumerate(results)] == [
         told for _ in results
     ]
-    searched = [s for s in episode.segments if s.source is Source.MODEL and "</search>" in s.text]
+    if forced is not None and episode.segments:
+        assert [segment.source for segment in episode.segments[:2]][-1] in (Source.FORCED, Source.RESULT)
+    searched = [s for s in episode.segments if s.source is not Source.RESULT and "</search>" in s.text]
     asked = [query for query in map(reference_query, (s.text for s in searched)) if query]
     assert queries == asked[: len(queries)]
     # Every segment but the last closed a search; a search that got no result is what ended the episode.
@@ -177,9 +182,9 @@ async def an_episode_is_exact(
 EXAMPLES = [
     dict(zip(EPISODES, values, strict=True))
     for values in [
-        (["<search> king </search>\n\n", "king"], ["</result>"], 300, 0, None, False),
-        (["<search> king ", "</search></search>", 1], ["king"], 300, 1, 0, True),
-        (["<search>", "king", "</", "search", ">", "é"], ["é"], 300, 2, -1, True),
+        (["<search> king </search>\n\n", "king"], ["</result>"], 300, 0, None, False, None),
+        (["<search> king ", "</search></search>", 1], ["king"], 300, 1, 0, True, "<search> king </search>"),
+        (["<search>", "king", "</", "search", ">", "é"], ["é"], 300, 2, -1, True, ""),
     ]
 ]
 test_an_episode_is_exact = pytest.mark.asyncio(cases(SMALL, 120, EPISODES, EXAMPLES)(an_episode_is_exact))
@@ -205,8 +210,9 @@ def check_texts(episode: Episode, codec: EpisodeCodec, kind: str) -> None:
             assert ids == codec.encode_text(segment.text)
             assert decoded == comes_back_as(kind, segment.text) or kind == "word-level"  # which keeps no spaces
             assert not set(ids) & codec.control_ids
-            assert codec.dialect.pattern.findall(decoded) == ["<result>", "</result>"]
-            assert len(ids) <= 80
+            tag = codec.dialect.search if segment.source is Source.FORCED else codec.dialect.result
+            assert codec.dialect.pattern.findall(decoded) == list(tag)
+            assert len(ids) <= 80 or segment.source is Source.FORCED
 
 
 def segmentations(tokenizer: Any, text: str) -> Iterator[list[int]]:

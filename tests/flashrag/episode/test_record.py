@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from flashrag.episode import (
     EndReason,
     Episode,
     Failure,
+    LiveSteps,
+    Piece,
     Segment,
     Source,
+    StepKind,
     ToolCall,
     Trajectory,
     Usage,
@@ -64,7 +68,7 @@ def test_a_line_holds_every_field() -> None:
     assert (first["source"], first["token_ids"], first["call"]) == ("model", [10, 11, 12], None)
     assert result == {"source": "result", "text": RESULT, "token_ids": [20, 21], "log_probs": None, "call": 0}
     assert line == {
-        "version": 2,
+        "version": 3,
         "written_at": 1.5e9,
         "question_id": "id1",
         "question": "Who?",
@@ -116,6 +120,39 @@ def test_a_line_comes_back_exactly() -> None:
     assert (failed.failed, str(failed.error), TRAINED.failed) == (True, "SearchError: gone", False)
 
 
+def test_a_line_of_version_2_is_read() -> None:
+    line = TRAINED.to_json().replace(b'"version":3', b'"version":2')
+    assert Trajectory.from_json(line) == replace(TRAINED, version=2)
+
+
+def test_a_forced_search_is_a_step_that_the_model_did_not_write() -> None:
+    """Two requests: 2 prompt tokens and 5 spliced ones, then 3 sampled and 2 spliced ones more."""
+    segments = [
+        Segment(Source.FORCED, " <search> Who? </search>", (5, 6, 7)),
+        Segment(Source.RESULT, RESULT, (20, 21), call=0),
+        Segment(Source.MODEL, "<think> t </think> <search> q </search>", (10, 11, 12)),
+        Segment(Source.RESULT, RESULT, (20, 21), call=1),
+        Segment(Source.MODEL, ANSWER, (13,)),
+    ]
+    passage = Passage("7", '"King"\nKing Wu', 0.5)
+    calls = [ToolCall("Who?", (passage,)), ToolCall("q", (passage,))]
+    made = Trajectory.of_episode(Episode((1, 2), segments, calls, EndReason.EOS), **ASKED)
+    assert Trajectory.from_json(made.to_json()) == made
+    assert made.usage == Usage(7 + 12, 4, 7, 2, 2, 0.0)
+    kinds = [(step.kind, step.text) for step in steps(made)][:4]
+    assert kinds[0] == (StepKind.FORCED, "Who?")
+    assert [kind for kind, _ in kinds] == [StepKind.FORCED, StepKind.RESULT, StepKind.THINK, StepKind.QUERY]
+    shown: list[Piece] = []
+    live = LiveSteps(shown.append, "research")
+    for segment in segments:
+        live.ends(segment, None if segment.call is None else calls[segment.call])
+    assert [(piece.kind, piece.text) for piece in shown[:2]] == [
+        (StepKind.FORCED, "Who?"),
+        (StepKind.RESULT, "King Wu"),
+    ]
+    assert made.format_fault is None
+
+
 def test_log_probabilities_come_back_as_the_float32_of_the_engine() -> None:
     log_probs = tuple(float(value) for value in np.float32([-0.1, -2.0000001, -3.0694458]))
     line = Trajectory(**ASKED, segments=(Segment(Source.MODEL, "abc", (1, 2, 3), log_probs),)).to_json()
@@ -132,7 +169,10 @@ def test_half_a_character_does_not_spoil_a_line() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"version": 1, "question_id": "1", "question": "q", "gold_answers": []}', r"version 2 \(version: Input"),
+        (
+            b'{"version": 1, "question_id": "1", "question": "q", "gold_answers": []}',
+            r"version 3 or 2 \(version: Input",
+        ),
         (b'{"question_id": "1"}', r"\(question: Field required\)"),
         (b"{", "Invalid JSON"),
     ],

@@ -143,7 +143,7 @@ def test_the_judge_of_a_reward_must_be_there(reply: JudgeReply, severity: Severi
 def test_a_control_is_told():
     url = "search.url=http://127.0.0.1:1"
     assert told(rules.control_is_told, url) == []
-    for control in ("empty", "random", "stale", "delayed", "forbidden"):
+    for control in ("empty", "random", "stale", "delayed", "forced", "forbidden"):
         ((severity, message),) = told(rules.control_is_told, url, f"search.control={control}")
         assert severity is Severity.WARNING
         assert message.startswith(f"search.control={control}: this run is a control")

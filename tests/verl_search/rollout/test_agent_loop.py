@@ -344,6 +344,33 @@ def test_each_episode_under_stale_results_has_its_own_queries(tmp_path: Path) ->
         ]
 
 
+def test_a_forced_search_is_in_the_response_and_not_trained_on(tmp_path: Path) -> None:
+    async def find(query: str) -> list[Hit]:
+        return [Hit(Document("1", f"found for {query}"), 1.0)]
+
+    async def run() -> tuple[Any, Any]:
+        loop = make_loop(tmp_path, ANSWER)
+        client = SimpleNamespace(search_scored=find)
+        loop.client = controlled(client, SearchControl.FORCED, seed=0, delay_s=1.0, questions=list)
+        return await loop.run({"temperature": 1.0, "logprobs": True}, **ROW), loop.server_manager
+
+    output, server = asyncio.run(run())
+    (kept,) = read_trajectories(tmp_path, "train", step=3)
+    forced, result, answer = kept.segments
+    encode = AutoTokenizer.from_pretrained(BASE_MODEL).encode
+    assert list(forced.token_ids) == encode(" <search> In which city was the band Hawks formed? </search>")
+    assert (forced.source, result.source, list(answer.token_ids)) == ("forced", "result", server.turns[0])
+    spliced = [*forced.token_ids, *result.token_ids]
+    assert output.response_ids == [*spliced, *server.turns[0]]
+    assert output.response_mask == [0] * len(spliced) + [1] * len(server.turns[0])
+    assert output.response_logprobs == [-0.5 * trained for trained in output.response_mask]
+    assert server.prompts == [[*output.prompt_ids, *spliced]]
+    assert output.extra_fields["trained_fingerprint"] == fingerprint(server.turns[0])
+    measures = output.extra_fields["search_rollout"]
+    assert (measures["searches"], measures["spliced_tokens"]) == (1.0, float(len(spliced)))
+    assert kept.reward == 1.0
+
+
 def test_a_told_budget_is_not_trained_on(tmp_path: Path) -> None:
     async def run() -> tuple[Any, Any]:
         loop = make_loop(tmp_path, THINK_AND_SEARCH, ANSWER, overrides=["search.tell_budget=true"])

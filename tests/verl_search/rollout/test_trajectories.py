@@ -185,7 +185,7 @@ def test_a_line_of_another_version_is_refused_with_its_file(tmp_path: Path) -> N
     write(tmp_path, 1)
     (path,) = trajectory_files(tmp_path)
     path.write_bytes(gzip.compress(b'{"version": 1, "question_id": "0012"}\n'))
-    with pytest.raises(UserError, match=rf"{path.name}: not a trajectory of version 2"):
+    with pytest.raises(UserError, match=rf"{path.name}: not a trajectory of version 3"):
         list(read_trajectories(tmp_path))
 
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 from ray.exceptions import RayError
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from flashrag.client import RetrievalClient, controlled, for_one_question
+from flashrag.client import RetrievalClient, controlled, for_one_question, forced_query
 from flashrag.document import Hit
 from flashrag.episode import (
     EndReason,
@@ -177,6 +177,7 @@ class SearchAgentLoop(AgentLoopBase):
                 shared.limits,
                 tools=shared.tools,
                 clock=clock,
+                forced_query=forced_query(self.client, asked["question"]),
             )
             check_sampled_ids(episode, engine.sampled_ids)
         except InvariantViolation as violation:
