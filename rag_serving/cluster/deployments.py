@@ -77,7 +77,7 @@ def app(options: ClusterOptions) -> Application:
     if sharded and settings.faiss_gpu:
         raise UserError("faiss_gpu: true was given, but shards are searched on the processors; set it to false")
     # Here, once, rather than in every process. The memory is that of other machines.
-    rules = {name: rule for name, rule in RETRIEVER_RULES.items() if name != "retriever.memory"}
+    rules = {name: rule for name, rule in RETRIEVER_RULES.items() if not name.endswith("memory")}
     enforce(examine(rules, RetrieverFacts(lambda: settings, sharded)))
     check_assets(settings, shards=sharded)
     shards = _shards(settings, options) if sharded else []

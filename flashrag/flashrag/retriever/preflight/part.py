@@ -26,7 +26,7 @@ from flashrag.retriever.encoder_folder import (
     pooling_method,
     resolve_model_folder,
 )
-from flashrag.retriever.faiss_index import check_on_gpus, is_large, read_index, set_search_depth
+from flashrag.retriever.faiss_index import GPU_FLAT, check_on_gpus, is_large, read_index, set_search_depth
 from flashrag.retriever.index_card import IndexCard, find_index, path_bytes, read_card
 from flashrag.retriever.loading import check_assets
 from flashrag.retriever.preflight.corpus import cache_bytes, look_at_corpus, unread
@@ -120,6 +120,14 @@ class PartFacts:
         loaded = self.settings.kind is Kind.DENSE and not self.settings.faiss_mmap and not self.sharded
         index = path_bytes(self.paths[0]) if loaded and self.index else 0
         return index + (self.encoder.weight_bytes if self.encoder else 0)
+
+    @fact
+    def gpu_bytes(self) -> int:
+        """The index on GPUs, where Flat takes half of its file (float16)."""
+        if not self.settings.faiss_gpu:
+            return 0
+        divisor = 2 if self.index.kind in GPU_FLAT else 1
+        return path_bytes(self.paths[0]) // divisor
 
 
 def _corpus(part: PartFacts) -> Iterator[Finding]:

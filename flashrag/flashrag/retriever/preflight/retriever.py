@@ -11,7 +11,7 @@ from flashrag.retriever.index_card import path_bytes
 from flashrag.retriever.preflight.corpus import describe
 from flashrag.retriever.preflight.part import PART_RULES, PartFacts
 from flashrag.retriever.settings import Kind, RetrieverSettings
-from flashrag.system.machine import count_gpus, versions_in_words
+from flashrag.system.machine import count_gpus, gpu_memory_bytes, versions_in_words
 
 if TYPE_CHECKING:
     from flashrag.generator import ModelFacts
@@ -57,6 +57,17 @@ class RetrieverFacts(MachineFacts):
         return count_gpus()
 
     @fact
+    def named_gpus(self) -> list[int]:
+        """The numbers in gpu_id."""
+        return [int(name) for name in str(self.settings.gpu_id).split(",") if name.strip().isdecimal()]
+
+    @fact
+    def gpu_memories(self) -> list[int]:
+        """Of the GPUs in gpu_id, or of all where it names none by number."""
+        memories = gpu_memory_bytes()
+        return [memories[number] for number in self.named_gpus if number < len(memories)] or memories
+
+    @fact
     def memory_bytes(self) -> int:
         models = [part.encoder for part in self.parts] + [self.reranker]
         reranker = self.reranker.weight_bytes if self.reranker else 0
@@ -82,13 +93,22 @@ def _gpus(facts: RetrieverFacts) -> Iterator[Finding]:
     given = facts.settings.gpu_id
     if given not in (None, "") and not facts.gpus:
         yield warning(f"gpu_id is {given!r}, but this machine shows no GPU: the encoder runs on the CPU; remove gpu_id")
-    numbers = [int(name) for name in str(given or 0).split(",") if name.strip().isdecimal()] if facts.gpus else []
-    if beyond := [number for number in numbers if number >= facts.gpus]:
+    if beyond := [number for number in facts.named_gpus if number >= facts.gpus > 0]:
         yield error(f"gpu_id is {given!r}, but there is no GPU {beyond[0]}; this machine has 0 to {facts.gpus - 1}")
     if given is None and facts.gpus and (facts.reranker or any(part.encoder for part in facts.parts)):
         yield note(f"gpu_id is not set: models are put on all {facts.gpus} GPUs; name those that the server may take")
     if any(part.settings.faiss_gpu for part in facts.parts):
         check_gpus("faiss_gpu: true")
+
+
+def _gpu_memory(facts: RetrieverFacts) -> Iterator[Finding]:
+    """faiss ends the process where one of several GPUs is full."""
+    needed, there = sum(part.gpu_bytes for part in facts.parts), sum(facts.gpu_memories)
+    if needed > there > 0:
+        yield error(
+            f"faiss_gpu: true puts an index of {gib(needed)} on GPUs that have {gib(there)}; give it more GPUs "
+            "(gpu_id), set faiss_gpu to false, or build a smaller --faiss_type, such as IVF4096,SQ8"
+        )
 
 
 def _memory(facts: RetrieverFacts) -> Iterator[Finding]:
@@ -105,6 +125,7 @@ RETRIEVER_RULES = {
     "retriever.remote": _remotes,
     "retriever.reranker": gathered("reranker"),
     "retriever.gpus": _gpus,
+    "retriever.gpu_memory": _gpu_memory,
     "retriever.memory": _memory,
 }
 

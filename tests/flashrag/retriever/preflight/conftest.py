@@ -21,7 +21,9 @@ def write_corpus(path: Path, rows: int = ROWS, text: str = "a passage") -> Path:
 
 def write_index(path: Path, rows: int = ROWS, dimension: int = DIMENSION, kind: str = "Flat") -> Path:
     index = faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
-    index.add(np.ones((rows, dimension), dtype=np.float32))
+    vectors = np.ones((rows, dimension), dtype=np.float32)
+    index.train(vectors)
+    index.add(vectors)
     faiss.write_index(index, str(path))
     return path
 

@@ -5,7 +5,7 @@ import pytest
 from flashrag.preflight import Finding, Severity, examine
 from flashrag.retriever import RETRIEVER_PLAN, RETRIEVER_RULES, RetrieverFacts, RetrieverSettings
 from flashrag.retriever.preflight.retriever import LIBRARY_BYTES
-from tests.flashrag.retriever.preflight.conftest import Files
+from tests.flashrag.retriever.preflight.conftest import Files, write_index
 
 GPUS = "flashrag.retriever.preflight.retriever.count_gpus"
 
@@ -88,6 +88,26 @@ def test_a_gpu_that_is_not_there(files, monkeypatch, gpu_id, gpus, severity, wor
 def test_faiss_on_gpus_needs_one(files):
     (finding,) = found(files, faiss_gpu=True)
     assert finding.message.startswith("faiss_gpu: true was given, but this faiss sees no GPU")
+
+
+@pytest.mark.parametrize(("kind", "divisor"), [("Flat", 2), ("IVF1,Flat", 1)])
+def test_an_index_larger_than_the_memory_of_the_gpus_is_told(files, monkeypatch, kind, divisor):
+    write_index(files.index, kind=kind)
+    needed = files.index.stat().st_size // divisor  # Flat in float16
+    monkeypatch.setattr("flashrag.retriever.preflight.retriever.check_gpus", lambda _: None)
+    monkeypatch.setattr(GPUS, lambda: 2)
+    memories = "flashrag.retriever.preflight.retriever.gpu_memory_bytes"
+    monkeypatch.setattr(memories, lambda: [needed - 1, 1])
+    assert [finding.severity for finding in found(files, faiss_gpu=True)] == [Severity.NOTE]  # gpu_id is not set
+    assert found(files, faiss_gpu=True, gpu_id="0,1") == []
+    (finding,) = found(files, faiss_gpu=True, gpu_id="0")
+    assert (finding.severity, finding.rule) == (Severity.ERROR, "retriever.gpu_memory")
+    assert "faiss_gpu: true puts an index of 0 MiB on GPUs that have 0 MiB; give it more GPUs" in finding.message
+    files.index.unlink()
+    assert [finding.rule for finding in found(files, faiss_gpu=True, gpu_id="0")] == ["retriever.index"]
+    write_index(files.index, kind=kind)
+    monkeypatch.setattr(memories, lambda: [])  # a driver that does not tell
+    assert found(files, faiss_gpu=True, gpu_id="0") == []
 
 
 def test_the_plan_names_every_part(files):
