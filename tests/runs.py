@@ -17,12 +17,12 @@ import psutil
 
 from flashrag.system.processes import read_log, start_process, stop_process, tail
 
-LIMIT_S = 600.0  # for a start and a few steps: a quarter of it on two cores that do nothing else
+LIMIT_S = 600.0  # for a start and a few steps, which take 150 s on two cores that do nothing else
 POLL_S = 0.2
 PY_SPY = Path(sys.executable).with_name("py-spy")  # comes with Ray
 STACK_LINES = 40
-# Processes of Ray that do nothing for a run.
-WITHOUT_WORD = re.compile(r"ray::(IDLE|DashboardAgent|RuntimeEnvAgent)|/ray/(core|dashboard|autoscaler|_private)/")
+# Processes of Ray whose stacks say nothing of a run.
+NOT_TOLD = re.compile(r"ray::(IDLE|DashboardAgent|RuntimeEnvAgent)|/ray/(core|dashboard|autoscaler|_private)/")
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def training(
 def stacks(root: psutil.Process) -> Iterator[str]:
     """What each process of a tree does at the moment."""
     for process in [root, *root.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error, subprocess.TimeoutExpired, OSError):  # the rest of what is told matters more
             name = " ".join(process.cmdline()[:3])
-            if name and not WITHOUT_WORD.search(name):
+            if name and not NOT_TOLD.search(name):
                 dump = [PY_SPY, "dump", "--pid", str(process.pid)]
                 done = subprocess.run(dump, capture_output=True, text=True, timeout=60, check=False)
                 told = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("Process ")]

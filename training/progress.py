@@ -90,7 +90,7 @@ class NoticePrinter(GrowingFile):
 
 
 class SilencePrinter:
-    """Tells once of each time in which the trainer has written nothing for long: a step may take hours, or be stuck."""
+    """Says, once for each silence, that the trainer has written nothing for long: a step may be long, or hang."""
 
     def __init__(self, log_path: Path, limit_s: float = 1800.0):
         self.log_path, self.limit_s = log_path, limit_s
@@ -103,7 +103,7 @@ class SilencePrinter:
         elif not self._told and time.monotonic() - self._since > self.limit_s:
             self._told = True
             print(
-                f"the trainer has written nothing to {self.log_path} for {self.limit_s / 60:.0f} minutes, and goes on; "
-                "py-spy dump --pid PID shows what one of its processes does",
+                f"the trainer has written nothing to {self.log_path} for {self.limit_s / 60:.0f} minutes; it is not "
+                "stopped. As root, .venv/bin/py-spy dump --pid PID shows what one of its processes does",
                 flush=True,
             )

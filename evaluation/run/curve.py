@@ -17,11 +17,14 @@ from verl_search.trainer.run_folder import last_step
 def checkpoints(run: Path) -> dict[int, Path]:
     """The checkpoints of a training run by their steps; raises `UserError` if there are none, or one is damaged.
 
-    What the trainer is still writing, or was when it ended, is left out: it notes a checkpoint once that is whole.
+    Steps after the last one that the trainer noted are left out, with a line: it is still writing them, or it has gone
+    back to an earlier one since. Without such a note, as of checkpoints that were copied, none is.
     """
     found = {int(each.name.rpartition("_")[2]): each for each in run.glob("global_step_*") if _is_step(each)}
     last = last_step(run)
-    found = {step: each for step, each in found.items() if last is None or step <= last}
+    left_out = [step for step in sorted(found) if last is not None and step > last]
+    for step in left_out:
+        print(f"left out: {found.pop(step)}, because step {last} is the last one of which {run} notes a checkpoint")
     if not found:
         raise UserError(f"--auto_serve {run} holds no finished global_step_N; expected the folder of a training run")
     for path in found.values():

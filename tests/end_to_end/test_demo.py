@@ -37,7 +37,7 @@ def is_alive(process: psutil.Process) -> bool:
 def test_the_demo_is_interrupted_resumes_and_reports(tmp_path: Path) -> None:
     folder, clone = tmp_path / "demo", tmp_path / "clone"
     copy_repository(clone)
-    with training(demo_command(folder), clone, folder / "train", ENVIRONMENT) as interrupted:
+    with training(demo_command(folder), clone, folder / "training", ENVIRONMENT) as interrupted:
         interrupted.wait_for_line("== evaluate_base")  # the retrieval server runs, a model server is starting
         time.sleep(5)
         children = psutil.Process(interrupted.process.pid).children(recursive=True)

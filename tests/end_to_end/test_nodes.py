@@ -37,7 +37,7 @@ def command(url: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "training.launch", *map(str, arguments)]
 
 
-@pytest.mark.timeout(1200)  # more than its waits together
+@pytest.mark.timeout(1800)  # more than its waits together
 def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
     make_data(tmp_path)
     (tmp_path / "model").symlink_to(BASE_MODEL)
@@ -52,7 +52,7 @@ def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
             return training(command(url, *more), tmp_path, tmp_path / "run", environment)
 
         with started(f"http://{LOOPBACK}:{port}", "--check") as refused:
-            assert "is another machine on each of the 2 nodes of the Ray cluster" in refused.wait()
+            assert "is another machine on each of the 2 nodes of the Ray cluster" in refused.wait(300)
         assert refused.returncode == 2
 
         with started(f"http://{host}:{port}") as run:
@@ -68,7 +68,7 @@ def test_a_run_on_two_nodes_until_one_of_them_dies(tmp_path: Path) -> None:
         assert_no_key_is_written(nodes.folder, tmp_path / "run")
 
         with started(f"http://{host}:{port}") as again:
-            assert "has 1 nodes with 1 GPUs" in again.wait()
+            assert "has 1 nodes with 1 GPUs" in again.wait(300)
         assert again.returncode == 2
 
 

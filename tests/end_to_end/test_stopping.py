@@ -169,7 +169,7 @@ def spliced_texts(folder: Path) -> Iterator[str]:
 def an_alarm_saves_and_an_alarm_stops(folder: Path, port: int) -> Path:
     more = (*ALARMS, "trainer.val_before_train=false", "trainer.test_freq=1")
     with served(folder, port), training(folder, port, *more) as stopped:
-        console = stopped.wait()
+        console = stopped.wait(900)
     assert stopped.returncode == EXIT_STOPPED, console[-4000:]
     assert re.search(r"alarm saves: rollout/searches is [\d.]+, above -1 \[step 1\]: save", console)
     assert re.search(r"error: alarm stops: rollout/searches is [\d.]+, above -1, for 3 steps \[step 3\]", console)

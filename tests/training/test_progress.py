@@ -1,8 +1,8 @@
 """One line a step, from verl's metrics file."""
 
 import json
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,19 +87,23 @@ def test_a_resumed_run_prints_only_what_is_new(tmp_path: Path, capsys: pytest.Ca
     assert "   2 |" in capsys.readouterr().out
 
 
-def test_a_long_silence_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_silence_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("training.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     log = tmp_path / "train.log"
-    printer = SilencePrinter(log, limit_s=0.2)
+    printer = SilencePrinter(log)
 
-    def told_after(seconds: float) -> int:
-        time.sleep(seconds)
+    def told_after(minutes: float) -> int:
+        now[0] += 60 * minutes
         printer.print_news()
         printer.print_news()
-        return capsys.readouterr().out.count(f"nothing to {log}")
+        return capsys.readouterr().out.count(f"nothing to {log} for 30 minutes")
 
-    assert told_after(0.0) == 0
-    assert told_after(0.3) == 1
-    assert told_after(0.3) == 0  # of one silence once
+    assert told_after(0) == 0
+    assert told_after(31) == 1
+    assert told_after(31) == 0  # of one silence once
     log.write_text("a line\n")
-    assert told_after(0.3) == 0  # it was written since the last look
-    assert told_after(0.3) == 1
+    assert told_after(31) == 0  # it was written since the last look
+    assert told_after(31) == 1

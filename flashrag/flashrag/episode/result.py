@@ -32,7 +32,7 @@ def fit_result(
     dialect: Dialect = RESEARCH,
     note: str = "",
 ) -> SplicedResult | None:
-    """Render documents into at most `max_tokens` tokens; None if not even an empty result fits.
+    """Render documents into at most `max_tokens` tokens; None if not even tags and note fit.
 
     Whole documents are dropped from the end first; if the first one alone is too long, it is cut at the end of a token.
     The tags, and our own `note` below the documents, are always intact. Without documents, the result is `NO_RESULTS`.
@@ -66,7 +66,7 @@ def _splice(body: str, encode: Callable[[str], list[int]], dialect: Dialect, not
 def _cut(
     passage: str, encode: Callable[[str], list[int]], max_tokens: int, dialect: Dialect, note: str
 ) -> SplicedResult | None:
-    """The longest prefix of a passage that fits and ends with one of its tokens; None if the bare tags do not fit.
+    """The longest prefix of a passage that fits and ends with one of its tokens; None if tags and note do not.
 
     Bisects over characters, then goes back to the end of a token of the whole passage, so that no token is cut in half.
     """

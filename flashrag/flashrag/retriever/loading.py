@@ -177,7 +177,9 @@ def _load_dense(
     if index is None:
         assert settings.index_path is not None, "checked by RetrieverSettings"
         if settings.faiss_gpu and is_large(settings.index_path):  # before it is read into memory
-            check_on_gpus(read_index(settings.index_path, mmap=True, l2=True))
+            mapped = read_index(settings.index_path, mmap=True, l2=True)
+            set_search_depth(mapped, settings.faiss_nprobe, settings.faiss_ef_search)
+            check_on_gpus(mapped)
         index = read_index(settings.index_path, settings.faiss_mmap, l2=True)
         set_search_depth(index, settings.faiss_nprobe, settings.faiss_ef_search)
     explicit_pooling = settings.retrieval_pooling_method or (card.pooling if card else None)

@@ -32,10 +32,13 @@ def test_the_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path):
         checkpoints(tmp_path)
 
 
-def test_a_checkpoint_that_is_being_written_is_left_out(tmp_path: Path):
+def test_a_checkpoint_after_the_last_noted_one_is_left_out_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run = write_checkpoints(tmp_path / "run", 3, 20)
     (run / "global_step_40" / "actor").mkdir(parents=True)  # the trainer has not noted it yet
     assert list(checkpoints(run)) == [3, 20]
+    assert capsys.readouterr().out.startswith(f"left out: {run / 'global_step_40'}, because step 20 is the last one")
     (run / "latest_checkpointed_iteration.txt").unlink()  # of checkpoints that were copied without it nothing is known
     with pytest.raises(UserError, match="global_step_40"):
         checkpoints(run)

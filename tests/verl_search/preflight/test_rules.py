@@ -177,7 +177,7 @@ def test_a_run_goes_on_with_its_budget_told_as_it_began(tmp_path: Path):
     assert told(rules.control_is_told, *given) == []
     ((severity, message),) = told(rules.control_is_told, *given, "search.tell_budget=true")
     assert severity is Severity.ERROR
-    assert f"search.tell_budget=True, but the run in {tmp_path} has search.tell_budget=False" in message
+    assert f"search.tell_budget=true, but the run in {tmp_path} has search.tell_budget=false" in message
 
 
 def test_passages_of_other_questions_need_other_questions():

@@ -4,12 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, RayTaskError
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
+from flashrag.errors import UserError
 from verl_search.trainer import trainer as trainer_module
 from verl_search.trainer.stopping import StopTraining
-from verl_search.trainer.trainer import SearchTrainer
+from verl_search.trainer.trainer import SearchTrainer, TaskRunnerHere
 
 
 def fit_that_meets(error: Exception, lost: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +49,23 @@ def test_another_failure_of_a_call_ends_the_run_unless_a_node_is_lost(monkeypatc
         fit_that_meets(of_another_process(ZeroDivisionError("no")), [], monkeypatch)
     with pytest.raises(StopTraining, match=r"^the Ray node 10\.0\.0\.2 does not answer: a process of the run died: no"):
         fit_that_meets(of_another_process(ZeroDivisionError("no")), ["10.0.0.2"], monkeypatch)
+
+
+def test_the_task_runner_has_a_name_that_a_second_run_on_the_cluster_cannot_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+
+    def taken(*_: object) -> None:
+        raise ActorAlreadyExistsError("the name is taken")
+
+    def options(**options: Any) -> SimpleNamespace:
+        given.update(options)
+        return SimpleNamespace(remote=taken)
+
+    monkeypatch.setattr(trainer_module, "SearchTaskRunner", SimpleNamespace(options=options))
+    for name in ("check_alone", "check_each_node", "on_this_node"):
+        monkeypatch.setattr(trainer_module, name, meet_nothing)
+    with pytest.raises(UserError, match="another run trains on this Ray cluster"):
+        TaskRunnerHere(None).remote()
+    assert (given["name"], given["namespace"]) == ("SearchTaskRunner", "verl_search")

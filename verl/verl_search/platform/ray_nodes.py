@@ -22,6 +22,11 @@ from verl_search.platform.ray_cluster import FOLDER_VARIABLE, collect_rarely, pr
 ANSWER_S = 120.0
 CONNECT_S = 2.0
 QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}  # that of every run of verl
+RUNNER = {"name": "SearchTaskRunner", "namespace": "verl_search"}  # ours, there before the queue is
+NOT_ALONE = (
+    "another run trains on this Ray cluster, where verl has one queue of episodes, in which those of two runs would "
+    "mix; wait for the other's end, or give this run a cluster of its own"
+)
 REMEDY = (
     "Every node needs ReSearch set up under the same path, the same folders (a shared file system), and the way to the "
     "retrieval server: docs/training.md, Several nodes"
@@ -78,10 +83,7 @@ def _answers(node: Mapping[str, Any]) -> bool:
 def check_alone() -> None:
     """Raise `UserError` if another run trains on the cluster: both would put their episodes into one TransferQueue."""
     if QUEUE in ray.util.list_named_actors(all_namespaces=True):
-        raise UserError(
-            "another run trains on this Ray cluster, where verl has one queue of episodes, in which those of two runs "
-            "would mix; wait for the other's end, or give this run a cluster of its own"
-        )
+        raise UserError(NOT_ALONE)
 
 
 def check_each_node(config: Any) -> None:

@@ -93,7 +93,8 @@ def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
         earlier = kept_setting(facts.save_path, f"search.{key}", default)
         if earlier not in (None, value):
             yield error(
-                f"search.{key}={value}, but the run in {facts.save_path} has search.{key}={earlier} and would go on; "
+                f"search.{key}={str(value).lower()}, but the run in {facts.save_path} has "
+                f"search.{key}={str(earlier).lower()} and would go on; "
                 "give another save_path"
             )
 

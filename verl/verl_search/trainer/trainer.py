@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorAlreadyExistsError, RayActorError, RayTaskError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
+from flashrag.errors import UserError
 from flashrag.prompts import write_record
 from verl_search.platform.ray_cluster import private_variables
 from verl_search.platform.ray_nodes import (
+    NOT_ALONE,
+    RUNNER,
     check_alone,
     check_each_node,
     hand_over,
@@ -166,5 +169,8 @@ class TaskRunnerHere:
     def remote(self) -> Any:
         check_alone()
         check_each_node(self.config)
-        options = {**self._options, "scheduling_strategy": on_this_node()}
-        return SearchTaskRunner.options(**options).remote(private_variables(os.environ))  # pyrefly: ignore
+        options = {**self._options, **RUNNER, "scheduling_strategy": on_this_node()}
+        try:
+            return SearchTaskRunner.options(**options).remote(private_variables(os.environ))  # pyrefly: ignore
+        except ActorAlreadyExistsError as error:
+            raise UserError(NOT_ALONE) from error
