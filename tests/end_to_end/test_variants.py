@@ -1,6 +1,7 @@
-"""Estimators and policy losses for two steps on the real engines, in the demo's world. Over a minute each on two cores.
+"""Estimators, policy losses and controls of search, two steps each on the real engines, in the demo's world.
 
-The slow lane runs PPO with a critic, which has an engine of its own. Others by their names, two together with `+`:
+Over a minute each on two cores. The slow lane runs PPO with a critic, which has an engine of its own. Others by their
+names, two together with `+`:
 `RESEARCH_TEST_VARIANTS=rloo+gspo,llds python -m pytest -n 0 -m slow tests/end_to_end/test_variants.py`.
 """
 
@@ -36,6 +37,8 @@ VARIANTS = {
         "algorithm.rollout_correction.rollout_is=token",
         f"{ACTOR}.policy_loss.loss_mode=bypass_mode",
     ),
+    "forced": ("search.control=forced", "search.tell_budget=true"),
+    "stale": ("search.control=stale",),
 }
 CHOSEN = os.environ.get("RESEARCH_TEST_VARIANTS", "gae")
 
