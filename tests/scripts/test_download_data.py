@@ -14,6 +14,7 @@ from huggingface_hub import close_session
 
 from scripts.download_data import REPOSITORY, main
 from tests.proxies import HttpProxy, clear_proxies, running
+from tests.scripts.hub import send_file
 
 COMMIT = "1" * 40
 
@@ -43,21 +44,15 @@ class Hub:
             if revision not in ("main", COMMIT):
                 return Response(status_code=404, headers={"x-error-code": "RevisionNotFound"})
             sha256 = self.stated_sha256 or hashlib.sha256(self.content).hexdigest()
-            headers = {"etag": f'"{sha256}"', "x-repo-commit": COMMIT, "accept-ranges": "bytes"}
-            if request.method == "HEAD":
-                return Response(headers={**headers, "content-length": str(len(self.content))})
-            wanted = request.headers.get("range")
-            self.ranges.append(wanted)
-            start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-            body = self.content[start:]
-            headers["content-length"] = str(len(body))
-            if wanted:
-                headers["content-range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
-            if self.break_after is not None:
-                body, self.break_after = body[: self.break_after], None
-            return Response(body, status_code=206 if wanted else 200, headers=headers)
+            if request.method == "GET":
+                self.ranges.append(request.headers.get("range"))
+            return send_file(request, self.content, sha256, COMMIT, self.cut_off)
 
         return app
+
+    def cut_off(self, body: bytes) -> bytes:
+        length, self.break_after = self.break_after, None
+        return body[:length]
 
 
 @pytest.fixture(scope="module")

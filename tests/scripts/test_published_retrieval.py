@@ -5,6 +5,7 @@ import io
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from scripts import published_retrieval
 from scripts.download_data import main
 from scripts.published_retrieval import PUBLISHED, Pinned, Published
+from tests.scripts.hub import send_file
 
 CORPUS = b'{"id": "0", "contents": "\\"Rome\\"\\nA city."}\n' * 50
 PARTS = {"part_aa": bytes(range(256)) * 40, "part_ab": b"the rest of the index"}
@@ -75,22 +77,16 @@ class Hub:
             etag = hashlib.sha256(content).hexdigest()
             if file.endswith("config.json"):
                 etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            headers = {"etag": f'"{etag}"', "x-repo-commit": revision, "accept-ranges": "bytes"}
-            if request.method == "HEAD":
-                return Response(headers={**headers, "content-length": str(len(content))})
-            wanted = request.headers.get("range")
-            self.sent.append((file, wanted))
-            start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-            body = content[start:]
-            headers["content-length"] = str(len(body))
-            if wanted:
-                headers["content-range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            if file in self.damaged:
-                body = body[:-1] + b"?"
-            body = body[: self.break_after.pop(file, None)]
-            return Response(body, status_code=206 if wanted else 200, headers=headers)
+            if request.method == "GET":
+                self.sent.append((file, request.headers.get("range")))
+            return send_file(request, content, etag, revision, partial(self.damage, file))
 
         return send
+
+    def damage(self, file: str, body: bytes) -> bytes:
+        if file in self.damaged:
+            body = body[:-1] + b"?"
+        return body[: self.break_after.pop(file, None)]
 
 
 @pytest.fixture(scope="module")
