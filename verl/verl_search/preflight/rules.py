@@ -94,8 +94,7 @@ def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
         if earlier not in (None, value):
             yield error(
                 f"search.{key}={str(value).lower()}, but the run in {facts.save_path} has "
-                f"search.{key}={str(earlier).lower()} and would go on; "
-                "give another save_path"
+                f"search.{key}={str(earlier).lower()} and would go on; give another save_path"
             )
 
 
