@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flashrag.errors import UserError
 from tests.verl_search.composing import composed
+from verl_search import composition
 from verl_search.composition import check_command_line, check_composed, check_overrides, compose_config, quoted
 
 MISTAKES = [
@@ -181,3 +182,29 @@ def test_the_trainers_own_command_refuses_in_one_line_too(tmp_path: Path, overri
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(("in_bfloat16", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_a_cpu_computes_in_bfloat16_where_its_processor_does(
+    in_bfloat16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(composition, "computes_in_bfloat16", lambda: in_bfloat16)
+    config = compose_config("cpu", [])
+    parts = config.actor_rollout_ref
+    precisions = [
+        parts.rollout.dtype,
+        *(part.fsdp_config.mixed_precision.param_dtype for part in (parts.actor, parts.ref)),
+    ]
+    assert [*precisions, config.critic.fsdp.mixed_precision.param_dtype] == [expected] * 4
+    assert parts.actor.fsdp_config.dtype == "float32", "of the weights that are kept"
+    assert compose_config("warm_start_cpu", []).engine.mixed_precision.param_dtype == expected
+
+
+def test_a_given_precision_and_that_of_other_configs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composition, "computes_in_bfloat16", lambda: True)
+    for name, overrides in (("demo", []), ("cpu", ["actor_rollout_ref.rollout.dtype=float32"])):
+        config = compose_config(name, overrides).actor_rollout_ref
+        assert (config.rollout.dtype, config.actor.fsdp_config.mixed_precision.param_dtype) == ("float32", "float32")
+    assert compose_config("research", []).actor_rollout_ref.rollout.dtype == "bfloat16"
+    given = compose_config("warm_start_cpu", ["engine.mixed_precision.param_dtype=fp32"])
+    assert given.engine.mixed_precision.param_dtype == "fp32"

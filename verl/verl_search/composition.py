@@ -22,10 +22,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flashrag.errors import UserError, did_you_mean
+from flashrag.system.machine import computes_in_bfloat16
 from verl_search.platform.upstream import UpstreamMoved
 
 CONFIG_DIR = Path(__file__).parent / "config"
@@ -35,6 +36,8 @@ ONE_CONFIG = (
     "one command trains one config: start it once for each value. A list is written [a,b]; text with a comma is quoted"
 )
 NO_REFERENCE = "${…} refers to another setting, and text in the config cannot hold it"
+# Null means that the processor decides; the first is a training's, the second a warm start's.
+PRECISIONS = ("actor_rollout_ref.rollout.dtype", "engine.mixed_precision.param_dtype")
 HELD_PATHS = ("trainer.default_local_dir", "search.trajectory_dir")
 _KEY = re.compile(r"[+~]{0,2}[a-zA-Z_$][\w$-]*([./@:][\w$-]+)*")
 # Mappings that verl hands on to a library: each key in them may be left out.
@@ -69,7 +72,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     with in_one_line(name):
         check_overrides(overrides)
         config = _compose(name, overrides)
-        hold_paths(config)
+        settle(config)
         if overrides:
             check_composed(config, name, overrides)
     return config
@@ -124,6 +127,19 @@ def quoted(value: object) -> str:
             raise UserError(f"{value!r} is not text in UTF-8, which the training config is written in") from error
     text = re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", value)  # OmegaConf's way to write ${ as text
     return QuotedString(text, Quote.single).with_quotes()
+
+
+def settle(config: DictConfig) -> None:
+    """Complete what Hydra composed, before anything reads it: a CPU's precision, and paths that hold any text."""
+    choose_precision(config)
+    hold_paths(config)
+
+
+def choose_precision(config: DictConfig) -> None:
+    """Let a CPU compute in bfloat16 where it can do that itself, else in float32, unless a config says which."""
+    key = next((key for key in PRECISIONS if OmegaConf.select(config, key, default=MISSING) is None), None)
+    if key is not None:
+        OmegaConf.update(config, key, "bfloat16" if computes_in_bfloat16() else "float32")
 
 
 def hold_paths(config: DictConfig) -> None:

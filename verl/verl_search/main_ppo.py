@@ -27,9 +27,9 @@ from verl_search.composition import (
     CONFIG_DIR,
     check_command_line,
     check_composed,
-    hold_paths,
     in_one_line,
     register_with_hydra,
+    settle,
 )
 from verl_search.platform.kernels import complete_kernels
 from verl_search.platform.ray_cluster import collect_rarely, configured_ray, own_cpus, ray_init_settings
@@ -154,7 +154,7 @@ def run(config: DictConfig) -> int:
 def run_composed(config: DictConfig) -> None:
     """Check how Hydra composed the config, and train. Ends by itself, because Hydra adds lines to an exception."""
     refused = 0
-    hold_paths(config)
+    settle(config)
     if not os.environ.get(EXAMINED_VARIABLE):
         started = HydraConfig.get()
         overrides = OmegaConf.to_container(started.overrides.task, resolve=False)

@@ -6,13 +6,13 @@ One process for each device. The command for users is `training/warm_start.sh`, 
 import hydra
 from omegaconf import DictConfig
 
-from verl_search.composition import hold_paths, register_with_hydra
+from verl_search.composition import register_with_hydra, settle
 from verl_search.platform.kernels import complete_kernels
 
 
 @hydra.main(config_path="config", config_name="warm_start", version_base=None)
 def train(config: DictConfig) -> None:
-    hold_paths(config)
+    settle(config)
     from verl_search.platform import upstream
 
     upstream.check_plugin_loaded()

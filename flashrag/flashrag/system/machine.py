@@ -1,4 +1,4 @@
-"""GPUs, library versions and git revision of this machine. Found without torch, whose import takes many seconds."""
+"""GPUs, processor, library versions and git revision of this machine. Found without torch, whose import is slow."""
 
 import os
 import platform
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 MIG = "MIG-"  # begins the name of a slice of a GPU, which the driver lists under its GPU only
 
 
@@ -73,6 +75,17 @@ def has_nvcc() -> bool:
     """Whether CUDA's compiler is where the libraries that compile kernels at run time look for it."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     return shutil.which("nvcc") is not None or os.access(Path(home) / "bin" / "nvcc", os.X_OK)
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16: AVX512-BF16 or AMX of x86, BF16 of Arm.
+
+    False where the system does not tell, as outside Linux.
+    """
+    with suppress(OSError):
+        listed = re.search(r"^(?:flags|Features)\b.*", CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
+        return listed is not None and not BFLOAT16_FLAGS.isdisjoint(listed[0].split())
+    return False
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flashrag.system import machine
 from flashrag.system.machine import (
     Gpu,
     count_gpus,
@@ -101,6 +102,27 @@ def test_nvcc_is_looked_for_where_libraries_do(tmp_path: Path, monkeypatch: pyte
     driver(tmp_path / "bin", "exit 0")
     (tmp_path / "bin" / "nvidia-smi").rename(tmp_path / "bin" / "nvcc")
     assert has_nvcc()
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16\nbugs\t: none\n", True),
+        ("flags\t\t: fpu avx512f amx_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("flags\t\t: fpu avx2 avx512f\nvmx flags\t: avx512_bf16\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_processor_s_flags_say_whether_it_computes_in_bfloat16(
+    cpuinfo: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    monkeypatch.setattr(machine, "CPUINFO", path)
+    assert machine.computes_in_bfloat16() is expected
 
 
 def test_a_checkout_is_described_by_its_revision_and_whether_it_was_changed(tmp_path: Path) -> None:

@@ -116,6 +116,25 @@ def test_log_probabilities_entropies_and_gradients_are_those_of_each_sequence(
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_bfloat16_stays_near_float32(kind: str) -> None:
+    """Log-probabilities of some -4.6 within 0.1, and gradients that point the same way."""
+    model, batch = model_of(kind), BATCHES["a group and another question"]
+    found = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            log_probs = packed(model, micro_batch(batch, False))["log_probs"]
+        assert log_probs.dtype == torch.float32, "a sum of rounded log-probabilities has no digits left"
+        log_probs = torch.cat(of_trained(log_probs, batch))
+        log_probs.sum().backward()
+        found.append((log_probs.detach(), torch.cat([each.grad.flatten() for each in model.parameters()])))
+    (exact, gradient), (rounded, its_gradient) = found
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.1)
+    assert not torch.equal(rounded, exact)
+    assert torch.cosine_similarity(gradient, its_gradient, dim=0) > 0.99
+
+
 def test_a_temperature_of_the_batch_or_of_each_sequence() -> None:
     model, batch = model_of("llama"), BATCHES["a group and another question"]
     for temperature in (0.5, torch.tensor([0.5, 0.5, 0.5])):

@@ -39,7 +39,8 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         row = output_args.get("packed_row")
         if row is None:
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        logits = output.logits[0][output_args["place"]] / _temperature(micro_batch, row)
+        # In bfloat16 a log-probability near 0 has two digits, and the loss of a batch as few.
+        logits = output.logits[0][output_args["place"]].float() / _temperature(micro_batch, row)
         found = {"log_probs": row.jagged(logprobs_from_logits(logits, row.labels))}
         if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
             found["entropy"] = row.jagged(entropy_from_logits(logits))
