@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.preflight import CHECK_HELP, enforce, keep_torch_out_of_a_check, show_check
 from flashrag.system.arguments import CommandParser, boolean
 from flashrag.system.machine import torch_cuda
-from training.recipe import all_recipes, chosen_recipe, read_recipe
+from training.recipe import Recipe, all_recipes, chosen_recipe, read_recipe
+from training.stages import whole_path
 from verl_search.composition import CONFIG_DIR, check_settings, compose_config, quoted
 
 
@@ -98,21 +99,34 @@ def hydra_overrides(flags: argparse.Namespace) -> list[str]:
     return [*overrides, f"hydra.run.dir={quoted(str(Path(flags.save_path) / 'hydra'))}"]
 
 
+def composed(flags: argparse.Namespace, extra: Sequence[str]) -> tuple[str, list[str], DictConfig]:
+    """The name of the config, the overrides for flags and settings, and what they make of it."""
+    config_name = flags.config_name or ("research" if torch_cuda() else "cpu")
+    overrides = [*hydra_overrides(flags), *extra]
+    return config_name, overrides, compose_config(config_name, overrides)
+
+
+def is_whole_path(recipe: Recipe, argv: Sequence[str]) -> bool:
+    """Whether a recipe makes all that its training needs: it has stages, and no model to train is given."""
+    return bool(recipe.stages) and not any(word.partition("=")[0] == "--actor_model_path" for word in argv)
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if (name := chosen_recipe(argv)) == "help":
         print(*(recipe.line for recipe in all_recipes().values()), sep="\n")
         return 0
+    if name is not None and is_whole_path(recipe := read_recipe(name), argv):
+        print(recipe.summary)
+        return whole_path(recipe, argv, lambda words: composed(*parse_flags(words)))
     flags, extra = parse_flags(argv)
     if name is not None:
         print(read_recipe(name).summary)
-    config_name = flags.config_name or ("research" if torch_cuda() else "cpu")
-    overrides = [*hydra_overrides(flags), *extra]
+    config_name, overrides, config = composed(flags, extra)
     from verl_search.preflight.facts import TrainingFacts
     from verl_search.preflight.rules import preflight
 
-    config = compose_config(config_name, overrides)
     facts = TrainingFacts(config, config_name)
     findings = preflight(facts)
     if flags.check:

@@ -18,6 +18,13 @@ from verl_search.composition import quoted
 FOLDER = Path(__file__).with_name("recipes")
 
 
+class Stage(BaseModel, frozen=True, extra="forbid"):
+    """A step of a whole path (stages.py)."""
+
+    name: str
+    command: str
+
+
 class Recipe(BaseModel, frozen=True, extra="forbid"):
     """A file of recipes/; research-pilot.yaml explains the fields."""
 
@@ -30,6 +37,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     flags: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}
     commands: Mapping[str, tuple[str, ...]] = {}
+    inputs: Mapping[str, tuple[str, ...]] = {}
+    server: Mapping[str, str] = {}
+    stages: tuple[Stage, ...] = ()
 
     @property
     def line(self) -> str:

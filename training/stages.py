@@ -1,0 +1,253 @@
+"""The whole path of a recipe that has stages, from nothing to a report: `bash training/run.sh --recipe smollm2-nq`.
+
+A stage is a command as a user types it, in the root of the repository. What is done is noted in stages.json, so the
+same command goes on where it was stopped; each stage's own command goes on where it can. A retrieval server runs while
+a stage needs it. Does not cover: what the stages do.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from flashrag.errors import ReSearchError, UserError
+from flashrag.preflight import (
+    CHECK_HELP,
+    MACHINE_RULES,
+    Finding,
+    MachineFacts,
+    Plan,
+    Rule,
+    enforce,
+    error,
+    examine,
+    fact,
+    gathered,
+    gib,
+    output_folder,
+    show_check,
+    without_check,
+)
+from flashrag.system import local_server
+from flashrag.system.arguments import CommandParser, flag
+from flashrag.system.files import write_text
+from flashrag.system.processes import run_guarded
+from training.recipe import Recipe, Stage
+from verl_search.trainer.stopping import resume_command
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTES = "stages.json"
+SEARCH_URL = "{search_url}"
+TRAINING = "bash training/run.sh "
+FOLDER_BYTES = 4 * 2**30  # the recipe smollm2-nq took 3 GiB: a model, its warm start, three checkpoints
+
+
+class Stopwatch:
+    """Seconds per stage, added up over resumed runs and kept on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
+
+    def stage(self, name: str, product: Path, work: Callable[[], None]) -> None:
+        """Do the work of a stage unless its product is there."""
+        if product.exists():
+            print(f"== {name}: done before ({product})", flush=True)
+            return
+        print(f"== {name} …", flush=True)
+        started = time.monotonic()
+        try:
+            work()
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
+            self.path.write_text(json.dumps(self.seconds, indent=1))
+        print(f"== {name}: {self.seconds[name]:.0f} s", flush=True)
+
+
+@contextmanager
+def retrieval_server(config: Mapping[str, str], log_folder: Path) -> Iterator[str]:
+    """Serve a retrieval config on a free port for the length of the block; yields the server's URL."""
+    config_path = log_folder / "serving_config.yaml"
+    config_path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    script = REPOSITORY / "rag_serving" / "serving.py"
+    with local_server.retrieval_server(script, config_path, log_folder / "retrieval_server.log") as url:
+        yield url
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathOptions:
+    """The flags of a whole path, beside those of the training in it."""
+
+    recipe: str = flag("this recipe", metavar="NAME")
+    data_dir: Path = flag("folder of the questions and the corpus", Path("data"))
+    output_dir: Path | None = flag("where every stage's product goes (default: outputs/RECIPE)", None)
+    seed: int = flag("of the training: data order and rollouts", 0)
+    run: str | None = flag(
+        "a folder in output_dir for this training and what follows it (default: seedN)", None, metavar="NAME"
+    )
+    check: bool = flag(CHECK_HELP, False)
+
+
+class PathFacts(MachineFacts):
+    """What there is to know before a whole path starts.
+
+    `given` are flags and settings of the training; `read_training` raises `UserError` for arguments of training/run.sh
+    that it does not take.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: PathOptions,
+        given: Sequence[str],
+        read_training: Callable[[Sequence[str]], object],
+    ) -> None:
+        self.recipe, self.options, self.given, self.read_training = recipe, options, given, read_training
+        self.folder = (options.output_dir or Path("outputs") / recipe.name).absolute()
+        self.run = options.run or f"seed{options.seed}"
+
+    @fact
+    def inputs(self) -> Mapping[str, Path]:
+        """The first file in the data folder of each input."""
+        found = {}
+        for name, places in self.recipe.inputs.items():
+            path = next((path for place in places if (path := self.options.data_dir / place).is_file()), None)
+            if path is None:
+                raise UserError(
+                    f"--data_dir {self.options.data_dir}: no file {' or '.join(places)}, the {name} of the recipe; "
+                    "scripts/download_data.py fetches data, docs/recipes.md says which"
+                )
+            found[name] = path.absolute()
+        return found
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        """What the placeholders of the recipe stand for."""
+        paths = {"output_dir": self.folder, "run_dir": self.folder / self.run, **self.inputs}
+        return {name: str(value) for name, value in {**paths, "seed": self.options.seed}.items()}
+
+    @property
+    def server(self) -> dict[str, str]:
+        """The configuration of the retrieval server."""
+        return {key: value.format_map(self.values) for key, value in self.recipe.server.items()}
+
+    @fact
+    def commands(self) -> Mapping[str, str]:
+        """The command of each stage; the address of the server, which is not known yet, stays a placeholder."""
+        values = {name: shlex.quote(value) for name, value in self.values.items()}
+        values |= {"given": shlex.join(self.given), "search_url": SEARCH_URL}
+        stages = {self.name_of(stage): stage.command for stage in self.recipe.stages}
+        return {name: command.format_map(values).strip() for name, command in stages.items()}
+
+    def name_of(self, stage: Stage) -> str:
+        """The name of a stage in the notes: what depends on the training is done for each."""
+        return f"{stage.name} {self.run}" if "{run_dir}" in stage.command else stage.name
+
+    @property
+    def notes(self) -> dict[str, dict[str, object]]:
+        """Command and seconds of each stage that is done."""
+        path = self.folder / NOTES
+        return json.loads(path.read_bytes()) if path.is_file() else {}
+
+    def is_done(self, name: str) -> bool:
+        return name in self.notes
+
+
+def training_can_be_read(facts: PathFacts) -> None:
+    for command in facts.commands.values():
+        if command.startswith(TRAINING):
+            facts.read_training(shlex.split(command.removeprefix(TRAINING)))
+
+
+def stages_are_the_same(facts: PathFacts) -> Iterator[Finding]:
+    for name, command in facts.commands.items():
+        if facts.is_done(name) and (before := facts.notes[name]["command"]) != command:
+            yield error(
+                f"{facts.folder} holds the stage {name!r} of another command:\n    {before}\n  this one asks for:\n    "
+                f"{command}\n  give another --run or --output_dir"
+            )
+
+
+RULES: Mapping[str, Rule[PathFacts]] = {
+    "path.inputs": gathered("inputs"),
+    "path.training": training_can_be_read,
+    "path.stages": stages_are_the_same,
+    "path.output": lambda facts: output_folder("--output_dir", facts.folder, FOLDER_BYTES, "all stages"),
+    **MACHINE_RULES,
+}
+
+
+def _stages(facts: PathFacts) -> str:
+    state = {name: "done" if facts.is_done(name) else "to do" for name in facts.commands}
+    return "".join(f"\n  {name} ({state[name]})\n    {command}" for name, command in facts.commands.items())
+
+
+PLAN: Plan[PathFacts] = {
+    "path": {
+        "command": lambda _: without_check(resume_command()),
+        "recipe": lambda facts: facts.recipe.name,
+        "machine": lambda facts: f"{facts.machine.cores} cores, {gib(facts.machine.memory_bytes)} of memory",
+        "written to": lambda facts: str(facts.folder),
+        "stages": _stages,
+    }
+}
+
+
+def run_stage(name: str, command: str) -> None:
+    """Run one command; its output is ours. Raises `ReSearchError` where it fails."""
+    program, *words = shlex.split(command)
+    program = sys.executable if program == "python" else program
+    environment = {**os.environ, "RESEARCH_COMMAND": resume_command()}
+    done = subprocess.run([program, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, env=environment, check=False)
+    if done.returncode != 0:
+        raise ReSearchError(f"the stage {name!r} ended with exit code {done.returncode}; above it says why")
+
+
+def run_stages(facts: PathFacts) -> None:
+    """All stages that are not done, in order."""
+    facts.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as servers:
+        url = ""
+        for number, (name, command) in enumerate(facts.commands.items(), 1):
+            title = f"== {number}/{len(facts.commands)} {name}"
+            if facts.is_done(name):
+                print(f"{title}: done before", flush=True)
+                continue
+            print(f"{title}\n{command}", flush=True)
+            if SEARCH_URL in command and not url:
+                url = servers.enter_context(retrieval_server(facts.server, facts.folder))
+            started = time.monotonic()
+            run_stage(name, command.replace(SEARCH_URL, url))
+            seconds = round(time.monotonic() - started, 1)
+            write_text(
+                facts.folder / NOTES,
+                json.dumps({**facts.notes, name: {"command": command, "seconds": seconds}}, indent=1) + "\n",
+            )
+            print(f"== {name}: {seconds:.0f} s", flush=True)
+
+
+def whole_path(recipe: Recipe, argv: Sequence[str], read_training: Callable[[Sequence[str]], object]) -> int:
+    """The command line of a whole path; returns the exit code. `read_training` is as for `PathFacts`."""
+    parser = CommandParser(
+        prog=f"training/run.sh --recipe {recipe.name}",
+        description=f"{recipe.title}: everything from the model to the report. Flags and settings of the training "
+        "can follow (bash training/run.sh --help).",
+    )
+    parser.add_fields(PathOptions)
+    flags, given = parser.parse_known_args(argv)
+    facts = PathFacts(recipe, PathOptions(**vars(flags)), given, read_training)
+    findings = examine(RULES, facts)
+    if facts.options.check:
+        return show_check(PLAN, facts, findings)
+    enforce(findings)
+    run_guarded(lambda: run_stages(facts), resume_hint=f"the same command goes on ({facts.folder})")
+    print(f"done: {facts.folder / facts.run}")
+    return 0
