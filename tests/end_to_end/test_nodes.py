@@ -28,6 +28,7 @@ KEYS = {TOKEN_VARIABLE: "the-servers-token", "WANDB_API_KEY": "the-key-of-wandb-
 def command(url: str, *more: str) -> list[str]:
     arguments = [
         *("--config_name", "cpu", "--actor_model_path", "model", "--search_url", url, "--save_path", "run"),
+        "actor_rollout_ref.rollout.dtype=float32",  # the same figures on every processor
         *("--train_data_path", "data/train.parquet", "--dev_data_path", "data/test.parquet", "--nnodes", 2),
         *("--n_gpus_per_node", 1, "--train_batch_size", BATCH, "--ppo_mini_batch_size", BATCH, "--rollout_n", GROUP),
         *("--max_prompt_length", 300, "--max_response_length", 300, "--save_freq", 2, "--test_freq", -1),

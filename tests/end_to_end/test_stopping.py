@@ -115,6 +115,7 @@ def kill(server: subprocess.Popen) -> None:
 def training_command(folder: Path, port: int, *more: str) -> list[str]:
     arguments = [
         *("--config_name", "cpu", "--actor_model_path", BASE_MODEL, "--search_url", f"http://{LOOPBACK}:{port}"),
+        "actor_rollout_ref.rollout.dtype=float32",  # the same figures on every processor
         *("--train_data_path", folder / "data" / "train.parquet", "--dev_data_path", folder / "data" / "test.parquet"),
         *("--save_path", folder / "run", "--train_batch_size", BATCH, "--ppo_mini_batch_size", BATCH),
         *("--rollout_n", GROUP, "--max_prompt_length", 300, "--max_response_length", 500, "--save_freq", 100),

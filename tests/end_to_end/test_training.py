@@ -105,6 +105,7 @@ def train(folder: Path, url: str, data: Path, *more: object) -> dict[int, dict[s
         *("trainer.val_before_train=false", "search.top_n=2", "search.max_result_tokens=200"),
         *("search.max_searches=3", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192"),
         "data.dataloader_num_workers=0",
+        "actor_rollout_ref.rollout.dtype=float32",  # the same figures on every processor
         *more,
         program=program,
         cwd=clone,
