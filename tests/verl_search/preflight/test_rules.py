@@ -295,6 +295,13 @@ def test_the_disk_on_paper():
     assert sizes.kept_checkpoints(config, 25) == 3
 
 
+def test_unless_told_otherwise_a_run_keeps_two_checkpoints_and_the_best():
+    """verl keeps them all: 353 of the published run, 91 GB each."""
+    config = composed("research")
+    assert sizes.kept_checkpoints(config, 3530) == 3
+    assert config.trainer.max_critic_ckpt_to_keep == config.trainer.max_actor_ckpt_to_keep == 2
+
+
 def test_a_disk_without_room_for_one_checkpoint_is_an_error_and_for_all_of_them_a_warning(tmp_path: Path):
     place, keep = f"trainer.default_local_dir={tmp_path}", "trainer.max_actor_ckpt_to_keep=null"
     huge = replace(MODEL, parameters=2**55)

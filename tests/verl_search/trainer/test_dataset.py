@@ -102,6 +102,7 @@ def test_the_same_file_for_both_splits_is_told_apart(tmp_path: Path, tokenizer) 
     trainer._init_dataloader()
     for loader, split in ((trainer.train_dataloader, "train"), (trainer.val_dataloader, "val")):
         assert [row for batch in loader for row in batch["split"]] == [split] * len(QUESTIONS)
+    assert trainer.val_dataloader.batch_size == 1024, "unless told otherwise, verl asks all 7,405 at once"
 
 
 def test_prompts_are_measured_in_the_words_of_the_file(tmp_path: Path, tokenizer) -> None:
