@@ -1,7 +1,8 @@
 """Whatever a model samples, a passage holds and a tokenizer does: an episode is token-exact.
 
 Streams of any tokens, sampled by an engine that stops as real ones do: with the token in which the stop string ends, or
-a few tokens later, as with several tokens a step. On small tokenizers, and with many more streams on published ones.
+a few tokens later, as with several tokens a step. On small tokenizers, and with many more streams on published ones, in
+each dialect that models are trained in.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from flashrag.document import Document, Passage
 from flashrag.episode import (
     RESEARCH,
+    SEARCH_R1,
+    Dialect,
     EndReason,
     Episode,
     EpisodeCodec,
@@ -29,8 +32,9 @@ from flashrag.episode import (
 from tests.tokenizers import PUBLISHED, SMALL, Tokenizers, comes_back_as
 
 PIECES = [
-    *RESEARCH.tags, "<search> king </search>", "</search>\n\n", "</search></search>", "<search>", "</sea", "rch>", "</",
-    "search", ">", ">\n\n", "<", " ", "\n", "king", "é", "漢", "🤖", r"\boxed{King Wu}",
+    *RESEARCH.tags, *SEARCH_R1.result, "<search> king </search>", "<answer> Wu </answer>", "</search>\n\n",
+    "</search></search>", "<search>", "</sea", "rch>", "</", "search", ">", ">\n\n", "<", " ", "\n", "king", "é", "漢",
+    "🤖", r"\boxed{King Wu}",
 ]  # fmt: skip
 
 
@@ -74,15 +78,16 @@ class Engine:
             left = left - 1 if left is not None else None
             if token_id in self.codec.eos_token_ids:
                 return
-            if left is None and "</search>" in self.codec.tokenizer.decode(self.stream[:number]):
+            text = self.codec.tokenizer.decode(self.stream[:number])
+            if left is None and any(stop in text for stop in self.codec.dialect.stops):
                 left = self.beyond
 
 
 @cache
-def codec_of(tokenizer: Any) -> EpisodeCodec:
+def codec_of(tokenizer: Any, dialect: Dialect = RESEARCH) -> EpisodeCodec:
     """With two tokens that end a sequence, where the vocabulary has as many."""
     others = {*tokenizer.all_special_ids} - {tokenizer.eos_token_id, tokenizer.unk_token_id}
-    return EpisodeCodec(tokenizer, [tokenizer.eos_token_id, *sorted(others)[:1]])
+    return EpisodeCodec(tokenizer, [tokenizer.eos_token_id, *sorted(others)[:1]], dialect)
 
 
 @cache
@@ -106,8 +111,11 @@ def ids_of(tokenizer: Any, piece: Piece) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
-def reference_query(text: str) -> str:
-    """The query of the first closed search, in other words than the protocol's."""
+def reference_query(text: str, dialect: Dialect) -> str:
+    """The query of the first closed search, in other words than the protocol's; none follows a final answer."""
+    text = text.split("</answer>")[0] if dialect is SEARCH_R1 else text
+    if "</search>" not in text:
+        return ""
     before = text.split("</search>")[0]
     return before.split("<search>")[-1].strip() if "<search>" in before else ""
 
@@ -134,6 +142,7 @@ EPISODES: dict[str, Any] = {
     "end": st.sampled_from([None, 0, -1]),  # which of the tokens that end a sequence follows the stream
     "told": st.booleans(),  # how many searches are left
     "forced": st.none() | st.lists(st.sampled_from([*PIECES, "</s>", "<|im_end|>"])).map("".join),
+    "dialect": st.sampled_from([RESEARCH, SEARCH_R1]),
 }
 
 
@@ -147,8 +156,11 @@ async def an_episode_is_exact(
     end: int | None,
     told: bool,
     forced: str | None,
+    dialect: Dialect,
 ) -> None:
-    codec = codec_of(tokenizers[kind])
+    if kind == "word-level":  # no word of it is a tag with text beside it, as in Search-R1's results
+        dialect = RESEARCH
+    codec = codec_of(tokenizers[kind], dialect)
     ends = sorted(codec.eos_token_ids)
     ids = [token_id for piece in stream for token_id in ids_of(codec.tokenizer, piece)]
     engine = Engine(codec, ids if end is None else [*ids, ends[end]], beyond)
@@ -163,18 +175,22 @@ async def an_episode_is_exact(
     check_mask(episode, engine, budget)
     check_texts(episode, codec, kind)
     results = [segment.text for segment in episode.segments if segment.call is not None]
-    assert [told and f"Searches left: {2 - n}.\n</result>" in text for n, text in enumerate(results)] == [
+    end_of_result = f"{dialect.margin}{dialect.result.close}"
+    assert [told and f"Searches left: {2 - n}.{end_of_result}" in text for n, text in enumerate(results)] == [
         told for _ in results
     ]
     if forced is not None and episode.segments:
         assert [segment.source for segment in episode.segments[:2]][-1] in (Source.FORCED, Source.RESULT)
     searched = [s for s in episode.segments if s.source is not Source.RESULT and "</search>" in s.text]
-    asked = [query for query in map(reference_query, (s.text for s in searched)) if query]
+    asked = [query for query in (reference_query(s.text, dialect) for s in searched) if query]
     assert queries == asked[: len(queries)]
     # Every segment but the last closed a search; a search that got no result is what ended the episode.
     assert all("</search>" in s.text for s in episode.segments[:-1] if s.source is Source.MODEL)
     if episode.end_reason is EndReason.EOS:
         assert episode.response_ids[-1] in ends
+    elif episode.end_reason is EndReason.ANSWERED:
+        assert dialect is SEARCH_R1
+        assert "</answer>" in episode.segments[-1].text
     else:
         assert episode.end_reason in (EndReason.LENGTH, EndReason.SEARCH_LIMIT)
 
@@ -182,9 +198,19 @@ async def an_episode_is_exact(
 EXAMPLES = [
     dict(zip(EPISODES, values, strict=True))
     for values in [
-        (["<search> king </search>\n\n", "king"], ["</result>"], 300, 0, None, False, None),
-        (["<search> king ", "</search></search>", 1], ["king"], 300, 1, 0, True, "<search> king </search>"),
-        (["<search>", "king", "</", "search", ">", "é"], ["é"], 300, 2, -1, True, ""),
+        (["<search> king </search>\n\n", "king"], ["</result>"], 300, 0, None, False, None, RESEARCH),
+        (["<search> king ", "</search></search>", 1], ["king"], 300, 1, 0, True, "<search> king </search>", RESEARCH),
+        (["<search>", "king", "</", "search", ">", "é"], ["é"], 300, 2, -1, True, "", RESEARCH),
+        (
+            ["<search> king </search>\n\n", "<answer> Wu </answer>", "<search> king </search>"],
+            ["</information>"],
+            300,
+            0,
+            0,
+            True,
+            None,
+            SEARCH_R1,
+        ),
     ]
 ]
 test_an_episode_is_exact = pytest.mark.asyncio(cases(SMALL, 120, EPISODES, EXAMPLES)(an_episode_is_exact))
