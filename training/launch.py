@@ -139,8 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.trainer_process import run_trainer
 
     save_path = Path(flags.save_path)
+    # On a CPU the training processes share the cores, and each takes turns with its engine.
+    threads = max(1, facts.machine.cores // config.trainer.n_gpus_per_node) if config.trainer.device == "cpu" else 1
     run_guarded(
-        lambda: run_trainer(config_name, overrides, save_path, facts.total_steps, examined=True),
+        lambda: run_trainer(config_name, overrides, save_path, facts.total_steps, threads=threads, examined=True),
         resume_hint=lambda: what_a_repeat_does(save_path),
     )
     print(f"done: checkpoints, metrics and trajectories are in {save_path}")

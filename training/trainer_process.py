@@ -32,8 +32,8 @@ class Printer(Protocol):
     def print_news(self) -> None: ...
 
 
-def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
-    """The platform of a CPU config, and the paths of verl's loggers."""
+def trainer_environment(config_name: str, save_path: Path, threads: int = 1) -> dict[str, str]:
+    """The platform of a CPU config, the paths of verl's loggers, and the threads that one process computes with."""
     metrics_dir = save_path / METRICS_FOLDER
     try:
         metrics_dir.mkdir(parents=True, exist_ok=True)
@@ -47,8 +47,9 @@ def trainer_environment(config_name: str, save_path: Path) -> dict[str, str]:
         COMMAND_VARIABLE: resume_command(),
     }
     if "OMP_NUM_THREADS" not in os.environ:
-        # Several engines share the cores; OpenMP barriers collapse when each takes them all.
-        environment["OMP_NUM_THREADS"] = "1"
+        environment["OMP_NUM_THREADS"] = str(threads)
+        # Engine and trainer take turns on the same cores: a thread that waits must not keep one busy.
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
     if config_name in CPU_CONFIGS:
         # verl would take a GPU of the machine even if torch was built for the CPU.
         environment["VERL_PLATFORM"] = "cpu"
@@ -61,14 +62,16 @@ def run_trainer(
     save_path: Path,
     total_steps: int | None = None,
     *,
+    threads: int = 1,
     examined: bool = False,
 ) -> None:
     """Train to the end, printing one line a step and the trainer's notices.
 
-    `examined`: the caller has run the preflight, so the trainer does not repeat it.
+    `threads`: of the trainer, and of each engine. `examined`: the caller has run the preflight, so the trainer
+    does not repeat it.
     Raises `UserError`, `StopTraining` (it ended on purpose) or `TrainingFailed` otherwise.
     """
-    environment = trainer_environment(config_name, save_path)
+    environment = trainer_environment(config_name, save_path, threads)
     if examined:
         environment[EXAMINED_VARIABLE] = "1"
     log_path = save_path / "train.log"

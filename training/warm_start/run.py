@@ -5,7 +5,6 @@ last checkpoint. Does not cover: the loss and the update, which are upstream's (
 """
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -134,9 +133,8 @@ def fine_tune(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     given = [*(f"{key}={quoted(str(path))}" for key, path in paths.items()), *overrides]
     module = ["-m", "verl_search.warm_start", "--config-name", facts.config_name, *given]
-    environment = trainer_environment(facts.config_name, folder)
-    if processes == 1:  # nothing else works meanwhile
-        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    # One process has the machine to itself.
+    environment = trainer_environment(facts.config_name, folder, facts.machine.cores if processes == 1 else 1)
     print(f"fine-tuning starts (FSDP2); its full log: {folder / LOG}", flush=True)
     follow_process(
         [sys.executable, *torchrun, *module],

@@ -159,6 +159,13 @@ def test_a_cpu_config_is_trained_on_the_cpu_platform(tmp_path: Path) -> None:
     assert "VERL_PLATFORM" not in trainer_environment("research", tmp_path)
 
 
+def test_a_process_computes_with_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer_environment("cpu", tmp_path, threads=2).keys().isdisjoint({"OMP_NUM_THREADS", "OMP_WAIT_POLICY"})
+    monkeypatch.delenv("OMP_NUM_THREADS")  # the tests'
+    found = trainer_environment("cpu", tmp_path, threads=2)
+    assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"]) == ("2", "PASSIVE")
+
+
 def test_check_shows_the_plan_and_starts_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "démo ½"
     assert main(["--check", "--output_dir", str(folder)]) == 0
