@@ -99,7 +99,7 @@ class CommandParser(argparse.ArgumentParser):
             keywords = {**_keywords(kinds[item.name]), **given}
             if item.default is dataclasses.MISSING:
                 keywords["required"] = True
-            elif kinds[item.name] is not bool:
+            else:
                 keywords["default"] = item.default
             groups[group].add_argument(f"--{item.name}", *keywords.pop("aliases", ()), **keywords)
         self.set_defaults(**defaults)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flashrag.errors import UserError
-from flashrag.system.arguments import CommandParser, flag, in_range, parse_options
+from flashrag.system.arguments import CommandParser, boolean, flag, in_range, parse_options
 
 
 @pytest.fixture
@@ -83,6 +83,7 @@ class MergeOptions:
     sizes: Sequence[int] = flag("their sizes", (1, 2))
     limit: int | None = flag("how many (default: all)", None)
     dry: bool = flag("write nothing", False)
+    chat: bool = flag("as a conversation", False, action="store", type=boolean)
 
 
 def test_the_fields_of_a_dataclass_are_the_flags_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:

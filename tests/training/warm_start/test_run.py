@@ -123,6 +123,8 @@ def test_what_would_not_be_honoured_is_refused(
 
 
 def test_flags_of_the_rules_are_refused_for_trajectories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "has no effect without --train_data_path"
+    assert told not in refused(capsys, *command(tmp_path, "--trajectories", tmp_path))
     errors = refused(capsys, *command(tmp_path, "--trajectories", tmp_path, "--top_n", "3", "--direct_share", "0"))
     assert "--top_n=3 has no effect without --train_data_path" in errors
     assert "--direct_share=0.0 has no effect without --train_data_path" in errors
