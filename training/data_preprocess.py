@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a script: make the repository's own folders importable
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -46,6 +46,9 @@ from flashrag.system.machine import versions_in_words
 from training.qa_rows import qa_rows, write_parquet_files
 from training.question_filters import FilterOptions, Selection, answers_found, in_words, not_among, select
 from training.question_sets import SET, QuestionSet, SetOptions, read_sets, set_name, with_own_ids
+
+if TYPE_CHECKING:
+    from flashrag.client import RetrievalServers
 
 PROGRAM = "python training/data_preprocess.py"
 ALL = -1
@@ -107,11 +110,14 @@ class DataFacts(MachineFacts):
         return select(train, {**apart, **self.options.filters()})
 
     @fact
-    def server(self) -> None:
-        if self.options.search_url is not None:
-            from flashrag.client import check_server
+    def servers(self) -> "RetrievalServers | None":
+        """None where no search is made."""
+        url, top_n = self.options.search_url, self.options.search_top_n
+        if url is None:
+            return None
+        from flashrag.client import ANY_QUERY, ask_servers
 
-            check_server(self.options.search_url)
+        return ask_servers(url, ANY_QUERY, top_n, "search_url")
 
     @fact
     def searched(self) -> Selection:
@@ -179,6 +185,14 @@ def files_are_apart(facts: DataFacts) -> Iterator[Finding]:
         )
 
 
+def servers_answer(facts: DataFacts) -> Iterator[Finding]:
+    if facts.servers is not None:
+        from flashrag.client import server_findings
+
+        url, top_n = facts.options.search_url, facts.options.search_top_n
+        yield from server_findings(facts.servers, url, "search_url", top_n, "--search_top_n")
+
+
 def output_can_be_written(facts: DataFacts) -> Iterator[Finding]:
     folder = facts.options.output_dir
     if folder.exists() and not folder.is_dir():
@@ -194,7 +208,7 @@ RULES: Mapping[str, Rule[DataFacts]] = {
     "data.dev": files_are_read("dev"),
     "data.overlap": files_are_apart,
     "data.left_out": lambda facts: facts.selected.findings(facts.train_sets),
-    "data.server": gathered("server"),
+    "data.server": servers_answer,
     "data.output": output_can_be_written,
     **MACHINE_RULES,
 }

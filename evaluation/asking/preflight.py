@@ -9,11 +9,11 @@ from evaluation.command_line import load_settings
 from evaluation.preflight import PLAN as EVALUATION_PLAN
 from evaluation.preflight import RULES as EVALUATION_RULES
 from evaluation.preflight import EvalFacts
-from evaluation.preflight.facts import ANY_QUERY
-from evaluation.preflight.servers import RetrievalServers, api_key
+from evaluation.preflight.servers import api_key
 from evaluation.run.auto_serve import check_auto_serve, served_tokens
 from evaluation.run.folder import without_passwords
 from evaluation.settings import EvalSettings
+from flashrag.client import ANY_QUERY, RetrievalServers
 from flashrag.config import read_yaml_mapping, validated
 from flashrag.dataset import Question
 from flashrag.errors import UserError

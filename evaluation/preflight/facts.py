@@ -11,17 +11,15 @@ from evaluation.command_line import CommandLine, load_settings
 from evaluation.preflight.request import FoundPassage, Recorder, Request, first_request, too_long
 from evaluation.preflight.servers import (
     Reply,
-    RetrievalServers,
     ServedModel,
     ask_for_a_token,
     ask_model_server,
-    ask_retrieval_servers,
 )
 from evaluation.run.auto_serve import check_auto_serve, is_model, server_options, source_folder
 from evaluation.run.folder import NOT_ASKED, RunFolder
 from evaluation.scores.scoring import RECALL, score_trajectory
 from evaluation.settings import EvalSettings
-from flashrag.client import SearchControl, controlled
+from flashrag.client import ANY_QUERY, RetrievalServers, SearchControl, ask_servers, controlled
 from flashrag.dataset import Question, find_split, sample_questions
 from flashrag.errors import ReSearchError, UserError
 from flashrag.generator import eos_token_ids, load_tokenizer
@@ -42,8 +40,8 @@ from verl_search.trainer.export import ExportFacts, find_checkpoint
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Their versions are recorded with each session of a run.
 PACKAGES = ("flashrag", "httpx", "openai", "pydantic", "scipy", "tokenizers", "transformers", "vllm", "sglang")
+RETRIEVER_KEY = "remote_retriever_url"
 PARTIAL_METRICS = ("yes_no_acc", RECALL, "support_coverage")  # they do not apply to every question
-ANY_QUERY = "first king of Zhou"  # where the questions cannot be read
 MOST_LONG_TRIED = 200  # a prompt takes a millisecond
 
 
@@ -218,7 +216,8 @@ class EvalFacts(MachineFacts):
             query = self.questions[0].question
         except UserError:
             query = ANY_QUERY
-        return ask_retrieval_servers(self.settings, query)
+        assert self.settings.remote_retriever_url is not None, "checked by EvalSettings"
+        return ask_servers(self.settings.remote_retriever_url, query, self.settings.retrieval_topk, RETRIEVER_KEY)
 
     @fact
     def local_retriever(self) -> RetrieverFacts | None:

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from evaluation.preflight.facts import EvalFacts
-from evaluation.preflight.servers import ANSWER_S, SAMPLE, ServedModel
+from evaluation.preflight.facts import RETRIEVER_KEY, EvalFacts
+from evaluation.preflight.servers import SAMPLE, ServedModel
 from evaluation.run.auto_serve import served_tokens, server_options
 from evaluation.scores.scoring import RECALL, score_trajectory
-from flashrag.client import SearchControl, different_questions
+from flashrag.client import SearchControl, different_questions, server_findings
 from flashrag.episode import RESEARCH, prompt_note
 from flashrag.errors import UserError
 from flashrag.metrics import supporting_titles
@@ -57,8 +57,6 @@ def questions_are_read(facts: EvalFacts) -> Iterator[Finding]:
 
 def folder_can_be_used(facts: EvalFacts) -> Iterator[Finding]:
     folder = facts.settings.run_folder
-    if str(folder).startswith("~"):
-        yield error(f"save_dir={facts.settings.save_dir}: a ~ in a file is no home folder; write the whole path")
     if (length := len(os.fsencode(folder.name))) > MAX_NAME_BYTES:
         yield error(
             f"the name of the run's folder has {length} bytes; expected at most {MAX_NAME_BYTES}: shorten save_note, "
@@ -243,29 +241,10 @@ def connections_suffice(facts: EvalFacts) -> Iterator[Finding]:
 def retrieval_is_there(facts: EvalFacts) -> Iterator[Finding]:
     if facts.local_retriever is not None:
         yield from examine(RETRIEVER_RULES, facts.local_retriever)
-    servers, settings = facts.retrieval_servers, facts.settings
-    if servers is None:
-        return
-    for problem in servers.problems:
-        yield warning(f"{problem}; the other servers are used until it answers")
-    num = settings.retrieval_topk
-    if servers.max_top_n is not None and num > servers.max_top_n:
-        yield error(
-            f"retrieval_topk={num}, but the retrieval server gives at most {servers.max_top_n} passages (its "
-            "max_top_n); lower retrieval_topk, or raise the server's limit"
-        )
-        return
-    if servers.problem and servers.is_final:
-        yield error(
-            f"a search at remote_retriever_url={settings.remote_retriever_url} was refused: {servers.problem}; give "
-            "the address of a ReSearch retrieval server"
-        )
-    elif servers.problem:
-        yield warning(f"a search was not answered within {ANSWER_S:g} s: {servers.problem}")
-    for url, health in servers.healthy.items():
-        documents = health.get("documents")
-        if isinstance(documents, int) and documents < num:
-            yield warning(f"{url} holds {documents} passages, fewer than retrieval_topk={num}")
+    settings = facts.settings
+    if (servers := facts.retrieval_servers) is not None:
+        url, topk = settings.remote_retriever_url, settings.retrieval_topk
+        yield from server_findings(servers, url, RETRIEVER_KEY, topk, "retrieval_topk")
 
 
 def model_is_served(facts: EvalFacts) -> Iterator[Finding]:

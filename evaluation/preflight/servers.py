@@ -1,20 +1,17 @@
-"""What the servers of an evaluation say about themselves. Each is asked once, and given seconds.
+"""What the model server of an evaluation says about itself. It is asked once, and given seconds.
 
-Does not cover: what follows from the answers (rules.py).
+Does not cover: what follows from the answers (rules.py), retrieval servers (flashrag.client).
 """
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
 
 from evaluation.preflight.request import Request
 from evaluation.settings import EvalSettings
-from flashrag.client import RetrievalClient, check_addresses, check_server
-from flashrag.client.reply import Retryable
-from flashrag.errors import GenerationError, SearchError, UserError
+from flashrag.errors import GenerationError
 from flashrag.generator.server import ServerLimits, api_key, find_served_card, is_sglang, server_limits
 from flashrag.system.network import ask
 
@@ -103,63 +100,3 @@ def ask_for_a_token(
     except GenerationError as error:
         status = getattr(error.__cause__, "status_code", None)
         return Reply(str(error), is_final=status in REFUSALS and status not in PASSING)
-
-
-class RetrievalServers(NamedTuple):
-    """The servers of a run: the healthy ones with what /health says, the others with their problems.
-
-    `max_top_n` is the largest number of passages that one of them gives, None if none says.
-    `problem` is what a search met, and `is_final` whether it would be met again.
-    """
-
-    healthy: dict[str, dict[str, Any]]
-    problems: list[str]
-    max_top_n: int | None
-    problem: str | None
-    is_final: bool
-
-
-def ask_retrieval_servers(settings: EvalSettings, query: str) -> RetrievalServers:
-    """Health of all servers, and one search; raises `UserError` if no server is healthy."""
-    assert settings.remote_retriever_url is not None, "checked by EvalSettings"
-    key = "remote_retriever_url"
-    urls = check_addresses(settings.remote_retriever_url, key)
-
-    def health(url: str) -> dict[str, Any] | str:
-        try:
-            content = check_server(url, key=key).json()
-        except UserError as error:
-            return str(error)
-        except ValueError:
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    with ThreadPoolExecutor(len(urls)) as pool:
-        answers = dict(zip(urls, pool.map(health, urls), strict=True))
-    healthy = {url: answer for url, answer in answers.items() if isinstance(answer, dict)}
-    problems = [answer for answer in answers.values() if isinstance(answer, str)]
-    if not healthy:
-        raise UserError("; ".join(problems))
-    limits = [limit for url in healthy if (limit := _max_top_n(_json(f"{url}/openapi.json")))]
-    problem, is_final = _search(list(healthy), query, settings.retrieval_topk)
-    return RetrievalServers(healthy, problems, min(limits, default=None), problem, is_final)
-
-
-def _max_top_n(document: dict[str, Any] | None) -> int | None:
-    """The limit of `top_n` in an OpenAPI document of our server."""
-    try:
-        return int((document or {})["components"]["schemas"]["SearchIn"]["properties"]["top_n"]["maximum"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _search(urls: Sequence[str], query: str, num: int) -> tuple[str | None, bool]:
-    async def search() -> None:
-        async with RetrievalClient(urls, timeout_s=ANSWER_S, deadline_s=ANSWER_S, max_attempts=1) as client:
-            await client.search_scored(query, num)
-
-    try:
-        asyncio.run(search())
-    except (SearchError, ValueError) as error:  # the HTTP library's own, for an address that it cannot use
-        return str(error), not isinstance(error.__cause__, Retryable)
-    return None, False

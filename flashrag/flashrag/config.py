@@ -6,6 +6,7 @@ Does not cover: default values (each model states its own), command-line flags.
 """
 
 import types
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -48,10 +49,20 @@ class Config(dict[str, Any]):
         return f"Config({sorted(self)})"  # keys only: values may hold API keys
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML in which no key of a mapping stands twice: the first one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        times = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := next((name for name, count in times.items() if count > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """The top-level mapping of a YAML file, {} for an empty one. Raises UserError if it cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except FileNotFoundError as error:
         raise UserError(f"config file not found: {path}; give the path of a YAML file") from error
     except (OSError, UnicodeDecodeError) as error:

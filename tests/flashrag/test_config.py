@@ -46,6 +46,8 @@ def test_repr_shows_no_values():
     ("content", "message"),
     [
         (b"a: [1", "not valid YAML"),
+        (b"a: 1\nb: 2\na: 3\n", "not valid YAML: the key 'a' stands twice"),
+        (b"a: {b: 1, b: 2}\n", "the key 'b' stands twice"),
         (b"- 1\n- 2\n", "holds list"),
         (b"1: 2\n", "text keys"),
         (b"\xff\xfe\x00", "cannot be read"),

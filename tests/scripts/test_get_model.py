@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashrag.generator import ModelFolder, end_tokens_agree, load_tokenizer
+from flashrag.generator import ModelFolder, load_tokenizer
+from flashrag.generator.preflight import end_tokens_agree
 from scripts.get_model import SMOLLM2, main
 
 BASE_MODEL = Path(__file__).parents[2] / "training" / "demo" / "base_model"

@@ -7,10 +7,17 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from flashrag.client import check_server
+from flashrag.client import ANY_QUERY, RetrievalServers, ask_servers, server_findings
 from flashrag.episode import Trajectory, prompt_note, prompt_token_ids
 from flashrag.errors import UserError
-from flashrag.generator import MODEL_RULES, ModelFolder, check_model_folder, load_tokenizer
+from flashrag.generator import (
+    MODEL_RULES,
+    ModelFolder,
+    can_be_trained,
+    check_model_folder,
+    eos_token_ids,
+    load_tokenizer,
+)
 from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
@@ -32,7 +39,9 @@ from flashrag.questions import QuestionFile
 from flashrag.system.arguments import boolean, flag, in_range
 from flashrag.system.machine import versions_in_words
 from training.warm_start.transcripts import choose_good, describe, held_out_count, read_sources
+from verl_search.preflight.batch_rules import ACTOR, is_count
 from verl_search.preflight.hardware import DEVICE_RULES, HardwareFacts, no_gpu
+from verl_search.preflight.settings_rules import RANGES, not_counts, ranges
 from verl_search.settings import DIALECT_OF_TEMPLATE
 from verl_search.trainer.stopping import resume_command
 
@@ -58,6 +67,8 @@ NOT_HONOURED = tuple(
         *("enable_thinking_default", "apply_chat_template_kwargs", "ignore_input_ids_mismatch"),
     )
 )
+COUNTS = ("data.train_batch_size", "data.max_token_len_per_gpu", "trainer.total_epochs")
+WARM_RANGES = {key.removeprefix(f"{ACTOR}."): RANGES[key] for key in RANGES if key.startswith(f"{ACTOR}.optim.")}
 # The prompts whose dialect the writer of the rules knows; it calls no Python.
 TEMPLATES = tuple(sorted(DIALECT_OF_TEMPLATE.keys() - {PYTHON_TEMPLATE}))
 at_least_one = in_range(int, 1)
@@ -133,6 +144,10 @@ class WarmStartFacts(HardwareFacts, ModelFolder):
         return load_tokenizer(str(self.folder), self.key)
 
     @fact
+    def eos_ids(self) -> list[int]:
+        return eos_token_ids(self.tokenizer, str(self.folder), MODEL_KEY)
+
+    @fact
     def prompt(self) -> ChosenPrompt:
         return choose_prompt(self.options.prompt_template_name, self.options.prompt_file)
 
@@ -143,10 +158,10 @@ class WarmStartFacts(HardwareFacts, ModelFolder):
         return None if path is None else QuestionFile.read(path, id_prefix="train")
 
     @fact
-    def server(self) -> dict[str, Any]:
-        """The /health reply of the first healthy retrieval server; {} where none is needed."""
+    def servers(self) -> RetrievalServers | None:
+        """None where no search is made."""
         url = None if self.has_transcripts else self.options.search_url
-        return {} if url is None else check_server(url).json()
+        return None if url is None else ask_servers(url, ANY_QUERY, self.options.top_n, "search_url")
 
     @fact
     def good_trajectories(self) -> list[Trajectory]:
@@ -187,9 +202,20 @@ def settings_are_honoured(facts: WarmStartFacts) -> Iterator[Finding]:
             yield error("trainer.logger: the progress on the console is read from the file logger; add file to it")
 
 
+def settings_are_numbers(facts: WarmStartFacts) -> Iterator[Finding]:
+    yield from not_counts(facts.config, COUNTS)
+    yield from ranges(facts.config, WARM_RANGES)
+
+
 def questions_are_read(facts: WarmStartFacts) -> Iterator[Finding]:
     if facts.questions is not None:
         yield from question_findings(facts.questions)
+
+
+def servers_answer(facts: WarmStartFacts) -> Iterator[Finding]:
+    if facts.servers is not None:
+        options = facts.options
+        yield from server_findings(facts.servers, options.search_url, "search_url", options.top_n, "--top_n")
 
 
 def trajectories_are_good(facts: WarmStartFacts) -> Iterator[Finding]:
@@ -213,7 +239,7 @@ def batch_is_filled(facts: WarmStartFacts) -> Iterator[Finding]:
     options, batch = facts.options, facts.config.data.train_batch_size
     found = facts.questions.questions if facts.questions else facts.good_trajectories
     most = min(options.count, len(found))
-    if found and most - held_out_count(most, options.held_out, batch) < batch:
+    if found and is_count(batch) and most - held_out_count(most, options.held_out, batch) < batch:
         yield error(
             f"data.train_batch_size={batch}, but at most {most} transcripts can be made; lower it, or give more "
             "questions or trajectories"
@@ -233,16 +259,18 @@ RULES: Mapping[str, Rule[WarmStartFacts]] = {
     "warm_start.source": one_source,
     "warm_start.flags": flags_are_of_the_source,
     "warm_start.settings": settings_are_honoured,
+    "warm_start.numbers": settings_are_numbers,
     "warm_start.questions": questions_are_read,
     "warm_start.trajectories": trajectories_are_good,
-    "warm_start.server": gathered("server"),
-    "warm_start.tokenizer": gathered("tokenizer"),
+    "warm_start.server": servers_answer,
+    "warm_start.tokenizer": gathered("eos_ids"),
     "warm_start.prompt": prompt_is_made,
     "warm_start.batch": batch_is_filled,
     "warm_start.folder": folder_has_room,
     "warm_start.gpus": gpus_are_there,
     **DEVICE_RULES,
     **MODEL_RULES,
+    "model.architecture": can_be_trained,
     **MACHINE_RULES,
 }
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from flashrag.client import RetrievalClient
 from flashrag.episode import EpisodeCodec, Limits, Trajectory
 from flashrag.errors import UserError, exit_on_user_error
-from flashrag.generator import eos_token_ids
 from flashrag.preflight import enforce, examine, keep_torch_out_of_a_check, show_check
 from flashrag.prompts import write_record
 from flashrag.system.arguments import CommandParser
@@ -99,7 +98,7 @@ def warm_start(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
 def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
     """The transcripts; raises `UserError` if there are none, or if they are another tokenizer's."""
     options = facts.options
-    end_ids = eos_token_ids(facts.tokenizer, str(facts.folder))
+    end_ids = facts.eos_ids
     codec = EpisodeCodec(facts.tokenizer, end_ids, DIALECT_OF_TEMPLATE[options.prompt_template_name])
     if facts.questions is None:
         check_ids(facts.good_trajectories, codec)

@@ -29,14 +29,16 @@ _ROUTE = re.compile(r"(?<!/)/(search|batch_search|retrieve|queries|healthz?|metr
 def check_address(url: str, key: str) -> str:
     """One base address without a trailing slash; raises `UserError` if it, or the proxy for it, cannot be used."""
     try:
-        parse_address(url, ("http", "https"))
+        parsed = parse_address(url, ("http", "https"))
     except ValueError as error:
         raise UserError(
             f"{key}={url!r} is not an http address ({error}); expected e.g. http://127.0.0.1:8000"
         ) from error
-    base = url.rstrip("/")
+    base = re.split("[?#]", url)[0].rstrip("/")
     if route := _ROUTE.search(base):
         raise UserError(f"{key}={url!r} is the address of a route; give the base address: {base[: route.start()]}")
+    if parsed.query or parsed.fragment:
+        raise UserError(f"{key}={url!r} goes on after ? or #, where no route can follow; give the base address: {base}")
     proxy_for(url)
     return base
 

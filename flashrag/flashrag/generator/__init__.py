@@ -20,7 +20,7 @@ from flashrag.generator.model_folder import (
     local_folder,
     read_json_object,
 )
-from flashrag.generator.preflight import MODEL_RULES, ModelFolder, end_tokens_agree, known_to_vllm
+from flashrag.generator.preflight import MODEL_RULES, ModelFolder, can_be_trained, known_to_vllm
 from flashrag.generator.server import load_generator
 from flashrag.generator.settings import GeneratorSettings, SamplingSettings
 
@@ -32,8 +32,8 @@ __all__ = [
     "ModelFolder",
     "SamplingSettings",
     "ScoredToken",
+    "can_be_trained",
     "check_model_folder",
-    "end_tokens_agree",
     "eos_token_ids",
     "known_to_vllm",
     "load_generator",

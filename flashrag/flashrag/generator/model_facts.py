@@ -6,7 +6,8 @@ config key that an error names. Does not cover: the tokenizer, the tokens that e
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from flashrag.generator.model_folder import WEIGHTS, read_json_object
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 SHARDS = "model.safetensors.index.json"
+# The table of a text model's tokens, and the number of a layer in a tensor's name.
+EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight")
+_LAYER = re.compile(r"(?:language_model\.)?model\.(?:language_model\.)?layers\.(\d+)\.")
 # The kinds of RoPE scaling that stretch `max_position_embeddings`; others state the stretched length there.
 STRETCHED = ("linear", "dynamic", "yarn")
 
@@ -53,9 +57,12 @@ class ModelFacts:
 
 
 def read_model_facts(folder: Path, key: str) -> ModelFacts:
-    """Raises `UserError` naming a file that is missing, damaged or cut off."""
+    """Raises `UserError` naming a file that is missing, damaged, cut off, or of another model than the others."""
     config = read_json_object(folder / "config.json", key)
-    text, sizes = language_config(config), _tensor_sizes(folder, key)
+    text, shapes = language_config(config), _tensor_shapes(folder, key)
+    if "quantization_config" not in config and (problem := other_model(text, shapes)):
+        raise UserError(f"{key}={folder}: {problem}; copy config.json and the weights from the same model")
+    sizes = [math.prod(shape) for shape in shapes.values()]
     names, kind = config.get("architectures"), config.get("model_type", "unknown")
     return ModelFacts(
         architecture=", ".join(map(str, names if names and isinstance(names, list) else [kind])),
@@ -92,12 +99,31 @@ def _positions(config: Mapping[str, Any]) -> int | None:
     return int(original * factor) if isinstance(factor, int | float) and math.isfinite(factor) else positions
 
 
-def _tensor_sizes(folder: Path, key: str) -> list[int]:
-    """The number of elements of each tensor in the safetensors files."""
+def other_model(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> str:
+    """Why the weights, by the shapes of their tensors, are not those of this configuration; "" if nothing shows it.
+
+    >>> other_model({"vocab_size": 9, "hidden_size": 4}, {"model.embed_tokens.weight": [10, 4]})
+    'config.json has vocab_size=9, but the weights have 10 rows of embeddings'
+    """
+    tables = [shape for name, shape in shapes.items() if name.endswith(EMBEDDINGS) and len(shape) == 2]
+    if len(tables) == 1 and isinstance(rows := config.get("vocab_size"), int):
+        if tables[0][0] != rows:
+            return f"config.json has vocab_size={rows}, but the weights have {tables[0][0]} rows of embeddings"
+        if tables[0][1] not in config.values():  # under a name that differs between families
+            return f"config.json names no size {tables[0][1]}, which the embeddings in the weights have"
+    numbers = {int(found[1]) for name in shapes if (found := _LAYER.match(name))}
+    layers = _count(config, "num_hidden_layers")
+    if numbers and layers is not None and len(numbers) < layers:
+        return f"config.json has num_hidden_layers={layers}, but the weights have {len(numbers)} layers"
+    return ""
+
+
+def _tensor_shapes(folder: Path, key: str) -> dict[str, list[int]]:
+    """The shape of each tensor in the safetensors files."""
     paths = sorted(folder.glob("*.safetensors"))
     if (index := folder / SHARDS).is_file():
         paths = _shards(index, key)
-    return [size for path in paths for size in _sizes_in_header(path, key)]
+    return {name: shape for path in paths for name, shape in _shapes_in_header(path, key).items()}
 
 
 def _shards(index: Path, key: str) -> list[Path]:
@@ -113,7 +139,7 @@ def _shards(index: Path, key: str) -> list[Path]:
     return [index.parent / name for name in sorted(names)]
 
 
-def _sizes_in_header(path: Path, key: str) -> list[int]:
+def _shapes_in_header(path: Path, key: str) -> dict[str, list[int]]:
     """A safetensors file begins with the length of its header (8 bytes, little-endian), then the header as JSON."""
     try:
         with path.open("rb") as file:
@@ -125,6 +151,7 @@ def _sizes_in_header(path: Path, key: str) -> list[int]:
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         if path.stat().st_size < end:
             raise ValueError(f"{path.stat().st_size} of {end} bytes are there")
-        return [math.prod(tensor["shape"]) for tensor in header.values()]
+        shapes = {name: [int(length) for length in tensor["shape"]] for name, tensor in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{key}={path.parent}: {path.name} is damaged ({error}); copy the model again") from error
+    return shapes

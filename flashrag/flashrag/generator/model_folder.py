@@ -48,7 +48,7 @@ def check_config(folder: Path, key: str) -> None:
 def read_json_object(file: Path, key: str) -> dict[str, Any]:
     """The object in a file of the model's folder; raises `UserError`."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(file.read_text(encoding="utf-8"))  # transformers takes no byte order mark either
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, expected an object")
     except (OSError, ValueError) as error:
@@ -134,28 +134,36 @@ def _ids_by_file(path: str) -> list[int] | None:
     return Tokenizer.from_file(str(file)).encode(PROBE, add_special_tokens=False).ids
 
 
-def eos_token_ids(tokenizer: Any, path: str) -> list[int]:
+def eos_token_ids(tokenizer: Any, path: str, key: str = KEY) -> list[int]:
     """The ids at which engines end a sequence: the tokenizer's own and those of generation_config.json, in this order.
 
     Raises `UserError` when there is none: every response would then run until its budget ends.
     """
-    ids = [tokenizer.eos_token_id, *_configured_eos_ids(path)]
+    ids = [tokenizer.eos_token_id, *_configured_eos_ids(path, key)]
     ids = [token_id for token_id in dict.fromkeys(ids) if token_id is not None]
     if not ids:
-        raise UserError(f"{KEY}={path}: neither its tokenizer nor its generation config has an EOS token")
+        raise UserError(f"{key}={path}: neither its tokenizer nor its generation config has an EOS token")
     return ids
 
 
-def _configured_eos_ids(path: str) -> list[int | None]:
+def _configured_eos_ids(path: str, key: str) -> tuple[int, ...]:
     """`eos_token_id` of generation_config.json, an optional file, in a folder or under a hub's name."""
     from transformers.utils import cached_file
 
     try:
         file = Path(cached_file(path, "generation_config.json"))
     except OSError:
-        return []
-    ids = read_json_object(file, KEY).get("eos_token_id")
-    return ids if isinstance(ids, list) else [ids]
+        return ()
+    return _end_ids(file, key)
+
+
+def _end_ids(file: Path, key: str) -> tuple[int, ...]:
+    """`eos_token_id` of a file of the folder; raises `UserError` unless it holds numbers of tokens, or nothing."""
+    value = read_json_object(file, key).get("eos_token_id")
+    ids = tuple(one for one in (value if isinstance(value, list) else [value]) if one is not None)
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
+        raise UserError(f"{key}: {file}: eos_token_id is {value!r}; expected the number of a token, or a list of them")
+    return ids
 
 
 class EndTokens(NamedTuple):
@@ -173,8 +181,7 @@ class EndTokens(NamedTuple):
 def read_end_tokens(folder: Path, key: str) -> EndTokens:
     """The end of a sequence by the folder's files, without transformers; raises `UserError` if one cannot be read."""
     source = "generation_config.json" if (folder / "generation_config.json").is_file() else "config.json"
-    ids = read_json_object(folder / source, key).get("eos_token_id")
-    configured = tuple(number for number in (ids if isinstance(ids, list) else [ids]) if isinstance(number, int))
+    configured = _end_ids(folder / source, key)
     text, added = None, None
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():

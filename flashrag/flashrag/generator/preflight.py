@@ -74,6 +74,8 @@ class ModelFolder:
 def config(facts: ModelFolder) -> Iterator[Finding]:
     if not facts.architecture:
         yield error(f"{facts.key}={facts.folder}: config.json names no architectures; take that of the base model")
+    if not facts.model_config.get("model_type"):
+        yield error(f"{facts.key}={facts.folder}: config.json names no model_type; take that of the base model")
 
 
 def end_tokens_agree(facts: ModelFolder) -> Iterator[Finding]:
@@ -116,6 +118,17 @@ def known_to_vllm(facts: ModelFolder) -> Iterator[Finding]:
         yield error(
             f"{where} is none that the installed vLLM can generate with{did_you_mean(name, known)}; give a model for "
             "generation, or install a vLLM that knows it"
+        )
+
+
+def can_be_trained(facts: ModelFolder) -> Iterator[Finding]:
+    """Findings about a model whose weights are to be trained, and that vLLM samples from."""
+    yield from known_to_vllm(facts)
+    if (quantization := facts.model_config.get("quantization_config")) is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+        yield error(
+            f"{facts.key}={facts.folder}: its weights are quantized ({method}), and such weights are not trained; give "
+            "the model that they were made from"
         )
 
 

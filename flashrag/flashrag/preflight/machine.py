@@ -66,9 +66,9 @@ def _memory_bytes() -> int:
 
 
 def nearest_existing(path: Path) -> Path:
-    """`path`, or else its nearest parent that exists."""
+    """`path`, or else its nearest parent that exists. A link to nowhere exists: no file can take its place."""
     path = path.absolute()
-    while not path.exists() and path != path.parent:
+    while not (path.exists() or path.is_symlink()) and path != path.parent:
         path = path.parent
     return path
 
@@ -113,10 +113,13 @@ def output_folder(
 
     A function for them may raise `UserError` where they are unknown: another rule tells the reason.
     """
+    if folder.parts[:1] == ("~",):
+        yield error(f"{key}={folder}: ~ is no home folder here; write the whole path")
+        return
     if not is_writable(folder):
         existing = nearest_existing(folder)
-        reason = f"{existing} is not writable" if existing.is_dir() else f"{existing} is a file"
-        yield error(f"{key}={folder}: files cannot be written there ({reason}); give another folder")
+        reason = "not writable" if existing.is_dir() else "a file" if existing.exists() else "a link to nowhere"
+        yield error(f"{key}={folder}: files cannot be written there ({existing} is {reason}); give another folder")
         return
     needed = needed_bytes if isinstance(needed_bytes, int) else 0
     if callable(needed_bytes):

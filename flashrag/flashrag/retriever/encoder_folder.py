@@ -21,6 +21,7 @@ from flashrag.errors import UserError
 
 PACKAGE_MODEL_FOLDER = "model"
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")
 OWN_POOLING = "own"
 PASSAGE_TOKENS = 256  # the rest of a passage is cut off, unless the builder is told otherwise
 
@@ -70,6 +71,8 @@ def resolve_model_folder(value: str, key: str) -> Path:
         raise UserError(f"{key}: {folder} holds no config.json, so it is not a model folder; give the encoder's folder")
     if not weight_files(folder):
         raise UserError(f"{key}: {folder} holds no weights (*.safetensors or *.bin); download the encoder again")
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise UserError(f"{key}: {folder} holds no tokenizer ({', '.join(TOKENIZERS)}); download the encoder again")
     return folder
 
 

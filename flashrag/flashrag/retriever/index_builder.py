@@ -19,7 +19,7 @@ from flashrag.retriever.build.dense_index import build_dense, write_card
 from flashrag.retriever.build.options import BuildOptions, parse_args
 from flashrag.retriever.build.preflight import BUILD_RULES, CARD_RULES, PLAN, BuildFacts
 from flashrag.retriever.encoder_folder import resolve_model_folder
-from flashrag.retriever.index_card import IndexCard, card_path, find_index, path_bytes
+from flashrag.retriever.index_card import IndexCard, card_path, path_bytes
 from flashrag.retriever.loading import prepare_process
 from flashrag.retriever.settings import Kind
 from flashrag.system.files import staged
@@ -53,8 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build(options: BuildOptions) -> int:
     """Build the index that the options describe; returns the number of passages."""
     folder = resolve_model_folder(options.model_path, "--model_path") if options.model_path is not None else None
-    if options.write_card is not None:
-        find_index(options.write_card, options.retrieval_method)
     options.target.parent.mkdir(parents=True, exist_ok=True)
     corpus = open_corpus(options.corpus_path, options.target.parent)
     print(f"corpus: {len(corpus)} passages in {options.corpus_path}", file=sys.stderr)

@@ -13,7 +13,8 @@ import pytest
 from evaluation.command_line import parse_command_line
 from evaluation.preflight import RULES, EvalFacts
 from evaluation.preflight.request import FOUND
-from evaluation.preflight.servers import SAMPLE, Reply, RetrievalServers, ServedModel
+from evaluation.preflight.servers import SAMPLE, Reply, ServedModel
+from flashrag.client import RetrievalServers
 from flashrag.generator.server import ServerLimits
 from flashrag.preflight import MACHINE_RULES, Severity, examine
 from flashrag.prompts import choose_prompt, write_record
@@ -73,7 +74,7 @@ def test_nothing_is_said_about_a_good_run(facts_of: Callable[..., EvalFacts]):
     [
         ({"split": "dv"}, "error", "questions", "holds the splits: dev; did you mean 'dev'?"),
         ({"dataset_name": "king"}, "error", "questions", "data_dir holds: kings; did you mean 'kings'?"),
-        ({"save_dir": "~/runs"}, "error", "folder", "a ~ in a file is no home folder"),
+        ({"save_dir": "~/runs"}, "error", "folder", "~ is no home folder here; write the whole path"),
         ({"save_note": "ü" * 120}, "error", "folder", "the run's folder has 259 bytes; expected at most 255"),
         ({"data_dir": "/" + "n" * 300}, "error", "questions", "File name too long"),
         ({"save_dir": "/proc/none"}, "error", "folder", "save_dir=/proc/none/kings_dev_research"),

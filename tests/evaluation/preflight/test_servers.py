@@ -1,6 +1,5 @@
 """What servers of several kinds say about themselves, and what becomes of it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from evaluation.preflight.servers import (
     ServedModel,
     ask_for_a_token,
     ask_model_server,
-    ask_retrieval_servers,
 )
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
@@ -27,7 +25,6 @@ from flashrag.reward import JudgeReply, JudgeSettings, ask_judge
 from tests.proxies import HttpProxy, clear_proxies, running
 
 ROOT = Path(__file__).resolve().parents[3]
-OPENAPI = ROOT / "rag_serving" / "openapi.json"
 SERVED = ServedModel("m", ServerLimits(), None, None, None)
 REQUEST = requests.Request("complete", [1, 2], 8, ((),), {"log_probs": True})
 
@@ -150,48 +147,6 @@ def test_a_server_that_stalls_is_waited_for_for_seconds(serve: Callable[[Any], s
     assert "timed out" in (reply.problem or "")
 
 
-def retrieval_server(**health: Any) -> FastAPI:
-    app = FastAPI(openapi_url=None)
-    app.get("/health")(lambda: {"status": "healthy", **health})
-    app.get("/openapi.json")(lambda: json.loads(OPENAPI.read_text(encoding="utf-8")))
-    app.post("/search")(lambda: [[], []])
-    return app
-
-
-def test_retrieval_servers_say_what_they_hold(serve: Callable[[Any], str], closed_url: str):
-    url = serve(retrieval_server(documents=44, retrieval_method="e5"))
-    found = ask_retrieval_servers(settings(remote_retriever_url=f"{url},{closed_url}"), "Who?")
-    assert found.healthy == {url: {"status": "healthy", "documents": 44, "retrieval_method": "e5"}}
-    assert [problem.partition(" (")[0] for problem in found.problems] == [
-        f"no retrieval server answers at remote_retriever_url={closed_url}"
-    ]
-    assert found.max_top_n == 1000  # the committed document's
-    assert (found.problem, found.is_final) == (None, False)
-
-
-def test_what_is_healthy_and_no_retrieval_server_is_found_out(serve: Callable[[Any], str]):
-    app = model_server()
-    app.get("/health")(lambda: Response())
-    found = ask_retrieval_servers(settings(remote_retriever_url=serve(app)), "Who?")
-    assert found.is_final
-    assert "answered 404" in (found.problem or "")
-    assert found.max_top_n is None
-
-
-def test_a_busy_retrieval_server_may_answer_later(serve: Callable[[Any], str]):
-    app = FastAPI()
-    app.get("/health")(lambda: {"status": "healthy"})
-    app.post("/search")(lambda: JSONResponse({"detail": "full"}, 429))
-    found = ask_retrieval_servers(settings(remote_retriever_url=serve(app)), "Who?")
-    assert not found.is_final
-    assert "answered 429" in (found.problem or "")
-
-
-def test_no_retrieval_server_at_all(closed_url: str):
-    with pytest.raises(UserError, match="no retrieval server answers"):
-        ask_retrieval_servers(settings(remote_retriever_url=closed_url), "Who?")
-
-
 def test_a_judge_tells_its_models_or_not(serve: Callable[[Any], str], closed_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JUDGE_API_KEY", "key")
     app = FastAPI()
@@ -218,13 +173,12 @@ def test_a_key_that_no_request_can_carry_is_told(monkeypatch: pytest.MonkeyPatch
 
 
 def test_this_machine_s_servers_are_asked_without_a_proxy(serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch):
-    models, search, judge = serve(model_server()), serve(retrieval_server()), serve(FastAPI())
+    models, judge = serve(model_server()), serve(FastAPI())
     with running(HttpProxy()) as proxy:
         clear_proxies(monkeypatch)
         monkeypatch.setenv("http_proxy", proxy.url)
         assert ask_model_server(settings(sgl_remote_url=models)).name == "m"
         assert ask(models).is_final  # the server's own 404
-        assert ask_retrieval_servers(settings(remote_retriever_url=search), "Who?").problem is None
         assert ask_judge(JudgeSettings(url=judge, model="gpt")).status == 404
         assert proxy.asked == []
         assert ask_judge(JudgeSettings(url="http://judge.test", model="gpt")).status == 502

@@ -111,12 +111,19 @@ def test_several_addresses_are_all_checked_and_each_kept_once():
         ("http://a:1/queries", "http://a:1"),
         ("http://a:1/health", "http://a:1"),
         ("https://api.openai.com/v1/chat/completions", "https://api.openai.com/v1"),
+        ("http://a:1/search?q=x", "http://a:1"),
     ],
 )
 def test_the_address_of_a_route_is_answered_with_the_base_address(given, base):
     with pytest.raises(UserError) as caught:
         check_addresses(f"http://b:1,{given}", "search_url")
     assert str(caught.value) == f"search_url={given!r} is the address of a route; give the base address: {base}"
+
+
+@pytest.mark.parametrize("rest", ["?a=1", "/?a=1", "#x", "/#/"])
+def test_an_address_ends_before_its_query(rest: str):
+    with pytest.raises(UserError, match=r"goes on after \? or #.*; give the base address: http://a:1$"):
+        check_addresses(f"http://a:1{rest}", "search_url")
 
 
 @pytest.mark.parametrize("url", ["http://retrieve:1", "http://a:1/research", "http://a:1/search/v1", "http://search"])

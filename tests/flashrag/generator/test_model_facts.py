@@ -99,8 +99,45 @@ def test_damaged_weights_are_named(tmp_path, content, words):
         read_model_facts(tmp_path, "--model_path")
 
 
+LAYERS = {f"model.layers.{number}.mlp.weight": [4, 4] for number in range(2)}
+TENSORS = {"model.embed_tokens.weight": [9, 4], **LAYERS}
+SIZES = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 2}
+
+
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "config.json cannot be read"), ("[]", "holds a list, expected an object")]
+    ("changed", "words"),
+    [
+        ({"vocab_size": 10}, "config.json has vocab_size=10, but the weights have 9 rows of embeddings"),
+        ({"hidden_size": 5}, "config.json names no size 4, which the embeddings in the weights have"),
+        ({"num_hidden_layers": 3}, "config.json has num_hidden_layers=3, but the weights have 2 layers"),
+    ],
+)
+def test_weights_of_another_model_than_the_config_s_are_refused(tmp_path, changed, words):
+    with pytest.raises(UserError, match=f"{words}; copy config.json and the weights from the same model"):
+        read_model_facts(model(tmp_path, SIZES | changed, TENSORS), "--model_path")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SIZES,
+        {"vocab_size": 9, "d_model": 4},  # the width has another name
+        {**SIZES, "num_hidden_layers": 1},  # one more layer that predicts further tokens
+        {"text_config": SIZES, "hidden_size": 7},
+        {**SIZES, "vocab_size": 10, "quantization_config": {"quant_method": "awq"}},  # packed
+    ],
+)
+def test_weights_that_may_be_the_config_s_are_taken(tmp_path, config):
+    assert read_model_facts(model(tmp_path, config, TENSORS), "--model_path").parameters == 9 * 4 + 2 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "config.json cannot be read"),
+        ("[]", "holds a list, expected an object"),
+        ("\ufeff{}", "Unexpected UTF-8 BOM"),
+    ],
 )
 def test_a_damaged_config_is_named(tmp_path, text, words):
     (tmp_path / "config.json").write_text(text)

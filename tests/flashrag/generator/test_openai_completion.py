@@ -634,6 +634,13 @@ def test_end_of_sequence_tokens_come_from_tokenizer_and_generation_config(tmp_pa
     assert eos_token_ids(tokenizer, str(tmp_path)) == [EOS, 2]
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 2}')
     assert eos_token_ids(tokenizer, str(tmp_path)) == [EOS, 2]
+    for bad in ('""', '[""]', "-1", "1.5", "true", "[[1]]"):
+        (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {bad}}}')
+        with pytest.raises(
+            UserError, match=r"--model: .*eos_token_id is .*; expected the number of a token, or a list"
+        ):
+            eos_token_ids(tokenizer, str(tmp_path), "--model")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 2}')
     (tmp_path / "generation_config.json").write_text("[]")
     with pytest.raises(UserError, match=r"generation_config\.json cannot be read"):
         eos_token_ids(tokenizer, str(tmp_path))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flashrag.generator import MODEL_RULES, ModelFolder, known_to_vllm, read_model_facts
+from flashrag.errors import UserError
+from flashrag.generator import MODEL_RULES, ModelFolder, can_be_trained, known_to_vllm, read_model_facts
 from flashrag.generator.model_folder import EndTokens
 from flashrag.generator.preflight import vllm_architectures
 from flashrag.preflight import Severity, examine
@@ -110,8 +112,25 @@ def test_any_value_in_the_configuration_is_read_or_told(tmp_path_factory, name, 
     change(model / "config.json", **{name: value})
     facts = ModelFolder(model, "--model_path")
     assert all(finding.message for finding in examine(RULES, facts))
-    read_model_facts(model, "--model_path").cache_bytes(10, 4)
+    with suppress(UserError):  # another size than that of the weights
+        read_model_facts(model, "--model_path").cache_bytes(10, 4)
     shutil.rmtree(model)
+
+
+def test_a_configuration_without_a_kind_is_loaded_by_nothing(model):
+    change(model / "config.json", model_type=None)
+    assert [message.partition(": ")[2] for _, _, message in found(model)] == [
+        "config.json names no model_type; take that of the base model"
+    ]
+
+
+@pytest.mark.parametrize("config", [{"quant_method": "awq", "bits": 4}, "awq"])
+def test_quantized_weights_are_served_and_not_trained(model, config):
+    change(model / "config.json", quantization_config=config)
+    assert found(model) == []
+    (finding,) = can_be_trained(ModelFolder(model, "--actor_model_path"))
+    assert finding.severity is Severity.ERROR
+    assert "its weights are quantized (awq), and such weights are not trained" in finding.message
 
 
 def test_code_of_its_own_has_to_be_allowed(model):

@@ -64,4 +64,9 @@ def test_an_output_folder_needs_room_and_a_place(tmp_path):
     assert "checkpoints need 1073741824.0 GiB; free some" in full.message
     (blocked,) = output_folder("--out", tmp_path / "file" / "new")
     assert f"--out={tmp_path}/file/new: files cannot be written there ({tmp_path}/file is a file)" in blocked.message
+    (tmp_path / "link").symlink_to("link")
+    (lost,) = output_folder("--out", tmp_path / "link" / "new")
+    assert f"files cannot be written there ({tmp_path}/link is a link to nowhere)" in lost.message
+    (home,) = output_folder("--out", Path("~/runs"))  # of --out=~/runs, which no shell changes
+    assert home.message == "--out=~/runs: ~ is no home folder here; write the whole path"
     assert is_writable(tmp_path)

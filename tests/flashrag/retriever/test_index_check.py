@@ -300,8 +300,9 @@ def test_a_card_is_written_and_makes_the_next_start_quick(site, vectors, texts, 
     (site / "corpus.jsonl").write_text((site / "corpus.jsonl").read_text().replace("river", "lake"))
     with pytest.raises(UserError, match="corpus_path: this corpus"):
         get_retriever(settings(site))
-    assert build(command) == 2  # there is a card
-    assert "the index has a card already" in capsys.readouterr().err
+    for check in ([], ["--check"]):
+        assert build([*command, *check]) == 2
+        assert "the index has a card already" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(
@@ -320,6 +321,16 @@ def test_no_card_is_written_for_what_does_not_fit(site, vectors, capsys, flags, 
     assert build([*CARD, str(site / "x.index"), "--corpus_path", str(site / "corpus.jsonl"), *flags]) == 2
     assert message in capsys.readouterr().err
     assert not (site / "x.index.json").exists()
+
+
+def test_check_tells_what_needs_no_encoder(site, vectors, capsys):
+    write(site, vectors[1:])
+    command = [*CARD, str(site / "x.index"), "--corpus_path", str(site / "corpus.jsonl"), "--check"]
+    assert build(command) == 2
+    assert f"the index holds {COUNT - 1} passages, but corpus_path has {COUNT}" in capsys.readouterr().out
+    write(site, vectors[:, :383])
+    assert build(command) == 2
+    assert "the encoder makes 384 dimensions, but the index has 383" in capsys.readouterr().out
 
 
 def test_a_card_holds_the_settings_that_the_index_was_built_with(site, encoder, texts):

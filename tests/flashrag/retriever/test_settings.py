@@ -181,6 +181,11 @@ def test_a_folder_without_config_or_weights_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="holds no weights"):
         resolve_model_folder(str(tmp_path), "--model_path")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        resolve_model_folder(str(tmp_path), "--model_path")
+    (tmp_path / "vocab.txt").touch()
+    assert resolve_model_folder(str(tmp_path), "--model_path") == tmp_path
 
 
 @pytest.mark.parametrize(

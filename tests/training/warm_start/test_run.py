@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from flashrag.errors import UserError
 from flashrag.preflight import examine
@@ -32,6 +32,7 @@ def questions(tmp_path: Path) -> Path:
 def search_url(serve: Callable[[Any], str]) -> str:
     app = FastAPI()
     app.get("/health")(lambda: {"status": "ready"})
+    app.post("/search")(lambda: [[], []])
     return serve(app)
 
 
@@ -86,6 +87,33 @@ def test_exactly_one_source_is_given(
 def test_a_folder_without_trajectories_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     errors = refused(capsys, *command(tmp_path, "--trajectories", tmp_path))
     assert f"--trajectories {tmp_path}: none of them is good" in errors
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("data.train_batch_size=0", "a whole number from 1 on"),
+        ("trainer.total_epochs=0", "a whole number from 1 on"),
+        ("data.max_token_len_per_gpu=1.5", "a whole number from 1 on"),
+        ("optim.lr=-1", "a number above 0"),
+        ("optim.lr_warmup_steps_ratio=2", "a share of the steps, from 0 to 1"),
+    ],
+)
+def test_numbers_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], questions: Path, search_url: str, setting: str, expected: str
+) -> None:
+    source = ("--train_data_path", questions, "--search_url", search_url, "data.train_batch_size=4", setting)
+    assert f"{setting}: expected {expected} [warm_start.numbers]" in refused(capsys, *command(tmp_path, *source))
+
+
+def test_a_server_of_another_kind_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], questions: Path, serve: Callable[[Any], str]
+) -> None:
+    model_server = FastAPI()
+    model_server.get("/health")(lambda: Response())
+    source = ("--train_data_path", questions, "--search_url", serve(model_server), "data.train_batch_size=4")
+    errors = refused(capsys, *command(tmp_path, *source))
+    assert "was refused" in errors and "give the address of a ReSearch retrieval server [warm_start.server]" in errors
 
 
 def test_too_few_questions_for_a_batch(

@@ -1,6 +1,8 @@
 """Each rule of a training run, over facts that are given by hand."""
 
+import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 import pandas
 import pytest
 
+from flashrag.client import RetrievalServers
+from flashrag.errors import UserError
 from flashrag.generator import ModelFacts
 from flashrag.preflight import Severity, examine
 from flashrag.prompts import choose_prompt, write_record
@@ -17,8 +21,9 @@ from tests.flashrag.preflight.test_machine import GOOD
 from tests.verl_search.composing import composed
 from verl_search.platform.ray_cluster import Node
 from verl_search.preflight import rules, sizes
-from verl_search.preflight.facts import Asked, TrainingFacts, fits
+from verl_search.preflight.facts import Asked, TrainingFacts, fits, question_paths, read_questions
 from verl_search.preflight.memory import training_memory
+from verl_search.trainer.run_folder import kept_setting
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
 DISABLED = "trainer.resume_mode=disable"
@@ -323,12 +328,77 @@ def test_a_long_temporary_folder_leaves_no_room_for_rays_sockets():
 
 def test_tokenizer_and_generation_config_that_end_sequences_differently(tmp_path):
     model = shutil.copytree(BASE_MODEL, tmp_path / "model")
-    assert told(rules.sequences_end, model_folder=model) == []
-    assert told(rules.sequences_end, model_folder=None) == [], "the hub's files are not here"
+    assert told(rules.model_can_be_trained, model_folder=model) == []
+    assert told(rules.model_can_be_trained, model_folder=None) == [], "the hub's files are not here"
     (model / "generation_config.json").write_text('{"eos_token_id": 5}')
-    ((severity, message),) = told(rules.sequences_end, model_folder=model)
+    ((severity, message),) = told(rules.model_can_be_trained, model_folder=model)
     assert severity is Severity.WARNING
     assert "ends a sequence with '<|endoftext|>' (0), but generation_config.json with 5" in message
+
+
+def test_a_model_of_another_kind_is_not_trained(tmp_path):
+    model = shutil.copytree(BASE_MODEL, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    for changed, words in (
+        ({"architectures": ["BertModel"]}, "'BertModel' is none that the installed vLLM can generate with"),
+        ({"architectures": None}, "config.json names no architectures"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "its weights are quantized (gptq)"),
+        ({"vocab_size": 9}, "config.json has vocab_size=9, but the weights have 2345 rows of embeddings"),
+    ):
+        (model / "config.json").write_text(json.dumps({**config, **changed}))
+        ((severity, message),) = told(rules.model_can_be_trained, model_folder=model)
+        assert severity is Severity.ERROR
+        assert words in message
+
+
+def test_a_tokenizer_of_a_larger_model_is_refused():
+    model = f"actor_rollout_ref.model.path='{BASE_MODEL}'"
+    train = asked(20)
+    assert told(rules.prompts_are_of_its_tokens, model, train=train) == []
+    ((severity, message),) = told(
+        rules.prompts_are_of_its_tokens, model, train=replace(train, first_prompt_ids=[1, 1000])
+    )
+    assert severity is Severity.ERROR
+    assert "its tokenizer makes the token 1000 of a prompt, but the model takes tokens below 1000" in message
+
+
+def test_the_server_must_give_as_many_passages():
+    settings = ["search.url=http://127.0.0.1:1", "search.top_n=9"]
+    servers = RetrievalServers({"http://127.0.0.1:1": {"documents": 44}}, [], 8, None, False)
+    ((severity, message),) = told(rules.servers_answer, *settings, servers=servers)
+    assert severity is Severity.ERROR
+    assert message.startswith("search.top_n=9, but the retrieval server gives at most 8 passages")
+    assert told(rules.servers_answer, *settings, servers=servers._replace(max_top_n=9)) == []
+
+
+@pytest.mark.parametrize("files", ["[]", "5", "[5]", "{a: 1}"])
+def test_files_of_questions_are_named(files):
+    with pytest.raises(UserError, match=r"expected a parquet file, or several: data\.train_files=\[a\.parquet"):
+        question_paths(composed("demo", f"data.train_files={files}"), "data.train_files")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"extra_info": "q0"}, "row 1: extra_info: 'q0' was given; expected an object, or nothing"),
+        ({"data_source": ["nq"]}, r"row 1: data_source: \['nq'\] was given; expected the name of a set of questions"),
+        ({"extra_info": None}, ""),
+        ({"data_source": None}, ""),
+    ],
+)
+def test_the_other_columns_of_a_row_are_verl_s(tmp_path, changed, words):
+    row = {"question": "Who?", "data_source": "nq", "reward_model": {"ground_truth": ["a"]}, "extra_info": {"id": "q"}}
+    path = tmp_path / "train.parquet"
+    pandas.DataFrame([{**row, **changed}]).to_parquet(path)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        assert len(read_questions("data.train_files", path, "question")) == 1
+
+
+def test_a_damaged_config_of_the_last_start_is_named(tmp_path):
+    (tmp_path / "hydra" / ".hydra").mkdir(parents=True)
+    (tmp_path / "hydra" / ".hydra" / "config.yaml").write_text("search: [")
+    with pytest.raises(UserError, match="the config of the last start, cannot be read"):
+        kept_setting(tmp_path, "search.control", None)
 
 
 def test_a_home_that_cannot_be_written_needs_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -55,7 +55,24 @@ def test_a_missing_rank_is_named(tmp_path):
         find_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "no json", "[]", '{"world_size": null}'])
+def test_many_missing_ranks_are_not_all_named(tmp_path):
+    write_checkpoint(tmp_path, world_size=10**9, merged=False)
+    with pytest.raises(UserError, match="ranks 0, 1, 2, 3, 4, … of 1000000000; copy"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("step", [b"", b"../..", b"\xff"])
+def test_a_damaged_note_of_the_last_step_is_refused(tmp_path, step):
+    write_checkpoint(tmp_path)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_bytes(step)
+    with pytest.raises(UserError, match="expected the number of a step; give a folder global_step_N"):
+        find_checkpoint(tmp_path)
+
+
+DAMAGED = ["{}", "no json", "[]", '{"world_size": null}', '{"world_size": 0}', '{"world_size": -1}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_config_is_refused(tmp_path, text):
     actor = write_checkpoint(tmp_path)
     (actor / "fsdp_config.json").write_text(text)

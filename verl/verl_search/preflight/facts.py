@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flashrag.client import check_server
+from flashrag.client import ANY_QUERY, RetrievalServers, ask_servers
 from flashrag.errors import UserError
-from flashrag.generator import ModelFacts, check_model_folder, load_tokenizer, local_folder, read_model_facts
+from flashrag.generator import (
+    ModelFacts,
+    check_model_folder,
+    eos_token_ids,
+    load_tokenizer,
+    local_folder,
+    read_model_facts,
+)
 from flashrag.preflight import fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
@@ -120,9 +127,16 @@ class TrainingFacts(HardwareFacts):
         return tokenizer
 
     @fact
-    def server(self) -> dict[str, Any]:
-        """The /health reply of the first healthy retrieval server."""
-        return check_server(self.settings.url).json()
+    def eos_ids(self) -> list[int]:
+        return eos_token_ids(self.tokenizer, self.model_path, MODEL_KEY)
+
+    @fact
+    def servers(self) -> RetrievalServers:
+        try:
+            query = self.train.questions[0].question
+        except UserError:
+            query = ANY_QUERY
+        return ask_servers(self.settings.url, query, self.settings.top_n, "search_url")
 
     @fact
     def rewarded_question(self) -> tuple[Question, str]:
@@ -131,8 +145,7 @@ class TrainingFacts(HardwareFacts):
             first = self.train.questions[0]
         except UserError:
             return MADE_UP, ""
-        files = self.config.data.train_files
-        row = next(read_records(Path(files if isinstance(files, str) else files[0]), {"data_source"}))
+        row = next(read_records(question_paths(self.config, "data.train_files")[0], {"data_source"}))
         return first, str(row.content["data_source"])
 
     @fact
@@ -163,11 +176,8 @@ class TrainingFacts(HardwareFacts):
         return self.config.trainer.total_training_steps or self.steps_per_epoch * self.config.trainer.total_epochs
 
     def _asked(self, key: str) -> Asked:
-        files = require(self.config, key)
-        paths = [files] if isinstance(files, str) else files
-        questions = [
-            question for path in paths for question in read_questions(key, Path(path), self.config.data.prompt_key)
-        ]
+        paths, prompt_key = question_paths(self.config, key), self.config.data.prompt_key
+        questions = [question for path in paths for question in read_questions(key, path, prompt_key)]
         texts = [question.question for question in questions]
         too_long = fits(texts, self._prompt_ids, self.config.data.max_prompt_length).count(False)
         return Asked(questions, too_long, self._prompt_ids(texts[0]))
@@ -183,6 +193,15 @@ def require(config: DictConfig, key: str) -> Any:
     if (value := OmegaConf.select(config, key)) is None:
         raise UserError(f"{key} is not set; give it as {key}=VALUE, or by its flag of training/run.sh")
     return value
+
+
+def question_paths(config: DictConfig, key: str) -> list[Path]:
+    """The files of this key; raises `UserError` unless it names one or more."""
+    files = require(config, key)
+    names = [files] if isinstance(files, str) else files
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{key}={files}: expected a parquet file, or several: {key}=[a.parquet,b.parquet]")
+    return [Path(name) for name in names]
 
 
 def read_questions(key: str, path: Path, prompt_key: str) -> list[Question]:
@@ -202,13 +221,19 @@ def read_questions(key: str, path: Path, prompt_key: str) -> list[Question]:
             "question's column with data.prompt_key"
         )
     try:
-        records = read_records(path, FIELDS | {prompt_key.lower()})
+        records = read_records(path, FIELDS | {prompt_key.lower(), "data_source"})
         return read_each(records, path, partial(_question, prompt_key=prompt_key))
     except UserError as error:  # its message begins with the path
         raise UserError(f"{key}={error}; {REMEDY}") from error
 
 
 def _question(record: Record, index: int, left_out: Counter[str], prompt_key: str) -> Question:
+    """verl reads `extra_info` as an object, and groups its metrics by `data_source`."""
+    row = record.content
+    if not isinstance(row["extra_info"], Mapping | None):
+        raise UserError(f"extra_info: {row['extra_info']!r} was given; expected an object, or nothing")
+    if not isinstance(row["data_source"], str | int | None):
+        raise UserError(f"data_source: {row['data_source']!r} was given; expected the name of a set of questions")
     return parse_question(record.content, default_id=str(index), question_key=prompt_key, left_out=left_out)
 
 

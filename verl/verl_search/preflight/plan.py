@@ -4,7 +4,6 @@ from rich.text import Text
 
 from flashrag.document import Document
 from flashrag.episode import EpisodeCodec, calls_left, fit_result, prompt_rule
-from flashrag.generator import eos_token_ids
 from flashrag.preflight import Plan, gib, without_check
 from flashrag.reward import made_up_texts
 from flashrag.system.machine import versions_in_words
@@ -94,8 +93,10 @@ def reward(facts: TrainingFacts) -> str:
 
 
 def server(facts: TrainingFacts) -> str:
-    reply = facts.server
-    return f"{facts.settings.url}: {reply.get('retrieval_method')}, {reply.get('documents')} documents"
+    return "; ".join(
+        f"{url}: {reply.get('retrieval_method', 'unknown')}, {reply.get('documents', 'unknown')} documents"
+        for url, reply in facts.servers.healthy.items()
+    )
 
 
 def prompt(facts: TrainingFacts) -> str:
@@ -111,7 +112,7 @@ def example(facts: TrainingFacts) -> Text:
     A line for each segment, with the mask of its tokens: 1 (green) is trained on, 0 (dim) is not. Dots part the tokens.
     """
     question, dialect = facts.train.questions[0], facts.settings.dialect()
-    codec = EpisodeCodec(facts.tokenizer, eos_token_ids(facts.tokenizer, facts.model_path), dialect)
+    codec = EpisodeCodec(facts.tokenizer, facts.eos_ids, dialect)
     document = Document("1", '"A title"\nA passage that the search returns.')
     note = calls_left(dialect, facts.settings.max_searches - 1) if facts.settings.tell_budget else ""
     result = fit_result([document], codec.encode_text, EXAMPLE_RESULT_TOKENS, codec.control_strings, dialect, note)

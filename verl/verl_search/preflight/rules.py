@@ -9,10 +9,10 @@ from pathlib import Path
 
 import httpx
 
-from flashrag.client import SearchControl, check_addresses, different_questions
+from flashrag.client import SearchControl, check_addresses, different_questions, server_findings
 from flashrag.episode import prompt_note
 from flashrag.errors import UserError
-from flashrag.generator import ModelFolder, end_tokens_agree
+from flashrag.generator import MODEL_RULES, ModelFolder, can_be_trained
 from flashrag.metrics import score_answer
 from flashrag.preflight import (
     MACHINE_RULES,
@@ -116,6 +116,11 @@ def ray_is_there(facts: TrainingFacts) -> Iterator[Finding]:
         yield note(facts.ray.note(nodes))
 
 
+def servers_answer(facts: TrainingFacts) -> Iterator[Finding]:
+    settings = facts.settings
+    yield from server_findings(facts.servers, settings.url, "search_url", settings.top_n, "search.top_n")
+
+
 def servers_are_reached_from_each_node(facts: TrainingFacts) -> Iterator[Finding]:
     """Episodes run on all nodes of a cluster, and on each of them a loopback address is another machine."""
     if len(facts.ray_nodes) < 2:
@@ -139,12 +144,23 @@ def wandb_is_there(facts: TrainingFacts) -> Iterator[Finding]:
 
 def model_is_there(facts: TrainingFacts) -> None:
     assert facts.tokenizer
-    assert facts.model_folder is None or facts.model
+    assert facts.eos_ids
 
 
-def sequences_end(facts: TrainingFacts) -> Iterator[Finding]:
+def model_can_be_trained(facts: TrainingFacts) -> Iterator[Finding]:
+    """Of a model under a hub's name nothing is known."""
     if facts.model_folder is not None:
-        yield from end_tokens_agree(ModelFolder(facts.model_folder, MODEL_KEY))
+        rules = {**MODEL_RULES, "model.architecture": can_be_trained}
+        yield from examine(rules, ModelFolder(facts.model_folder, MODEL_KEY))
+
+
+def prompts_are_of_its_tokens(facts: TrainingFacts) -> Iterator[Finding]:
+    vocabulary = None if facts.model is None else facts.model.vocabulary
+    if vocabulary is not None and (beyond := [one for one in facts.train.first_prompt_ids if one >= vocabulary]):
+        yield error(
+            f"{MODEL_KEY}={facts.model_path}: its tokenizer makes the token {beyond[0]} of a prompt, but the model "
+            f"takes tokens below {vocabulary} (vocab_size); take the tokenizer that belongs to this model"
+        )
 
 
 def training_questions(facts: TrainingFacts) -> Iterator[Finding]:
@@ -292,7 +308,8 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.control": control_is_told,
     "critic.checkpoint": critic_can_go_on,
     "model.files": model_is_there,
-    "model.end-tokens": sequences_end,
+    "model.folder": model_can_be_trained,
+    "model.tokens": prompts_are_of_its_tokens,
     "model.chat-template": chat_template_renders,
     "model.prompt": prompt_is_the_model_s,
     "model.positions": sequence_fits_the_model,
@@ -302,7 +319,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "data.val": validation_questions,
     "data.splits": splits_differ,
     "data.questions": questions_are_no_prompts,
-    "search.server": gathered("server"),
+    "search.server": servers_answer,
     "ray.cluster": ray_is_there,
     "ray.servers": servers_are_reached_from_each_node,
     "wandb.server": wandb_is_there,

@@ -6,7 +6,7 @@ Rules about what must divide what, or fit into what, stand in batch_rules.py.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +22,7 @@ from verl_search.preflight.batch_rules import (
     lengths,
     micro_batching_agrees,
 )
+from verl_search.preflight.facts import question_paths
 from verl_search.preflight.upstream_settings import added_settings, settings_without_effect
 
 COUNTS = (
@@ -57,7 +58,8 @@ COUNTS_OR_NULL = (
     "trainer.max_actor_ckpt_to_keep",
     "ray_kwargs.ray_init.num_cpus",
 )
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+Ranges = Mapping[str, tuple[Callable[[float], bool], str]]
+RANGES: Ranges = {
     f"{ROLLOUT}.temperature": (lambda value: value > 0, "a number above 0: GRPO compares samples that differ"),
     f"{ROLLOUT}.val_kwargs.temperature": (lambda value: value >= 0, "a number from 0 on; 0 is greedy"),
     f"{ROLLOUT}.top_p": (lambda value: 0 < value <= 1, "a number above 0, up to 1"),
@@ -101,17 +103,21 @@ LOGGERS = (
 GROUP_METRICS = ("reward", "em", "f1", "format_valid", "searches", "tool_calls", "sampled_tokens", "spliced_tokens")
 
 
-def counts(config: DictConfig) -> Iterator[Finding]:
-    for key in (*COUNTS, *COUNTS_OR_NULL):
+def not_counts(config: DictConfig, keys: Iterable[str], or_null: Iterable[str] = ()) -> Iterator[Finding]:
+    for key, ending in ((key, ending) for group, ending in ((keys, ""), (or_null, ", or null")) for key in group):
         value = OmegaConf.select(config, key)
-        if not (is_count(value) or (value is None and key in COUNTS_OR_NULL)):
-            yield error(f"{key}={value}: expected a whole number from 1 on{', or null' * (key in COUNTS_OR_NULL)}")
+        if not (is_count(value) or (value is None and ending)):
+            yield error(f"{key}={value}: expected a whole number from 1 on{ending}")
+
+
+def counts(config: DictConfig) -> Iterator[Finding]:
+    yield from not_counts(config, COUNTS, COUNTS_OR_NULL)
     if not is_count(workers := config.data.dataloader_num_workers, least=0):
         yield error(f"data.dataloader_num_workers={workers}: expected a whole number from 0 on")
 
 
-def ranges(config: DictConfig) -> Iterator[Finding]:
-    for key, (holds, expected) in RANGES.items():
+def ranges(config: DictConfig, expected_ranges: Ranges = RANGES) -> Iterator[Finding]:
+    for key, (holds, expected) in expected_ranges.items():
         value = OmegaConf.select(config, key)
         is_number = isinstance(value, int | float) and math.isfinite(value)
         if not is_number or not holds(value):
@@ -231,11 +237,10 @@ def metrics_file(config: DictConfig) -> Iterator[Finding]:
 
 
 def question_files(config: DictConfig) -> Iterator[Finding]:
-    for key in ("train_files", "val_files"):
-        files = config.data[key] or ()
-        for file in [files] if isinstance(files, str) else files:
-            if not str(file).endswith(".parquet"):
-                yield error(f"data.{key}={file}: verl reads only files whose name ends in .parquet; rename it")
+    for key in ("data.train_files", "data.val_files"):
+        for path in () if OmegaConf.select(config, key) is None else question_paths(config, key):
+            if path.suffix != ".parquet":
+                yield error(f"{key}={path}: verl reads only files whose name ends in .parquet; rename it")
 
 
 def prompts_are_one(config: DictConfig) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from verl_search.trainer.run_folder import LATEST
 
 PROGRAM = "scripts/export_checkpoint.sh"
 LIBRARIES = ("verl", "torch", "transformers")
+MOST_NAMED = 5  # missing ranks in one message
 EXPECTED = "expected a folder global_step_N of a training run, its actor folder, or the run's folder (its last step)"
 
 
@@ -64,8 +66,10 @@ class Checkpoint:
     @property
     def shards(self) -> list[Path]:
         """The weights of each rank, by their names; not all of them may be there."""
-        name = f"model_world_size_{self.world_size}_rank_{{}}.pt"
-        return [self.actor / name.format(rank) for rank in range(self.world_size)]
+        return [self.shard(rank) for rank in range(self.world_size)]
+
+    def shard(self, rank: int) -> Path:
+        return self.actor / f"model_world_size_{self.world_size}_rank_{rank}.pt"
 
     @property
     def prompt(self) -> PromptRecord | None:
@@ -84,12 +88,12 @@ def find_checkpoint(path: Path) -> Checkpoint:
     checkpoint = Checkpoint(actor, world_size)
     if not (checkpoint.huggingface / "config.json").is_file():
         raise UserError(f"{checkpoint.huggingface} holds no config.json; the checkpoint is not complete, take another")
-    missing = [rank for rank, shard in enumerate(checkpoint.shards) if not shard.is_file()]
-    if missing and not checkpoint.is_merged:
-        ranks = f"rank{'s' if missing[1:] else ''} {', '.join(map(str, missing))} of {world_size}"
+    missing = (rank for rank in range(world_size) if not checkpoint.shard(rank).is_file())
+    if (first := list(islice(missing, MOST_NAMED + 1))) and not checkpoint.is_merged:
+        some = ", ".join(map(str, first[:MOST_NAMED])) + ", …" * (len(first) > MOST_NAMED)
         raise UserError(
-            f"{checkpoint.shards[missing[0]]} is missing: {ranks}; copy from the nodes that wrote them, or take "
-            "another checkpoint"
+            f"{checkpoint.shard(first[0])} is missing: rank{'s' if first[1:] else ''} {some} of {world_size}; copy "
+            "from the nodes that wrote them, or take another checkpoint"
         )
     return checkpoint
 
@@ -97,8 +101,11 @@ def find_checkpoint(path: Path) -> Checkpoint:
 def _actor_folder(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; {EXPECTED}")
-    if (path / LATEST).is_file():
-        path = path / f"global_step_{(path / LATEST).read_text(encoding='utf-8').strip()}"
+    if (latest := path / LATEST).is_file():
+        step = latest.read_bytes().strip()
+        if not step.isdigit():
+            raise UserError(f"{latest} holds {step[:20]!r}, expected the number of a step; give a folder global_step_N")
+        path = path / f"global_step_{step.decode()}"
     for folder in (path, path / "actor"):
         if (folder / "fsdp_config.json").is_file():
             return folder
@@ -108,7 +115,10 @@ def _actor_folder(path: Path) -> Path:
 def _world_size(actor: Path) -> int:
     file = actor / "fsdp_config.json"
     try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["world_size"])
+        size = json.loads(file.read_text(encoding="utf-8"))["world_size"]
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{size!r} processes")
+        return size
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} names no world_size ({error}); the checkpoint is damaged, take another") from error
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from flashrag.client import SearchControl
-from flashrag.errors import ReSearchError
+from flashrag.errors import ReSearchError, UserError
 from flashrag.system.files import write_text
 from flashrag.system.json_lines import GrowingFile
 
@@ -43,8 +45,12 @@ def kept_control(folder: Path) -> str | None:
 def kept_setting(folder: Path, key: str, default: object) -> Any:
     """The value of a key in the last start of a run, `default` if that start had no such key; None as above."""
     places = (place / "hydra" / ".hydra" / "config.yaml" for place in (folder, folder / "training", folder.parent))
-    path = next(filter(Path.is_file, places), None)
-    return None if path is None else OmegaConf.select(OmegaConf.load(path), key, default=default)
+    if (path := next(filter(Path.is_file, places), None)) is None:
+        return None
+    try:
+        return OmegaConf.select(OmegaConf.load(path), key, default=default)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}, the config of the last start, cannot be read ({error}); remove it") from error
 
 
 class MetricFiles:

@@ -83,8 +83,6 @@ def write_card(options: BuildOptions, corpus: Corpus, model_folder: Path) -> Non
     from flashrag.retriever.index_check import Part, check_size, check_vectors
 
     path = card_path(options.target, options.retrieval_method)
-    if path.exists():
-        raise UserError(f"--write_card: the index has a card already, {path}; remove it to write another")
     manifest = new_manifest(options, corpus, model_folder)
     index = read_index(options.target, mmap=is_large(options.target), l2=True)
     encoder = _encoder(options, manifest, model_folder)

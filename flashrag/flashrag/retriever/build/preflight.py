@@ -31,8 +31,15 @@ from flashrag.retriever.build.dense_index import LIBRARIES, kept_vectors, new_ma
 from flashrag.retriever.build.embeddings import read_embeddings, read_manifest, refuse_other_vectors
 from flashrag.retriever.build.faiss_types import FaissType, IndexPlan, index_bytes, number_of_cells, plan_index
 from flashrag.retriever.build.options import BuildOptions, contradictions
-from flashrag.retriever.encoder_folder import embedding_dimension, most_tokens, pooling_method, resolve_model_folder
-from flashrag.retriever.faiss_index import check_gpus
+from flashrag.retriever.encoder_folder import (
+    check_dimension,
+    embedding_dimension,
+    most_tokens,
+    pooling_method,
+    resolve_model_folder,
+)
+from flashrag.retriever.faiss_index import check_gpus, is_large, read_index
+from flashrag.retriever.index_card import card_path, find_index
 from flashrag.retriever.preflight import (
     LIBRARY_BYTES,
     UnreadCorpus,
@@ -191,6 +198,18 @@ def given_vectors(facts: BuildFacts) -> None:
         read_embeddings(path, len(facts.corpus), facts.dimension)
 
 
+def given_index(facts: BuildFacts) -> None:
+    """What is known of an index without its encoder's vectors; they are compared when the card is written."""
+    path, method = facts.options.target, facts.options.retrieval_method
+    find_index(path, method)
+    if (card := card_path(path, method)).exists():
+        raise UserError(f"--write_card: the index has a card already, {card}; remove it to write another")
+    index = read_index(path, mmap=is_large(path), l2=True)
+    if not isinstance(facts.corpus, UnreadCorpus):
+        facts.corpus.check_index_of(index.ntotal)
+    check_dimension(facts.dimension or index.d, index.d)
+
+
 def resumed(facts: BuildFacts) -> Iterator[Finding]:
     """An interrupted run goes on only with the same settings, and once."""
     path, model = facts.options.partial_embeddings, facts.model_folder
@@ -223,6 +242,7 @@ BUILD_RULES = {
 }
 # Of --write_card, which needs neither memory nor disk space for an index.
 CARD_RULES = {name: BUILD_RULES[name] for name in ("build.flags", "build.encoder", "build.corpus", "build.length")}
+CARD_RULES["build.index"] = given_index
 
 
 def _encoder(facts: BuildFacts) -> str:

@@ -33,6 +33,7 @@ def write_encoder(folder: Path, **config: Any) -> Path:
     values = {"architectures": ["BertModel"], "hidden_size": DIMENSION, "max_position_embeddings": POSITIONS, **config}
     (folder / "config.json").write_text(json.dumps(values))
     save_file({"a": np.zeros((2, 3), dtype=np.float32)}, folder / "model.safetensors")
+    (folder / "tokenizer.json").write_text("{}")
     return folder
 
 
