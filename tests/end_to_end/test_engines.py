@@ -85,14 +85,19 @@ class Served:
         return asyncio.run(run())
 
 
+def skip_without_sglang() -> None:
+    if not (os.environ.get("RESEARCH_SGLANG_PYTHON") or SGLANG_PYTHON.is_file()):
+        pytest.skip(
+            f"SGLang is not installed; run {printed('docs/evaluation.md', 'bash scripts/setup.sh --sglang').text}"
+        )
+
+
 @pytest.fixture(scope="module", params=list(Engine))
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of either engine; when the tests are done, it must end by itself after a SIGTERM."""
     engine = request.param
-    if engine is Engine.SGLANG and not (os.environ.get("RESEARCH_SGLANG_PYTHON") or SGLANG_PYTHON.is_file()):
-        pytest.skip(
-            f"SGLang is not installed; run {printed('docs/evaluation.md', 'bash scripts/setup.sh --sglang').text}"
-        )
+    if engine is Engine.SGLANG:
+        skip_without_sglang()
     folder = tmp_path_factory.mktemp(engine)
     template, log = folder / "template.jinja", folder / "log"
     template.write_text(TEMPLATE)

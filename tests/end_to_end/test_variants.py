@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.test_training import assert_sane, train
 from training.demo.folder import DemoRun
-from training.demo.run import ENCODER, build_index, retrieval_server, write_data
+from training.demo.run import build_index, demo_server, write_data
 
 pytestmark = pytest.mark.slow
 ACTOR = "actor_rollout_ref.actor"
@@ -51,9 +51,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     write_data(run)
     build_index(run)
     (run.world / "dev.parquet").rename(run.world / "test.parquet")
-    files = {"index_path": str(run.index), "corpus_path": str(run.corpus)}
-    model = {"retrieval_method": "minilm", "retrieval_model_path": ENCODER}
-    with retrieval_server({**model, **files}, run.logs) as url:
+    with demo_server(run) as url:
         yield url, run.world
 
 

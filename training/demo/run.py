@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -89,25 +90,41 @@ def build_index(run: DemoRun) -> None:
     )  # fmt: skip
 
 
+def demo_server(run: DemoRun) -> AbstractContextManager[str]:
+    """The retrieval server over the demo's index, as `retrieval_server`."""
+    config = {
+        "retrieval_method": "minilm",
+        "retrieval_model_path": ENCODER,
+        "index_path": str(run.index),
+        "corpus_path": str(run.corpus),
+    }
+    return retrieval_server(config, run.logs)
+
+
 def evaluate(run: DemoRun, name: str, model: Path, search_url: str) -> None:
-    """Serve a model and run the evaluation's own command over the dev questions, greedily, with training's limits."""
+    """Serve a model and evaluate it."""
+    server = ModelServerOptions(model, Engine.VLLM, log_path=run.logs / "completion_server.log")
+    with model_server(server) as (url, _):
+        ask_questions(run, name, search_url, "--sgl_remote_url", url, "--generator_model", model)
+
+
+def ask_questions(run: DemoRun, name: str, search_url: str, *model: object) -> None:
+    """Run the evaluation's own command over the dev questions, greedily, with training's limits.
+
+    `model` are the flags of what answers: a model server, or a model that is served meanwhile.
+    """
     training = OmegaConf.load(CONFIG_DIR / "demo.yaml")
     response_tokens = training.data.max_response_length
-    model_tokens = training.data.max_prompt_length + response_tokens
-    server = ModelServerOptions(
-        model, Engine.VLLM, context_length=model_tokens, log_path=run.logs / "completion_server.log"
-    )
-    with model_server(server) as (model_url, _):
-        run_command(
-            run, f"evaluation_{name}", REPOSITORY / "evaluation" / "run_eval.py",
-            "--config_path", REPOSITORY / "evaluation" / "eval_config.yaml",
-            "--method_name", "research", "--split", "dev", "--dataset_name", DATASET,
-            "--data_dir", run.path / "data", "--save_dir", run.path / "evaluation", "--save_note", name,
-            "--remote_retriever_url", search_url, "--sgl_remote_url", model_url, "--generator_model", model,
-            "--retrieval_topk", training.search.top_n, "--max_searches", training.search.max_searches,
-            "--max_result_tokens", training.search.max_result_tokens,
-            "--max_response_tokens", response_tokens, "--generator_max_input_len", model_tokens,
-        )  # fmt: skip
+    run_command(
+        run, f"evaluation_{name}", REPOSITORY / "evaluation" / "run_eval.py",
+        "--config_path", REPOSITORY / "evaluation" / "eval_config.yaml",
+        "--method_name", "research", "--split", "dev", "--dataset_name", DATASET,
+        "--data_dir", run.path / "data", "--save_dir", run.path / "evaluation", "--save_note", name,
+        "--remote_retriever_url", search_url, *model,
+        "--retrieval_topk", training.search.top_n, "--max_searches", training.search.max_searches,
+        "--max_result_tokens", training.search.max_result_tokens, "--max_response_tokens", response_tokens,
+        "--generator_max_input_len", training.data.max_prompt_length + response_tokens,
+    )  # fmt: skip
 
 
 def train(run: DemoRun, search_url: str) -> None:
@@ -141,13 +158,7 @@ def run_demo(run: DemoRun) -> None:
     watch = Stopwatch(run.path / "seconds.json")
     watch.stage("world", run.world / "dev.parquet", lambda: write_data(run))
     watch.stage("index", run.index, lambda: build_index(run))
-    config = {
-        "retrieval_method": "minilm",
-        "retrieval_model_path": ENCODER,
-        "index_path": str(run.index),
-        "corpus_path": str(run.corpus),
-    }
-    with retrieval_server(config, run.logs) as url:
+    with demo_server(run) as url:
         print(f"== retrieval server: {url}", flush=True)
         evaluated = run.evaluation("base") / "summary.json"
         watch.stage("evaluate_base", evaluated, lambda: evaluate(run, "base", BASE_MODEL, url))
