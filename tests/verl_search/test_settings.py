@@ -80,7 +80,7 @@ def test_config_passes_verls_own_validation(name: str, tmp_path) -> None:
 @pytest.mark.parametrize("name", [name for name, recipe in all_recipes().items() if not recipe.absent])
 @pytest.mark.filterwarnings("ignore:Disabled critic")
 def test_the_config_of_a_recipe_passes_verls_own_validation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if read_recipe(name).flags["nnodes"] > 1:
+    if read_recipe(name).flags.get("nnodes", 1) > 1:
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     settings = [f"{key}={json.dumps(value)}" for key, value in read_recipe(name).settings.items()]
     flags = {FLAGS[flag].key: value for flag, value in read_recipe(name).flags.items() if flag != "reward_manager"}
