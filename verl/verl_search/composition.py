@@ -139,7 +139,12 @@ def choose_precision(config: DictConfig) -> None:
     """Let a CPU compute in bfloat16 where it can do that itself, else in float32, unless a config says which."""
     key = next((key for key in PRECISIONS if OmegaConf.select(config, key, default=MISSING) is None), None)
     if key is not None:
-        OmegaConf.update(config, key, "bfloat16" if computes_in_bfloat16() else "float32")
+        OmegaConf.update(config, key, usual_precision())
+
+
+def usual_precision() -> str:
+    """In which the processor computes where nobody says which."""
+    return "bfloat16" if computes_in_bfloat16() else "float32"
 
 
 def hold_paths(config: DictConfig) -> None:

@@ -19,5 +19,5 @@ def test_the_ways_agree_and_have_figures() -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     # 6 trajectories of about 80 trained tokens
     assert 350 < figures["trained_tokens"] < 620 < figures["tokens"]
-    assert figures["ours_over_bare"] > 0.0
-    assert figures["ours_over_padded"] > 0.0
+    assert figures["step_over_bare_loop"] > 0.0
+    assert figures["step_over_padded"] > 0.0
