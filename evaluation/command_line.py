@@ -20,7 +20,7 @@ from flashrag.pipeline import PipelineSettings
 from flashrag.preflight import CHECK_HELP
 from flashrag.retriever import RetrieverSettings
 from flashrag.system.arguments import CommandParser
-from flashrag.system.engine import Engine
+from flashrag.system.engine import PRECISIONS, Engine
 
 # The headings of `--help`. A key stands under the first whose settings have it.
 _HEADINGS: dict[str, type[BaseModel]] = {
@@ -34,11 +34,14 @@ _ALIASES = {"remote_retriever_url": ("--search_url",)}  # training's name for it
 _NAMES = ("dataset_name", "split", "save_note", "method_name")  # text, even if they look like numbers
 
 
+SERVED = ("engine", "dtype")  # flags of a model that is served meanwhile, in the order of CommandLine
+
+
 class CommandLine(NamedTuple):
     """The flags: the configuration file, its overridden values (by dotted key), and the flags that are not its keys.
 
-    `resume`: ask failed questions again. `auto_serve`: the checkpoint to export and serve, with `engine`. `check`:
-    only look. `arguments` are all of them as given.
+    `resume`: ask failed questions again. `auto_serve`: the checkpoint to export and serve, with `engine`, in `dtype`.
+    `check`: only look. `arguments` are all of them as given.
     """
 
     config_path: Path
@@ -47,34 +50,41 @@ class CommandLine(NamedTuple):
     auto_serve: Path | None = None
     check: bool = False
     engine: Engine | None = None
+    dtype: str | None = None
     arguments: tuple[str, ...] = ()
 
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:
     """Read the flags; raises `UserError` for an unknown one."""
-    given, overrides = parse_flags(_parser(), argv, ("config_path", "resume", "auto_serve", "engine", "check"))
+    given, overrides = parse_flags(_parser(), argv, ("config_path", "resume", "auto_serve", "check", *SERVED))
     resume = _parse_value(given["resume"] or "false")
     if not isinstance(resume, bool):
         raise UserError(f"--resume {resume} was given; expected --resume alone, or true or false")
     return CommandLine(
-        given["config_path"], overrides, resume, given["auto_serve"], given["check"], given_engine(given), tuple(argv)
+        given["config_path"], overrides, resume, given["auto_serve"], given["check"], *how_served(given), tuple(argv)
     )
 
 
-def add_engine(add_argument: Callable[..., Any]) -> None:
+def add_served(add_argument: Callable[..., Any]) -> None:
+    """The flags of a model that is served meanwhile."""
     add_argument(
         "--engine", type=Engine, choices=list(Engine),
         help="the engine that serves the checkpoint of --auto_serve (default: as scripts/serve_model.sh chooses)",
     )  # fmt: skip
+    add_argument(
+        "--dtype", choices=PRECISIONS,
+        help="the precision in which it is served (default: as scripts/serve_model.sh chooses)",
+    )  # fmt: skip
 
 
-def given_engine(given: Mapping[str, Any]) -> Engine | None:
-    """The engine of the flags, None for the default one; raises `UserError` where no engine is started."""
-    if given["engine"] is not None and not (given["auto_serve"] or given.get("demo")):
-        raise UserError(
-            f"--engine {given['engine']} is for a model that is served meanwhile; add --auto_serve CHECKPOINT"
-        )
-    return given["engine"]
+def how_served(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values of `SERVED`, None for the default; raises `UserError` where no model is served meanwhile."""
+    for name in SERVED:
+        if given[name] is not None and not (given["auto_serve"] or given.get("demo")):
+            raise UserError(
+                f"--{name} {given[name]} is for a model that is served meanwhile; add --auto_serve CHECKPOINT"
+            )
+    return tuple(given[name] for name in SERVED)
 
 
 def parse_flags(
@@ -118,7 +128,7 @@ def _parser() -> CommandParser:
         "--auto_serve", type=Path, metavar="CHECKPOINT",
         help="export and serve this training checkpoint for the run (default: use the server of the configuration)",
     )  # fmt: skip
-    add_engine(run)
+    add_served(run)
     run("--check", action="store_true", help=CHECK_HELP)
     add_keys(parser)
     return parser

@@ -87,7 +87,7 @@ def evaluate(command_line: CommandLine) -> int:
     else:
         assets = check_local_retriever(facts.settings)  # reads whole files, but serving a model takes longer
         checkpoint = command_line.auto_serve
-        serving = served(checkpoint, facts.settings, command_line.engine) if checkpoint else nullcontext()
+        serving = served(checkpoint, facts.settings, command_line) if checkpoint else nullcontext()
         with serving as settings_served:
             folder = RunFolder(settings_served, folder.questions) if settings_served else folder
             interrupted = ask(folder, pending, assets, findings)

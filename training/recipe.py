@@ -39,6 +39,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     commands: Mapping[str, tuple[str, ...]] = {}
     inputs: Mapping[str, tuple[str, ...]] = {}
     server: Mapping[str, str] = {}
+    pieces: Mapping[str, str] = {}
     stages: tuple[Stage, ...] = ()
 
     @property

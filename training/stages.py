@@ -39,8 +39,10 @@ from flashrag.preflight import (
 from flashrag.system import local_server
 from flashrag.system.arguments import CommandParser, flag
 from flashrag.system.files import write_text
+from flashrag.system.machine import torch_cuda
 from flashrag.system.processes import run_guarded
 from training.recipe import Recipe, Stage
+from verl_search.composition import usual_precision
 from verl_search.trainer.stopping import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -132,7 +134,8 @@ class PathFacts(MachineFacts):
     def values(self) -> Mapping[str, str]:
         """What the placeholders of the recipe stand for."""
         paths = {"output_dir": self.folder, "run_dir": self.folder / self.run, **self.inputs}
-        return {name: str(value) for name, value in {**paths, "seed": self.options.seed}.items()}
+        more = {"seed": self.options.seed, "precision": "bfloat16" if torch_cuda() else usual_precision()}
+        return {name: str(value) for name, value in {**paths, **more}.items()}
 
     @property
     def server(self) -> dict[str, str]:
@@ -144,6 +147,7 @@ class PathFacts(MachineFacts):
         """The command of each stage; the address of the server, which is not known yet, stays a placeholder."""
         values = {name: shlex.quote(value) for name, value in self.values.items()}
         values |= {"given": shlex.join(self.given), "search_url": SEARCH_URL}
+        values |= {name: piece.format_map(values) for name, piece in self.recipe.pieces.items()}
         stages = {self.name_of(stage): stage.command for stage in self.recipe.stages}
         return {name: command.format_map(values).strip() for name, command in stages.items()}
 

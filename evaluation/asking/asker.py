@@ -72,7 +72,7 @@ def started(facts: AskFacts) -> Iterator[EvalSettings]:
             url = servers.enter_context(retrieval_server(script, config, log))
             settings = settings.model_copy(update={"remote_retriever_url": url})
         if (checkpoint := options.command_line.auto_serve) is not None:
-            settings = servers.enter_context(served(checkpoint, settings, options.command_line.engine))
+            settings = servers.enter_context(served(checkpoint, settings, options.command_line))
         yield settings
 
 

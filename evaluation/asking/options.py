@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evaluation.command_line import CommandLine, add_engine, add_keys, given_engine, parse_flags
+from evaluation.command_line import SERVED, CommandLine, add_keys, add_served, how_served, parse_flags
 from evaluation.run.auto_serve import LATER
 from flashrag.config import read_yaml_mapping
 from flashrag.errors import UserError
@@ -32,7 +32,7 @@ NOT_ASKED = frozenset(
     }
 )
 DEFAULTS = {"method_name": "research", "save_dir": "outputs/ask"}
-OWN = ("question", "config_path", "auto_serve", "engine", "demo", "json", "page", "host", "check")
+OWN = ("question", "config_path", "auto_serve", "demo", "json", "page", "host", "check", *SERVED)
 
 
 class AskOptions(NamedTuple):
@@ -74,7 +74,7 @@ def parse_options(argv: Sequence[str]) -> AskOptions:
     elif given["host"] != LOOPBACK:
         raise UserError(f"--host {given['host']} says where a page listens, and none was asked for; add --page")
     command_line = CommandLine(
-        config_path, overrides, False, checkpoint, given["check"], given_engine(given), tuple(argv)
+        config_path, overrides, False, checkpoint, given["check"], *how_served(given), tuple(argv)
     )
     return AskOptions(command_line, given["question"], search_config, given["json"], given["page"], given["host"])
 
@@ -105,7 +105,7 @@ def _parser() -> CommandParser:
     model = parser.add_argument_group("model (default: the one served at sgl_remote_url)").add_argument
     model("--auto_serve", type=Path, metavar="CHECKPOINT",
           help="serve this checkpoint, or model folder, meanwhile (default: use a running server)")  # fmt: skip
-    add_engine(model)
+    add_served(model)
     model("--demo", type=Path, nargs="?", const=DEMO, metavar="FOLDER",
           help=f"serve the model that a demo trained, and its retrieval server, meanwhile (default: no demo; {DEMO} "
           "if no folder follows)")  # fmt: skip

@@ -239,7 +239,7 @@ class EvalFacts(MachineFacts):
         """The server that --auto_serve starts on a folder that is there already."""
         if self.command_line.auto_serve is None or self.export is not None:
             return None
-        return ModelServerFacts(server_options(Path(self.model_folder), self.settings, self.command_line.engine))
+        return ModelServerFacts(server_options(Path(self.model_folder), self.settings, self.command_line))
 
     @fact
     def judge_reply(self) -> JudgeReply | None:

@@ -311,7 +311,7 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
         return
     if facts.export is not None:
         yield from examine(EXPORT_RULES, facts.export)
-        chosen_engine(server_options(Path(settings.generator_model), settings, facts.command_line.engine))
+        chosen_engine(server_options(Path(settings.generator_model), settings, facts.command_line))
     if facts.model_server is not None:
         yield from examine(SERVER_RULES, facts.model_server)
     if (tokens := served_tokens(path)) < settings.generator_max_input_len:

@@ -12,7 +12,7 @@ from evaluation.command_line import CommandLine, load_settings
 from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
 from flashrag.generator import check_model_folder, read_model_facts
-from flashrag.system.engine import PUBLISHED_CONTEXT_TOKENS, Engine, ModelServerOptions
+from flashrag.system.engine import PUBLISHED_CONTEXT_TOKENS, ModelServerOptions
 from flashrag.system.model_server import model_server
 from flashrag.system.processes import guarded_processes
 from verl_search.trainer.export import export, find_checkpoint
@@ -36,15 +36,16 @@ def check_auto_serve(command_line: CommandLine) -> EvalSettings:
 
 
 @contextmanager
-def served(checkpoint: Path, settings: EvalSettings, engine: Engine | None) -> Iterator[EvalSettings]:
+def served(checkpoint: Path, settings: EvalSettings, command_line: CommandLine) -> Iterator[EvalSettings]:
     """Serve the model of the settings that `check_auto_serve` gave; yields them with its address."""
     model = exported_model(checkpoint)
-    with guarded_processes(), model_server(server_options(model, settings, engine)) as (url, _):
+    with guarded_processes(), model_server(server_options(model, settings, command_line)) as (url, _):
         yield settings.model_copy(update={"sgl_remote_url": url})
 
 
-def server_options(model: Path, settings: EvalSettings, engine: Engine | None) -> ModelServerOptions:
-    return ModelServerOptions(model, engine, log_path=settings.save_dir / "model_server.log")
+def server_options(model: Path, settings: EvalSettings, command_line: CommandLine) -> ModelServerOptions:
+    log_path = settings.save_dir / "model_server.log"
+    return ModelServerOptions(model, command_line.engine, dtype=command_line.dtype, log_path=log_path)
 
 
 def is_model(path: Path) -> bool:

@@ -308,7 +308,7 @@ def test_a_file_has_every_part_or_says_why_it_has_none(path: Path) -> None:
     given = set(yaml.safe_load(path.read_text(encoding="utf-8")))
     parts = {"absent"} if path.stem in ABSENT else {"machine", "differs", "flags", "settings", "commands"}
     if path.stem in STAGED:
-        parts = parts - {"commands"} | {"inputs", "server", "stages"}
+        parts = parts - {"commands"} | {"inputs", "server", "pieces", "stages"}
     assert given == {"title", "source", *parts}
     recipe = all_recipes()[path.stem]
     assert path.stem in STAGED or re.search(r"\w+/\w[\w-]* at [0-9a-f]{7}: ", recipe.source[0]), (

@@ -22,6 +22,7 @@ from flashrag.system.local_server import LOOPBACK
 from flashrag.system.machine import count_gpus, has_nvcc
 
 MODEL, SERVER = "model", "server"  # the groups of --help
+PRECISIONS = ("float32", "bfloat16")
 PUBLISHED_CONTEXT_TOKENS = 8192
 PUBLISHED_TENSOR_PARALLEL = 2
 # By default vLLM on a CPU starts a worker process; it and the engine wait for each other by spinning, which keeps two
@@ -59,6 +60,10 @@ class ModelServerOptions:
         f"GPUs that share the model (default: {PUBLISHED_TENSOR_PARALLEL}, or 1 where there is one GPU)",
         None, type=in_range(int, 1), group=MODEL,
     )  # fmt: skip
+    dtype: str | None = flag(
+        "precision of weights and computing (default: bfloat16 on GPUs, float32 on a CPU)",
+        None, choices=PRECISIONS, group=MODEL,
+    )  # fmt: skip
     context_length: int | None = flag(
         f"prompt and response (default: {PUBLISHED_CONTEXT_TOKENS}, or the model's positions where they are fewer)",
         None, type=in_range(int, 1), metavar="TOKENS", group=MODEL,
@@ -95,13 +100,13 @@ def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
     command += ["--context-length", str(context), "--enable-metrics", "--disable-overlap-schedule"]
     command += ["--host", options.host, "--port", str(port)]
     if sglang_is_for_cpus():
-        command += ["--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"]
+        command += ["--device", "cpu", "--attention-backend", "torch_native"]
         command += ["--grammar-backend", "none", "--max-running-requests", str(CPU_SEQUENCES)]
         # Without the former, keys and values take all memory; without the latter, an idle server keeps a core busy.
         command += ["--max-total-tokens", str(_cached_tokens(options, context)), "--sleep-on-idle"]
     else:
-        command += ["--tp-size", str(tensor_parallel(options)), "--dtype", "bfloat16", "--disable-radix-cache"]
-    return [*command, *options.extra]
+        command += ["--tp-size", str(tensor_parallel(options)), "--disable-radix-cache"]
+    return [*command, "--dtype", precision(options, on_cpu=sglang_is_for_cpus()), *options.extra]
 
 
 def _cached_tokens(options: ModelServerOptions, context: int) -> int:
@@ -130,17 +135,17 @@ def sglang_is_for_cpus() -> bool:
 
 
 def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
-    """vLLM's server: float32 and eager on a CPU, as the trainer computes there; bfloat16 on GPUs, as published."""
+    """vLLM's server: eager on a CPU, as the trainer computes there."""
     # `vllm serve` looks for a distribution named vllm; the CPU build has another name. Its module can be run.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.model_path)]
     command += ["--served-model-name", served_name(options), "--host", options.host, "--port", str(port)]
     command += ["--max-model-len", str(context_tokens(options))]
     if vllm_is_for_cpus():
-        command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", str(CPU_SEQUENCES)]
+        command += ["--enforce-eager", "--max-num-seqs", str(CPU_SEQUENCES)]
         command += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR, "--block-size", str(CACHE_BLOCK_TOKENS)]
     else:
-        command += ["--dtype", "bfloat16", "--tensor-parallel-size", str(tensor_parallel(options))]
-    return [*command, *options.extra]
+        command += ["--tensor-parallel-size", str(tensor_parallel(options))]
+    return [*command, "--dtype", precision(options, on_cpu=vllm_is_for_cpus()), *options.extra]
 
 
 def vllm_is_for_cpus() -> bool:
@@ -149,7 +154,7 @@ def vllm_is_for_cpus() -> bool:
 
 
 def vllm_environment() -> dict[str, str]:
-    """Send no usage statistics. On a CPU: room for keys and values, and one thread, not pinned to a core.
+    """Send no usage statistics. On a CPU: room for keys and values, and threads that are not pinned, and sleep if idle.
 
     On GPUs FlashInfer's sampler is left out where there is no nvcc, which compiles it at its first use.
     """
@@ -161,8 +166,14 @@ def vllm_environment() -> dict[str, str]:
         "VLLM_TARGET_DEVICE": "cpu",
         "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
+
+
+def precision(options: ModelServerOptions, *, on_cpu: bool) -> str:
+    """Float32 on a CPU, where both engines give the same answers in it; bfloat16 on GPUs, as published."""
+    return options.dtype or ("float32" if on_cpu else "bfloat16")
 
 
 def served_name(options: ModelServerOptions) -> str:

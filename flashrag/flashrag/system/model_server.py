@@ -36,6 +36,7 @@ from flashrag.system.engine import (
     ModelServerOptions,
     chosen_engine,
     context_tokens,
+    precision,
     sglang_command,
     sglang_environment,
     sglang_is_for_cpus,
@@ -108,8 +109,12 @@ class ModelServerFacts(MachineFacts, ModelFolder):
 
     @fact
     def item_bytes(self) -> int:
-        """Of a number in the engine: float32 on a CPU, bfloat16 on GPUs."""
-        return 4 if self.on_cpu else 2
+        """Of a number in the engine."""
+        return 4 if self.dtype == "float32" else 2
+
+    @fact
+    def dtype(self) -> str:
+        return precision(self.options, on_cpu=self.on_cpu)
 
     @fact
     def weight_bytes(self) -> int:
@@ -191,8 +196,8 @@ def memory(facts: ModelServerFacts) -> Iterator[Finding]:
     needed, there = weights + CPU_CACHE_GIB * GIB + CPU_ENGINE_BYTES, facts.machine.memory_bytes
     if needed > there:
         yield found(
-            f"the model needs {gib(needed)} of memory ({gib(weights)} of weights in float32, {CPU_CACHE_GIB} GiB for "
-            f"keys and values, the engine); this machine has {gib(there)}: take a larger one, or a smaller model"
+            f"the model needs {gib(needed)} of memory ({gib(weights)} of weights in {facts.dtype}, {CPU_CACHE_GIB} GiB "
+            f"for keys and values, the engine); this machine has {gib(there)}: take a larger one, or a smaller model"
         )
 
 

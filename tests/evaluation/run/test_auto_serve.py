@@ -36,12 +36,12 @@ def test_a_path_without_a_checkpoint_is_refused_before_anything_starts(data_dir,
 
 
 def test_an_engine_is_for_a_model_that_is_served_meanwhile(data_dir, tmp_path):
-    given = arguments(data_dir, tmp_path, "--engine", "sglang")
+    given = arguments(data_dir, tmp_path, "--engine", "sglang", "--dtype", "bfloat16")
     with pytest.raises(UserError, match="--engine sglang is for a model that is served meanwhile; add --auto_serve"):
         parse_command_line(given)
     command_line = parse_command_line([*given, "--auto_serve", str(BASE_MODEL)])
-    options = server_options(BASE_MODEL, check_auto_serve(command_line), command_line.engine)
-    assert (options.engine, options.model_path) == (Engine.SGLANG, BASE_MODEL)
+    options = server_options(BASE_MODEL, check_auto_serve(command_line), command_line)
+    assert (options.engine, options.dtype, options.model_path) == (Engine.SGLANG, "bfloat16", BASE_MODEL)
     assert parse_command_line(arguments(data_dir, tmp_path)).engine is None
 
 

@@ -32,7 +32,7 @@ def test_sglang_gets_the_published_options(model_folder, monkeypatch):
         f"/sgl/bin/python -m sglang.launch_server --served-model-name trained --model-path {model_folder} "
         # 6 tokens more than the 8192 that a prompt and its response may have
         "--context-length 8198 --enable-metrics --disable-overlap-schedule --host 0.0.0.0 --port 80 "
-        "--tp-size 2 --dtype bfloat16 --disable-radix-cache"
+        "--tp-size 2 --disable-radix-cache --dtype bfloat16"
     ).split(" ")
     assert "SGLANG_USE_CPU_ENGINE" not in engine.sglang_environment()
 
@@ -48,8 +48,8 @@ def test_sglang_on_a_cpu_is_told_by_its_environment(model_folder, monkeypatch, t
     assert sglang_command(options, 80) == (
         f"{python} -m sglang.launch_server --served-model-name {model_folder} --model-path {model_folder} "
         "--context-length 640 --enable-metrics --disable-overlap-schedule --host 127.0.0.1 --port 80 "
-        "--device cpu --dtype float32 --attention-backend torch_native --grammar-backend none "
-        "--max-running-requests 64 --max-total-tokens 40960 --sleep-on-idle --api-key k"  # 64 x 640
+        "--device cpu --attention-backend torch_native --grammar-backend none "
+        "--max-running-requests 64 --max-total-tokens 40960 --sleep-on-idle --dtype float32 --api-key k"  # 64 x 640
     ).split(" ")
     variables = engine.sglang_environment()
     assert (variables["SGLANG_USE_CPU_ENGINE"], variables["OMP_NUM_THREADS"]) == ("1", "1")
@@ -70,6 +70,8 @@ def test_sglang_keeps_as_many_keys_and_values_on_a_cpu_as_the_memory_holds(model
 def test_vllm_computes_in_float32_on_a_cpu_and_in_bfloat16_on_gpus(model_folder, monkeypatch):
     monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: True)
     on_cpu = vllm_command(ModelServerOptions(model_folder), 81)
+    asked = vllm_command(ModelServerOptions(model_folder, dtype="bfloat16"), 81)
+    assert asked[asked.index("--dtype") + 1] == "bfloat16"
     assert on_cpu[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     assert on_cpu[on_cpu.index("--dtype") + 1] == "float32"
     monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: False)
