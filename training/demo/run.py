@@ -41,7 +41,7 @@ from training.qa_rows import qa_rows, write_parquet_files
 from training.stages import REPOSITORY, Stopwatch, retrieval_server
 from training.trainer_process import run_trainer
 from verl_search.composition import CONFIG_DIR, quoted
-from verl_search.platform.ray_cluster import check_own_token
+from verl_search.platform.ray_cluster import check_own_token, ray_folder
 from verl_search.preflight.rules import RAY_SOCKET_NAME
 from verl_search.trainer.stopping import resume_command
 
@@ -185,9 +185,9 @@ def folder_can_be_used(facts: DemoFacts) -> Iterator[Finding]:
     yield from output_folder("--output_dir", facts.run.path, DEMO_BYTES, "the demo's files")
 
 
-def ray_can_start(facts: DemoFacts) -> Iterator[Finding]:
+def ray_can_start(_: DemoFacts) -> Iterator[Finding]:
     check_own_token(os.environ)
-    yield from socket_folder(facts.machine, RAY_SOCKET_NAME, "Ray")
+    yield from socket_folder(ray_folder(os.environ), RAY_SOCKET_NAME, "Ray", "RAY_TMPDIR")
 
 
 RULES: dict[str, Rule[DemoFacts]] = {

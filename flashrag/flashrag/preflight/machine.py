@@ -144,12 +144,20 @@ def temporary_folder(facts: MachineFacts) -> Iterator[Finding]:
         )
 
 
-def socket_folder(machine: Machine, name_bytes: int, who: str) -> Iterator[Finding]:
-    """Findings about the temporary folder of a program that makes sockets there, with names of up to `name_bytes`."""
-    if (length := len(os.fsencode(machine.temporary))) > (most := MAX_SOCKET_PATH - name_bytes):
+def socket_folder(folder: Path, name_bytes: int, who: str, variable: str = "TMPDIR") -> Iterator[Finding]:
+    """Findings about the temporary folder of a program that makes sockets there, with names of up to `name_bytes`.
+
+    `variable` is the one by which the program is given another folder.
+    """
+    if (length := len(os.fsencode(folder))) > (most := MAX_SOCKET_PATH - name_bytes):
         yield error(
-            f"the temporary folder {machine.temporary} has a path of {length} bytes; expected at most {most}, because "
-            f"{who} makes sockets in it: set TMPDIR to a shorter one"
+            f"the temporary folder {folder} has a path of {length} bytes; expected at most {most}, because {who} makes "
+            f"sockets in it: set {variable} to a shorter one"
+        )
+    elif not is_writable(folder):
+        yield error(
+            f"the temporary folder {folder} cannot be written, and {who} makes sockets in it: set {variable} to one "
+            "that can"
         )
 
 

@@ -45,9 +45,11 @@ def test_each_rule(changed, severity, rule, words):
 
 
 def test_a_socket_must_fit_into_its_folder():
-    assert not [*socket_folder(replace(GOOD, temporary=Path("/" + "a" * 69)), 37, "vLLM")]  # 70 + 37 = 107
-    (finding,) = socket_folder(replace(GOOD, temporary=Path("/" + "ü" * 35)), 37, "vLLM")  # 71 bytes
+    assert not [*socket_folder(Path("/" + "a" * 69), 37, "vLLM")]  # 70 + 37 = 107
+    (finding,) = socket_folder(Path("/" + "ü" * 35), 37, "vLLM")  # 71 bytes
     assert "path of 71 bytes; expected at most 70, because vLLM makes sockets in it" in finding.message
+    (finding,) = socket_folder(Path(__file__), 0, "Ray", "RAY_TMPDIR")
+    assert "cannot be written, and Ray makes sockets in it: set RAY_TMPDIR to one that can" in finding.message
 
 
 def test_this_machine():

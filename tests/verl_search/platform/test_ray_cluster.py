@@ -336,3 +336,14 @@ def test_a_real_cluster_is_asked_and_a_run_of_its_own_leaves_it_alone():
             check_ray(choice, NEEDS)
         finally:
             stop_process(head)
+
+
+def test_the_folder_is_ray_s_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._common.utils import get_default_system_temp_dir
+
+    for given in ({}, {"TMPDIR": "/a"}, {"RAY_TMPDIR": "/b", "TMPDIR": "/a"}):
+        for name in ("RAY_TMPDIR", "TMPDIR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        assert str(ray_cluster.ray_folder(os.environ)) == get_default_system_temp_dir()

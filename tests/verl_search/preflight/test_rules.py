@@ -321,7 +321,7 @@ def test_a_disk_without_room_for_one_checkpoint_is_an_error_and_for_all_of_them_
 
 
 def test_a_long_temporary_folder_leaves_no_room_for_rays_sockets():
-    ((severity, message),) = told(rules.ray_has_room_for_sockets, machine=replace(GOOD, temporary=Path("/" + "t" * 40)))
+    ((severity, message),) = told(rules.ray_has_room_for_sockets, ray_folder=Path("/" + "t" * 40))
     assert severity is Severity.ERROR
     assert "has a path of 41 bytes; expected at most 39, because Ray makes sockets in it" in message
 

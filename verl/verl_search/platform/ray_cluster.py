@@ -41,6 +41,11 @@ FOLDER_VARIABLE = "RESEARCH_FOLDER"  # the working folder of the command
 ENTER_PROCESS, ENTER_RUN = f"{__name__}.collect_rarely", "verl_search.platform.ray_nodes.enter_run"
 
 
+def ray_folder(environ: Mapping[str, str]) -> Path:
+    """Where a Ray of the run's own keeps its session, with its sockets (ray/_common/utils.py)."""
+    return Path(environ.get("RAY_TMPDIR", environ.get("TMPDIR", "/tmp")))
+
+
 class RayChoice(NamedTuple):
     """The address that `ray.init` gets, and the key or variable that gave it; "" if none did."""
 

@@ -29,7 +29,7 @@ from flashrag.preflight import fact
 from flashrag.questions import FIELDS, Question, parse_question, read_each
 from flashrag.records import Record, read_records
 from flashrag.reward import MADE_UP, JudgeReply, ask_judge
-from verl_search.platform.ray_cluster import Node, RayChoice, check_ray, configured_ray, needs
+from verl_search.platform.ray_cluster import Node, RayChoice, check_ray, configured_ray, needs, ray_folder
 from verl_search.preflight.hardware import HardwareFacts
 from verl_search.preflight.memory import Memory, training_memory
 from verl_search.preflight.sizes import sequence_tokens
@@ -156,6 +156,10 @@ class TrainingFacts(HardwareFacts):
     @fact
     def ray(self) -> RayChoice:
         return configured_ray(self.config)
+
+    @fact
+    def ray_folder(self) -> Path:
+        return ray_folder(os.environ)
 
     @fact
     def ray_nodes(self) -> list[Node]:

@@ -296,7 +296,7 @@ def variant_is_possible(facts: TrainingFacts) -> None:
 
 
 def ray_has_room_for_sockets(facts: TrainingFacts) -> Iterator[Finding]:
-    yield from socket_folder(facts.machine, RAY_SOCKET_NAME, "Ray")
+    yield from socket_folder(facts.ray_folder, RAY_SOCKET_NAME, "Ray", "RAY_TMPDIR")
 
 
 TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
