@@ -116,6 +116,13 @@ def output_folder(
     if folder.parts[:1] == ("~",):
         yield error(f"{key}={folder}: ~ is no home folder here; write the whole path")
         return
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        yield error(
+            f"{key}={str(folder)!r}: the path is not UTF-8, which not every library writes to; give another one"
+        )
+        return
     if not is_writable(folder):
         existing = nearest_existing(folder)
         reason = "not writable" if existing.is_dir() else "a file" if existing.exists() else "a link to nowhere"

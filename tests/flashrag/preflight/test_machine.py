@@ -69,6 +69,9 @@ def test_an_output_folder_needs_room_and_a_place(tmp_path):
     (tmp_path / "link").symlink_to("link")
     (lost,) = output_folder("--out", tmp_path / "link" / "new")
     assert f"files cannot be written there ({tmp_path}/link is a link to nowhere)" in lost.message
+    (bytes_only,) = output_folder("--out", Path(os.fsdecode(b"\xff")))
+    assert bytes_only.message.startswith("--out='\\udcff': the path is not UTF-8")
+    bytes_only.message.encode()
     (home,) = output_folder("--out", Path("~/runs"))  # of --out=~/runs, which no shell changes
     assert home.message == "--out=~/runs: ~ is no home folder here; write the whole path"
     assert is_writable(tmp_path)

@@ -59,12 +59,9 @@ def findings(*overrides: str, config: str = "research") -> list[tuple[str, Sever
         ("choices", [f"{ACTOR}.optim.lr_scheduler_type=linear"], "linear: expected one of constant, cosine"),
         ("choices", ["algorithm.rollout_correction.rollout_is=seq"], "rollout_is=seq: expected one of None, token"),
         ("choices", ["trainer.logger=[file, mlfow]"], "mlfow is not one of console, file, tensorboard"),
-        (
-            "frequencies",
-            ["trainer.save_freq=null"],
-            "save_freq=None: expected the steps between two saves, or -1 for none",
-        ),
-        ("frequencies", ["trainer.test_freq=2.5"], "test_freq=2.5: expected the steps between two validations"),
+        ("counts", ["trainer.save_freq=null"], "save_freq=None: expected the steps between two saves, or -1 for none"),
+        ("counts", ["trainer.test_freq=2.5"], "test_freq=2.5: expected the steps between two validations"),
+        ("counts", ["data.seed=abc"], "data.seed=abc: expected a whole number, or null"),
         (
             "frequencies",
             ["trainer.val_only=true", "trainer.val_before_train=false"],

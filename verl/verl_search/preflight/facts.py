@@ -132,11 +132,7 @@ class TrainingFacts(HardwareFacts):
 
     @fact
     def servers(self) -> RetrievalServers:
-        try:
-            query = self.train.questions[0].question
-        except UserError:
-            query = ANY_QUERY
-        return ask_servers(self.settings.url, query, self.settings.top_n, "search_url")
+        return ask_servers(self.settings.url, ANY_QUERY, self.settings.top_n, "search_url")
 
     @fact
     def rewarded_question(self) -> tuple[Question, str]:

@@ -6,6 +6,7 @@ Rules about what must divide what, or fit into what, stand in batch_rules.py.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from omegaconf import DictConfig, OmegaConf
@@ -58,6 +59,12 @@ COUNTS_OR_NULL = (
     "trainer.max_actor_ckpt_to_keep",
     "ray_kwargs.ray_init.num_cpus",
 )
+# Of any sign.
+WHOLE_NUMBERS = {
+    "trainer.save_freq": "the steps between two saves, or -1 for none",
+    "trainer.test_freq": "the steps between two validations, or -1 for none",
+    "data.seed": "a whole number, or null",
+}
 Ranges = Mapping[str, tuple[Callable[[float], bool], str]]
 RANGES: Ranges = {
     f"{ROLLOUT}.temperature": (lambda value: value > 0, "a number above 0: GRPO compares samples that differ"),
@@ -114,6 +121,10 @@ def counts(config: DictConfig) -> Iterator[Finding]:
     yield from not_counts(config, COUNTS, COUNTS_OR_NULL)
     if not is_count(workers := config.data.dataloader_num_workers, least=0):
         yield error(f"data.dataloader_num_workers={workers}: expected a whole number from 0 on")
+    for key, expected in WHOLE_NUMBERS.items():
+        value = OmegaConf.select(config, key)
+        if not is_count(value, least=-sys.maxsize) and (value is not None or "null" not in expected):
+            yield error(f"{key}={value}: expected {expected}")
 
 
 def ranges(config: DictConfig, expected_ranges: Ranges = RANGES) -> Iterator[Finding]:
@@ -136,10 +147,7 @@ def choices(config: DictConfig) -> Iterator[Finding]:
 
 def frequencies(config: DictConfig) -> Iterator[Finding]:
     trainer = config.trainer
-    for name, what in (("save_freq", "saves"), ("test_freq", "validations")):
-        if not isinstance(trainer[name], int):
-            yield error(f"trainer.{name}={trainer[name]}: expected the steps between two {what}, or -1 for none")
-    if isinstance(trainer.save_freq, int) and trainer.save_freq <= 0 and not trainer.val_only:
+    if trainer.save_freq <= 0 and not trainer.val_only:
         yield warning(
             f"trainer.save_freq={trainer.save_freq}: no checkpoint is saved, not even at the end; give the steps "
             "between two (--save_freq)"
@@ -272,7 +280,7 @@ SETTINGS_RULES: dict[str, Rule[DictConfig]] = {
     "settings.counts": counts,
     "settings.ranges": ranges,
     "settings.choices": choices,
-    "settings.frequencies": frequencies,
+    "settings.frequencies": _once_counts_hold(frequencies),
     "settings.groups": _once_counts_hold(groups),
     "settings.batches": _once_counts_hold(batches),
     "settings.engines": _once_counts_hold(engines),
