@@ -52,28 +52,6 @@ TRAINING = "bash training/run.sh "
 FOLDER_BYTES = 4 * 2**30  # the recipe smollm2-nq took 3 GiB: a model, its warm start, three checkpoints
 
 
-class Stopwatch:
-    """Seconds per stage, added up over resumed runs and kept on disk."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
-
-    def stage(self, name: str, product: Path, work: Callable[[], None]) -> None:
-        """Do the work of a stage unless its product is there."""
-        if product.exists():
-            print(f"== {name}: done before ({product})", flush=True)
-            return
-        print(f"== {name} …", flush=True)
-        started = time.monotonic()
-        try:
-            work()
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
-            self.path.write_text(json.dumps(self.seconds, indent=1))
-        print(f"== {name}: {self.seconds[name]:.0f} s", flush=True)
-
-
 @contextmanager
 def retrieval_server(config: Mapping[str, str], log_folder: Path) -> Iterator[str]:
     """Serve a retrieval config on a free port for the length of the block; yields the server's URL."""

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,3 +75,25 @@ class DemoRun:
             raise UserError(
                 f"--output_dir {self.output_dir} cannot be written ({error.strerror}); give another folder"
             ) from error
+
+
+class Stopwatch:
+    """Seconds per stage, added up over resumed runs and kept on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
+
+    def stage(self, name: str, product: Path, work: Callable[[], None]) -> None:
+        """Do the work of a stage unless its product is there."""
+        if product.exists():
+            print(f"== {name}: done before ({product})", flush=True)
+            return
+        print(f"== {name} …", flush=True)
+        started = time.monotonic()
+        try:
+            work()
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
+            self.path.write_text(json.dumps(self.seconds, indent=1))
+        print(f"== {name}: {self.seconds[name]:.0f} s", flush=True)

@@ -34,11 +34,11 @@ from flashrag.system.arguments import CommandParser
 from flashrag.system.engine import Engine, ModelServerOptions, vllm_is_for_cpus
 from flashrag.system.model_server import model_server
 from flashrag.system.processes import run_guarded, tail
-from training.demo.folder import DATASET, DemoRun
+from training.demo.folder import DATASET, DemoRun, Stopwatch
 from training.demo.report import show_report, write_report
 from training.demo.world import make_world, write_corpus, write_world
 from training.qa_rows import qa_rows, write_parquet_files
-from training.stages import REPOSITORY, Stopwatch, retrieval_server
+from training.stages import REPOSITORY, retrieval_server
 from training.trainer_process import run_trainer
 from verl_search.composition import CONFIG_DIR, quoted
 from verl_search.platform.ray_cluster import check_own_token, ray_folder

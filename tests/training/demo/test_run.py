@@ -11,11 +11,10 @@ from flashrag.episode import Trajectory
 from flashrag.errors import UserError
 from flashrag.system.json_lines import append_line
 from flashrag.system.processes import tail
-from training.demo.folder import DemoRun
+from training.demo.folder import DemoRun, Stopwatch
 from training.demo.report import plot_curves, read_curves, same_answers, show_report, token_exactness, write_report
 from training.demo.run import check_cpu_stack, main, write_data
 from training.demo.world import make_world
-from training.stages import Stopwatch
 from training.trainer_process import trainer_environment
 from verl_search.rollout.trajectories import Retention, TrajectoryWriter
 
