@@ -34,7 +34,7 @@ _ALIASES = {"remote_retriever_url": ("--search_url",)}  # training's name for it
 _NAMES = ("dataset_name", "split", "save_note", "method_name")  # text, even if they look like numbers
 
 
-SERVED = ("engine", "dtype")  # flags of a model that is served meanwhile, in the order of CommandLine
+SERVED = ("engine", "dtype")  # flags of a model that is served meanwhile
 
 
 class CommandLine(NamedTuple):
@@ -61,7 +61,13 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     if not isinstance(resume, bool):
         raise UserError(f"--resume {resume} was given; expected --resume alone, or true or false")
     return CommandLine(
-        given["config_path"], overrides, resume, given["auto_serve"], given["check"], *how_served(given), tuple(argv)
+        given["config_path"],
+        overrides,
+        resume,
+        given["auto_serve"],
+        given["check"],
+        **how_served(given),
+        arguments=tuple(argv),
     )
 
 
@@ -77,14 +83,14 @@ def add_served(add_argument: Callable[..., Any]) -> None:
     )  # fmt: skip
 
 
-def how_served(given: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The values of `SERVED`, None for the default; raises `UserError` where no model is served meanwhile."""
+def how_served(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags in `SERVED`, None for the default; raises `UserError` where no model is served meanwhile."""
     for name in SERVED:
         if given[name] is not None and not (given["auto_serve"] or given.get("demo")):
             raise UserError(
                 f"--{name} {given[name]} is for a model that is served meanwhile; add --auto_serve CHECKPOINT"
             )
-    return tuple(given[name] for name in SERVED)
+    return {name: given[name] for name in SERVED}
 
 
 def parse_flags(

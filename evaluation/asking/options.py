@@ -74,7 +74,7 @@ def parse_options(argv: Sequence[str]) -> AskOptions:
     elif given["host"] != LOOPBACK:
         raise UserError(f"--host {given['host']} says where a page listens, and none was asked for; add --page")
     command_line = CommandLine(
-        config_path, overrides, False, checkpoint, given["check"], *how_served(given), tuple(argv)
+        config_path, overrides, False, checkpoint, given["check"], **how_served(given), arguments=tuple(argv)
     )
     return AskOptions(command_line, given["question"], search_config, given["json"], given["page"], given["host"])
 
