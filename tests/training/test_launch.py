@@ -99,6 +99,7 @@ def test_a_count_that_is_none_is_told_before_sizes_are_made_of_it(capsys: pytest
     [
         ([*REQUIRED, "--rolout_n", "3"], r"unknown argument '--rolout_n'; did you mean '--rollout_n'\?"),
         ([*REQUIRED, "--zzz"], "unknown argument '--zzz'; --help shows the arguments"),
+        ([*REQUIRED, "--test_files", "x"], "unknown argument '--test_files'; --help shows the arguments"),
         ([*REQUIRED, "stray"], "unknown argument 'stray'"),
         ([*REQUIRED, "rollout_n=3"], "did you mean the flag --rollout_n, or actor_rollout_ref.rollout.n=…?"),
         ([*REQUIRED, "--multirun"], "--multirun: one command trains one config"),
