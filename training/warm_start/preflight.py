@@ -1,7 +1,8 @@
 """The flags of the warm start, what is known before it starts, and what can be wrong with that."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flashrag.generator import (
     check_model_folder,
     eos_token_ids,
     load_tokenizer,
+    read_json_object,
 )
 from flashrag.preflight import (
     CHECK_HELP,
@@ -51,7 +53,7 @@ KEPT_BYTES = 4 + 8 + 4 + 2  # of a parameter: a checkpoint with its model's fold
 
 RULES_GROUP, RUNS_GROUP, ALL_GROUP = "transcripts by rules", "transcripts of runs", "transcripts of both kinds"
 SAME_GROUP = "transcripts by rules: prompt and results, the same as in training"
-TRAIN = "train.jsonl"  # in the save folder
+TRAIN, SETTINGS = "train.jsonl", "settings.json"  # in the save folder
 # The command sets these; the flag that says where from.
 OWN_KEYS = {
     "model.path": "--actor_model_path",
@@ -137,6 +139,19 @@ class WarmStartFacts(HardwareFacts, ModelFolder):
     def has_transcripts(self) -> bool:
         """Whether an earlier start wrote them, so that no search is made."""
         return (self.options.save_path / TRAIN).exists()
+
+    @property
+    def kept_settings(self) -> dict[str, Any]:
+        """What the save folder keeps of a start. The server may move meanwhile."""
+        settings = {**asdict(self.options), "overrides": self.overrides, "config": self.config_name}
+        left_out = ("search_url", "check")
+        return json.loads(json.dumps({n: settings[n] for n in settings if n not in left_out}, default=str))
+
+    @fact
+    def begun(self) -> dict[str, Any] | None:
+        """The settings that the save folder was begun with; None for a new one."""
+        file = self.options.save_path / SETTINGS
+        return read_json_object(file, "--save_path") if file.is_file() else None
 
     @fact
     def tokenizer(self) -> Any:
@@ -246,6 +261,17 @@ def batch_is_filled(facts: WarmStartFacts) -> Iterator[Finding]:
         )
 
 
+def folder_was_begun_so(facts: WarmStartFacts) -> Iterator[Finding]:
+    given = facts.kept_settings
+    begun = given if facts.begun is None else facts.begun
+    if changed := sorted(name for name in given if begun.get(name) != given[name]):
+        name = changed[0]
+        yield error(
+            f"{facts.options.save_path} was begun with {name}={begun.get(name)}, and {given[name]} was given; give "
+            "another --save_path, or remove that folder"
+        )
+
+
 def folder_has_room(facts: WarmStartFacts) -> Iterator[Finding]:
     yield from output_folder("--save_path", facts.options.save_path, lambda: facts.disk_bytes, "checkpoint and model")
 
@@ -266,6 +292,7 @@ RULES: Mapping[str, Rule[WarmStartFacts]] = {
     "warm_start.tokenizer": gathered("eos_ids"),
     "warm_start.prompt": prompt_is_made,
     "warm_start.batch": batch_is_filled,
+    "warm_start.begun": folder_was_begun_so,
     "warm_start.folder": folder_has_room,
     "warm_start.gpus": gpus_are_there,
     **DEVICE_RULES,

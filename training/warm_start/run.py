@@ -6,9 +6,7 @@ last checkpoint. Does not cover: the loss and the update, which are upstream's (
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
 
 from flashrag.client import RetrievalClient
 from flashrag.episode import EpisodeCodec, Limits, Trajectory
@@ -21,7 +19,7 @@ from flashrag.system.json_lines import read_lines
 from flashrag.system.machine import torch_cuda
 from flashrag.system.processes import run_guarded
 from training.trainer_process import follow_process, trainer_environment
-from training.warm_start.preflight import PLAN, RULES, TRAIN, Options, WarmStartFacts
+from training.warm_start.preflight import PLAN, RULES, SETTINGS, TRAIN, Options, WarmStartFacts
 from training.warm_start.progress import LossPrinter
 from training.warm_start.rules import Rules
 from training.warm_start.transcripts import check_ids, describe, parted, write_by_rules, write_transcripts
@@ -36,7 +34,7 @@ It is fine-tuned on transcripts: written by rules from questions and the retriev
 runs. A model that searches by itself needs no warm start (docs/warm_start.md)."""
 EPILOG = "Settings of verl's SFT trainer can follow as key=value, for example optim.lr=1e-4 trainer.total_epochs=2."
 DEV, CHECKPOINTS, MODEL = "dev.jsonl", "checkpoints", "model"
-SETTINGS, LOG = "settings.json", "warm_start.log"
+LOG = "warm_start.log"
 
 
 @exit_on_user_error
@@ -52,27 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.check:
         return show_check(PLAN, facts, findings)
     enforce(findings, options.save_path)
-    settings: dict[str, object] = {**asdict(options), "overrides": overrides, "config": config_name}
-    settings.pop("search_url")  # the server may have moved meanwhile
-    keep_settings(options.save_path / SETTINGS, json.loads(json.dumps(settings, default=str)))
+    if facts.begun is None:
+        write_text(options.save_path / SETTINGS, json.dumps(facts.kept_settings, indent=2) + "\n")
     run_guarded(lambda: warm_start(facts, overrides), "the same command goes on from the last checkpoint")
     print(f"done: the model is in {options.save_path / MODEL}; train it with --actor_model_path")
     return 0
-
-
-def keep_settings(path: Path, settings: Mapping[str, object]) -> None:
-    """Write the settings of a new folder; raise `UserError` where the folder was begun with others."""
-    if path.is_file():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        if changed := sorted(name for name in settings if begun.get(name) != settings[name]):
-            name = changed[0]
-            raise UserError(
-                f"{path.parent} was begun with {name}={begun.get(name)}, and {settings[name]} was given; give another "
-                "--save_path, or remove that folder"
-            )
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(settings, indent=2) + "\n")
 
 
 def warm_start(facts: WarmStartFacts, overrides: Sequence[str]) -> None:

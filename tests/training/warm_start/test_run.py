@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, Response
 
-from flashrag.errors import UserError
 from flashrag.preflight import examine
 from flashrag.system.machine import Gpu
 from tests.verl_search.composing import composed
-from training.warm_start.preflight import RULES, Options, WarmStartFacts
+from training.warm_start.preflight import RULES, Options, WarmStartFacts, folder_was_begun_so
 from training.warm_start.progress import step_line
-from training.warm_start.run import keep_settings, main
+from training.warm_start.run import main
 from verl_search.preflight.hardware import DEVICE_RULES, Tools
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
@@ -201,11 +201,22 @@ def test_check_shows_the_plan_and_writes_nothing(
 
 
 def test_a_folder_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "settings.json"
-    keep_settings(path, {"seed": 1, "count": 5})
-    keep_settings(path, {"seed": 1, "count": 5})
-    with pytest.raises(UserError, match="was begun with count=5, and 6 was given"):
-        keep_settings(path, {"seed": 1, "count": 6})
+    options = Options(actor_model_path=Path("m"), save_path=tmp_path, count=5, search_url="http://127.0.0.1:1")
+    facts = WarmStartFacts(options, composed("warm_start"), "warm_start", ["optim.lr=1"])
+    rule = {"begun": folder_was_begun_so}
+    assert examine(rule, facts) == []
+    (tmp_path / "settings.json").write_text(json.dumps(facts.kept_settings))
+
+    def told(**changed: Any) -> list[str]:
+        again = WarmStartFacts(replace(options, **changed), facts.config, "warm_start", ["optim.lr=1"])
+        return [finding.message for finding in examine(rule, again)]
+
+    assert told(search_url="http://127.0.0.1:2", check=True) == []
+    assert told(count=6) == [
+        f"{tmp_path} was begun with count=5, and 6 was given; give another --save_path, or remove that folder"
+    ]
+    (tmp_path / "settings.json").write_text("{")
+    assert "settings.json cannot be read" in told()[0]
 
 
 def test_a_step_and_a_measurement_in_a_line() -> None:

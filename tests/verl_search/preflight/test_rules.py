@@ -394,6 +394,18 @@ def test_the_other_columns_of_a_row_are_verl_s(tmp_path, changed, words):
         assert len(read_questions("data.train_files", path, "question")) == 1
 
 
+@pytest.mark.parametrize("note", [b"", b"3.0", b"\xff"])
+def test_a_damaged_note_of_the_last_checkpoint_is_told_before_verl_reads_it(tmp_path, note):
+    place = f"trainer.default_local_dir='{tmp_path}'"
+    (tmp_path / "latest_checkpointed_iteration.txt").write_bytes(b"3\n")
+    assert told(rules.last_checkpoint_is_known, place) == []
+    (tmp_path / "latest_checkpointed_iteration.txt").write_bytes(note)
+    ((severity, message),) = told(rules.last_checkpoint_is_known, place)
+    assert severity is Severity.ERROR
+    assert "expected the number of a step; write that of the last global_step_N into it" in message
+    assert told(rules.last_checkpoint_is_known, place, DISABLED) == []
+
+
 def test_a_damaged_config_of_the_last_start_is_named(tmp_path):
     (tmp_path / "hydra" / ".hydra").mkdir(parents=True)
     (tmp_path / "hydra" / ".hydra" / "config.yaml").write_text("search: [")

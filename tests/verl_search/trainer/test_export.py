@@ -65,11 +65,11 @@ def test_many_missing_ranks_are_not_all_named(tmp_path):
 def test_a_damaged_note_of_the_last_step_is_refused(tmp_path, step):
     write_checkpoint(tmp_path)
     (tmp_path / "latest_checkpointed_iteration.txt").write_bytes(step)
-    with pytest.raises(UserError, match="expected the number of a step; give a folder global_step_N"):
+    with pytest.raises(UserError, match="expected the number of a step; write that of the last global_step_N into it"):
         find_checkpoint(tmp_path)
 
 
-DAMAGED = ["{}", "no json", "[]", '{"world_size": null}', '{"world_size": 0}', '{"world_size": -1}']
+DAMAGED = ["{}", "no json", "[]", '{"world_size": null}', '{"world_size": 0}', '{"world_size": true}']
 
 
 @pytest.mark.parametrize("text", DAMAGED)

@@ -40,7 +40,7 @@ from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, has_critic, kept_checkpoints
 from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer.alarm_watch import configured_rules
-from verl_search.trainer.run_folder import kept_setting, last_step
+from verl_search.trainer.run_folder import kept_setting, last_step, noted_step
 
 COMPARED, LONGEST_COMMON_BEGINNING = 20, 80  # questions; characters
 RAY_SOCKET_NAME = 68  # bytes of "/ray/session_2026-11-26_01-46-22_123456_1234567/sockets/plasma_store"
@@ -96,6 +96,11 @@ def control_is_told(facts: TrainingFacts) -> Iterator[Finding]:
                 f"search.{key}={str(value).lower()}, but the run in {facts.save_path} has "
                 f"search.{key}={str(earlier).lower()} and would go on; give another save_path"
             )
+
+
+def last_checkpoint_is_known(facts: TrainingFacts) -> None:
+    if facts.config.trainer.resume_mode == "auto":
+        noted_step(facts.save_path)
 
 
 def critic_can_go_on(facts: TrainingFacts) -> Iterator[Finding]:
@@ -306,6 +311,7 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "search.reward": reward_works,
     "search.judge": judge_answers,
     "search.control": control_is_told,
+    "resume.checkpoint": last_checkpoint_is_known,
     "critic.checkpoint": critic_can_go_on,
     "model.files": model_is_there,
     "model.folder": model_can_be_trained,

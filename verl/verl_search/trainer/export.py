@@ -40,7 +40,7 @@ from flashrag.prompts import PromptRecord, read_record, write_record
 from flashrag.system.arguments import CommandParser
 from flashrag.system.files import staged
 from flashrag.system.machine import versions_in_words
-from verl_search.trainer.run_folder import LATEST
+from verl_search.trainer.run_folder import noted_step
 
 PROGRAM = "scripts/export_checkpoint.sh"
 LIBRARIES = ("verl", "torch", "transformers")
@@ -101,11 +101,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
 def _actor_folder(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; {EXPECTED}")
-    if (latest := path / LATEST).is_file():
-        step = latest.read_bytes().strip()
-        if not step.isdigit():
-            raise UserError(f"{latest} holds {step[:20]!r}, expected the number of a step; give a folder global_step_N")
-        path = path / f"global_step_{step.decode()}"
+    if (step := noted_step(path)) is not None:
+        path = path / f"global_step_{step}"
     for folder in (path, path / "actor"):
         if (folder / "fsdp_config.json").is_file():
             return folder
@@ -116,7 +113,7 @@ def _world_size(actor: Path) -> int:
     file = actor / "fsdp_config.json"
     try:
         size = json.loads(file.read_text(encoding="utf-8"))["world_size"]
-        if not isinstance(size, int) or size < 1:
+        if type(size) is not int or size < 1:
             raise ValueError(f"{size!r} processes")
         return size
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -30,10 +30,24 @@ LATEST = "latest_checkpointed_iteration.txt"  # verl's: the step of the last che
 def last_step(folder: Path) -> int | None:
     """The step of the run's last checkpoint; None if there is none that the same command would resume from."""
     try:
-        step = int((folder / LATEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        step = noted_step(folder)
+    except UserError:
         return None
     return step if (folder / f"global_step_{step}").is_dir() else None
+
+
+def noted_step(folder: Path) -> int | None:
+    """The step that verl noted as the last one saved, None without a note; raises `UserError` for a damaged one."""
+    try:
+        note = (folder / LATEST).read_bytes().strip()
+    except OSError:
+        return None
+    if not note.isdigit():
+        raise UserError(
+            f"{folder / LATEST} holds {note[:20]!r}, expected the number of a step; write that of the last "
+            "global_step_N into it"
+        )
+    return int(note)
 
 
 def kept_control(folder: Path) -> str | None:
@@ -50,7 +64,8 @@ def kept_setting(folder: Path, key: str, default: object) -> Any:
     try:
         return OmegaConf.select(OmegaConf.load(path), key, default=default)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}, the config of the last start, cannot be read ({error}); remove it") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}, the config of the last start, cannot be read ({reason}); remove it") from error
 
 
 class MetricFiles:

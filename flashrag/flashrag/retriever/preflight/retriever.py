@@ -142,7 +142,7 @@ def describe_indexes(facts: RetrieverFacts) -> str:
     def described(part: PartFacts) -> str:
         kind, count, dimension = part.index
         size = gib(path_bytes(part.paths[0]))
-        card = "" if part.sharded or part.card else ", without a card"
+        card = "" if part.sharded or part.card else ", without a card: a sample is compared at each start"
         return f"{kind}, {count:,}{f' x {dimension}' if dimension else ''}, {size}{card} ({part.paths[0]})"
 
     return _each(facts, [described(part) for part in facts.parts])

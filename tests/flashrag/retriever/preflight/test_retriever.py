@@ -114,7 +114,10 @@ def test_the_plan_names_every_part(files):
     facts = facts_of(files)
     told = {name: entry(facts) for name, entry in RETRIEVER_PLAN.items()}
     assert told["passages"] == f"6 in {files.corpus}"
-    assert told["index"] == f"IndexFlatIP, 6 x 4, 0 MiB, without a card ({files.index})"
+    assert (
+        told["index"]
+        == f"IndexFlatIP, 6 x 4, 0 MiB, without a card: a sample is compared at each start ({files.index})"
+    )
     assert told["encoder"] == f"BertModel, 0 MiB, 16 tokens ({files.encoder})"
     assert told["memory"].startswith("600 MiB for index and models; the corpus, 0 MiB, stays on the disk")
     assert "faiss-cpu " in told["libraries"]
