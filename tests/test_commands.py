@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = {"flashrag": "flashrag/flashrag", "verl_search": "verl/verl_search"}
 PACKAGES |= {name: name for name in ("rag_serving", "evaluation", "training", "scripts")}
 SUBCOMMANDS = {
+    "training.launch": ([], ["--recipe", "smollm2-nq"]),
     "evaluation.run_eval": ([], ["report"], ["compare"], ["curve"]),
     "scripts.download_data": ([], ["prompts"]),
 }

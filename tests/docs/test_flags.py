@@ -20,7 +20,8 @@ from flashrag.prompts import choose_prompt
 from rag_serving.settings import read_settings
 from tests.docs.pages import ROOT, Block, Command, blocks, commands, inline_code
 from tests.test_commands import parser_of
-from training.launch import hydra_overrides, parse_flags
+from training.launch import hydra_overrides, is_whole_path, parse_flags
+from training.recipe import chosen_recipe, read_recipe
 from verl_search.composition import compose_config
 from verl_search.settings import SearchSettings
 from verl_search.trainer.alarm_watch import configured_rules
@@ -86,6 +87,10 @@ def composed(overrides: tuple[str, ...]) -> DictConfig:
 
 def compose(arguments: list[str]) -> DictConfig:
     """The training config that run.sh's arguments mean, as far as it can be checked without its files."""
+    name = chosen_recipe(arguments)
+    if name and is_whole_path(read_recipe(name), arguments):
+        _, given = parser_of(RUN_SH, arguments).parse_known_args(arguments)
+        arguments = [*REQUIRED, "--recipe", name, *given]
     flags, overrides = parse_flags(arguments)
     config = composed((*hydra_overrides(flags), *overrides))
     SearchSettings.from_config(config.search)
