@@ -26,7 +26,7 @@ from evaluation.preflight import PACKAGES, PLAN, RULES, EvalFacts
 from evaluation.report.tables import EvaluatedRun, as_markdown, curve_table, format_table
 from evaluation.run.auto_serve import check_auto_serve, served
 from evaluation.run.curve import command_lines
-from evaluation.run.folder import SUMMARY_FILE, RunFolder, read_json, without_passwords
+from evaluation.run.folder import SUMMARY_FILE, RunFolder, read_json
 from evaluation.scores.scoring import score_trajectory, summarize, with_scores
 from evaluation.settings import EvalSettings
 from flashrag.client import RetrievalClient, controlled
@@ -99,7 +99,7 @@ def evaluate(command_line: CommandLine) -> int:
 def look(command_line: CommandLine) -> tuple[EvalFacts, list[Finding]]:
     facts = EvalFacts(command_line)
     facts.gather()
-    return facts, [replace(each, message=without_passwords(each.message)) for each in examine(RULES, facts)]
+    return facts, examine(RULES, facts)
 
 
 def evaluate_each(lines: Sequence[CommandLine]) -> int:

@@ -25,9 +25,8 @@ from evaluation.asking.asker import Asker, figures
 from evaluation.asking.preflight import checked
 from evaluation.report.page import STATIC as REPORT_STATIC
 from evaluation.report.page import shown_passages
-from evaluation.run.folder import without_passwords
 from flashrag.episode import Piece, Trajectory
-from flashrag.errors import UserError
+from flashrag.errors import UserError, without_passwords
 from flashrag.system.local_server import http_url, listening_socket
 
 STATIC = Path(__file__).with_name("static")

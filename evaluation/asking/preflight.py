@@ -11,7 +11,6 @@ from evaluation.preflight import RULES as EVALUATION_RULES
 from evaluation.preflight import EvalFacts
 from evaluation.preflight.servers import api_key
 from evaluation.run.auto_serve import check_auto_serve, served_tokens
-from evaluation.run.folder import without_passwords
 from evaluation.settings import EvalSettings
 from flashrag.client import ANY_QUERY, RetrievalServers
 from flashrag.config import read_yaml_mapping, validated
@@ -159,9 +158,7 @@ PLAN: Plan[AskFacts] = {
     "servers": _without("servers", "judge", "in flight"),
     "run": {
         "kept in": lambda facts: str(facts.settings.save_dir.absolute()),
-        "command": lambda facts: without_passwords(
-            checked_command("python evaluation/ask.py", facts.command_line.arguments)
-        ),
+        "command": lambda facts: checked_command("python evaluation/ask.py", facts.command_line.arguments),
         **{name: EVALUATION_PLAN["run"][name] for name in ("versions", "machine")},
     },
 }

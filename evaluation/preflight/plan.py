@@ -6,7 +6,6 @@ import shlex
 from evaluation.preflight.facts import EvalFacts
 from evaluation.preflight.rules import record_bytes
 from evaluation.preflight.servers import ServedModel
-from evaluation.run.folder import without_passwords
 from evaluation.scores.scoring import METRICS
 from flashrag.episode import prompt_rule
 from flashrag.pipeline import METHODS
@@ -77,7 +76,7 @@ def _model(facts: EvalFacts) -> str:
     if planned := facts.export or facts.model_server:
         return f"{facts.settings.generator_model}, {gib(planned.weight_bytes)} of weights"
     served = facts.served_model
-    return NOT_ASKED if served is None else f"{without_passwords(facts.settings.sgl_remote_url)}: {_described(served)}"
+    return NOT_ASKED if served is None else f"{facts.settings.sgl_remote_url}: {_described(served)}"
 
 
 def _described(served: ServedModel) -> str:
@@ -112,7 +111,7 @@ def _retrieval(facts: EvalFacts) -> str:
         known = ("retrieval_method", "documents", "retrievers")
         told = {url: {key: health[key] for key in known if key in health} for url, health in servers.healthy.items()}
         limit = f"; at most {servers.max_top_n} passages a search" if servers.max_top_n else ""
-        return "; ".join(f"{without_passwords(url)} {json.dumps(said)}" for url, said in told.items()) + limit
+        return "; ".join(f"{url} {json.dumps(said)}" for url, said in told.items()) + limit
     if (local := facts.local_retriever) is None:
         return NOT_ASKED
     return "; ".join(f"{name}: {entry(local)}" for name, entry in RETRIEVER_PLAN.items() if name in LOCAL_ENTRIES)
@@ -138,7 +137,7 @@ def _disk(facts: EvalFacts) -> str:
 
 
 def _command(facts: EvalFacts) -> str:
-    return without_passwords(checked_command("python evaluation/run_eval.py", facts.command_line.arguments))
+    return checked_command("python evaluation/run_eval.py", facts.command_line.arguments)
 
 
 def _versions(facts: EvalFacts) -> str:

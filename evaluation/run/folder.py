@@ -11,7 +11,6 @@ metric_score.txt, intermediate_data.json    FlashRAG's files, if the configurati
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from evaluation.settings import MAY_CHANGE, EvalSettings
 from flashrag.config import read_yaml_mapping
 from flashrag.dataset import Question
 from flashrag.episode import Failure, Trajectory
-from flashrag.errors import UserError
+from flashrag.errors import UserError, without_passwords
 from flashrag.pipeline.trace import failed_trajectory
 from flashrag.prompts import ChosenPrompt, PromptRecord
 from flashrag.system.files import locked, staged, write_text
@@ -40,7 +39,6 @@ ENVIRONMENT = ("served_model", "questions_sha256", "sessions")  # keys of enviro
 PROMPT_FILE = "prompt.yaml"
 NOT_ASKED = Failure(MISSING, "the run ended before this question was answered")
 Score = Callable[[Trajectory], Trajectory]
-_USER_IN_URL = re.compile(r"(?<=//)[^/@\s]*@")
 
 
 class RunFolder:
@@ -255,15 +253,6 @@ def _flashrag_item(trajectory: Trajectory) -> dict[str, Any]:
             "metric_score": trajectory.metrics,
         },
     }
-
-
-def without_passwords(text: str) -> str:
-    """A text without the user and password of the addresses in it, which are never saved or shown.
-
-    >>> without_passwords("--sgl_remote_url http://me:secret@host:80")
-    '--sgl_remote_url http://host:80'
-    """
-    return _USER_IN_URL.sub("", text)
 
 
 def item_key(question_id: str, sample: int) -> str:

@@ -6,12 +6,14 @@ Every message names the given value and the expected one, and tells users what t
 import difflib
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # a shell's code for a command that Ctrl-C ended
+_USER_IN_URL = re.compile(r"(?<=//)[^/@\s]*@")
 
 
 class ReSearchError(Exception):
@@ -76,3 +78,12 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     longer = [name for name in known if given.strip("-") and name.startswith(given)]
     near = longer or difflib.get_close_matches(given, known, n=1, cutoff=0.8)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def without_passwords(text: str) -> str:
+    """A text without the user and password of the addresses in it, which are never saved or shown.
+
+    >>> without_passwords("--sgl_remote_url http://me:secret@host:80")
+    '--sgl_remote_url http://host:80'
+    """
+    return _USER_IN_URL.sub("", text)

@@ -24,7 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from flashrag.errors import UserError
+from flashrag.errors import UserError, without_passwords
 from flashrag.system.files import write_text
 
 F = TypeVar("F")
@@ -122,11 +122,15 @@ class PreflightFailed(UserError):
 
 
 def examine(rules: Mapping[str, Rule[F]], facts: F) -> list[Finding]:
-    """The findings of all rules, errors first; the same message is kept once, under the first rule that gave it."""
+    """The findings of all rules, errors first; the same message is kept once, under the first rule that gave it.
+
+    No message shows the user or password of an address.
+    """
     found: dict[str, Finding] = {}
 
     def keep(rule: str, finding: Finding) -> None:
-        found.setdefault(finding.message, Finding(finding.severity, finding.message, finding.rule or rule))
+        message = without_passwords(finding.message)
+        found.setdefault(message, Finding(finding.severity, message, finding.rule or rule))
 
     for name, rule in rules.items():
         try:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from flashrag.errors import EXIT_USER_ERROR, UserError
+from flashrag.errors import EXIT_USER_ERROR, UserError, without_passwords
 from flashrag.preflight.findings import Finding, Severity
 
 F = TypeVar("F")
@@ -70,7 +70,8 @@ def without_check(command: str) -> str:
 def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:
     """Print the plan and the findings on stdout; returns the exit code: 2 if there is an error, else 0.
 
-    A pipe or a file gets plain text, a terminal gets colours. Nothing is wrapped, so that commands can be copied.
+    A pipe or a file gets plain text, a terminal gets colours. Nothing is wrapped, so that commands can be copied. It
+    shows no user or password of an address, because people paste it elsewhere.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for title, entries in plan.items():
@@ -81,7 +82,8 @@ def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:
                 value = entry(facts)
             except (UserError, OSError):
                 value = UNKNOWN
-            console.print(Text.assemble(f"  {name:{width}}  ", value))
+            shown = without_passwords(value) if isinstance(value, str) else value
+            console.print(Text.assemble(f"  {name:{width}}  ", shown))
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     console.print("findings", style="bold")
     for finding in findings:

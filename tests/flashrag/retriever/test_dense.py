@@ -179,6 +179,7 @@ def test_an_unloadable_encoder_is_a_readable_error(folder, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
+    (model / "tokenizer.json").write_text("{}")
     (model / "model.safetensors").write_bytes(b"not weights")
     bare = tmp_path / "bare.index"
     bare.write_bytes((folder / "minilm_Flat.index").read_bytes())
