@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.docs.pages import commands, pages
+from tests.end_to_end.test_recipes import REWARDS, STANDS_FOR
 from tests.training.test_recipe import FACTS, PATHS, RECIPES, STAGED, composed, gpu_bytes
 from training.recipe import all_recipes, read_recipe
 from verl_search.preflight.memory import training_memory
@@ -36,6 +37,15 @@ def test_every_recipe_and_every_name_that_is_not_here_has_a_row() -> None:
     }
     for name, recipe in recipes.items():
         assert f"- `{name}`: {'; '.join(recipe.source)}\n" in PAGE
+
+
+def test_what_was_seen_here_is_told_of_every_recipe() -> None:
+    rows = {row[0]: row[1:] for row in table("seen here")[1:]}
+    assert set(rows) - STAGED == set(RECIPES) == {*REWARDS, *STANDS_FOR}
+    for name in RECIPES:
+        composes, trains, _ = rows[name]
+        assert composes == "yes"  # tests/training/test_recipe.py, tests/verl_search/test_settings.py
+        assert trains.startswith(f"as {STANDS_FOR[name]}, " if name in STANDS_FOR else ("yes: ", "not yet"))
 
 
 def test_the_values_are_those_of_the_files() -> None:
