@@ -1,0 +1,166 @@
+"""A run that collapses, and the same run with LLDS, as a figure: docs/collapse.png, which docs/training.md explains.
+
+    python scripts/bench/collapse.py --demo_dir outputs/demo
+
+Trains the demo's base model with settings under which the plain loss breaks it, once for each weight of LLDS and each
+seed; all other settings are the demo's. The weight 0 is the plain loss, with the lost likelihood measured alike.
+Complete runs are not repeated. The curves come as PNG and CSV, and one JSON line last.
+"""
+
+import csv
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+if __name__ == "__main__":  # run as a script: imports start at the repository root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import flag, in_range, parse_options
+from flashrag.system.processes import guarded_processes
+from scripts.bench.inputs import DemoOptions
+from scripts.bench.methods import BASE_MODEL
+from scripts.bench.report import print_report
+from scripts.bench.servers import our_server
+from training.trainer_process import run_trainer
+from verl_search.composition import quoted
+from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
+
+ACTOR = "actor_rollout_ref.actor"
+# What breaks the plain loss: five times the demo's learning rate, eight updates a step, each over four answers to one
+# question, and no KL to hold the model back.
+BREAKING = (
+    *(f"{ACTOR}.optim.lr=5.0e-04", f"{ACTOR}.ppo_mini_batch_size=1", f"{ACTOR}.ppo_epochs=2"),
+    *(f"{ACTOR}.use_kl_loss=false", "data.train_batch_size=4", "actor_rollout_ref.rollout.n=4"),
+)
+# The collapse is to be seen, so no alarm stops it. Runs are short: nothing is validated or saved, and a broken model,
+# which never ends by itself, is cut off earlier than in the demo.
+WATCHED = (
+    *("alarms.collapse=null", "alarms.not_finite=null", "trainer.logger=[console,file]"),
+    *("trainer.test_freq=-1", "trainer.val_before_train=false", "trainer.save_freq=-1"),
+    "data.max_response_length=256",
+)
+CURVES = {  # by the name of a column: the metric, and the panel's title
+    "reward": ("critic/score/mean", "Reward"),
+    "em": ("rollout/em", "Exact match"),
+    "format_rate": ("rollout/format_rate", "Valid format"),
+    "lost": ("actor/llds", "Likelihood lost by good answers"),
+}
+LINES = ("-", "--", ":", "-.")
+LAST_STEPS = 5  # over which the figures of a run are means
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseOptions:
+    """Train with settings that break the plain loss, with it and with LLDS, and draw both."""
+
+    demo_dir: Path = flag("folder that bash training/run.sh left", Path("outputs/demo"))
+    coefs: Sequence[float] = flag("weights of LLDS (llds_coef), 0 for the plain loss", (0.0, 1.0), type=float)
+    seeds: Sequence[int] = flag("one run of each weight for each of them", (1,), type=int)
+    steps: int = flag("GRPO steps of a run", 12, type=in_range(int, LAST_STEPS))
+    out: Path = flag("folder of the runs, of collapse.png and of collapse.csv", Path("outputs/collapse"))
+
+
+class Run(NamedTuple):
+    coef: float
+    seed: int
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        return f"LLDS {self.coef:g}" if self.coef else "plain"
+
+    def points(self) -> list[dict[str, float]]:
+        """The values of each step, by the names of the columns."""
+        return [
+            {"step": step, **{name: metrics[key] for name, (key, _) in CURVES.items()}}
+            for step, metrics in read_metrics(self.folder / METRICS_FOLDER)
+        ]
+
+
+def train(run: Run, options: CollapseOptions, search_url: str) -> None:
+    """Train afresh: without checkpoints, a run that was stopped cannot go on."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    data = options.demo_dir / "data" / "demo"
+    overrides = [
+        *(f"search.url={search_url}", f"actor_rollout_ref.model.path={quoted(str(BASE_MODEL))}"),
+        f"data.train_files={quoted(str(data / 'train.parquet'))}",
+        f"data.val_files={quoted(str(data / 'dev.parquet'))}",
+        *(f"data.seed={run.seed}", f"search.seed={run.seed}", f"{ACTOR}.data_loader_seed={run.seed}"),
+        f"trainer.total_training_steps={options.steps}",
+        f"trainer.default_local_dir={quoted(str(run.folder))}",
+        f"hydra.run.dir={quoted(str(run.folder / 'hydra'))}",
+        *(*BREAKING, *WATCHED, f"{ACTOR}.policy_loss.loss_mode=llds"),
+        f"{ACTOR}.policy_loss.llds_coef={run.coef:g}",
+    ]
+    run_trainer("demo", overrides, run.folder, options.steps)
+
+
+def write_csv(runs: Sequence[Run], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["coef", "seed", "step", *CURVES], lineterminator="\n")
+        table.writeheader()
+        for run in runs:
+            for point in run.points():
+                rounded = {name: f"{value:.4g}" for name, value in point.items()}
+                table.writerow({"coef": f"{run.coef:g}", "seed": run.seed, **rounded})
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """A panel for each curve; a weight has one colour, and each of its seeds a line."""
+    from matplotlib.figure import Figure
+
+    coefs, seeds = (list(dict.fromkeys(values)) for values in zip(*((run.coef, run.seed) for run in runs), strict=True))
+    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(CURVES))
+    for panel, (name, (_, title)) in zip(panels, CURVES.items(), strict=True):
+        for run in runs:
+            steps = [point["step"] for point in run.points()]
+            color, line = f"C{coefs.index(run.coef)}", LINES[seeds.index(run.seed) % len(LINES)]
+            values = [point[name] for point in run.points()]
+            panel.plot(steps, values, color=color, linestyle=line, label=f"{run.label}, seed {run.seed}")
+        panel.set(title=title, xlabel="step", ylim=(0, None))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse_options(CollapseOptions, "python scripts/bench/collapse.py", argv)
+    runs = [
+        Run(coef, seed, (options.out / f"coef{coef:g}_seed{seed}").resolve())
+        for seed in options.seeds
+        for coef in options.coefs
+    ]
+    missing = [run for run in runs if len(run.points()) < options.steps]
+    serving_config = DemoOptions(demo_dir=options.demo_dir).serving_config
+    if missing and not serving_config.is_file():
+        raise UserError(f"--demo_dir {options.demo_dir} holds no demo; run bash training/run.sh")
+    if missing:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        with guarded_processes(), our_server(serving_config, options.out / "logs") as server:
+            for run in missing:
+                print(f"== {run.label}, seed {run.seed}", flush=True)
+                train(run, options, server.url)
+    write_csv(runs, options.out / "collapse.csv")
+    draw(runs, options.out / "collapse.png")
+    figures = {
+        f"coef{coef:g}_{name}": [
+            fmean(point[name] for point in run.points()[-LAST_STEPS:]) for run in runs if run.coef == coef
+        ]
+        for coef in options.coefs
+        for name in CURVES
+    }
+    print_report(figures, {})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
