@@ -20,14 +20,13 @@ from typing import NamedTuple
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from flashrag.errors import UserError, exit_on_user_error
+from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.system.arguments import flag, in_range, parse_options
-from flashrag.system.processes import guarded_processes
+from flashrag.system.processes import guarded_processes, start_process, tail
 from scripts.bench.inputs import DemoOptions
 from scripts.bench.methods import BASE_MODEL
 from scripts.bench.report import print_report
 from scripts.bench.servers import our_server
-from training.trainer_process import run_trainer
 from verl_search.composition import quoted
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 
@@ -86,6 +85,8 @@ class Run(NamedTuple):
 def train(run: Run, options: CollapseOptions, search_url: str) -> None:
     """Train afresh: without checkpoints, a run that was stopped cannot go on."""
     shutil.rmtree(run.folder, ignore_errors=True)
+    metrics, log_path = run.folder / METRICS_FOLDER, run.folder / "train.log"
+    metrics.mkdir(parents=True)
     data = options.demo_dir / "data" / "demo"
     overrides = [
         *(f"search.url={search_url}", f"actor_rollout_ref.model.path={quoted(str(BASE_MODEL))}"),
@@ -98,7 +99,10 @@ def train(run: Run, options: CollapseOptions, search_url: str) -> None:
         *(*BREAKING, *WATCHED, f"{ACTOR}.policy_loss.loss_mode=llds"),
         f"{ACTOR}.policy_loss.llds_coef={run.coef:g}",
     ]
-    run_trainer("demo", overrides, run.folder, options.steps)
+    command = [sys.executable, "-m", "verl_search.main_ppo", "--config-name", "demo", *overrides]
+    environment = {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "VERL_FILE_LOGGER_PATH": str(metrics / "1.jsonl")}
+    if (code := start_process(command, log_path, environment).wait()) != 0:
+        raise ReSearchError(f"the training ended with exit code {code}; {log_path} ends:\n{tail(log_path)}")
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,7 +31,7 @@ def write_run(folder: Path, rewards: list[float], lost: float) -> None:
         }
         for step, reward in enumerate(rewards, start=1)
     ]
-    (folder / "metrics").mkdir(parents=True)
+    (folder / "metrics").mkdir(parents=True, exist_ok=True)
     (folder / "metrics" / "1.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
@@ -66,13 +67,15 @@ def test_what_is_missing_is_trained_with_settings_that_pass_the_rules(
 ) -> None:
     trained: dict[str, list[str]] = {}
 
-    def run_trainer(config_name: str, overrides: list[str], save_path: Path, total_steps: int) -> None:
-        assert (config_name, total_steps) == ("demo", STEPS)
-        trained[save_path.name] = overrides
-        write_run(save_path, [0.5] * STEPS, lost=0.0)
+    def start_process(command: list[str], log_path: Path, environment: dict[str, str]) -> SimpleNamespace:
+        assert command[1:5] == ["-m", "verl_search.main_ppo", "--config-name", "demo"]
+        assert environment["VERL_FILE_LOGGER_PATH"] == str(log_path.parent / "metrics" / "1.jsonl")
+        trained[log_path.parent.name] = command[5:]
+        write_run(log_path.parent, [0.5] * STEPS, lost=0.0)
+        return SimpleNamespace(wait=lambda: 0)
 
     monkeypatch.setattr(collapse, "our_server", lambda *_: contextlib.nullcontext(Server("http://127.0.0.1:1", None)))
-    monkeypatch.setattr(collapse, "run_trainer", run_trainer)
+    monkeypatch.setattr(collapse, "start_process", start_process)
     write_run(tmp_path / "out" / "coef1_seed1", [0.9] * 3, lost=0.0)  # stopped: it begins anew
     assert main(flags) == 0
     assert sorted(trained) == ["coef0_seed1", "coef1_seed1"]
