@@ -6,7 +6,6 @@ a stage needs it. Does not cover: what the stages do.
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from flashrag.preflight import (
 )
 from flashrag.system import local_server
 from flashrag.system.arguments import CommandParser, flag
-from flashrag.system.files import write_text
+from flashrag.system.files import locked, write_text
 from flashrag.system.machine import torch_cuda
 from flashrag.system.processes import run_guarded
 from training.recipe import Recipe, Stage
@@ -135,12 +134,20 @@ class PathFacts(MachineFacts):
 
     @property
     def notes(self) -> dict[str, dict[str, object]]:
-        """Command and seconds of each stage that is done."""
+        """Command and seconds of each stage that is done; raises `UserError` where they are damaged."""
         path = self.folder / NOTES
-        return json.loads(path.read_bytes()) if path.is_file() else {}
+        try:
+            return {name: dict(note) for name, note in json.loads(path.read_bytes()).items()} if path.is_file() else {}
+        except (ValueError, TypeError, AttributeError) as reason:
+            raise UserError(f"{path} is damaged ({reason}); remove it, and every stage is done again") from reason
 
     def is_done(self, name: str) -> bool:
         return name in self.notes
+
+
+def run_is_a_name(facts: PathFacts) -> Iterator[Finding]:
+    if Path(facts.run).name != facts.run:
+        yield error(f"--run {facts.run}: expected the name of a folder in --output_dir, without a /")
 
 
 def training_can_be_read(facts: PathFacts) -> None:
@@ -151,7 +158,7 @@ def training_can_be_read(facts: PathFacts) -> None:
 
 def stages_are_the_same(facts: PathFacts) -> Iterator[Finding]:
     for name, command in facts.commands.items():
-        if facts.is_done(name) and (before := facts.notes[name]["command"]) != command:
+        if facts.is_done(name) and (before := facts.notes[name].get("command")) != command:
             yield error(
                 f"{facts.folder} holds the stage {name!r} of another command:\n    {before}\n  this one asks for:\n    "
                 f"{command}\n  give another --run or --output_dir"
@@ -160,6 +167,7 @@ def stages_are_the_same(facts: PathFacts) -> Iterator[Finding]:
 
 RULES: Mapping[str, Rule[PathFacts]] = {
     "path.inputs": gathered("inputs"),
+    "path.run": run_is_a_name,
     "path.training": training_can_be_read,
     "path.stages": stages_are_the_same,
     "path.output": lambda facts: output_folder("--output_dir", facts.folder, FOLDER_BYTES, "all stages"),
@@ -183,20 +191,31 @@ PLAN: Plan[PathFacts] = {
 }
 
 
+class StageFailed(ReSearchError):
+    """A stage ended with an error, whose exit code is that of the whole."""
+
+    def __init__(self, name: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(f"the stage {name!r} ended with exit code {exit_code}; above it says why")
+
+
 def run_stage(name: str, command: str) -> None:
-    """Run one command; its output is ours. Raises `ReSearchError` where it fails."""
+    """Run one command; its output is ours. Raises `StageFailed` where it fails."""
     program, *words = shlex.split(command)
     program = sys.executable if program == "python" else program
-    environment = {**os.environ, "RESEARCH_COMMAND": resume_command()}
-    done = subprocess.run([program, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, env=environment, check=False)
+    done = subprocess.run([program, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
-        raise ReSearchError(f"the stage {name!r} ended with exit code {done.returncode}; above it says why")
+        raise StageFailed(name, done.returncode)
 
 
 def run_stages(facts: PathFacts) -> None:
-    """All stages that are not done, in order."""
+    """All stages that are not done, in order; raises `UserError` where another command works in the folder."""
     facts.folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as servers:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(facts.folder))
+        except BlockingIOError as reason:
+            raise UserError(f"{facts.folder}: another command makes its stages; wait for it, or stop it") from reason
         url = ""
         for number, (name, command) in enumerate(facts.commands.items(), 1):
             title = f"== {number}/{len(facts.commands)} {name}"
@@ -205,7 +224,7 @@ def run_stages(facts: PathFacts) -> None:
                 continue
             print(f"{title}\n{command}", flush=True)
             if SEARCH_URL in command and not url:
-                url = servers.enter_context(retrieval_server(facts.server, facts.folder))
+                url = held.enter_context(retrieval_server(facts.server, facts.folder))
             started = time.monotonic()
             run_stage(name, command.replace(SEARCH_URL, url))
             seconds = round(time.monotonic() - started, 1)

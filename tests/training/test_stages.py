@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from flashrag.errors import ReSearchError, UserError
+from flashrag.errors import UserError
 from flashrag.preflight import Severity, examine
+from flashrag.system.files import locked
 from training.launch import composed, main, parse_flags
 from training.recipe import Recipe, read_recipe
-from training.stages import RULES, PathFacts, PathOptions, run_stages
+from training.stages import RULES, PathFacts, PathOptions, StageFailed, run_stages
 
 WRITE = "python -c 'import sys; open(sys.argv[1], \"a\").write(sys.argv[2])'"
 SEARCH = """
@@ -40,8 +41,9 @@ def test_a_stage_that_is_done_is_not_done_again_and_a_failed_one_is(
         ("second", "python {output_dir}/late.py"),
         ("third", WRITE + " {output_dir}/log three"),
     )
-    with pytest.raises(ReSearchError, match="the stage 'second' ended with exit code 2"):
+    with pytest.raises(StageFailed, match="the stage 'second' ended with exit code 2") as failed:
         run_stages(facts(tmp_path, small))
+    assert failed.value.exit_code == 2
     (tmp_path / "out" / "late.py").write_text("")
     run_stages(facts(tmp_path, small))
     assert (tmp_path / "out" / "log").read_text() == "onethree"
@@ -75,6 +77,26 @@ def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert finding.severity is Severity.ERROR
     assert "search.top_n=2\n  this one asks for:" in finding.message
     assert "give another --run or --output_dir" in finding.message
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"run": 1}'])
+def test_damaged_notes_and_a_run_elsewhere_are_told(text: str, tmp_path: Path) -> None:
+    small = recipe(("run", WRITE + " {run_dir} x"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stages.json").write_text(text)
+    told = [finding.message for finding in examine(RULES, facts(tmp_path, small, run="../elsewhere"))]
+    assert [message.partition(" (")[0].partition(":")[0] for message in told] == [
+        "--run ../elsewhere",
+        f"{tmp_path}/out/stages.json is damaged",
+    ]
+
+
+def test_a_folder_takes_one_command_at_a_time(tmp_path: Path) -> None:
+    small = recipe(("run", WRITE + " {output_dir}/log x"))
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"), pytest.raises(UserError, match="another command makes its stages; wait for it"):
+        run_stages(facts(tmp_path, small))
+    run_stages(facts(tmp_path, small))
 
 
 def test_a_stage_that_searches_has_a_server(tmp_path: Path) -> None:
