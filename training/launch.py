@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if name is not None and is_whole_path(recipe := read_recipe(name), argv):
         print(recipe.summary)
-        return whole_path(recipe, argv, lambda words: composed(*parse_flags(words)))
+        return whole_path(recipe, argv, lambda words: composed(*parse_flags(words))[2])
     flags, extra = parse_flags(argv)
     if name is not None:
         print(read_recipe(name).summary)

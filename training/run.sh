@@ -24,7 +24,10 @@ while (($#)); do
 done
 
 # The command to repeat after a stop (verl_search/trainer/stopping.py).
-printf -v RESEARCH_COMMAND ' %q' bash "$0" "${arguments[@]}"
+# Where this is a stage of a whole path, that is the command of the path.
+if [[ -z ${RESEARCH_COMMAND:-} ]]; then
+    printf -v RESEARCH_COMMAND ' %q' bash "$0" "${arguments[@]}"
+fi
 export RESEARCH_COMMAND="${RESEARCH_COMMAND# }"
 
 # The folder of the CPU stack, on which the demo runs: beside .venv where that is, or will be, the GPU's.

@@ -6,6 +6,7 @@ a stage needs it. Does not cover: what the stages do.
 """
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from omegaconf import DictConfig
 
-from flashrag.errors import ReSearchError, UserError
+from flashrag.errors import ReSearchError, UserError, without_passwords
 from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
@@ -39,16 +41,17 @@ from flashrag.system import local_server
 from flashrag.system.arguments import CommandParser, flag
 from flashrag.system.files import locked, write_text
 from flashrag.system.machine import torch_cuda
-from flashrag.system.processes import run_guarded
+from flashrag.system.processes import end_with_parent, run_guarded, stop_process
 from training.recipe import Recipe, Stage
 from verl_search.composition import usual_precision
+from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.trainer.stopping import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTES = "stages.json"
 SEARCH_URL = "{search_url}"
 TRAINING = "bash training/run.sh "
-FOLDER_BYTES = 4 * 2**30  # the recipe smollm2-nq took 3 GiB: a model, its warm start, three checkpoints
+FOLDER_BYTES = 12 * 2**30  # computed for smollm2-nq: a model, its warm start, three checkpoints with optimizer
 
 
 @contextmanager
@@ -78,8 +81,8 @@ class PathOptions:
 class PathFacts(MachineFacts):
     """What there is to know before a whole path starts.
 
-    `given` are flags and settings of the training; `read_training` raises `UserError` for arguments of training/run.sh
-    that it does not take.
+    `given` are flags and settings of the training; `read_training` makes the config of arguments of training/run.sh, or
+    raises `UserError`.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class PathFacts(MachineFacts):
         recipe: Recipe,
         options: PathOptions,
         given: Sequence[str],
-        read_training: Callable[[Sequence[str]], object],
+        read_training: Callable[[Sequence[str]], DictConfig],
     ) -> None:
         self.recipe, self.options, self.given, self.read_training = recipe, options, given, read_training
         self.folder = (options.output_dir or Path("outputs") / recipe.name).absolute()
@@ -102,7 +105,7 @@ class PathFacts(MachineFacts):
             if path is None:
                 raise UserError(
                     f"--data_dir {self.options.data_dir}: no file {' or '.join(places)}, the {name} of the recipe; "
-                    "scripts/download_data.py fetches data, docs/recipes.md says which"
+                    "scripts/download_data.py fetches data, docs/real_model.md says which"
                 )
             found[name] = path.absolute()
         return found
@@ -134,7 +137,7 @@ class PathFacts(MachineFacts):
 
     @property
     def notes(self) -> dict[str, dict[str, object]]:
-        """Command and seconds of each stage that is done; raises `UserError` where they are damaged."""
+        """The command of each stage that was begun, and its seconds if it is done; raises `UserError` if damaged."""
         path = self.folder / NOTES
         try:
             return {name: dict(note) for name, note in json.loads(path.read_bytes()).items()} if path.is_file() else {}
@@ -142,33 +145,44 @@ class PathFacts(MachineFacts):
             raise UserError(f"{path} is damaged ({reason}); remove it, and every stage is done again") from reason
 
     def is_done(self, name: str) -> bool:
-        return name in self.notes
+        return "seconds" in self.notes.get(name, {})
+
+    def note(self, name: str, **values: object) -> None:
+        notes = {**self.notes, name: {"command": without_passwords(self.commands[name]), **values}}
+        write_text(self.folder / NOTES, json.dumps(notes, indent=1) + "\n")
 
 
 def run_is_a_name(facts: PathFacts) -> Iterator[Finding]:
-    if Path(facts.run).name != facts.run:
-        yield error(f"--run {facts.run}: expected the name of a folder in --output_dir, without a /")
+    taken = {name for stage in facts.recipe.stages for name in re.findall(r"\{output_dir\}/([\w.-]+)", stage.command)}
+    if Path(facts.run).name != facts.run or facts.run in taken:
+        yield error(f"--run {facts.run}: expected a name without a /, for a folder of its own in --output_dir")
 
 
-def training_can_be_read(facts: PathFacts) -> None:
-    for command in facts.commands.values():
-        if command.startswith(TRAINING):
-            facts.read_training(shlex.split(command.removeprefix(TRAINING)))
+def training_fits(facts: PathFacts) -> Iterator[Finding]:
+    for stage in facts.recipe.stages:
+        if stage.command.startswith(TRAINING):
+            own = {word.partition("=")[0] for word in stage.command.split() if word.startswith("--") or "=" in word}
+            for key in sorted(own.intersection(word.partition("=")[0] for word in facts.given)):
+                yield error(f"{key} was given, but the recipe sets it; see --data_dir, --output_dir, --seed and --run")
+            command = facts.commands[facts.name_of(stage)]
+            yield from examine(SETTINGS_RULES, facts.read_training(shlex.split(command.removeprefix(TRAINING))))
 
 
 def stages_are_the_same(facts: PathFacts) -> Iterator[Finding]:
     for name, command in facts.commands.items():
-        if facts.is_done(name) and (before := facts.notes[name].get("command")) != command:
+        before = facts.notes.get(name, {}).get("command")
+        if before not in (None, without_passwords(command)):
+            another = "--run or --output_dir" if name.endswith(f" {facts.run}") else "--output_dir"
             yield error(
                 f"{facts.folder} holds the stage {name!r} of another command:\n    {before}\n  this one asks for:\n    "
-                f"{command}\n  give another --run or --output_dir"
+                f"{command}\n  give another {another}"
             )
 
 
 RULES: Mapping[str, Rule[PathFacts]] = {
     "path.inputs": gathered("inputs"),
     "path.run": run_is_a_name,
-    "path.training": training_can_be_read,
+    "path.training": training_fits,
     "path.stages": stages_are_the_same,
     "path.output": lambda facts: output_folder("--output_dir", facts.folder, FOLDER_BYTES, "all stages"),
     **MACHINE_RULES,
@@ -203,9 +217,20 @@ def run_stage(name: str, command: str) -> None:
     """Run one command; its output is ours. Raises `StageFailed` where it fails."""
     program, *words = shlex.split(command)
     program = sys.executable if program == "python" else program
-    done = subprocess.run([program, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        raise StageFailed(name, done.returncode)
+    # In a session of its own it gets no Ctrl-C of the terminal, but our SIGTERM, and 15 s to end what it started.
+    process = subprocess.Popen(
+        [program, *words],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_parent,
+    )
+    try:
+        exit_code = process.wait()
+    finally:
+        stop_process(process)
+    if exit_code != 0:
+        raise StageFailed(name, exit_code)
 
 
 def run_stages(facts: PathFacts) -> None:
@@ -222,20 +247,18 @@ def run_stages(facts: PathFacts) -> None:
             if facts.is_done(name):
                 print(f"{title}: done before", flush=True)
                 continue
-            print(f"{title}\n{command}", flush=True)
+            print(f"{title}\n{without_passwords(command)}", flush=True)
+            facts.note(name)
             if SEARCH_URL in command and not url:
                 url = held.enter_context(retrieval_server(facts.server, facts.folder))
             started = time.monotonic()
             run_stage(name, command.replace(SEARCH_URL, url))
             seconds = round(time.monotonic() - started, 1)
-            write_text(
-                facts.folder / NOTES,
-                json.dumps({**facts.notes, name: {"command": command, "seconds": seconds}}, indent=1) + "\n",
-            )
+            facts.note(name, seconds=seconds)
             print(f"== {name}: {seconds:.0f} s", flush=True)
 
 
-def whole_path(recipe: Recipe, argv: Sequence[str], read_training: Callable[[Sequence[str]], object]) -> int:
+def whole_path(recipe: Recipe, argv: Sequence[str], read_training: Callable[[Sequence[str]], DictConfig]) -> int:
     """The command line of a whole path; returns the exit code. `read_training` is as for `PathFacts`."""
     parser = CommandParser(
         prog=f"training/run.sh --recipe {recipe.name}",

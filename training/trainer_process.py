@@ -45,11 +45,11 @@ def trainer_environment(config_name: str, save_path: Path, threads: int = 1) -> 
         "TENSORBOARD_DIR": str(save_path / "tensorboard"),
         "WANDB_DIR": os.environ.get("WANDB_DIR") or str(save_path),
         COMMAND_VARIABLE: resume_command(),
-    }
-    if "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(threads)
         # Engine and trainer take turns on the same cores: a thread that waits must not keep one busy.
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY") or "PASSIVE",
+    }
+    if not os.environ.get("OMP_NUM_THREADS"):
+        environment["OMP_NUM_THREADS"] = str(threads)
     if config_name in CPU_CONFIGS:
         # verl would take a GPU of the machine even if torch was built for the CPU.
         environment["VERL_PLATFORM"] = "cpu"

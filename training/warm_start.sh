@@ -4,7 +4,9 @@
 #   bash training/warm_start.sh --actor_model_path M --trajectories RUN --save_path S [flags] [key=value …]
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-printf -v RESEARCH_COMMAND ' %q' bash "$0" "$@"
+if [[ -z ${RESEARCH_COMMAND:-} ]]; then # else that of the whole path in which this is a stage
+    printf -v RESEARCH_COMMAND ' %q' bash "$0" "$@"
+fi
 export RESEARCH_COMMAND="${RESEARCH_COMMAND# }"
 bash "$root/scripts/setup.sh"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,10 +1,10 @@
-"""A run that collapses, and the same run with LLDS, as a figure: docs/collapse.png, which docs/training.md explains.
+"""A run that collapses, and the same run with LLDS, as a figure; docs/training.md explains it.
 
     python scripts/bench/collapse.py --demo_dir outputs/demo
 
 Trains the demo's base model with settings under which the plain loss breaks it, once for each weight of LLDS and each
 seed; all other settings are the demo's. The weight 0 is the plain loss, with the lost likelihood measured alike.
-Complete runs are not repeated. The curves come as PNG and CSV, and one JSON line last.
+Complete runs are not repeated. The curves come as collapse.png and collapse.csv in --out, and one JSON line last.
 """
 
 import csv

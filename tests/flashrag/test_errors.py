@@ -89,7 +89,7 @@ LIGHT_MODULES = [
 
 
 def test_the_light_core_needs_nothing_heavy():
-    heavy = ["torch", "faiss", "transformers", "vllm", "ray", "openai", "pandas", "numpy", "sentence_transformers"]
+    heavy = ["torch", "faiss", "transformers", "vllm", "ray", "openai", "pandas", "numpy", "rich"]
     program = (
         f"import sys\nfor name in {heavy}: sys.modules[name] = None  # an import of it raises ImportError\n"
         f"for name in {LIGHT_MODULES}: __import__(name)\n"

@@ -1,6 +1,10 @@
 """The whole path of a recipe: stages that run once, go on where they were stopped, and search beside a real server."""
 
 import json
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,9 +12,13 @@ import pytest
 from flashrag.errors import UserError
 from flashrag.preflight import Severity, examine
 from flashrag.system.files import locked
+from tests.docs.test_flags import check_flags, module_and_arguments
+from tests.test_commands import parser_of
+from training import stages
 from training.launch import composed, main, parse_flags
 from training.recipe import Recipe, read_recipe
 from training.stages import RULES, PathFacts, PathOptions, StageFailed, run_stages
+from verl_search.preflight.settings_rules import SETTINGS_RULES
 
 WRITE = "python -c 'import sys; open(sys.argv[1], \"a\").write(sys.argv[2])'"
 SEARCH = """
@@ -30,7 +38,7 @@ def recipe(*stages: tuple[str, str], **more: object) -> Recipe:
 
 def facts(folder: Path, small: Recipe, *given: str, **options: object) -> PathFacts:
     chosen = PathOptions(recipe="small", data_dir=folder / "data", output_dir=folder / "out", **options)
-    return PathFacts(small, chosen, given, lambda words: composed(*parse_flags(words)))
+    return PathFacts(small, chosen, given, lambda words: composed(*parse_flags(words))[2])
 
 
 def test_a_stage_that_is_done_is_not_done_again_and_a_failed_one_is(
@@ -70,7 +78,7 @@ def test_only_what_follows_from_a_training_is_done_for_each(tmp_path: Path) -> N
 
 
 def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    small = recipe(("run", WRITE + " {output_dir}/log x {given}"))
+    small = recipe(("run", WRITE + " {run_dir}.log x {given}"))
     run_stages(facts(tmp_path, small, "search.top_n=2"))
     assert examine(RULES, facts(tmp_path, small, "search.top_n=2")) == []
     (finding,) = examine(RULES, facts(tmp_path, small, "search.top_n=3"))
@@ -99,6 +107,38 @@ def test_a_folder_takes_one_command_at_a_time(tmp_path: Path) -> None:
     run_stages(facts(tmp_path, small))
 
 
+def test_what_was_begun_goes_on_with_the_same_command_only(tmp_path: Path) -> None:
+    small = recipe(("run", "python {output_dir}/late.py {given}"))
+    with pytest.raises(StageFailed):
+        run_stages(facts(tmp_path, small, "http://me:secret@host/1"))
+    assert "secret" not in (tmp_path / "out" / "stages.json").read_text()
+    assert examine(RULES, facts(tmp_path, small, "http://me:secret@host/1")) == []
+    (finding,) = examine(RULES, facts(tmp_path, small, "http://me:secret@host/2"))
+    assert finding.message.endswith("give another --output_dir")
+
+
+def test_an_interrupted_stage_ends_what_it_started(tmp_path: Path) -> None:
+    stage = tmp_path / "stage.py"
+    stage.write_text(
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+        "try:\n    open(sys.argv[1] + '/begun', 'w')\n    time.sleep(60)\n"
+        "finally:\n    time.sleep(1)\n    open(sys.argv[1] + '/cleaned', 'w')\n"
+    )
+    small = recipe(("run", f"python {stage} {{output_dir}}"))
+    out = tmp_path / "out"
+
+    def interrupt_when_begun() -> None:
+        while not (out / "begun").exists():
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt_when_begun)
+        run_stages(facts(tmp_path, small))
+    assert (out / "cleaned").exists()
+
+
+@pytest.mark.slow
 def test_a_stage_that_searches_has_a_server(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "search.py").write_text(SEARCH)
@@ -128,7 +168,10 @@ def data_of(recipe_name: str, folder: Path) -> Path:
     return folder / "data"
 
 
-def test_the_recipe_trains_a_real_model_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_shows_every_stage_of_the_real_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "FOLDER_BYTES", 0)
     data = data_of("smollm2-nq", tmp_path)
     words = ["--recipe", "smollm2-nq", "--data_dir", str(data), "--output_dir", str(tmp_path)]
     assert main([*words, "--check", "--rollout_n", "4", "search.control=empty", "--run", "no passages"]) == 0
@@ -144,6 +187,13 @@ def test_the_recipe_trains_a_real_model_from_nothing(tmp_path: Path, capsys: pyt
     [
         ("search.top_m=3", "unknown setting 'search.top_m'; did you mean 'search.top_n'?"),
         ("--rollout_m=3", "unknown argument '--rollout_m=3'; did you mean '--rollout_n'?"),
+        ("--rollout_n=0", "actor_rollout_ref.rollout.n=0: expected a whole number from 1 on"),
+        (
+            "--save_path=elsewhere",
+            "--save_path was given, but the recipe sets it; see --data_dir, --output_dir",
+        ),
+        ("data.seed=3", "data.seed was given, but the recipe sets it; see --data_dir"),
+        ("--run=before", "--run before: expected a name without a /, for a folder of its own in --output_dir"),
     ],
 )
 def test_a_mistake_in_a_setting_is_found_before_the_first_stage(
@@ -155,10 +205,21 @@ def test_a_mistake_in_a_setting_is_found_before_the_first_stage(
     assert not (tmp_path / "out").exists()
 
 
+def test_every_stage_of_the_real_model_is_a_command_that_its_program_takes(tmp_path: Path) -> None:
+    data_of("smollm2-nq", tmp_path)
+    for command in facts(tmp_path, read_recipe("smollm2-nq")).commands.values():
+        text = command.replace("{search_url}", "http://127.0.0.1:1")
+        module, arguments = module_and_arguments(text)
+        parser_of(module, arguments).parse_known_args(arguments)
+        check_flags(text)
+
+
 def test_with_a_model_the_recipe_is_the_training_alone() -> None:
-    needed = {"actor_model_path": "M", "search_url": "http://127.0.0.1:1", "train_data_path": "T", "dev_data_path": "D"}
-    words = [f"--{name}={value}" for name, value in {**needed, "save_path": "S"}.items()]
-    _, _, config = composed(*parse_flags(["--recipe", "smollm2-nq", "--config_name", "cpu", *words]))
-    assert config.search.recipe == "smollm2-nq"
-    assert config.algorithm.filter_groups.enable
-    assert config.actor_rollout_ref.rollout.n == 8
+    needed = {"actor_model_path": "M", "search_url": "http://127.0.0.1:1", "train_data_path": "t.parquet"}
+    words = [f"--{name}={value}" for name, value in {**needed, "dev_data_path": "d.parquet", "save_path": "S"}.items()]
+    for stack in ("cpu", "research"):
+        _, _, config = composed(*parse_flags(["--recipe", "smollm2-nq", "--config_name", stack, *words]))
+        assert config.search.recipe == "smollm2-nq"
+        assert config.algorithm.filter_groups.enable
+        assert config.actor_rollout_ref.rollout.n == 8
+        assert examine(SETTINGS_RULES, config) == []

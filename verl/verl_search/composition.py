@@ -137,9 +137,10 @@ def settle(config: DictConfig) -> None:
 
 def choose_precision(config: DictConfig) -> None:
     """Let a CPU compute in bfloat16 where it can do that itself, else in float32, unless a config says which."""
-    key = next((key for key in PRECISIONS if OmegaConf.select(config, key, default=MISSING) is None), None)
-    if key is not None:
-        OmegaConf.update(config, key, usual_precision())
+    if config.trainer.device == "cpu":
+        for key in PRECISIONS:
+            if OmegaConf.select(config, key, default=MISSING) is None:
+                OmegaConf.update(config, key, usual_precision())
 
 
 def usual_precision() -> str:

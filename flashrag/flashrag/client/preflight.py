@@ -19,7 +19,7 @@ from flashrag.preflight import Finding, error, warning
 from flashrag.system.network import ask
 
 ANSWER_S = 5.0
-ANY_QUERY = "first king of Zhou"  # where the questions cannot be read
+ANY_QUERY = "first king of Zhou"  # to be asked of any corpus
 
 
 class RetrievalServers(NamedTuple):

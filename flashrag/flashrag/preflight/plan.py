@@ -10,16 +10,16 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING, TypeVar
 
 from flashrag.errors import EXIT_USER_ERROR, UserError, without_passwords
 from flashrag.preflight.findings import Finding, Severity
 
+if TYPE_CHECKING:  # rich is no part of the light core, which imports this module
+    from rich.text import Text
+
 F = TypeVar("F")
-Entry = Callable[[F], str | Text]
+Entry = Callable[[F], "str | Text"]
 Plan = Mapping[str, Mapping[str, Entry[F]]]
 COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 UNKNOWN = "unknown"
@@ -73,6 +73,9 @@ def show_check(plan: Plan[F], facts: F, findings: Sequence[Finding]) -> int:
     A pipe or a file gets plain text, a terminal gets colours. Nothing is wrapped, so that commands can be copied. It
     shows no user or password of an address, because people paste it elsewhere.
     """
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for title, entries in plan.items():
         console.print(title, style="bold")

@@ -91,7 +91,7 @@ def chosen_engine(options: ModelServerOptions) -> Engine:
 def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
     """The published command on GPUs; since sglang 0.5 its `--tp` and `--disable-overlap` have longer names.
 
-    On a CPU: float32, and torch's own attention. SGLang keeps some tokens of its context to itself, so that it gets
+    On a CPU: torch's own attention. SGLang keeps some tokens of its context to itself, so that it gets
     these in addition.
     """
     context = context_tokens(options) + SGLANG_RESERVED_TOKENS
@@ -111,7 +111,8 @@ def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
 
 def _cached_tokens(options: ModelServerOptions, context: int) -> int:
     """Tokens whose keys and values are kept: as many as the sequences at once can use, and the memory holds."""
-    a_token = ModelFolder(options.model_path, "model_path").model.cache_bytes(1, item_bytes=4)
+    item_bytes = 2 if options.dtype == "bfloat16" else 4
+    a_token = ModelFolder(options.model_path, "model_path").model.cache_bytes(1, item_bytes)
     held = CPU_CACHE_GIB * 2**30 // a_token if a_token else CPU_SEQUENCES * context
     return max(context, min(held, CPU_SEQUENCES * context))
 
@@ -167,7 +168,7 @@ def vllm_environment() -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY") or "PASSIVE",
     }
 
 

@@ -69,11 +69,12 @@ def start_process(command: Sequence[str], log_path: Path, env: Mapping[str, str]
             stderr=subprocess.STDOUT,
             env={**os.environ, **direct_environment(os.environ), **(env or {})},
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # a single system call: nothing in it can wait for a lock
+            preexec_fn=end_with_parent,  # a single system call: nothing in it can wait for a lock
         )
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Called in a new child: when the thread that started it ends, the child gets a SIGTERM."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 

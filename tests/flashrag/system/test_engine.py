@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_vllm_computes_in_float32_on_a_cpu_and_in_bfloat16_on_gpus(model_folder,
     on_gpu = vllm_command(ModelServerOptions(model_folder), 81)
     assert on_gpu[on_gpu.index("--dtype") + 1] == "bfloat16"
     assert on_gpu[on_gpu.index("--tensor-parallel-size") + 1] == "1"
+
+
+def test_vllm_on_a_cpu_takes_every_core_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: True)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert engine.vllm_environment()["OMP_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    variables = engine.vllm_environment()
+    assert (variables["OMP_NUM_THREADS"], variables["OMP_WAIT_POLICY"]) == (
+        str(len(os.sched_getaffinity(0))),
+        "PASSIVE",
+    )
 
 
 def test_vllm_samples_without_flashinfer_where_nothing_can_compile_it(monkeypatch):

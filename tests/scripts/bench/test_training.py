@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[3]
 @pytest.mark.slow
 def test_the_ways_agree_and_have_figures() -> None:
     command = [sys.executable, "scripts/bench/training.py", "--model_path", "training/demo/base_model"]
-    small = ["--questions", "2", "--group", "3", "--rounds", "2", "--threads", "1"]
+    small = ["--questions", "2", "--group", "3", "--rounds", "2", "--threads", "1", "--precision", "float32"]
     done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout.splitlines()[-1])

@@ -159,8 +159,12 @@ def test_a_cpu_config_is_trained_on_the_cpu_platform(tmp_path: Path) -> None:
 
 
 def test_a_process_computes_with_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trainer_environment("cpu", tmp_path, threads=2).keys().isdisjoint({"OMP_NUM_THREADS", "OMP_WAIT_POLICY"})
-    monkeypatch.delenv("OMP_NUM_THREADS")  # the tests'
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    found = trainer_environment("cpu", tmp_path, threads=2)
+    assert (found.get("OMP_NUM_THREADS"), found["OMP_WAIT_POLICY"]) == (None, "ACTIVE")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
     found = trainer_environment("cpu", tmp_path, threads=2)
     assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"]) == ("2", "PASSIVE")
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from verl.utils import tensordict_utils as tu
 
 from verl_search.platform import shared_prefix
-from verl_search.platform.engine import CPUEngineWithLMHead
+from verl_search.platform.engine import CPUEngineWithLMHead, CPUEngineWithValueHead
 from verl_search.platform.shared_prefix import PackedRow, common_prefix, has_plain_attention
 
 SIZES: dict[str, Any] = {
@@ -114,6 +114,16 @@ def test_log_probabilities_entropies_and_gradients_are_those_of_each_sequence(
     theirs = gradient(torch.cat([one * torch.arange(1, len(one) + 1) for one, _ in alone(model, batch)]).sum())
     assert theirs.abs().max() > 1.0
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_that_are_padded_are_float32_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def upstream(_: Any, output: Any, *__: Any) -> torch.dtype:
+        return output.logits.dtype
+
+    for engine in (CPUEngineWithLMHead, CPUEngineWithValueHead):
+        monkeypatch.setattr(engine.__mro__[1], "prepare_model_outputs", upstream)
+        output = SimpleNamespace(logits=torch.zeros(1, 2, 3, dtype=torch.bfloat16))
+        assert engine.prepare_model_outputs(object.__new__(engine), output, {}, None, None) is torch.float32
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

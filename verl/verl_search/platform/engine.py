@@ -22,7 +22,8 @@ NEEDS_ALL_LOGITS = ("calculate_sum_pi_squared", "distillation_use_topk", "distil
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     """Upstream's engine; FSDP1 cannot run on CPU, so only the fsdp2 backend is offered.
 
-    With the attention `sdpa` a micro-batch is packed into one row instead of padded (shared_prefix.py).
+    With the attention `sdpa` a micro-batch is packed into one row instead of padded (shared_prefix.py). What follows
+    from the logits is computed in float32: in bfloat16 a log-probability has two digits, and the loss of a batch too.
     """
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,8 +39,8 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     ) -> dict[str, torch.Tensor]:
         row = output_args.get("packed_row")
         if row is None:
+            output.logits = output.logits.float()
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        # In bfloat16 a log-probability near 0 has two digits, and the loss of a batch as few.
         logits = output.logits[0][output_args["place"]].float() / _temperature(micro_batch, row)
         found = {"log_probs": row.jagged(logprobs_from_logits(logits, row.labels))}
         if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
@@ -59,6 +60,12 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
 @EngineRegistry.register(model_type="value_model", backend="fsdp2", device="cpu")
 class CPUEngineWithValueHead(FSDPEngineWithValueHead):
     """Upstream's engine of a critic, whose micro-batches are padded."""
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, torch.Tensor]:
+        output.logits = output.logits.float()
+        return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:

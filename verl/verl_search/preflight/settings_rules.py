@@ -98,6 +98,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     f"{ACTOR}.policy_loss.loss_mode": (*_LOSSES, "llds"),
     f"{ACTOR}.policy_loss.llds_base": _LOSSES,
     "algorithm.adv_estimator": ESTIMATORS,
+    f"{ROLLOUT}.dtype": ("bfloat16", "float32", "float16"),
     f"{ACTOR}.optim.lr_scheduler_type": ("constant", "cosine"),
     "algorithm.kl_ctrl.type": ("fixed", "adaptive"),
     "algorithm.rollout_correction.rollout_is": (None, "token", "sequence"),
