@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from verl.utils import tensordict_utils as tu
 
 from verl_search.platform import shared_prefix
-from verl_search.platform.engine import CPUEngineWithLMHead, CPUEngineWithValueHead
+from verl_search.platform.engine import NOT_PACKED, CPUEngineWithLMHead, CPUEngineWithValueHead
 from verl_search.platform.shared_prefix import PackedRow, common_prefix, has_plain_attention
 
 SIZES: dict[str, Any] = {
@@ -124,6 +124,14 @@ def test_logits_that_are_padded_are_float32_too(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(engine.__mro__[1], "prepare_model_outputs", upstream)
         output = SimpleNamespace(logits=torch.zeros(1, 2, 3, dtype=torch.bfloat16))
         assert engine.prepare_model_outputs(object.__new__(engine), output, {}, None, None) is torch.float32
+
+
+@pytest.mark.parametrize("key", [None, *NOT_PACKED])
+def test_what_needs_other_outputs_is_padded(key: str | None) -> None:
+    engine: Any = object.__new__(CPUEngineWithLMHead)
+    engine.model_config = SimpleNamespace(hf_config=model_of("llama").config)
+    data = tu.get_tensordict({"input_ids": torch.zeros(1, 2)}, {} if key is None else {key: True})
+    assert engine._packs(data) is (key is None)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

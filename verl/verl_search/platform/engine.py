@@ -14,8 +14,9 @@ from verl_search.platform import shared_prefix
 from verl_search.platform.shared_prefix import PackedRow, has_plain_attention
 from verl_search.platform.upstream import offload_without_pinning
 
-# What upstream can compute beside log-probabilities and entropy needs the logits of every position.
-NEEDS_ALL_LOGITS = ("calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
+# What upstream can compute beside log-probabilities and entropy needs the logits of every position. Its fused kernels,
+# which a recipe for GPUs may ask for, give no logits at all.
+NOT_PACKED = ("calculate_sum_pi_squared", "distillation_use_topk", "distillation_only", "use_fused_kernels")
 
 
 @EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")
@@ -39,7 +40,8 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     ) -> dict[str, torch.Tensor]:
         row = output_args.get("packed_row")
         if row is None:
-            output.logits = output.logits.float()
+            if output.logits is not None:
+                output.logits = output.logits.float()
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
         logits = output.logits[0][output_args["place"]].float() / _temperature(micro_batch, row)
         found = {"log_probs": row.jagged(logprobs_from_logits(logits, row.labels))}
@@ -53,7 +55,7 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         return config._attn_implementation == shared_prefix.ATTENTION and has_plain_attention(config.to_dict())
 
     def _packs(self, micro_batch: TensorDict) -> bool:
-        unusual = (tu.get_non_tensor_data(data=micro_batch, key=key, default=False) for key in NEEDS_ALL_LOGITS)
+        unusual = (tu.get_non_tensor_data(data=micro_batch, key=key, default=False) for key in NOT_PACKED)
         return self._attention_is_plain and not any(unusual)
 
 
