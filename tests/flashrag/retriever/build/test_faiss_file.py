@@ -88,7 +88,7 @@ def test_training_on_gpus_without_one_is_refused(tmp_path, embeddings):
         build_index(tmp_path / "index", plan_index("IVF-Flat", 16, 12_000), embeddings, train_on_gpu=True)
 
 
-@pytest.mark.parametrize("faiss_type", ["IVF-Flat", "IVF-PQ", "OPQ8,IVF16,PQ8np", "IVF16_HNSW8,Flat", "SQ8"])
+@pytest.mark.parametrize("faiss_type", ["IVF-Flat", "IVF-PQ", "PCA8,IVF16,PQ8np", "IVF16_HNSW8,Flat", "SQ8"])
 def test_the_cells_are_found_on_one_gpu_and_are_those_that_a_cpu_finds(tmp_path, embeddings, monkeypatch, faiss_type):
     """A CPU index stands for the GPU's here. faiss finds cells by an index of their own, whatever the type is."""
     asked = []
