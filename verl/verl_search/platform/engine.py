@@ -12,7 +12,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDP
 
 from verl_search.platform import shared_prefix
 from verl_search.platform.shared_prefix import PackedRow, has_plain_attention
-from verl_search.platform.upstream import offload_without_pinning
+from verl_search.platform.upstream import keep_fused_head_in_root_unit, offload_without_pinning
 
 # What upstream can compute beside log-probabilities and entropy needs the logits of every position. Its fused kernels,
 # which a recipe for GPUs may ask for, give no logits at all.
@@ -80,3 +80,4 @@ def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tenso
 
 
 offload_without_pinning()
+keep_fused_head_in_root_unit()
