@@ -120,7 +120,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     from matplotlib.figure import Figure
 
     coefs, seeds = (list(dict.fromkeys(values)) for values in zip(*((run.coef, run.seed) for run in runs), strict=True))
-    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    figure = Figure(figsize=(15, 4.1), layout="constrained")
     panels = figure.subplots(1, len(CURVES))
     for panel, (name, (_, title)) in zip(panels, CURVES.items(), strict=True):
         for run in runs:
@@ -131,7 +131,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         panel.set(title=title, xlabel="step", ylim=(0, None))
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(coefs) * len(seeds))
     figure.savefig(path, dpi=110)
 
 
