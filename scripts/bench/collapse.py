@@ -51,6 +51,7 @@ CURVES = {  # by the name of a column: the metric, and the panel's title
     "lost": ("actor/llds", "Likelihood lost by good answers"),
 }
 LINES = ("-", "--", ":", "-.")
+LEGEND_COLUMNS = 6
 LAST_STEPS = 5  # over which the figures of a run are means
 
 
@@ -120,7 +121,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     from matplotlib.figure import Figure
 
     coefs, seeds = (list(dict.fromkeys(values)) for values in zip(*((run.coef, run.seed) for run in runs), strict=True))
-    figure = Figure(figsize=(15, 4.1), layout="constrained")
+    figure = Figure(figsize=(15, 4.4), layout="constrained")
     panels = figure.subplots(1, len(CURVES))
     for panel, (name, (_, title)) in zip(panels, CURVES.items(), strict=True):
         for run in runs:
@@ -131,7 +132,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         panel.set(title=title, xlabel="step", ylim=(0, None))
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(coefs) * len(seeds))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
     figure.savefig(path, dpi=110)
 
 
