@@ -17,7 +17,6 @@ from flashrag.preflight import CHECK_HELP, enforce, keep_torch_out_of_a_check, s
 from flashrag.system.arguments import CommandParser, boolean
 from flashrag.system.machine import torch_cuda
 from training.recipe import Recipe, all_recipes, chosen_recipe, read_recipe
-from training.stages import whole_path
 from verl_search.composition import CONFIG_DIR, check_settings, compose_config, quoted
 
 
@@ -118,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(recipe.line for recipe in all_recipes().values()), sep="\n")
         return 0
     if name is not None and is_whole_path(recipe := read_recipe(name), argv):
+        from training.stages import whole_path
+
         print(recipe.summary)
         return whole_path(recipe, argv, lambda words: composed(*parse_flags(words))[2])
     flags, extra = parse_flags(argv)
