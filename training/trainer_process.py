@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from flashrag.errors import EXIT_USER_ERROR, UserError
+from flashrag.system.machine import waiting_threads
 from flashrag.system.processes import start_process
 from training.failure import describe_failure
 from training.progress import NoticePrinter, ProgressPrinter, SilencePrinter
@@ -45,8 +46,7 @@ def trainer_environment(config_name: str, save_path: Path, threads: int = 1) -> 
         "TENSORBOARD_DIR": str(save_path / "tensorboard"),
         "WANDB_DIR": os.environ.get("WANDB_DIR") or str(save_path),
         COMMAND_VARIABLE: resume_command(),
-        # Engine and trainer take turns on the same cores: a thread that waits must not keep one busy.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY") or "PASSIVE",
+        **waiting_threads(),  # engine and trainer take turns on the same cores
     }
     if not os.environ.get("OMP_NUM_THREADS"):
         environment["OMP_NUM_THREADS"] = str(threads)

@@ -17,6 +17,7 @@ from flashrag.system.machine import (
     library_versions,
     torch_cuda,
     visible_gpus,
+    waiting_threads,
 )
 
 
@@ -142,3 +143,13 @@ def test_a_checkout_is_described_by_its_revision_and_whether_it_was_changed(tmp_
     assert describe_environment(tmp_path, ())["git"] == {"revision": revision, "dirty": False}
     (tmp_path / "file").write_text("b")
     assert describe_environment(tmp_path, ())["git"] == {"revision": revision, "dirty": True}
+
+
+def test_waiting_threads_spin_a_moment_and_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert waiting_threads() == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert waiting_threads() == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert waiting_threads() == {}

@@ -167,12 +167,27 @@ def test_the_row_holds_the_prefix_once_and_logits_are_asked_for_where_a_token_is
     data = micro_batch(BATCHES["a group and another question"], False)
     row = PackedRow.of(data["input_ids"], data["loss_mask"])
     assert row.prefix == len(INSTRUCTIONS)
-    # 20 shared, then 2 + 5, 2 + 3 and 1 + 7 of the three sequences.
-    assert row.input_ids.shape == (1, 20 + 7 + 5 + 8)
-    assert row.position_ids[0].tolist() == [*range(20), *range(20, 27), *range(20, 25), *range(20, 28)]
-    # The first sequence trains its response's tokens 0, 1 and 4, which the places 21, 22 and 25 predict.
-    assert row.predicting.tolist() == [21, 22, 25, 28, 29, 30, 32, 37, 38]
-    assert row.labels.tolist() == [40, 41, 44, 50, 41, 52, 60, 65, 66]
+    # 20 shared, then 1 + 7, 2 + 5 and 2 + 3 of the three sequences, the longest first.
+    assert row.input_ids.shape == (1, 20 + 8 + 7 + 5)
+    assert row.position_ids[0].tolist() == [*range(20), *range(20, 28), *range(20, 27), *range(20, 25)]
+    # The longest trains its response's tokens 0, 5 and 6, which the places 20, 25 and 26 predict.
+    assert row.predicting.tolist() == [20, 25, 26, 29, 30, 33, 36, 37, 38]
+    assert row.labels.tolist() == [60, 65, 66, 40, 41, 44, 50, 41, 52]
+    # In the padded batch the longest stands last, after 27 and 25 tokens.
+    assert row.flat.tolist() == [52 + 20, 52 + 25, 52 + 26, 21, 22, 25, 27 + 21, 27 + 22, 27 + 23]
+
+
+def test_rests_of_similar_lengths_are_padded_together() -> None:
+    data = micro_batch(BATCHES["a group and another question"], False)
+    row = PackedRow.of(data["input_ids"], data["loss_mask"])
+    # 8 and 7 tokens; 5 are less than three quarters of 8.
+    assert [block.places.tolist() for block in row.blocks] == [
+        [[*range(20, 28)], [*range(28, 35), 0]],
+        [[*range(35, 40)]],
+    ]
+    assert [block.is_token.sum().item() for block in row.blocks] == [15, 5]
+    assert [tuple(block.visible.shape) for block in row.blocks] == [(8, 28), (5, 25)]
+    assert row.blocks[1].visible.sum(1).tolist() == [21, 22, 23, 24, 25]
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,7 +9,7 @@ transformers' attention `sdpa` is replaced by one that knows such rows and leave
 Does not cover: models whose attention looks at a window, or bounds its scores (`PLAIN_ATTENTION`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 ATTENTION = "sdpa"
 # A mask of four dimensions is passed on as it is; `attend` does not look at it.
 NO_MASK = torch.empty(1, 1, 1, 1)
+# Rests that differ more in length are attended to apart: each is padded to the longest of its block.
+SIMILAR = 0.75
 # The model types whose attention is causal and nothing more; one that is not named here runs padded.
 PLAIN_ATTENTION = frozenset({"llama", "qwen2", "qwen3"})
 
@@ -35,12 +37,34 @@ def has_plain_attention(model_config: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedRow:
-    """The layout of one micro-batch.
+class RestBlock:
+    """Rests of similar lengths: of each the places in the row, (rests, tokens of the longest).
 
-    `input_ids` and `position_ids` have the shape (1, tokens of the row). `rests` has a line for each sequence, with the
-    places in the row of its tokens after the prefix; `is_rest` says which of them are no padding. `visible` says for
-    the tokens of a rest which ones of prefix and rest they attend to.
+    `is_token` says which of them are no padding. `visible` says for the tokens of a rest which ones of prefix and rest
+    they attend to, (tokens of the longest, those and the prefix).
+    """
+
+    places: torch.Tensor
+    is_token: torch.Tensor
+    visible: torch.Tensor
+
+    @classmethod
+    def of(cls, rests: Sequence[torch.Tensor], prefix: int) -> "RestBlock":
+        lengths = torch.tensor([len(rest) for rest in rests])
+        longest = int(lengths.max())
+        return cls(
+            places=pad_sequence(list(rests), batch_first=True),
+            is_token=torch.arange(longest)[None] < lengths[:, None],
+            # The padding of a rest stands after its tokens, so that causality hides it.
+            visible=torch.ones(longest, prefix + longest, dtype=torch.bool).tril(prefix),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRow:
+    """The layout of one micro-batch: the common prefix, then the rests from the longest to the shortest.
+
+    `input_ids` and `position_ids` have the shape (1, tokens of the row). `blocks` are the rests, in the same order.
     `predicting` are the places in the row, and `flat` those in the sequences one after the other, of the positions
     before a trained token; `labels` are these tokens.
     """
@@ -48,9 +72,7 @@ class PackedRow:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     prefix: int
-    rests: torch.Tensor
-    is_rest: torch.Tensor
-    visible: torch.Tensor
+    blocks: Sequence[RestBlock]
     predicting: torch.Tensor
     flat: torch.Tensor
     labels: torch.Tensor
@@ -59,31 +81,27 @@ class PackedRow:
     @classmethod
     def of(cls, input_ids: torch.Tensor, loss_mask: torch.Tensor) -> "PackedRow":
         """Pack a jagged batch. A mask that is shorter than its sequence is that of the sequence's end."""
-        sequences, masks = list(input_ids.unbind()), list(loss_mask.unbind())
-        prefix = common_prefix(sequences)
-        places, rests, predicting, flat, labels = [], [], [], [], []
-        row_end, flat_start = prefix, 0
-        for ids, mask in zip(sequences, masks, strict=True):
+        starts = input_ids.offsets().tolist()
+        batch = sorted(
+            zip(input_ids.unbind(), loss_mask.unbind(), starts[:-1], strict=True), key=lambda one: -len(one[0])
+        )
+        prefix = common_prefix([ids for ids, _, _ in batch])
+        rests, predicting, flat, labels = [], [], [], []
+        row_end = prefix
+        for ids, mask, flat_start in batch:
             rest = torch.arange(row_end, row_end + len(ids) - prefix)
             place = torch.cat([torch.arange(prefix), rest])
             trained = torch.arange(len(ids) - len(mask), len(ids))[mask.bool()]
-            places.append(place)
             rests.append(rest)
             predicting.append(place[trained - 1])
             flat.append(trained - 1 + flat_start)
             labels.append(ids[trained])
-            row_end, flat_start = row_end + len(rest), flat_start + len(ids)
-        lengths = torch.tensor([len(rest) for rest in rests])
-        longest = int(lengths.max())
-        shared = sequences[0][:prefix]
+            row_end += len(rest)
         return cls(
-            input_ids=torch.cat([shared, *(ids[prefix:] for ids in sequences)])[None],
+            input_ids=torch.cat([batch[0][0][:prefix], *(ids[prefix:] for ids, _, _ in batch)])[None],
             position_ids=torch.cat([torch.arange(prefix), *(prefix + torch.arange(len(rest)) for rest in rests)])[None],
             prefix=prefix,
-            rests=pad_sequence(rests, batch_first=True),
-            is_rest=torch.arange(longest)[None] < lengths[:, None],
-            # The padding of a rest stands after its tokens, so that causality hides it.
-            visible=torch.ones(longest, prefix + longest, dtype=torch.bool).tril(prefix),
+            blocks=[RestBlock.of(similar, prefix) for similar in blocks_of_similar_lengths(rests)],
             predicting=torch.cat(predicting),
             flat=torch.cat(flat),
             labels=torch.cat(labels),
@@ -96,11 +114,22 @@ class PackedRow:
         return torch.nested.nested_tensor_from_jagged(spread, self.offsets)
 
 
-def common_prefix(sequences: list[torch.Tensor]) -> int:
+def common_prefix(sequences: Sequence[torch.Tensor]) -> int:
     """How many tokens all sequences begin with; of each sequence at least one token is left over."""
     shortest = min(map(len, sequences)) - 1
     beginnings = torch.stack([ids[:shortest] for ids in sequences])
     return int((beginnings == beginnings[0]).all(0).cumprod(0).sum())
+
+
+def blocks_of_similar_lengths(rests: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Rests, which come from the longest to the shortest, in blocks; none is shorter than SIMILAR of its longest."""
+    blocks: list[list[torch.Tensor]] = []
+    for rest in rests:
+        if blocks and len(rest) >= SIMILAR * len(blocks[-1][0]):
+            blocks[-1].append(rest)
+        else:
+            blocks.append([rest])
+    return blocks
 
 
 def attend(
@@ -119,18 +148,18 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     groups: Any = module.num_key_value_groups
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    prefix, rests = packed_row.prefix, packed_row.rests
-    parts = []
+    prefix, parts = packed_row.prefix, []
     if prefix:
         shared = (states[:, :, :prefix] for states in (query, key, value))
         parts.append(scaled_dot_product_attention(*shared, dropout_p=dropout, scale=scaling, is_causal=True)[0])
-    own = [states[0][:, rests].transpose(0, 1) for states in (query, key, value)]
-    keys, values = (
-        torch.cat([states[:, :, :prefix].expand(len(rests), -1, -1, -1), rest], dim=2)
-        for states, rest in zip((key, value), own[1:], strict=True)
-    )
-    of_rests = scaled_dot_product_attention(own[0], keys, values, packed_row.visible, dropout_p=dropout, scale=scaling)
-    parts.append(of_rests.transpose(0, 1)[:, packed_row.is_rest])
+    for block in packed_row.blocks:
+        own = [states[0][:, block.places].transpose(0, 1) for states in (query, key, value)]
+        keys, values = (
+            torch.cat([states[:, :, :prefix].expand(len(rest), -1, -1, -1), rest], dim=2)
+            for states, rest in zip((key, value), own[1:], strict=True)
+        )
+        found = scaled_dot_product_attention(own[0], keys, values, block.visible, dropout_p=dropout, scale=scaling)
+        parts.append(found.transpose(0, 1)[:, block.is_token])
     return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous(), None
 
 
