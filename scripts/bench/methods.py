@@ -1,23 +1,25 @@
 """Every method over one set of questions, on the same servers, as one report: the tables of docs/benchmarks.md.
 
-Starts the servers, runs evaluation/run_eval.py once for each model and method, then its report. Runs that are complete
-are not repeated, so the same command goes on where it was stopped.
+Starts the servers, runs evaluation/run_eval.py once for each model, kind of prompt and method, then its report. Runs
+that are complete are not repeated, so the same command goes on where it was stopped.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from evaluation.command_line import load_settings, parse_command_line
 from evaluation.run_eval import main as evaluation
 from flashrag.config import read_yaml_mapping
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
 from flashrag.pipeline import METHODS
-from flashrag.system.arguments import flag, parse_options
-from flashrag.system.engine import Engine, ModelServerOptions
+from flashrag.system.arguments import CommandParser, flag
+from flashrag.system.engine import PRECISIONS, Engine, ModelServerOptions
 from flashrag.system.model_server import model_server
 from scripts.bench.inputs import DemoOptions
 from scripts.bench.servers import ROOT, our_server
@@ -26,44 +28,80 @@ BASE_MODEL = ROOT / "training" / "demo" / "base_model"
 CONFIG = Path(__file__).with_suffix(".yaml")
 MODEL_TOKENS = read_yaml_mapping(CONFIG)["generator_max_input_len"]
 EVERY = f"methods to evaluate: {', '.join(METHODS)} (default: all)"
+MODELS = "models to evaluate: base and trained are the demo's, others are NAME=FOLDER"
+PROMPTS = ("plain", "chat")
 
 
 @dataclass(frozen=True)
 class MethodsOptions:
-    """Evaluate every method over one set of questions, and write one report."""
+    """Evaluate every method over one set of questions, and write one report.
+
+    Other flags of evaluation/run_eval.py can follow; they hold for every run.
+    """
 
     demo_dir: Path = flag("folder that bash training/run.sh left", Path("outputs/demo"))
-    models: Sequence[str] = flag("demo's models to evaluate", ("trained",), choices=("base", "trained"))
+    models: Sequence[str] = flag(MODELS, ("trained",), metavar="MODEL")
+    prompts: Sequence[str] = flag("plain: as they are; chat: by the model's template", ("plain",), choices=PROMPTS)
+    dtype: str | None = flag("precision of the models (default: float32 on a CPU)", None, choices=PRECISIONS)
     methods: Sequence[str] = flag(EVERY, tuple(METHODS), choices=sorted(METHODS), metavar="METHOD")
-    questions: Path | None = flag("jsonl of others, with --serving_config (default: the demo's dev set)", None)
+    questions: Path | None = flag("file of others, with --serving_config (default: the demo's dev set)", None)
     serving_config: Path | None = flag("yaml of the server, with --questions (default: the demo's corpus)", None)
     out: Path = flag("folder of the runs and of the report", Path("outputs/methods"))
 
 
+def model_folders(options: MethodsOptions) -> dict[str, Path]:
+    """The folder of each model, by its name; raises `UserError` where there is none."""
+    demo = DemoOptions(demo_dir=options.demo_dir)
+    found = {}
+    for model in options.models:
+        name, is_folder, folder = model.partition("=")
+        if is_folder:
+            found[name] = Path(folder)
+        elif model in ("base", "trained"):
+            found[model] = BASE_MODEL if model == "base" else demo.model
+        else:
+            raise UserError(f"--models {model}: expected base, trained or NAME=FOLDER")
+    return found
+
+
+@contextmanager
+def served(options: MethodsOptions, name: str, folder: Path) -> Iterator[str]:
+    """The URL of a server of the model for the length of the block."""
+    log_path = options.out / "logs" / f"model_server_{name}.log"
+    server = ModelServerOptions(
+        folder, Engine.VLLM, context_length=MODEL_TOKENS, dtype=options.dtype, log_path=log_path
+    )
+    with model_server(server) as (url, _):
+        yield url
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options(MethodsOptions, "python scripts/bench/methods.py", argv)
+    parser = CommandParser(prog="python scripts/bench/methods.py", description=MethodsOptions.__doc__)
+    parser.add_fields(MethodsOptions)
+    values, given = parser.parse_known_args(argv)
+    options = MethodsOptions(**vars(values))
     if (options.questions is None) != (options.serving_config is None):
         raise UserError("--questions and --serving_config belong together: other questions need another corpus")
-    demo, logs, folders = DemoOptions(demo_dir=options.demo_dir), options.out / "logs", []
-    models = {"base": BASE_MODEL, "trained": demo.model}
+    models, demo, folders = model_folders(options), DemoOptions(demo_dir=options.demo_dir), []
     asked = {"dataset_name": "demo", "split": "dev", "data_dir": options.demo_dir / "data"}
     asked = {"dataset_name": options.questions} if options.questions else asked
-    label = options.questions.stem if options.questions else "demo_dev"
-    with our_server(options.serving_config or demo.serving_config, logs) as retrieval:
-        for note in options.models:
-            log_path = logs / f"model_server_{note}.log"
-            server = ModelServerOptions(models[note], Engine.VLLM, context_length=MODEL_TOKENS, log_path=log_path)
-            with model_server(server) as (model_url, _):
+    with our_server(options.serving_config or demo.serving_config, options.out / "logs") as retrieval:
+        for name, model in models.items():
+            with served(options, name, model) as model_url:
                 urls = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
-                saved = {"generator_model": models[note], "save_dir": options.out, "save_note": note}
-                for method in options.methods:
-                    print(f"== {method} ({note})", flush=True)
-                    keys = {"config_path": CONFIG, "method_name": method, **asked, **urls, **saved}
-                    exit_code = evaluation([str(part) for key, value in keys.items() for part in (f"--{key}", value)])
-                    if exit_code not in (0, 1):  # 1: not one question was answered
-                        raise ReSearchError(f"{method} ended with exit code {exit_code}")
-                    folders.append(str(options.out / f"{label}_{method}_{note}"))
+                for prompt in options.prompts:
+                    note = name if prompt == "plain" else f"{name}_chat"
+                    saved = {"generator_model": model, "save_dir": options.out, "save_note": note}
+                    saved["apply_chat"] = str(prompt == "chat").lower()
+                    for method in options.methods:
+                        print(f"== {method} ({note})", flush=True)
+                        keys = {"config_path": CONFIG, "method_name": method, **asked, **urls, **saved}
+                        flags = [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
+                        exit_code = evaluation([*flags, *given])
+                        if exit_code not in (0, 1):  # 1: not one question was answered
+                            raise ReSearchError(f"{method} ended with exit code {exit_code}")
+                        folders.append(str(load_settings(parse_command_line([*flags, *given])).run_folder))
     return evaluation(["report", *folders, "--out", str(options.out / "report")])
 
 

@@ -7,6 +7,7 @@ last checkpoint. Does not cover: the loss and the update, which are upstream's (
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from flashrag.client import RetrievalClient
 from flashrag.episode import EpisodeCodec, Limits, Trajectory
@@ -100,19 +101,26 @@ def make_transcripts(facts: WarmStartFacts) -> list[Trajectory]:
     return transcripts
 
 
-def fine_tune(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
-    """Upstream's SFT trainer, one process for each GPU, or one that uses all cores."""
-    folder = facts.options.save_path
+def trainer_settings(model: Path, folder: Path) -> list[str]:
+    """What upstream's SFT trainer is told of the model and of the folder with the transcripts."""
     paths = {
-        "model.path": facts.folder,
+        "model.path": model,
         "data.train_files": folder / TRAIN,
         "trainer.default_local_dir": folder / CHECKPOINTS,
     }
-    if any(read_lines(folder / DEV)):
+    if is_measured := any(read_lines(folder / DEV)):
         paths["data.val_files"] = folder / DEV
+    settings = [f"{key}={quoted(str(path))}" for key, path in paths.items()]
+    # Upstream would look for the questions that are held out at each tenth step, and end with an error.
+    return settings if is_measured else [*settings, "trainer.test_freq=-1"]
+
+
+def fine_tune(facts: WarmStartFacts, overrides: Sequence[str]) -> None:
+    """Upstream's SFT trainer, one process for each GPU, or one that uses all cores."""
+    folder = facts.options.save_path
     processes = max(1, len(facts.gpus)) if facts.trains_here else 1
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    given = [*(f"{key}={quoted(str(path))}" for key, path in paths.items()), *overrides]
+    given = [*overrides, *trainer_settings(facts.folder, folder)]
     module = ["-m", "verl_search.warm_start", "--config-name", facts.config_name, *given]
     # One process has the machine to itself.
     environment = trainer_environment(facts.config_name, folder, facts.machine.cores if processes == 1 else 1)

@@ -63,3 +63,23 @@ def test_an_evaluation_that_ends_badly_ends_the_command(
 def test_questions_without_their_corpus_are_refused(demo: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["--demo_dir", str(demo), "--questions", "q.jsonl"]) == 2
     assert "belong together" in capsys.readouterr().err
+
+
+def test_a_model_s_folder_with_both_prompts_and_flags_of_the_evaluation(demo: Path, asked: list[list[str]]):
+    questions = demo / "nq.parquet"
+    given = ["--questions", str(questions), "--serving_config", "serving.yaml", "--max_searches", "2"]
+    flags = ["--models", f"instruct={demo}", "--prompts", "plain", "chat", "--methods", "naive", *given]
+    assert main([*flags, "--out", str(demo / "out")]) == 0
+    *runs, report = asked
+    settings = [load_settings(parse_command_line(run)) for run in runs]
+    assert [(one.save_note, one.apply_chat, one.max_searches) for one in settings] == [
+        ("instruct", False, 2),
+        ("instruct_chat", True, 2),
+    ]
+    assert {one.generator_model for one in settings} == {str(demo)}
+    assert report[1:3] == [str(demo / "out" / f"nq_naive_{note}") for note in ("instruct", "instruct_chat")]
+
+
+def test_a_model_is_the_demo_s_or_has_a_name_and_a_folder(demo: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["--demo_dir", str(demo), "--models", "instruct"]) == 2
+    assert "--models instruct: expected base, trained or NAME=FOLDER" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from flashrag.system.machine import Gpu
 from tests.verl_search.composing import composed
 from training.warm_start.preflight import RULES, Options, WarmStartFacts, folder_was_begun_so
 from training.warm_start.progress import step_line
-from training.warm_start.run import main
+from training.warm_start.run import main, trainer_settings
 from verl_search.preflight.hardware import DEVICE_RULES, Tools
 
 BASE_MODEL = Path(__file__).parents[3] / "training" / "demo" / "base_model"
@@ -217,6 +217,18 @@ def test_a_folder_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
     ]
     (tmp_path / "settings.json").write_text("{")
     assert "settings.json cannot be read" in told()[0]
+
+
+def test_nothing_is_measured_where_no_transcript_is_held_out(tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").touch()
+    paths = [
+        "model.path='m'",
+        f"data.train_files='{tmp_path}/train.jsonl'",
+        f"trainer.default_local_dir='{tmp_path}/checkpoints'",
+    ]
+    assert trainer_settings(Path("m"), tmp_path) == [*paths, "trainer.test_freq=-1"]
+    (tmp_path / "dev.jsonl").write_text("{}\n")
+    assert trainer_settings(Path("m"), tmp_path) == [*paths, f"data.val_files='{tmp_path}/dev.jsonl'"]
 
 
 def test_a_step_and_a_measurement_in_a_line() -> None:
