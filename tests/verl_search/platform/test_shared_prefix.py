@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from verl.utils import tensordict_utils as tu
 
 from verl_search.platform import shared_prefix
-from verl_search.platform.engine import NOT_PACKED, CPUEngineWithLMHead, CPUEngineWithValueHead
-from verl_search.platform.shared_prefix import PackedRow, common_prefix, has_plain_attention
+from verl_search.platform.engine import NOT_PACKED, CPUEngineWithLMHead, CPUEngineWithValueHead, split_alike
+from verl_search.platform.shared_prefix import PackedRow, Tree, has_plain_attention, neighbours
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -44,6 +44,13 @@ BATCHES = {
     "the whole prompt shared, and the first tokens of the response": [
         (INSTRUCTIONS, [40, 41, 42], [1, 1, 1]),
         (INSTRUCTIONS, [40, 41, 43, 44], [1, 1, 1, 0]),
+    ],
+    "a shared query and its result, a sequence twice, and one that ends where another goes on": [
+        (INSTRUCTIONS, [40, 41, 42, 43, 50, 51], [1, 1, 0, 0, 1, 1]),
+        (INSTRUCTIONS, [40, 41, 42, 43, 50, 52, 53], [1, 1, 0, 0, 1, 1, 1]),
+        (INSTRUCTIONS, [60, 61], [1, 1]),
+        (INSTRUCTIONS, [40, 41, 42, 43, 50, 51], [1, 1, 0, 0, 1, 1]),
+        (INSTRUCTIONS, [60, 61, 62], [1, 1, 1]),
     ],
     "one sequence": [(INSTRUCTIONS, [40, 41], [1, 1])],
     "nothing shared": [([5, 6], [7, 8, 9], [1, 1, 0]), ([6, 5], [9], [1])],
@@ -126,6 +133,43 @@ def test_logits_that_are_padded_are_float32_too(monkeypatch: pytest.MonkeyPatch)
         assert engine.prepare_model_outputs(object.__new__(engine), output, {}, None, None) is torch.float32
 
 
+def test_every_process_has_as_many_micro_batches_as_the_one_with_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    def most(count: torch.Tensor, op: Any, group: str) -> None:
+        assert (op, group) == (torch.distributed.ReduceOp.MAX, "processes")
+        count.fill_(4)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", most)
+    assert split_alike([[0, 1, 2, 3, 4], [5]], "processes") == [[5], [0, 1], [2], [3, 4]]
+
+
+def test_sequences_of_a_group_come_into_one_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through upstream's loop over the micro-batches, which gives the results in the order of the batch."""
+    model, batch = model_of("llama"), BATCHES["a group and another question"]
+    engine: Any = object.__new__(CPUEngineWithLMHead)
+    engine.model_config = SimpleNamespace(hf_config=model.config)
+    engine.ulysses_sequence_parallel_size = 1
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: None)
+    for name, value in {"group": None, "size": 1}.items():
+        monkeypatch.setattr(engine, f"get_data_parallel_{name}", lambda value=value: value)
+    seen = []
+
+    def forward_step(micro_batch: Any, **_: Any) -> tuple[None, dict[str, Any]]:
+        seen.append([len(ids) for ids in micro_batch["input_ids"].unbind()])
+        inputs, arguments = engine.prepare_model_inputs(micro_batch)
+        output = model(**inputs, use_cache=False)
+        return None, {"model_output": engine.prepare_model_outputs(output, arguments, micro_batch, None)}
+
+    monkeypatch.setattr(engine, "forward_step", forward_step)
+    data = micro_batch([batch[0], batch[2], batch[1]], True)
+    tu.assign_non_tensor(data, use_dynamic_bsz=True, max_token_len_per_gpu=30)
+    found = engine.forward_backward_batch(data, None, forward_only=True)["model_output"]["log_probs"]
+    # 22 tokens of the question, 5 and 3 of its two responses are 30; the other question has 28.
+    assert seen == [[27, 25], [28]]
+    ours = of_trained(found, [batch[0], batch[2], batch[1]])
+    for log_probs, (expected, _) in zip(ours, alone(model, [batch[0], batch[2], batch[1]]), strict=True):
+        torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("key", [None, *NOT_PACKED])
 def test_what_needs_other_outputs_is_padded(key: str | None) -> None:
     engine: Any = object.__new__(CPUEngineWithLMHead)
@@ -163,41 +207,62 @@ def test_a_temperature_of_the_batch_or_of_each_sequence() -> None:
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
-def test_the_row_holds_the_prefix_once_and_logits_are_asked_for_where_a_token_is_trained() -> None:
+def test_the_row_holds_each_beginning_once_and_logits_are_asked_for_where_a_token_is_trained() -> None:
     data = micro_batch(BATCHES["a group and another question"], False)
     row = PackedRow.of(data["input_ids"], data["loss_mask"])
-    assert row.prefix == len(INSTRUCTIONS)
-    # 20 shared, then 1 + 7, 2 + 5 and 2 + 3 of the three sequences, the longest first.
-    assert row.input_ids.shape == (1, 20 + 8 + 7 + 5)
-    assert row.position_ids[0].tolist() == [*range(20), *range(20, 28), *range(20, 27), *range(20, 25)]
-    # The longest trains its response's tokens 0, 5 and 6, which the places 20, 25 and 26 predict.
-    assert row.predicting.tolist() == [20, 25, 26, 29, 30, 33, 36, 37, 38]
-    assert row.labels.tolist() == [60, 65, 66, 40, 41, 44, 50, 41, 52]
-    # In the padded batch the longest stands last, after 27 and 25 tokens.
-    assert row.flat.tolist() == [52 + 20, 52 + 25, 52 + 26, 21, 22, 25, 27 + 21, 27 + 22, 27 + 23]
-
-
-def test_rests_of_similar_lengths_are_padded_together() -> None:
-    data = micro_batch(BATCHES["a group and another question"], False)
-    row = PackedRow.of(data["input_ids"], data["loss_mask"])
-    # 8 and 7 tokens; 5 are less than three quarters of 8.
-    assert [block.places.tolist() for block in row.blocks] == [
-        [[*range(20, 28)], [*range(28, 35), 0]],
-        [[*range(35, 40)]],
+    # 20 instructions, the group's question of 2, its responses of 5 and 3, and the other question with its response, 8.
+    assert [(segment.length, segment.before) for segment in row.segments] == [
+        (20, ()),
+        (2, (0,)),
+        (5, (0, 1)),
+        (3, (0, 1)),
+        (8, (0,)),
     ]
-    assert [block.is_token.sum().item() for block in row.blocks] == [15, 5]
-    assert [tuple(block.visible.shape) for block in row.blocks] == [(8, 28), (5, 25)]
-    assert row.blocks[1].visible.sum(1).tolist() == [21, 22, 23, 24, 25]
+    ids = [*INSTRUCTIONS, 31, 32, 40, 41, 42, 43, 44, 50, 41, 52, 33, 60, 61, 62, 63, 64, 65, 66]
+    assert row.input_ids.tolist() == [ids]
+    assert row.position_ids[0].tolist() == [*range(27), *range(22, 25), *range(20, 28)]
+    assert [None if one.visible is None else one.visible.sum(1).tolist() for one in row.segments] == [
+        None,
+        [21, 22],
+        [23, 24, 25, 26, 27],
+        [23, 24, 25],
+        [21, 22, 23, 24, 25, 26, 27, 28],
+    ]
+    # The first sequence trains its response's tokens 0, 1 and 4, which the places 21, 22 and 25 predict; the place 21
+    # predicts the second one's first token too.
+    assert row.predicting.tolist() == [21, 22, 25, 21, 27, 28, 30, 35, 36]
+    assert row.flat.tolist() == [21, 22, 25, 27 + 21, 27 + 22, 27 + 23, 52 + 20, 52 + 25, 52 + 26]
+    assert row.labels.tolist() == [40, 41, 44, 50, 41, 52, 60, 65, 66]
+
+
+tokens = st.lists(st.integers(0, 2), min_size=1, max_size=9)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=9), min_size=1, max_size=5))
-def test_the_common_prefix_leaves_a_token_of_each_sequence(rows: list[list[int]]) -> None:
-    length = common_prefix([torch.tensor(row) for row in rows])
-    assert all(len(row) > length for row in rows)
-    assert len({tuple(row[:length]) for row in rows}) == 1
-    if all(len(row) > length + 1 for row in rows):
-        assert len({row[length] for row in rows}) > 1
+@given(st.lists(tokens, min_size=1, max_size=6))
+def test_each_sequence_is_found_in_the_tree_and_no_beginning_twice(sequences: list[list[int]]) -> None:
+    tree = Tree(sequences)
+    assert [[tree.ids[place] for place in places] for places in tree.places] == sequences
+    assert [[tree.positions[place] for place in places] for places in tree.places] == [
+        [*range(len(sequence))] for sequence in sequences
+    ]
+    beginnings = {tuple(sequence[: end + 1]) for sequence in sequences for end in range(len(sequence))}
+    assert len(tree.ids) == sum(segment.length for segment in tree.segments) == len(beginnings)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(tokens, min_size=1, max_size=6), st.integers(1, 20))
+def test_micro_batches_hold_each_sequence_once_and_no_more_tokens_than_asked(
+    sequences: list[list[int]], most_tokens: int
+) -> None:
+    batches = neighbours(sequences, most_tokens)
+    assert sorted(number for batch in batches for number in batch) == [*range(len(sequences))]
+    for batch in batches:
+        assert len(batch) == 1 or len(Tree([sequences[number] for number in batch]).ids) <= most_tokens
+
+
+def test_sequences_that_begin_alike_stand_together() -> None:
+    assert neighbours([[1, 2, 3], [4, 5], [1, 2, 6], [4, 7]], 4) == [[0, 2], [1, 3]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """verl's FSDP2 engines for the CPU platform; imported through `model.external_lib`, and for a critic by critic.py."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +12,8 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from verl_search.platform import shared_prefix
-from verl_search.platform.shared_prefix import PackedRow, has_plain_attention
-from verl_search.platform.upstream import keep_fused_head_in_root_unit, offload_without_pinning
+from verl_search.platform.shared_prefix import PackedRow, has_plain_attention, neighbours
+from verl_search.platform.upstream import keep_fused_head_in_root_unit, micro_batches_by, offload_without_pinning
 
 # What upstream can compute beside log-probabilities and entropy needs the logits of every position. Its fused kernels,
 # which a recipe for GPUs may ask for, give no logits at all.
@@ -23,9 +24,18 @@ NOT_PACKED = ("calculate_sum_pi_squared", "distillation_use_topk", "distillation
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     """Upstream's engine; FSDP1 cannot run on CPU, so only the fsdp2 backend is offered.
 
-    With the attention `sdpa` a micro-batch is packed into one row instead of padded (shared_prefix.py). What follows
+    With the attention `sdpa` a micro-batch is packed into one row instead of padded (shared_prefix.py), and sequences
+    that begin alike, as those of a group do, come into one: its limit counts the tokens that are computed. What follows
     from the logits is computed in float32: in bfloat16 a log-probability has two digits, and the loss of a batch too.
     """
+
+    def forward_backward_batch(self, data: TensorDict, loss_function: Callable, forward_only: bool = False) -> Any:
+        if not (self._packs(data) and tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True)):
+            return super().forward_backward_batch(data, loss_function, forward_only)
+        sequences = [ids.tolist() for ids in data["input_ids"].unbind()]
+        batches = neighbours(sequences, int(data["max_token_len_per_gpu"]))
+        with micro_batches_by(split_alike(batches, self.get_data_parallel_group())):
+            return super().forward_backward_batch(data, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         if not self._packs(micro_batch):
@@ -68,6 +78,18 @@ class CPUEngineWithValueHead(FSDPEngineWithValueHead):
     ) -> dict[str, torch.Tensor]:
         output.logits = output.logits.float()
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+
+
+def split_alike(batches: list[list[int]], group: Any) -> list[list[int]]:
+    """As many micro-batches as the process of the group with the most has: each joins the others in FSDP's exchange."""
+    count = torch.tensor(len(batches))
+    torch.distributed.all_reduce(count, op=torch.distributed.ReduceOp.MAX, group=group)
+    while len(batches) < count:
+        largest = max(batches, key=len)
+        batches.remove(largest)
+        half = len(largest) // 2
+        batches += [largest[:half], largest[half:]]
+    return batches
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:

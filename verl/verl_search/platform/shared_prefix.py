@@ -1,9 +1,10 @@
-"""A micro-batch in one row, in which the beginning that all its sequences share is computed once.
+"""A micro-batch in one row, in which tokens that several sequences begin with are computed once.
 
-The prompts of search episodes begin with the same instructions, and those of a group are wholly the same. The row is
-that common prefix, then the rest of each sequence; each rest attends to the prefix and to itself. Only the positions
-before a trained token get logits, because the loss asks for no others. The results are those of the padded batch, up to
-rounding; tests/verl_search/platform/test_shared_prefix.py holds log-probabilities and gradients against it.
+The prompts of search episodes begin with the same instructions, those of a group are wholly the same, and often its
+episodes ask the same query and read the same result. The row is the tree of all beginnings, a segment after the other;
+a segment attends to those that it follows and to itself. Only the positions before a trained token get logits, because
+the loss asks for no others. The results are those of the padded batch, up to rounding;
+tests/verl_search/platform/test_shared_prefix.py holds log-probabilities and gradients against it.
 
 transformers' attention `sdpa` is replaced by one that knows such rows and leaves all others to the original.
 Does not cover: models whose attention looks at a window, or bounds its scores (`PLAIN_ATTENTION`).
@@ -11,19 +12,20 @@ Does not cover: models whose attention looks at a window, or bounds its scores (
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise, takewhile
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 ATTENTION = "sdpa"
 # A mask of four dimensions is passed on as it is; `attend` does not look at it.
 NO_MASK = torch.empty(1, 1, 1, 1)
-# Rests that differ more in length are attended to apart: each is padded to the longest of its block.
-SIMILAR = 0.75
+# Up to so many tokens of a segment its scores are written out in bfloat16, which takes half the time of the flash
+# kernel, whose products are MKL's, on a processor without AMX. The memory grows with the square of the tokens.
+WRITTEN_OUT = 1024
 # The model types whose attention is causal and nothing more; one that is not named here runs padded.
 PLAIN_ATTENTION = frozenset({"llama", "qwen2", "qwen3"})
 
@@ -37,42 +39,58 @@ def has_plain_attention(model_config: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class RestBlock:
-    """Rests of similar lengths: of each the places in the row, (rests, tokens of the longest).
+class Segment:
+    """Tokens of the row that follow each other in one sequence or in several.
 
-    `is_token` says which of them are no padding. `visible` says for the tokens of a rest which ones of prefix and rest
-    they attend to, (tokens of the longest, those and the prefix).
+    `before` are the numbers of the segments that it follows, from the first of the sequence. `visible` says which of
+    their tokens and of its own each token attends to; None, where there are none before, for its own up to itself.
     """
 
-    places: torch.Tensor
-    is_token: torch.Tensor
-    visible: torch.Tensor
+    length: int
+    before: Sequence[int]
+    visible: torch.Tensor | None
 
-    @classmethod
-    def of(cls, rests: Sequence[torch.Tensor], prefix: int) -> "RestBlock":
-        lengths = torch.tensor([len(rest) for rest in rests])
-        longest = int(lengths.max())
-        return cls(
-            places=pad_sequence(list(rests), batch_first=True),
-            is_token=torch.arange(longest)[None] < lengths[:, None],
-            # The padding of a rest stands after its tokens, so that causality hides it.
-            visible=torch.ones(longest, prefix + longest, dtype=torch.bool).tril(prefix),
-        )
+
+class Tree:
+    """The tree of the beginnings of sequences, as segments, and the places of each sequence's tokens in the row."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+        self.sequences = sequences
+        self.segments: list[Segment] = []
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.places: list[list[int]] = [[] for _ in sequences]
+        self._grow(sorted(range(len(sequences)), key=sequences.__getitem__), 0, ())
+
+    def _grow(self, members: Sequence[int], depth: int, before: Sequence[int]) -> None:
+        """Add what follows `depth` tokens that the members share; members are in the order of their tokens."""
+        end = alike(self.sequences[members[0]], self.sequences[members[-1]])
+        if end > depth:
+            places = range(len(self.ids), len(self.ids) + end - depth)
+            visible = torch.ones(end - depth, end, dtype=torch.bool).tril(depth) if before else None
+            before = (*before, len(self.segments))
+            self.segments.append(Segment(end - depth, before[:-1], visible))
+            self.ids += self.sequences[members[0]][depth:end]
+            self.positions += range(depth, end)
+            for member in members:
+                self.places[member] += places
+        longer = [member for member in members if len(self.sequences[member]) > end]
+        for _, branch in groupby(longer, lambda member: self.sequences[member][end]):
+            self._grow(list(branch), end, before)
 
 
 @dataclass(frozen=True, eq=False)
 class PackedRow:
-    """The layout of one micro-batch: the common prefix, then the rests from the longest to the shortest.
+    """The layout of one micro-batch.
 
-    `input_ids` and `position_ids` have the shape (1, tokens of the row). `blocks` are the rests, in the same order.
+    `input_ids` and `position_ids` have the shape (1, tokens of the row): those of the segments, in their order.
     `predicting` are the places in the row, and `flat` those in the sequences one after the other, of the positions
     before a trained token; `labels` are these tokens.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    prefix: int
-    blocks: Sequence[RestBlock]
+    segments: Sequence[Segment]
     predicting: torch.Tensor
     flat: torch.Tensor
     labels: torch.Tensor
@@ -81,27 +99,19 @@ class PackedRow:
     @classmethod
     def of(cls, input_ids: torch.Tensor, loss_mask: torch.Tensor) -> "PackedRow":
         """Pack a jagged batch. A mask that is shorter than its sequence is that of the sequence's end."""
-        starts = input_ids.offsets().tolist()
-        batch = sorted(
-            zip(input_ids.unbind(), loss_mask.unbind(), starts[:-1], strict=True), key=lambda one: -len(one[0])
-        )
-        prefix = common_prefix([ids for ids, _, _ in batch])
-        rests, predicting, flat, labels = [], [], [], []
-        row_end = prefix
-        for ids, mask, flat_start in batch:
-            rest = torch.arange(row_end, row_end + len(ids) - prefix)
-            place = torch.cat([torch.arange(prefix), rest])
+        sequences = list(input_ids.unbind())
+        tree = Tree([ids.tolist() for ids in sequences])
+        predicting, flat, labels, flat_start = [], [], [], 0
+        for ids, mask, places in zip(sequences, loss_mask.unbind(), tree.places, strict=True):
             trained = torch.arange(len(ids) - len(mask), len(ids))[mask.bool()]
-            rests.append(rest)
-            predicting.append(place[trained - 1])
+            predicting.append(torch.tensor(places)[trained - 1])
             flat.append(trained - 1 + flat_start)
             labels.append(ids[trained])
-            row_end += len(rest)
+            flat_start += len(ids)
         return cls(
-            input_ids=torch.cat([batch[0][0][:prefix], *(ids[prefix:] for ids, _, _ in batch)])[None],
-            position_ids=torch.cat([torch.arange(prefix), *(prefix + torch.arange(len(rest)) for rest in rests)])[None],
-            prefix=prefix,
-            blocks=[RestBlock.of(similar, prefix) for similar in blocks_of_similar_lengths(rests)],
+            input_ids=torch.tensor([tree.ids]),
+            position_ids=torch.tensor([tree.positions]),
+            segments=tree.segments,
             predicting=torch.cat(predicting),
             flat=torch.cat(flat),
             labels=torch.cat(labels),
@@ -114,22 +124,31 @@ class PackedRow:
         return torch.nested.nested_tensor_from_jagged(spread, self.offsets)
 
 
-def common_prefix(sequences: Sequence[torch.Tensor]) -> int:
-    """How many tokens all sequences begin with; of each sequence at least one token is left over."""
-    shortest = min(map(len, sequences)) - 1
-    beginnings = torch.stack([ids[:shortest] for ids in sequences])
-    return int((beginnings == beginnings[0]).all(0).cumprod(0).sum())
+def alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with.
+
+    >>> alike([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def blocks_of_similar_lengths(rests: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Rests, which come from the longest to the shortest, in blocks; none is shorter than SIMILAR of its longest."""
-    blocks: list[list[torch.Tensor]] = []
-    for rest in rests:
-        if blocks and len(rest) >= SIMILAR * len(blocks[-1][0]):
-            blocks[-1].append(rest)
+def neighbours(sequences: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
+    """The numbers of the sequences in micro-batches of at most `most_tokens` packed tokens, or of one sequence.
+
+    Those that begin alike stand together.
+    """
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    batches, packed = [order[:1]], len(sequences[order[0]])
+    for before, number in pairwise(order):
+        new = len(sequences[number]) - alike(sequences[before], sequences[number])
+        if packed + new <= most_tokens:
+            batches[-1].append(number)
+            packed += new
         else:
-            blocks.append([rest])
-    return blocks
+            batches.append([number])
+            packed = len(sequences[number])
+    return batches
 
 
 def attend(
@@ -147,20 +166,30 @@ def attend(
     if packed_row is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     groups: Any = module.num_key_value_groups
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    prefix, parts = packed_row.prefix, []
-    if prefix:
-        shared = (states[:, :, :prefix] for states in (query, key, value))
-        parts.append(scaled_dot_product_attention(*shared, dropout_p=dropout, scale=scaling, is_causal=True)[0])
-    for block in packed_row.blocks:
-        own = [states[0][:, block.places].transpose(0, 1) for states in (query, key, value)]
-        keys, values = (
-            torch.cat([states[:, :, :prefix].expand(len(rest), -1, -1, -1), rest], dim=2)
-            for states, rest in zip((key, value), own[1:], strict=True)
-        )
-        found = scaled_dot_product_attention(own[0], keys, values, block.visible, dropout_p=dropout, scale=scaling)
-        parts.append(found.transpose(0, 1)[:, block.is_token])
-    return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous(), None
+    lengths = [segment.length for segment in packed_row.segments]
+    queries, keys, values = (
+        states.split(lengths, dim=2) for states in (query, repeat_kv(key, groups), repeat_kv(value, groups))
+    )
+    found = []
+    for number, segment in enumerate(packed_row.segments):
+        seen = [*segment.before, number]
+        own = queries[number], *(torch.cat([states[i] for i in seen], dim=2) for states in (keys, values))
+        if segment.visible is None:
+            found.append(scaled_dot_product_attention(*own, dropout_p=dropout, scale=scaling, is_causal=True))
+        elif query.dtype == torch.bfloat16 and segment.length <= WRITTEN_OUT and not dropout:
+            found.append(written_out(*own, segment.visible, scaling or query.shape[-1] ** -0.5))
+        else:
+            found.append(scaled_dot_product_attention(*own, segment.visible, dropout, scale=scaling))
+    return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
+
+
+def written_out(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Attention whose scores are kept, of a batch of one."""
+    hidden = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, -torch.inf)
+    scores = torch.baddbmm(hidden, query[0], key[0].transpose(1, 2), alpha=scaling)
+    return scores.softmax(-1).bmm(value[0])[None]
 
 
 AttentionInterface.register(ATTENTION, attend)

@@ -14,7 +14,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,6 +216,28 @@ def keep_fused_head_in_root_unit() -> None:
         return [unit for unit in found if not (is_fused and unit is root.get_output_embeddings())]
 
     fsdp_utils._select_fsdp2_wrap_targets = units
+
+
+@contextmanager
+def micro_batches_by(batches: Sequence[Sequence[int]]) -> Iterator[None]:
+    """For the length of the block the FSDP engine computes the given sequences of its data together.
+
+    Upstream chooses them by their lengths, so that a group is scattered and little of it shared.
+    """
+    from verl.utils import tensordict_utils
+    from verl.workers.engine.fsdp import transformer_impl
+
+    upstream_way = transformer_impl.prepare_micro_batches
+
+    def choose(data: Any, **_: Any) -> tuple[list[Any], list[list[int]]]:
+        found = [list(batch) for batch in batches]
+        return [tensordict_utils.index_select_tensor_dict(data, batch) for batch in found], found
+
+    transformer_impl.prepare_micro_batches = choose
+    try:
+        yield
+    finally:
+        transformer_impl.prepare_micro_batches = upstream_way
 
 
 def load_critics_with_their_attention() -> None:
