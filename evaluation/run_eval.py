@@ -24,7 +24,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
 from evaluation.command_line import CommandLine, parse_command_line
 from evaluation.preflight import PACKAGES, PLAN, RULES, EvalFacts
 from evaluation.report.tables import EvaluatedRun, as_markdown, curve_table, format_table
-from evaluation.run.auto_serve import check_auto_serve, served
+from evaluation.run.auto_serve import check_auto_serve, served, served_precision
 from evaluation.run.curve import command_lines
 from evaluation.run.folder import SUMMARY_FILE, RunFolder, read_json
 from evaluation.scores.scoring import score_trajectory, summarize, with_scores
@@ -90,7 +90,8 @@ def evaluate(command_line: CommandLine) -> int:
         serving = served(checkpoint, facts.settings, command_line) if checkpoint else nullcontext()
         with serving as settings_served:
             folder = RunFolder(settings_served, folder.questions) if settings_served else folder
-            interrupted = ask(folder, pending, assets, findings)
+            precision = served_precision(folder.settings, command_line)
+            interrupted = ask(folder, pending, assets, findings, precision)
     with folder.working():
         summary = finish(folder, ask_judge=not interrupted)
     return show(folder, summary, interrupted)
@@ -121,8 +122,14 @@ def evaluate_each(lines: Sequence[CommandLine]) -> int:
     return code
 
 
-def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, findings: Sequence[Finding]) -> bool:
-    """Ask the model the pending questions; returns whether it was interrupted."""
+def ask(
+    folder: RunFolder,
+    pending: Sequence[Question],
+    assets: Assets | None,
+    findings: Sequence[Finding],
+    precision: str | None,
+) -> bool:
+    """Ask the model, which is served in the given precision, the pending questions; returns whether it was stopped."""
     settings = folder.settings
     method = METHODS[settings.method_name].pipeline
     retriever = load_retriever(settings, assets, folder.questions) if method.needs_retriever else None
@@ -131,7 +138,7 @@ def ask(folder: RunFolder, pending: Sequence[Question], assets: Assets | None, f
     pipeline.prepare(folder.questions)
     with folder.working():
         served_name = generator.served_name if generator else None
-        folder.start_session(describe_environment(REPOSITORY, PACKAGES), served_name, pipeline.prompt)
+        folder.start_session(describe_environment(REPOSITORY, PACKAGES), served_name, pipeline.prompt, precision)
         keep_findings(findings, folder.path)
         done = folder.n_answers - len(pending)
         already = f", {done} of them already answered" if done else ""

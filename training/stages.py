@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
-from flashrag.errors import ReSearchError, UserError, without_passwords
+from flashrag.errors import ReSearchError, UserError, did_you_mean, without_passwords
 from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
@@ -75,6 +75,7 @@ class PathOptions:
     run: str | None = flag(
         "a folder in output_dir for this training and what follows it (default: seedN)", None, metavar="NAME"
     )
+    until: str | None = flag("the last stage to run, as 'warm start' (default: all)", None, metavar="STAGE")
     check: bool = flag(CHECK_HELP, False)
 
 
@@ -128,8 +129,15 @@ class PathFacts(MachineFacts):
         values = {name: shlex.quote(value) for name, value in self.values.items()}
         values |= {"given": shlex.join(self.given), "search_url": SEARCH_URL}
         values |= {name: piece.format_map(values) for name, piece in self.recipe.pieces.items()}
-        stages = {self.name_of(stage): stage.command for stage in self.recipe.stages}
+        stages = {self.name_of(stage): stage.command for stage in self.stages}
         return {name: command.format_map(values).strip() for name, command in stages.items()}
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """Those of the recipe, up to the last one that is wanted."""
+        names = [stage.name for stage in self.recipe.stages]
+        until = self.options.until
+        return self.recipe.stages[: names.index(until) + 1] if until in names else self.recipe.stages
 
     def name_of(self, stage: Stage) -> str:
         """The name of a stage in the notes: what depends on the training is done for each."""
@@ -158,8 +166,14 @@ def run_is_a_name(facts: PathFacts) -> Iterator[Finding]:
         yield error(f"--run {facts.run}: expected a name without a /, for a folder of its own in --output_dir")
 
 
+def until_is_a_stage(facts: PathFacts) -> Iterator[Finding]:
+    until, names = facts.options.until, [stage.name for stage in facts.recipe.stages]
+    if until is not None and until not in names:
+        yield error(f"--until {until}: expected one of {', '.join(names)}{did_you_mean(until, names)}")
+
+
 def training_fits(facts: PathFacts) -> Iterator[Finding]:
-    for stage in facts.recipe.stages:
+    for stage in facts.stages:
         if stage.command.startswith(TRAINING):
             own = {word.partition("=")[0] for word in stage.command.split() if word.startswith("--") or "=" in word}
             for key in sorted(own.intersection(word.partition("=")[0] for word in facts.given)):
@@ -182,6 +196,7 @@ def stages_are_the_same(facts: PathFacts) -> Iterator[Finding]:
 RULES: Mapping[str, Rule[PathFacts]] = {
     "path.inputs": gathered("inputs"),
     "path.run": run_is_a_name,
+    "path.until": until_is_a_stage,
     "path.training": training_fits,
     "path.stages": stages_are_the_same,
     "path.output": lambda facts: output_folder("--output_dir", facts.folder, FOLDER_BYTES, "all stages"),
@@ -273,5 +288,5 @@ def whole_path(recipe: Recipe, argv: Sequence[str], read_training: Callable[[Seq
         return show_check(PLAN, facts, findings)
     enforce(findings)
     run_guarded(lambda: run_stages(facts), resume_hint=f"the same command goes on ({facts.folder})")
-    print(f"done: {facts.folder / facts.run}")
+    print(f"done: {facts.folder}")
     return 0

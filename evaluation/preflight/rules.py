@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluation.preflight.facts import RETRIEVER_KEY, EvalFacts
 from evaluation.preflight.servers import SAMPLE, ServedModel
-from evaluation.run.auto_serve import served_tokens, server_options
+from evaluation.run.auto_serve import served_precision, served_tokens, server_options
 from evaluation.scores.scoring import RECALL, score_trajectory
 from flashrag.client import SearchControl, different_questions, server_findings
 from flashrag.episode import RESEARCH, prompt_note
@@ -337,6 +337,7 @@ def model_is_the_run_s(facts: EvalFacts) -> None:
         facts.folder.check_served_model(served.name)
     elif facts.command_line.auto_serve and facts.is_known_to_ask:
         facts.folder.check_served_model(facts.settings.generator_model)
+        facts.folder.check_precision(served_precision(facts.settings, facts.command_line))
 
 
 RULES: Mapping[str, Rule[EvalFacts]] = {

@@ -13,7 +13,7 @@ from evaluation.settings import EvalSettings
 from flashrag.errors import UserError
 from flashrag.generator import check_model_folder, read_model_facts
 from flashrag.system.engine import PUBLISHED_CONTEXT_TOKENS, ModelServerOptions
-from flashrag.system.model_server import model_server
+from flashrag.system.model_server import ModelServerFacts, model_server
 from flashrag.system.processes import guarded_processes
 from verl_search.trainer.export import export, find_checkpoint
 
@@ -46,6 +46,13 @@ def served(checkpoint: Path, settings: EvalSettings, command_line: CommandLine) 
 def server_options(model: Path, settings: EvalSettings, command_line: CommandLine) -> ModelServerOptions:
     log_path = settings.save_dir / "model_server.log"
     return ModelServerOptions(model, command_line.engine, dtype=command_line.dtype, log_path=log_path)
+
+
+def served_precision(settings: EvalSettings, command_line: CommandLine) -> str | None:
+    """That of the model that `served` serves; None where another server is asked, which does not tell."""
+    if command_line.auto_serve is None:
+        return None
+    return ModelServerFacts(server_options(Path(settings.generator_model), settings, command_line)).dtype
 
 
 def is_model(path: Path) -> bool:

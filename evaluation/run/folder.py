@@ -87,6 +87,15 @@ class RunFolder:
                 f"has {name!r}; serve the same model, or use another save_note for a new run"
             )
 
+    def check_precision(self, precision: str | None) -> None:
+        """Raise `UserError` if an earlier session of the run served the model in another one, where both are known."""
+        earlier = self._environment.get("precision")
+        if earlier and precision and earlier != precision:
+            raise UserError(
+                f"{self.path} was begun with a model in {earlier}, it would now be served in {precision}; give --dtype "
+                f"{earlier}, or another save_note for a new run"
+            )
+
     def check_prompt(self, record: PromptRecord | None) -> None:
         """Raise `UserError` if an earlier session of the run asked with other words; old ones do not say."""
         earlier = self._environment.get("prompt")
@@ -153,11 +162,19 @@ class RunFolder:
             raise UserError(f"{self.path}: another process is working on this run; wait for it, or stop it") from error
 
     def start_session(
-        self, environment: Mapping[str, Any], served_model: str | None, prompt: ChosenPrompt | None
+        self,
+        environment: Mapping[str, Any],
+        served_model: str | None,
+        prompt: ChosenPrompt | None,
+        precision: str | None = None,
     ) -> None:
-        """Write configuration, environment and prompt; raises `UserError` for another model or prompt than before."""
+        """Write configuration, environment and prompt; raises `UserError` for another model or prompt than before.
+
+        `precision` is the model's, where this command serves it.
+        """
         record = prompt.record(self.settings.asks_in_chat) if prompt else None
         self.check_served_model(served_model)
+        self.check_precision(precision)
         self.check_prompt(record)
         earlier = self._environment
         sessions = [self._closed(session) for session in earlier.get("sessions", [])]
@@ -168,6 +185,7 @@ class RunFolder:
         self._environment = {
             **first,
             "served_model": served_model,
+            "precision": precision or earlier.get("precision"),
             "prompt": record._asdict() if record else None,
             "questions_sha256": self._fingerprint(),
             "sessions": [*sessions, session],

@@ -77,6 +77,16 @@ def test_only_what_follows_from_a_training_is_done_for_each(tmp_path: Path) -> N
     ]
 
 
+def test_the_stages_after_the_last_one_that_is_wanted_wait(tmp_path: Path) -> None:
+    small = recipe(("data", WRITE + " {output_dir}/log data"), ("run", WRITE + " {output_dir}/log run"))
+    run_stages(facts(tmp_path, small, until="data"))
+    assert (tmp_path / "out" / "log").read_text() == "data"
+    run_stages(facts(tmp_path, small))
+    assert (tmp_path / "out" / "log").read_text() == "datarun"
+    (finding,) = examine(RULES, facts(tmp_path, small, until="dat"))
+    assert finding.message == "--until dat: expected one of data, run; did you mean 'data'?"
+
+
 def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     small = recipe(("run", WRITE + " {run_dir}.log x {given}"))
     run_stages(facts(tmp_path, small, "search.top_n=2"))

@@ -13,6 +13,7 @@ from evaluation.run.folder import RunFolder
 from evaluation.run_eval import answer_with_progress
 from flashrag.dataset import Question
 from flashrag.episode import Failure, Trajectory
+from flashrag.errors import UserError
 from flashrag.prompts import choose_prompt
 
 CONFIG = Path(__file__).resolve().parents[3] / "evaluation" / "eval_config.yaml"
@@ -83,3 +84,14 @@ def test_the_form_of_the_prompt_is_that_of_the_route(tmp_path: Path):
             folder.start_session({}, "zhou", prompt)
         written = json.loads((folder.path / "environment.json").read_text())["prompt"]
         assert written == prompt.record(in_chat)._asdict()
+
+
+def test_a_run_is_continued_in_the_precision_that_it_was_begun_in(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    with folder.working():
+        folder.start_session({}, "zhou", None, "bfloat16")
+        folder.start_session({}, "zhou", None)  # a server that does not tell
+    again = folder_of(tmp_path)
+    again.check_precision("bfloat16")
+    with pytest.raises(UserError, match="begun with a model in bfloat16, it would now be served in float32; give"):
+        again.check_precision("float32")

@@ -188,8 +188,8 @@ def written_out(
 ) -> torch.Tensor:
     """Attention whose scores are kept, of a batch of one."""
     hidden = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, -torch.inf)
-    scores = torch.baddbmm(hidden, query[0], key[0].transpose(1, 2), alpha=scaling)
-    return scores.softmax(-1).bmm(value[0])[None]
+    scores = torch.baddbmm(hidden, query.squeeze(0), key.squeeze(0).transpose(1, 2), alpha=scaling)
+    return scores.softmax(-1).bmm(value.squeeze(0)).unsqueeze(0)
 
 
 AttentionInterface.register(ATTENTION, attend)
