@@ -1,0 +1,168 @@
+"""The figures of the recipe smollm2-nq: evaluations beside those of the warm start, and curves; docs/real_model.md.
+
+    python scripts/bench/real_model.py --folder outputs/smollm2-nq
+
+Reads what `bash training/run.sh --recipe smollm2-nq` left, of every seed and control that is there. Into --out come
+evaluations.csv, steps.csv and curves.png; the table of the evaluations is printed as Markdown.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if __name__ == "__main__":  # run as a script: imports start at the repository root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from evaluation.report.memory import FOUND, search_or_memory
+from evaluation.report.page import Run
+from evaluation.report.tables import markdown_table
+from evaluation.run.folder import SUMMARY_FILE, read_items, read_json
+from evaluation.scores.comparison import compare_runs
+from flashrag.errors import UserError, exit_on_user_error
+from flashrag.system.arguments import flag, parse_options
+from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
+
+BEFORE = "before"  # the folder of the warm start's evaluations
+CURVES = {  # by the name of a column: the metric, and the panel's title
+    "reward": ("critic/score/mean", "Reward"),
+    "em": ("rollout/em", "Exact match, sampled"),
+    "format_rate": ("rollout/format_rate", "Valid format"),
+    "searches": ("rollout/searches", "Searches"),
+    "sampled_tokens": ("rollout/response_tokens_sampled", "Sampled tokens"),
+}
+COLUMNS = {  # of evaluations.csv, with the heading and the digits after the point in the printed table
+    "run": ("run", 0),
+    "questions": ("questions", 0),
+    "n": ("n", 0),
+    "em": ("EM", 1),
+    "em_low": ("from", 1),
+    "em_high": ("to", 1),
+    "gain": ("more than before", 1),
+    "p": ("p", 4),
+    "f1": ("F1", 1),
+    "acc": ("accuracy", 1),
+    "em_if_found": ("EM if a passage holds the answer", 1),
+    "found": ("a passage holds it", 1),
+    "format_rate": ("valid format", 1),
+    "searches": ("searches", 2),
+    "tokens": ("sampled tokens", 0),
+}
+PERCENT = {"em", "em_low", "em_high", "gain", "f1", "acc", "em_if_found", "found", "format_rate"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealModelOptions:
+    """Collect the figures of every training of the recipe smollm2-nq in a folder."""
+
+    folder: Path = flag("--output_dir of the recipe", Path("outputs/smollm2-nq"))
+    out: Path = flag("folder of the tables and of the curves", Path("outputs/real_model"))
+
+
+class Evaluation(NamedTuple):
+    """A finished evaluation, of the warm start or of a training."""
+
+    run: str
+    questions: str
+    folder: Path
+
+    def row(self, before: Path | None) -> dict[str, Any]:
+        """The figures, by the names of the columns; with those of the comparison, if it is another than `before`."""
+        summary, trajectories = read_json(self.folder / SUMMARY_FILE), list(read_items(self.folder))
+        metrics, usage = summary["metrics"], summary["usage"]
+        (figures,) = search_or_memory([Run(self.run, trajectories)], [])["runs"].values()
+        found = figures["by_passages"].get(FOUND, {"n": 0, "em": None})
+        row = {
+            "run": self.run,
+            "questions": self.questions,
+            "n": summary["n"],
+            **{name: metrics[name]["mean"] for name in ("em", "f1", "acc")},
+            "em_low": metrics["em"]["low"],
+            "em_high": metrics["em"]["high"],
+            "em_if_found": found["em"],
+            "found": found["n"] / summary["n"],
+            "format_rate": summary["format_rate"],
+            "searches": usage["searches"],
+            "tokens": usage["completion_tokens"],
+        }
+        if before is None or before == self.folder:
+            return row
+        compared = compare_runs(before, self.folder)["em"]
+        return {**row, "gain": compared.difference.mean, "p": compared.p_value}
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The figures of every evaluation in the recipe's folder, set by set; raises `UserError` where there is none."""
+    places = [path.parent for path in folder.glob(f"*/*/*/{SUMMARY_FILE}")]
+    found = sorted(Evaluation(place.parts[-3], place.parts[-2], place) for place in places)
+    if not found:
+        raise UserError(f"--folder {folder} holds no evaluation; bash training/run.sh --recipe smollm2-nq makes them")
+    before = {one.questions: one.folder for one in found if one.run == BEFORE}
+    order = sorted(found, key=lambda one: (one.questions != "nq", one.questions, one.run != BEFORE))
+    return [one.row(before.get(one.questions)) for one in order]
+
+
+def read_steps(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """The curves of each training in the recipe's folder, by its run."""
+    return {
+        metrics.parts[-3]: [
+            {"step": step, **{name: values[key] for name, (key, _) in CURVES.items()}}
+            for step, values in read_metrics(metrics)
+            if all(key in values for key, _ in CURVES.values())
+        ]
+        for metrics in sorted(folder.glob(f"*/training/{METRICS_FOLDER}"))
+    }
+
+
+def shown(row: Mapping[str, Any]) -> Iterator[str]:
+    """The cells of a printed row: shares in percent."""
+    for name, (_, digits) in COLUMNS.items():
+        value = row.get(name)
+        if value is None or isinstance(value, str):
+            yield value or ""
+        else:
+            sign = "+" if name == "gain" else ""
+            yield f"{value * (100 if name in PERCENT else 1):{sign}.{digits}f}"
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            table.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+    """A panel for each curve, with a line for each training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(CURVES))
+    for panel, (name, (_, title)) in zip(panels, CURVES.items(), strict=True):
+        for run, points in runs.items():
+            panel.plot([point["step"] for point in points], [point[name] for point in points], label=run)
+        panel.set(title=title, xlabel="step", ylim=(0, None))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(1, len(runs)))
+    figure.savefig(path, dpi=110)
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse_options(RealModelOptions, "python scripts/bench/real_model.py", argv)
+    rows, runs = read_evaluations(options.folder), read_steps(options.folder)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_csv(options.out / "evaluations.csv", list(COLUMNS), rows)
+    steps = [{"run": run, **point} for run, points in runs.items() for point in points]
+    write_csv(options.out / "steps.csv", ["run", "step", *CURVES], steps)
+    draw(runs, options.out / "curves.png")
+    print(markdown_table([heading for heading, _ in COLUMNS.values()], [list(shown(row)) for row in rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The figures of a recipe's folder, from evaluations and metrics of two runs."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashrag.document import Passage
+from flashrag.episode import ToolCall, Trajectory
+from scripts.bench.real_model import main
+
+
+def write_evaluation(folder: Path, right: int) -> None:
+    """Ten questions, of which a search found the answer of the first four, and so many were answered rightly."""
+    folder.mkdir(parents=True)
+    lines = []
+    for number in range(10):
+        call = ToolCall("who", (Passage("p", "Wu was here." if number < 4 else "Nobody.", 1.0),))
+        answer, metrics = "Wu" if number < right else "Li", {"em": float(number < right)}
+        trajectory = Trajectory(str(number), "Who?", ("Wu",), answer, calls=(call,), metrics=metrics)
+        lines.append(trajectory.to_json() + b"\n")
+    (folder / "items.jsonl").write_bytes(b"".join(lines))
+    share: dict[str, Any] = {"mean": right / 10, "low": 0.0, "high": 1.0}
+    usage = {"searches": 1.0, "completion_tokens": 80.0}
+    summary = {"n": 10, "metrics": dict.fromkeys(("em", "f1", "acc"), share), "usage": usage, "format_rate": 0.9}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def write_steps(folder: Path, rewards: list[float]) -> None:
+    folder.mkdir(parents=True)
+    others = ("rollout/em", "rollout/format_rate", "rollout/searches", "rollout/response_tokens_sampled")
+    entries = [
+        {"step": step, "data": {"critic/score/mean": reward, **dict.fromkeys(others, 0.5)}}
+        for step, reward in enumerate(rewards, start=1)
+    ]
+    entries.append({"step": len(rewards), "data": {"val/em": 0.5}})  # a validation has a line of its own
+    (folder / "1.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_evaluations_stand_beside_the_warm_start_s_and_curves_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "recipe", tmp_path / "out"
+    write_evaluation(folder / "before" / "nq" / "test_research", right=1)
+    write_evaluation(folder / "seed0" / "nq" / "test_research", right=3)
+    write_evaluation(folder / "seed0" / "hotpotqa" / "dev_research", right=5)
+    write_steps(folder / "seed0" / "training" / "metrics", [0.1, 0.4])
+    assert main(["--folder", str(folder), "--out", str(out)]) == 0
+    before, after, hotpotqa = rows(out / "evaluations.csv")
+    assert (before["run"], before["questions"], before["em"], before["gain"]) == ("before", "nq", "0.1", "")
+    assert (after["run"], after["em"], after["gain"], after["p"]) == ("seed0", "0.3", "0.2", "0.5")
+    # One of the four whose answer was found is right before, three of them after.
+    assert (before["em_if_found"], after["em_if_found"], after["found"]) == ("0.25", "0.75", "0.4")
+    assert (hotpotqa["questions"], hotpotqa["gain"]) == ("hotpotqa", ""), "the warm start has not been asked these"
+    assert [(row["run"], row["step"], row["reward"]) for row in rows(out / "steps.csv")] == [
+        ("seed0", "1", "0.1"),
+        ("seed0", "2", "0.4"),
+    ]
+    assert (out / "curves.png").stat().st_size > 10_000
+    assert "| seed0 | nq | 10 | 30.0 | 0.0 | 100.0 | +20.0 | 0.5000 |" in capsys.readouterr().out
+
+
+def test_a_folder_without_evaluations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--folder", str(tmp_path)]) == 2
+    assert f"--folder {tmp_path} holds no evaluation" in capsys.readouterr().err
