@@ -1,6 +1,6 @@
 """verl's FSDP2 engines for the CPU platform; imported through `model.external_lib`, and for a critic by critic.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -80,16 +80,16 @@ class CPUEngineWithValueHead(FSDPEngineWithValueHead):
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
 
-def split_alike(batches: list[list[int]], group: Any) -> list[list[int]]:
+def split_alike(batches: Sequence[list[int]], group: Any) -> list[list[int]]:
     """As many micro-batches as the process of the group with the most has: each joins the others in FSDP's exchange."""
-    count = torch.tensor(len(batches))
+    count, found = torch.tensor(len(batches)), [*batches]
     torch.distributed.all_reduce(count, op=torch.distributed.ReduceOp.MAX, group=group)
-    while len(batches) < count:
-        largest = max(batches, key=len)
-        batches.remove(largest)
+    while len(found) < count:
+        largest = max(found, key=len)
+        found.remove(largest)
         half = len(largest) // 2
-        batches += [largest[:half], largest[half:]]
-    return batches
+        found += [largest[:half], largest[half:]]
+    return found
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:
