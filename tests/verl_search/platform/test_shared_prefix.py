@@ -199,11 +199,14 @@ def test_bfloat16_stays_near_float32(kind: str) -> None:
 
 def test_a_temperature_of_the_batch_or_of_each_sequence() -> None:
     model, batch = model_of("llama"), BATCHES["a group and another question"]
-    for temperature in (0.5, torch.tensor([0.5, 0.5, 0.5])):
+    for temperature, of_each in (
+        (0.5, [0.5, 0.5, 0.5]),
+        (torch.tensor([0.5, 0.5, 0.5]), [0.5, 0.5, 0.5]),
+        (torch.tensor([0.5, 1.0, 2.0]), [0.5, 1.0, 2.0]),
+    ):
         data = micro_batch(batch, False, temperature)
-        for ours, (expected, _) in zip(
-            of_trained(packed(model, data)["log_probs"], batch), alone(model, batch, 0.5), strict=True
-        ):
+        for number, ours in enumerate(of_trained(packed(model, data)["log_probs"], batch)):
+            expected, _ = alone(model, batch, of_each[number])[number]
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
-from verl.utils.torch_functional import entropy_from_logits, logprobs_from_logits
+from verl.utils.torch_functional import entropy_from_logits
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
@@ -53,10 +53,14 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
             if output.logits is not None:
                 output.logits = output.logits.float()
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        logits = output.logits[0][output_args["place"]].float() / _temperature(micro_batch, row)
-        found = {"log_probs": row.jagged(logprobs_from_logits(logits, row.labels))}
+        logits, place = output.logits[0].float(), output_args["place"]
+        temperature = _temperature(micro_batch, row)
+        if isinstance(temperature, torch.Tensor):  # a place may have several
+            logits, place = logits[place], torch.arange(len(place))
+        logits = logits / temperature
+        found = {"log_probs": row.jagged(logits[place, row.labels] - logits.logsumexp(-1)[place])}
         if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
-            found["entropy"] = row.jagged(entropy_from_logits(logits))
+            found["entropy"] = row.jagged(entropy_from_logits(logits)[place])
         return found
 
     @cached_property
@@ -93,10 +97,12 @@ def split_alike(batches: Sequence[list[int]], group: Any) -> list[list[int]]:
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:
-    """The temperature of each predicting position, which upstream gives for the batch or for each sequence."""
+    """The temperature, which upstream gives for the batch or for each sequence: of each position, where they differ."""
     temperature = micro_batch["temperature"]
-    if not isinstance(temperature, torch.Tensor) or temperature.numel() == 1:
+    if not isinstance(temperature, torch.Tensor):
         return float(temperature)
+    if len(values := temperature.unique()) == 1:
+        return float(values)
     of_position = temperature.float().repeat_interleave(row.offsets.diff())
     return of_position[row.flat, None]
 
