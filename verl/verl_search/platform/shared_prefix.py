@@ -54,13 +54,13 @@ class Segment:
 class Tree:
     """The tree of the beginnings of sequences, as segments, and the places of each sequence's tokens in the row."""
 
-    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, sequences: Sequence[list[int]]) -> None:
         self.sequences = sequences
         self.segments: list[Segment] = []
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.places: list[list[int]] = [[] for _ in sequences]
-        self._grow(sorted(range(len(sequences)), key=sequences.__getitem__), 0, ())
+        self._grow(in_order(sequences), 0, ())
 
     def _grow(self, members: Sequence[int], depth: int, before: Sequence[int]) -> None:
         """Add what follows `depth` tokens that the members share; members are in the order of their tokens."""
@@ -124,6 +124,11 @@ class PackedRow:
         return torch.nested.nested_tensor_from_jagged(spread, self.offsets)
 
 
+def in_order(sequences: Sequence[list[int]]) -> list[int]:
+    """The numbers of the sequences, so that those that begin alike stand together."""
+    return sorted(range(len(sequences)), key=lambda number: sequences[number])
+
+
 def alike(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with.
 
@@ -133,12 +138,12 @@ def alike(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def neighbours(sequences: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
+def neighbours(sequences: Sequence[list[int]], most_tokens: int) -> list[list[int]]:
     """The numbers of the sequences in micro-batches of at most `most_tokens` packed tokens, or of one sequence.
 
     Those that begin alike stand together.
     """
-    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    order = in_order(sequences)
     batches, packed = [order[:1]], len(sequences[order[0]])
     for before, number in pairwise(order):
         new = len(sequences[number]) - alike(sequences[before], sequences[number])
@@ -173,7 +178,8 @@ def attend(
     found = []
     for number, segment in enumerate(packed_row.segments):
         seen = [*segment.before, number]
-        own = queries[number], *(torch.cat([states[i] for i in seen], dim=2) for states in (keys, values))
+        own_keys, own_values = (torch.cat([states[i] for i in seen], dim=2) for states in (keys, values))
+        own = (queries[number], own_keys, own_values)
         if segment.visible is None:
             found.append(scaled_dot_product_attention(*own, dropout_p=dropout, scale=scaling, is_causal=True))
         elif query.dtype == torch.bfloat16 and segment.length <= WRITTEN_OUT and not dropout:
