@@ -105,15 +105,16 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """The curves of each training in the recipe's folder, by its run."""
-    return {
-        metrics.parts[-3]: [
-            {"step": step, **{name: values[key] for name, (key, _) in CURVES.items()}}
+    """The curves of each training in the recipe's folder, by its run; of a step that was trained twice, the later."""
+    found = {}
+    for metrics in sorted(folder.glob(f"*/training/{METRICS_FOLDER}")):
+        steps = {
+            step: {"step": step, **{name: values[key] for name, (key, _) in CURVES.items()}}
             for step, values in read_metrics(metrics)
             if all(key in values for key, _ in CURVES.values())
-        ]
-        for metrics in sorted(folder.glob(f"*/training/{METRICS_FOLDER}"))
-    }
+        }
+        found[metrics.parts[-3]] = [steps[step] for step in sorted(steps)]
+    return found
 
 
 def shown(row: Mapping[str, Any]) -> Iterator[str]:

@@ -37,6 +37,8 @@ def write_steps(folder: Path, rewards: list[float]) -> None:
     ]
     entries.append({"step": len(rewards), "data": {"val/em": 0.5}})  # a validation has a line of its own
     (folder / "1.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    again = {**entries[0], "data": {**entries[0]["data"], "critic/score/mean": 0.2}}  # after a stop
+    (folder / "2.jsonl").write_text(json.dumps(again) + "\n")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -60,7 +62,7 @@ def test_evaluations_stand_beside_the_warm_start_s_and_curves_are_drawn(
     assert (before["em_if_found"], after["em_if_found"], after["found"]) == ("0.25", "0.75", "0.4")
     assert (hotpotqa["questions"], hotpotqa["gain"]) == ("hotpotqa", ""), "the warm start has not been asked these"
     assert [(row["run"], row["step"], row["reward"]) for row in rows(out / "steps.csv")] == [
-        ("seed0", "1", "0.1"),
+        ("seed0", "1", "0.2"),
         ("seed0", "2", "0.4"),
     ]
     assert (out / "curves.png").stat().st_size > 10_000
