@@ -12,6 +12,7 @@ Does not cover: models whose attention looks at a window, or bounds its scores (
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise, takewhile
 from typing import Any
 
@@ -49,6 +50,12 @@ class Segment:
     length: int
     before: Sequence[int]
     visible: torch.Tensor | None
+
+    @cached_property
+    def hidden(self) -> torch.Tensor:
+        """What is added to the scores, -inf where a token is not visible; every layer takes it."""
+        assert self.visible is not None, "there are segments before"
+        return torch.zeros_like(self.visible, dtype=torch.bfloat16).masked_fill(~self.visible, -torch.inf)
 
 
 class Tree:
@@ -183,17 +190,16 @@ def attend(
         if segment.visible is None:
             found.append(scaled_dot_product_attention(*own, dropout_p=dropout, scale=scaling, is_causal=True))
         elif query.dtype == torch.bfloat16 and segment.length <= WRITTEN_OUT and not dropout:
-            found.append(written_out(*own, segment.visible, scaling or query.shape[-1] ** -0.5))
+            found.append(written_out(*own, segment.hidden, scaling or query.shape[-1] ** -0.5))
         else:
             found.append(scaled_dot_product_attention(*own, segment.visible, dropout, scale=scaling))
     return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
 
 
 def written_out(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor, scaling: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """Attention whose scores are kept, of a batch of one."""
-    hidden = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, -torch.inf)
+    """Attention whose scores are kept, of a batch of one in bfloat16."""
     scores = torch.baddbmm(hidden, query.squeeze(0), key.squeeze(0).transpose(1, 2), alpha=scaling)
     return scores.softmax(-1).bmm(value.squeeze(0)).unsqueeze(0)
 
