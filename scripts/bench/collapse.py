@@ -7,7 +7,6 @@ seed; all other settings are the demo's. The weight 0 is the plain loss, with th
 Complete runs are not repeated. The curves come as collapse.png and collapse.csv in --out, and one JSON line last.
 """
 
-import csv
 import os
 import shutil
 import sys
@@ -25,7 +24,7 @@ from flashrag.system.arguments import flag, in_range, parse_options
 from flashrag.system.processes import guarded_processes, start_process, tail
 from scripts.bench.inputs import DemoOptions
 from scripts.bench.methods import BASE_MODEL
-from scripts.bench.report import print_report
+from scripts.bench.report import Curve, draw_curves, print_report, write_csv
 from scripts.bench.servers import our_server
 from verl_search.composition import quoted
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
@@ -51,7 +50,6 @@ CURVES = {  # by the name of a column: the metric, and the panel's title
     "lost": ("actor/llds", "Likelihood lost by good answers"),
 }
 LINES = ("-", "--", ":", "-.")
-LEGEND_COLUMNS = 6
 LAST_STEPS = 5  # over which the figures of a run are means
 
 
@@ -106,34 +104,15 @@ def train(run: Run, options: CollapseOptions, search_url: str) -> None:
         raise ReSearchError(f"the training ended with exit code {code}; {log_path} ends:\n{tail(log_path)}")
 
 
-def write_csv(runs: Sequence[Run], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ["coef", "seed", "step", *CURVES], lineterminator="\n")
-        table.writeheader()
-        for run in runs:
-            for point in run.points():
-                rounded = {name: f"{value:.4g}" for name, value in point.items()}
-                table.writerow({"coef": f"{run.coef:g}", "seed": run.seed, **rounded})
-
-
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """A panel for each curve; a weight has one colour, and each of its seeds a line."""
-    from matplotlib.figure import Figure
-
+    """A weight has one colour, and each of its seeds a line."""
     coefs, seeds = (list(dict.fromkeys(values)) for values in zip(*((run.coef, run.seed) for run in runs), strict=True))
-    figure = Figure(figsize=(15, 4.4), layout="constrained")
-    panels = figure.subplots(1, len(CURVES))
-    for panel, (name, (_, title)) in zip(panels, CURVES.items(), strict=True):
-        for run in runs:
-            steps = [point["step"] for point in run.points()]
-            color, line = f"C{coefs.index(run.coef)}", LINES[seeds.index(run.seed) % len(LINES)]
-            values = [point[name] for point in run.points()]
-            panel.plot(steps, values, color=color, linestyle=line, label=f"{run.label}, seed {run.seed}")
-        panel.set(title=title, xlabel="step", ylim=(0, None))
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
-    figure.savefig(path, dpi=110)
+
+    def style(run: Run) -> dict[str, str]:
+        return {"color": f"C{coefs.index(run.coef)}", "linestyle": LINES[seeds.index(run.seed) % len(LINES)]}
+
+    titles = {name: title for name, (_, title) in CURVES.items()}
+    draw_curves(path, titles, [Curve(f"{run.label}, seed {run.seed}", run.points(), style(run)) for run in runs])
 
 
 @exit_on_user_error
@@ -154,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for run in missing:
                 print(f"== {run.label}, seed {run.seed}", flush=True)
                 train(run, options, server.url)
-    write_csv(runs, options.out / "collapse.csv")
+    rows = [{"coef": f"{run.coef:g}", "seed": run.seed, **point} for run in runs for point in run.points()]
+    write_csv(options.out / "collapse.csv", ["coef", "seed", "step", *CURVES], rows)
     draw(runs, options.out / "collapse.png")
     figures = {
         f"coef{coef:g}_{name}": [

@@ -6,7 +6,6 @@ Reads what `bash training/run.sh --recipe smollm2-nq` left, of every seed and co
 evaluations.csv, steps.csv and curves.png; the table of the evaluations is printed as Markdown.
 """
 
-import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from evaluation.run.folder import SUMMARY_FILE, read_items, read_json
 from evaluation.scores.comparison import compare_runs
 from flashrag.errors import UserError, exit_on_user_error
 from flashrag.system.arguments import flag, parse_options
+from scripts.bench.report import Curve, draw_curves, write_csv
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 
 BEFORE = "before"  # the folder of the warm start's evaluations
@@ -128,30 +128,6 @@ def shown(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"{value * (100 if name in PERCENT else 1):{sign}.{digits}f}"
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, columns, lineterminator="\n")
-        table.writeheader()
-        for row in rows:
-            table.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
-
-
-def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """A panel for each curve, with a line for each training."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(16, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(CURVES))
-    for panel, (name, (_, title)) in zip(panels, CURVES.items(), strict=True):
-        for run, points in runs.items():
-            panel.plot([point["step"] for point in points], [point[name] for point in points], label=run)
-        panel.set(title=title, xlabel="step", ylim=(0, None))
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(1, len(runs)))
-    figure.savefig(path, dpi=110)
-
-
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(RealModelOptions, "python scripts/bench/real_model.py", argv)
@@ -160,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_csv(options.out / "evaluations.csv", list(COLUMNS), rows)
     steps = [{"run": run, **point} for run, points in runs.items() for point in points]
     write_csv(options.out / "steps.csv", ["run", "step", *CURVES], steps)
-    draw(runs, options.out / "curves.png")
+    titles = {name: title for name, (_, title) in CURVES.items()}
+    draw_curves(options.out / "curves.png", titles, [Curve(run, points) for run, points in runs.items()])
     print(markdown_table([heading for heading, _ in COLUMNS.values()], [list(shown(row)) for row in rows]))
     return 0
 

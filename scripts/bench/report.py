@@ -1,13 +1,17 @@
-"""The figures of a benchmark: rounds side by side, medians and their spread, a table, and one line of JSON last."""
+"""The figures of a benchmark: rounds side by side, medians and their spread, tables, curves, a line of JSON last."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from evaluation.report.tables import markdown_table
+
+LEGEND_COLUMNS = 6
 
 
 def paired_rounds(title: str, rounds: Sequence[Any], ways: Mapping[Any, Callable[[Any], Any]]) -> dict[Any, list[Any]]:
@@ -59,3 +63,36 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
     return "–" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows with a heading, numbers with four digits; what a row lacks stays empty."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            table.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+class Curve(NamedTuple):
+    """A training as one line in each panel: its values at each step, and how matplotlib draws it."""
+
+    label: str
+    points: Sequence[Mapping[str, float]]
+    style: Mapping[str, str] = {}
+
+
+def draw_curves(path: Path, titles: Mapping[str, str], curves: Sequence[Curve]) -> None:
+    """A panel for each of the values that `titles` names, with a line for each curve."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(titles))
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+        for label, points, style in curves:
+            panel.plot([point["step"] for point in points], [point[name] for point in points], label=label, **style)
+        panel.set(title=title, xlabel="step", ylim=(0, None))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
+    figure.savefig(path, dpi=110)
