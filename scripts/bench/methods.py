@@ -5,7 +5,7 @@ that are complete are not repeated, so the same command goes on where it was sto
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,18 @@ def served(options: MethodsOptions, name: str, folder: Path) -> Iterator[str]:
         yield url
 
 
+def evaluate(settings: Mapping[str, object], methods: Sequence[str], given: Sequence[str]) -> Iterator[Path]:
+    """Run each method; yields the folders of the runs. `given` are the flags that the user added."""
+    for method in methods:
+        print(f"== {method} ({settings['save_note']})", flush=True)
+        keys = {"config_path": CONFIG, "method_name": method, **settings}
+        flags = [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
+        exit_code = evaluation([*flags, *given])
+        if exit_code not in (0, 1):  # 1: not one question was answered
+            raise ReSearchError(f"{method} ended with exit code {exit_code}")
+        yield load_settings(parse_command_line([*flags, *given])).run_folder
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python scripts/bench/methods.py", description=MethodsOptions.__doc__)
@@ -89,20 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with our_server(options.serving_config or demo.serving_config, options.out / "logs") as retrieval:
         for name, model in models.items():
             with served(options, name, model) as model_url:
-                urls = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
+                served_at = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
                 for prompt in options.prompts:
-                    note = name if prompt == "plain" else f"{name}_chat"
-                    saved = {"generator_model": model, "save_dir": options.out, "save_note": note}
-                    saved["apply_chat"] = str(prompt == "chat").lower()
-                    for method in options.methods:
-                        print(f"== {method} ({note})", flush=True)
-                        keys = {"config_path": CONFIG, "method_name": method, **asked, **urls, **saved}
-                        flags = [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
-                        exit_code = evaluation([*flags, *given])
-                        if exit_code not in (0, 1):  # 1: not one question was answered
-                            raise ReSearchError(f"{method} ended with exit code {exit_code}")
-                        folders.append(str(load_settings(parse_command_line([*flags, *given])).run_folder))
-    return evaluation(["report", *folders, "--out", str(options.out / "report")])
+                    note = {"plain": name, "chat": f"{name}_chat"}[prompt]
+                    settings = {**asked, **served_at, "generator_model": model, "save_dir": options.out}
+                    settings |= {"save_note": note, "apply_chat": str(prompt == "chat").lower()}
+                    folders += evaluate(settings, options.methods, given)
+    return evaluation(["report", *map(str, folders), "--out", str(options.out / "report")])
 
 
 if __name__ == "__main__":
