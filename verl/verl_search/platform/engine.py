@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
-from verl.utils.torch_functional import entropy_from_logits
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from verl_search.platform import shared_prefix
+from verl_search.platform.log_probs import log_probs_and_entropies
 from verl_search.platform.shared_prefix import PackedRow, has_plain_attention, neighbours
 from verl_search.platform.upstream import keep_fused_head_in_root_unit, micro_batches_by, offload_without_pinning
 
@@ -53,15 +53,10 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
             if output.logits is not None:
                 output.logits = output.logits.float()
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        logits, place = output.logits[0].float(), output_args["place"]
-        temperature = _temperature(micro_batch, row)
-        if isinstance(temperature, torch.Tensor):  # a place may have several
-            logits, place = logits[place], torch.arange(len(place))
-        logits = logits / temperature
-        found = {"log_probs": row.jagged(logits[place, row.labels] - logits.logsumexp(-1)[place])}
-        if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
-            found["entropy"] = row.jagged(entropy_from_logits(logits)[place])
-        return found
+        with_entropy = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
+        asked = (output_args["place"], row.labels, _temperature(micro_batch, row), with_entropy)
+        found = log_probs_and_entropies(output.logits[0], *asked)
+        return {name: row.jagged(values) for name, values in zip(("log_probs", "entropy"), found, strict=False)}
 
     @cached_property
     def _attention_is_plain(self) -> bool:
@@ -97,14 +92,14 @@ def split_alike(batches: Sequence[list[int]], group: Any) -> list[list[int]]:
 
 
 def _temperature(micro_batch: TensorDict, row: PackedRow) -> float | torch.Tensor:
-    """The temperature, which upstream gives for the batch or for each sequence: of each position, where they differ."""
+    """The temperature, which upstream gives for the batch or for each sequence: of each label, where they differ."""
     temperature = micro_batch["temperature"]
     if not isinstance(temperature, torch.Tensor):
         return float(temperature)
     if len(values := temperature.unique()) == 1:
         return float(values)
     of_position = temperature.float().repeat_interleave(row.offsets.diff())
-    return of_position[row.flat, None]
+    return of_position[row.flat]
 
 
 offload_without_pinning()
