@@ -18,6 +18,7 @@ DATA = REPOSITORY.parent / "shared" / "data"
 LIMIT_S = 2400.0
 SMALL = (
     *("--train_batch_size", "4", "--ppo_mini_batch_size", "4", "--rollout_n", "4", "trainer.total_training_steps=2"),
+    *("--test_freq", "-1"),
     # Small micro-batches: another test runs beside this one, and the recipe's own need most of 24 GB.
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1024",
 )
