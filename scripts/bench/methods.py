@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with served(options, name, model) as model_url:
                 served_at = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
                 for prompt in options.prompts:
-                    note = {"plain": name, "chat": f"{name}_chat"}[prompt]
+                    note = name if prompt == "plain" else f"{name}_chat"
                     settings = {**asked, **served_at, "generator_model": model, "save_dir": options.out}
                     settings |= {"save_note": note, "apply_chat": str(prompt == "chat").lower()}
                     folders += evaluate(settings, options.methods, given)

@@ -21,7 +21,8 @@ def test_the_values_and_gradients_are_those_of_the_whole(places: int, of_each: b
     scaled = logits[place] / (temperature[:, None] if isinstance(temperature, torch.Tensor) else temperature)
     log_softmax = scaled.log_softmax(-1)
     expected = (log_softmax.gather(-1, labels[:, None])[:, 0], -(log_softmax.exp() * log_softmax).sum(-1))
-    found = log_probs_and_entropies(logits, place, labels, temperature, True)
+    both = log_probs_and_entropies(logits, place, labels, temperature, True)
+    found = (both["log_probs"], both["entropy"])
     weights = torch.randn(2, len(place))
     gradients = []
     for values in (expected, found):
@@ -31,8 +32,9 @@ def test_the_values_and_gradients_are_those_of_the_whole(places: int, of_each: b
         gradients.append(logits.grad)
         logits.grad = None
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
-    (alone,) = log_probs_and_entropies(logits, place, labels, temperature, False)
-    torch.testing.assert_close(alone, expected[0])
+    alone = log_probs_and_entropies(logits, place, labels, temperature, False)
+    assert [*alone] == ["log_probs"]
+    torch.testing.assert_close(alone["log_probs"], expected[0])
 
 
 def test_of_logits_in_bfloat16_nothing_as_large_is_kept() -> None:
@@ -45,6 +47,6 @@ def test_of_logits_in_bfloat16_nothing_as_large_is_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        log_probs, _ = log_probs_and_entropies(logits.bfloat16(), place, labels, 1.0, True)
-    assert log_probs.dtype == torch.float32
+        found = log_probs_and_entropies(logits.bfloat16(), place, labels, 1.0, True)
+    assert found["log_probs"].dtype == torch.float32
     assert kept < len(logits) * VOCABULARY

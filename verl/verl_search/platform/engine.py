@@ -56,7 +56,7 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         with_entropy = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
         asked = (output_args["place"], row.labels, _temperature(micro_batch, row), with_entropy)
         found = log_probs_and_entropies(output.logits[0], *asked)
-        return {name: row.jagged(values) for name, values in zip(("log_probs", "entropy"), found, strict=False)}
+        return {name: row.jagged(values) for name, values in found.items()}
 
     @cached_property
     def _attention_is_plain(self) -> bool:

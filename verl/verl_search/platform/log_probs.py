@@ -17,33 +17,27 @@ def log_probs_and_entropies(
     labels: torch.Tensor,
     temperature: float | torch.Tensor,
     with_entropy: bool,
-) -> tuple[torch.Tensor, ...]:
-    """Log-probabilities of `labels`, and on request the entropies of their distributions, each of shape (labels,).
+) -> dict[str, torch.Tensor]:
+    """The `log_probs` of labels, and on request the `entropy` of their distributions, each of shape (labels,).
 
     `logits` are those of the places, (places, vocabulary); `place` says for each label which of them it is of. The
     temperature is one for all, or one for each label.
     """
+
+    def of_part(logits: torch.Tensor, first: int, labelled: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same of some places, from the number `first` on, and of the labels whose places they are."""
+        logits, its_place = logits.float(), place[labelled] - first
+        if isinstance(temperature, torch.Tensor):  # a place may have several
+            logits, its_place = logits[its_place] / temperature[labelled, None], torch.arange(len(labelled))
+        else:
+            logits = logits / temperature
+        found = {"log_probs": logits[its_place, labels[labelled]] - logits.logsumexp(-1)[its_place]}
+        return {**found, "entropy": entropy_from_logits(logits)[its_place]} if with_entropy else found
+
     in_order = place.argsort(stable=True)
-    of_parts = [int(labelled.sum()) for labelled in place.bincount(minlength=len(logits)).split(PLACES)]
-    parts = []
-    for number, (part, its) in enumerate(zip(logits.split(PLACES), in_order.split(of_parts), strict=True)):
-        its_temperature = temperature[its] if isinstance(temperature, torch.Tensor) else temperature
-        asked = (place[its] - number * PLACES, labels[its], its_temperature, with_entropy)
-        parts.append(checkpoint(_of_part, part, *asked, use_reentrant=False, preserve_rng_state=False))
-    return tuple(torch.cat(values)[in_order.argsort()] for values in zip(*parts, strict=True))
-
-
-def _of_part(
-    logits: torch.Tensor,
-    place: torch.Tensor,
-    labels: torch.Tensor,
-    temperature: float | torch.Tensor,
-    with_entropy: bool,
-) -> tuple[torch.Tensor, ...]:
-    logits = logits.float()
-    if isinstance(temperature, torch.Tensor):  # a place may have several
-        logits, place = logits[place] / temperature[:, None], torch.arange(len(place))
-    else:
-        logits = logits / temperature
-    log_probs = logits[place, labels] - logits.logsumexp(-1)[place]
-    return (log_probs, entropy_from_logits(logits)[place]) if with_entropy else (log_probs,)
+    of_parts = [int(counts.sum()) for counts in place.bincount(minlength=len(logits)).split(PLACES)]
+    parts = [
+        checkpoint(of_part, part, number * PLACES, labelled, use_reentrant=False, preserve_rng_state=False)
+        for number, (part, labelled) in enumerate(zip(logits.split(PLACES), in_order.split(of_parts), strict=True))
+    ]
+    return {name: torch.cat([part[name] for part in parts])[in_order.argsort()] for name in parts[0]}
