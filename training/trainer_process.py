@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from flashrag.errors import EXIT_USER_ERROR, UserError
-from flashrag.system.machine import waiting_threads
+from flashrag.system.machine import kept_memory, waiting_threads
 from flashrag.system.processes import start_process
 from training.failure import describe_failure
 from training.progress import NoticePrinter, ProgressPrinter, SilencePrinter
@@ -52,7 +52,7 @@ def trainer_environment(config_name: str, save_path: Path, threads: int = 1) -> 
         environment["OMP_NUM_THREADS"] = str(threads)
     if config_name in CPU_CONFIGS:
         # verl would take a GPU of the machine even if torch was built for the CPU.
-        environment["VERL_PLATFORM"] = "cpu"
+        environment |= {"VERL_PLATFORM": "cpu", **kept_memory()}
     return environment
 
 

@@ -19,7 +19,7 @@ from flashrag.generator.server import SGLANG_RESERVED_TOKENS
 from flashrag.preflight import CHECK_HELP
 from flashrag.system.arguments import flag, in_range
 from flashrag.system.local_server import LOOPBACK
-from flashrag.system.machine import count_gpus, has_nvcc, waiting_threads
+from flashrag.system.machine import count_gpus, has_nvcc, kept_memory, waiting_threads
 
 MODEL, SERVER = "model", "server"  # the groups of --help
 PRECISIONS = ("float32", "bfloat16")
@@ -155,7 +155,7 @@ def vllm_is_for_cpus() -> bool:
 
 
 def vllm_environment() -> dict[str, str]:
-    """Send no usage statistics. On a CPU: room for keys and values, and threads that are not pinned, and soon sleep.
+    """Send no usage statistics. On a CPU: room for keys and values, freed memory that is kept, threads that soon sleep.
 
     On GPUs FlashInfer's sampler is left out where there is no nvcc, which compiles it at its first use.
     """
@@ -169,6 +169,7 @@ def vllm_environment() -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
         **waiting_threads(),
+        **kept_memory(),
     }
 
 

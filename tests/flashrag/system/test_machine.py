@@ -1,6 +1,8 @@
 """Facts about the machine, each from a real program or a small stand-in for one that is not here."""
 
+import os
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from flashrag.system.machine import (
     describe_environment,
     gpu_memory_bytes,
     has_nvcc,
+    kept_memory,
     library_versions,
     torch_cuda,
     visible_gpus,
@@ -153,3 +156,32 @@ def test_waiting_threads_spin_a_moment_and_sleep_unless_told_otherwise(monkeypat
     assert waiting_threads() == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert waiting_threads() == {}
+
+
+def test_freed_memory_is_kept_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert kept_memory() == {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+    for name in names:
+        monkeypatch.setenv(name, "65536")
+        assert kept_memory() == {}
+        monkeypatch.delenv(name)
+
+
+def test_glibc_keeps_a_large_block_for_the_next() -> None:
+    """Pages that the second block of 256 MiB faults in, without the variables and with them."""
+    script = (
+        "import resource\n"
+        "block = bytearray(2**28); del block\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "block = b'x' * 2**28\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+
+    def faults(**variables: str) -> int:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        command = [sys.executable, "-c", script]
+        return int(subprocess.run(command, env=environment | variables, capture_output=True, check=True).stdout)
+
+    assert faults(**kept_memory()) * 20 < faults()

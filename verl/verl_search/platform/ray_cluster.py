@@ -31,7 +31,8 @@ CPUS_PER_PROCESS, CPUS_BESIDE = 3, 4
 # Variables that travel with a run. Ray prints and stores them.
 FORWARDED = re.compile(
     r"(HF|HUGGINGFACE|SGLANG|TRANSFORMERS|VERL|VLLM|WANDB)_\w+"
-    r"|OMP_(NUM_THREADS|WAIT_POLICY)|GOMP_SPINCOUNT|PYTHONPATH|TENSORBOARD_DIR|XDG_CACHE_HOME"
+    r"|OMP_(NUM_THREADS|WAIT_POLICY)|GOMP_SPINCOUNT|MALLOC_(MMAP_MAX|TRIM_THRESHOLD)_"
+    r"|PYTHONPATH|TENSORBOARD_DIR|XDG_CACHE_HOME"
 )
 OF_ONE_NODE = ("VLLM_HOST_IP", "WANDB_SERVICE")  # the latter of one process
 # Those that travel where Ray neither prints nor stores them. A proxy's address may hold a password.
