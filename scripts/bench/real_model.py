@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root
@@ -26,6 +27,7 @@ from scripts.bench.report import Curve, draw_curves, write_csv
 from verl_search.trainer.run_folder import METRICS_FOLDER, read_metrics
 
 BEFORE = "before"  # the folder of the warm start's evaluations
+SEED = "seed"  # begins the folder of a training without another change
 CURVES = {  # by the name of a column: the metric, and the panel's title
     "reward": ("critic/score/mean", "Reward"),
     "em": ("rollout/em", "Exact match, sampled"),
@@ -105,7 +107,9 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """The curves of each training in the recipe's folder, by its run; of a step that was trained twice, the later."""
+    """The curves of each training in the recipe's folder that has done a step, by its run; of a step that was trained
+    twice, the later.
+    """
     found = {}
     for metrics in sorted(folder.glob(f"*/training/{METRICS_FOLDER}")):
         steps = {
@@ -113,8 +117,19 @@ def read_steps(folder: Path) -> dict[str, list[dict[str, float]]]:
             for step, values in read_metrics(metrics)
             if all(key in values for key, _ in CURVES.values())
         }
-        found[metrics.parts[-3]] = [steps[step] for step in sorted(steps)]
+        if steps:
+            found[metrics.parts[-3]] = [steps[step] for step in sorted(steps)]
     return found
+
+
+def mean_gains(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each set of questions: how much more EM the seeds have in the mean."""
+    gains: dict[str, list[float]] = {}
+    for row in rows:
+        if row["run"].startswith(SEED) and "gain" in row:
+            gains.setdefault(row["questions"], []).append(100 * row["gain"])
+    for questions, found in gains.items():
+        yield f"{questions}: {fmean(found):+.1f} points of EM in the mean of {len(found)} seeds"
 
 
 def shown(row: Mapping[str, Any]) -> Iterator[str]:
@@ -139,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     titles = {name: title for name, (_, title) in CURVES.items()}
     draw_curves(options.out / "curves.png", titles, [Curve(run, points) for run, points in runs.items()])
     print(markdown_table([heading for heading, _ in COLUMNS.values()], [list(shown(row)) for row in rows]))
+    for line in mean_gains(rows):
+        print(line)
     return 0
 
 

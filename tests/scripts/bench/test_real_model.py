@@ -53,9 +53,14 @@ def test_evaluations_stand_beside_the_warm_start_s_and_curves_are_drawn(
     write_evaluation(folder / "before" / "nq" / "test_research", right=1)
     write_evaluation(folder / "seed0" / "nq" / "test_research", right=3)
     write_evaluation(folder / "seed0" / "hotpotqa" / "dev_research", right=5)
+    write_evaluation(folder / "seed1" / "nq" / "test_research", right=4)
+    write_evaluation(folder / "random" / "nq" / "test_research", right=10)
     write_steps(folder / "seed0" / "training" / "metrics", [0.1, 0.4])
+    (folder / "seed1" / "training" / "metrics").mkdir(parents=True)
+    (folder / "seed1" / "training" / "metrics" / "1.jsonl").touch()  # it has begun, and done no step
     assert main(["--folder", str(folder), "--out", str(out)]) == 0
-    before, after, hotpotqa = rows(out / "evaluations.csv")
+    found = {(row["run"], row["questions"]): row for row in rows(out / "evaluations.csv")}
+    before, after, hotpotqa = found["before", "nq"], found["seed0", "nq"], found["seed0", "hotpotqa"]
     assert (before["run"], before["questions"], before["em"], before["gain"]) == ("before", "nq", "0.1", "")
     assert (after["run"], after["em"], after["gain"], after["p"]) == ("seed0", "0.3", "0.2", "0.5")
     # One of the four whose answer was found is right before, three of them after.
@@ -66,7 +71,9 @@ def test_evaluations_stand_beside_the_warm_start_s_and_curves_are_drawn(
         ("seed0", "2", "0.4"),
     ]
     assert (out / "curves.png").stat().st_size > 10_000
-    assert "| seed0 | nq | 10 | 30.0 | 0.0 | 100.0 | +20.0 | 0.5000 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| seed0 | nq | 10 | 30.0 | 0.0 | 100.0 | +20.0 | 0.5000 |" in printed
+    assert printed.endswith("nq: +25.0 points of EM in the mean of 2 seeds\n"), "a control is no seed"
 
 
 def test_a_folder_without_evaluations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
