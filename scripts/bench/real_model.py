@@ -129,7 +129,7 @@ def mean_gains(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if row["run"].startswith(SEED) and "gain" in row:
             gains.setdefault(row["questions"], []).append(100 * row["gain"])
     for questions, found in gains.items():
-        yield f"{questions}: {fmean(found):+.1f} points of EM in the mean of {len(found)} seeds"
+        yield f"{questions}: EM {fmean(found):+.1f} points in the mean of the seeds ({len(found)})"
 
 
 def shown(row: Mapping[str, Any]) -> Iterator[str]:

@@ -73,7 +73,7 @@ def test_evaluations_stand_beside_the_warm_start_s_and_curves_are_drawn(
     assert (out / "curves.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "| seed0 | nq | 10 | 30.0 | 0.0 | 100.0 | +20.0 | 0.5000 |" in printed
-    assert printed.endswith("nq: +25.0 points of EM in the mean of 2 seeds\n"), "a control is no seed"
+    assert printed.endswith("nq: EM +25.0 points in the mean of the seeds (2)\n"), "a control is no seed"
 
 
 def test_a_folder_without_evaluations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
