@@ -155,7 +155,8 @@ def vllm_is_for_cpus() -> bool:
 
 
 def vllm_environment() -> dict[str, str]:
-    """Send no usage statistics. On a CPU: room for keys and values, freed memory that is kept, threads that soon sleep.
+    """Send no usage statistics. On a CPU: room for keys and values, freed memory that is kept, and threads that are not
+    pinned, and soon sleep.
 
     On GPUs FlashInfer's sampler is left out where there is no nvcc, which compiles it at its first use.
     """
