@@ -156,8 +156,8 @@ def test_alarms_outages_and_dead_processes_stop_a_run_that_loses_nothing(tmp_pat
     for step in metrics.values():
         assert all(math.isfinite(value) for value in step.values() if isinstance(value, int | float))
         # In float32 the rollout engine and the actor agree on the probability of every sampled token.
-        assert step["training/rollout_probs_diff_max"] < 1e-2
-        assert step["training/rollout_probs_diff_mean"] < 1e-3
+        assert step["training/rollout_probs_diff_max"] < 1e-3
+        assert step["training/rollout_probs_diff_mean"] < 1e-5
     titles = {passage["contents"].split("\n")[0] for passage in real_passages()}
     assert not titles or any(title in text for text in spliced_texts(tmp_path) for title in titles)
 

@@ -159,8 +159,8 @@ def assert_sane(metrics: dict[str, Any]) -> None:
     numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
     assert all(math.isfinite(value) for value in numbers.values())
     # In float32 the rollout engine and the actor agree on the probability of every sampled token.
-    assert metrics["training/rollout_probs_diff_max"] < 1e-2
-    assert metrics["training/rollout_probs_diff_mean"] < 1e-3
+    assert metrics["training/rollout_probs_diff_max"] < 1e-3
+    assert metrics["training/rollout_probs_diff_mean"] < 1e-5
     assert metrics["rollout/search_failed_share"] == 0.0
     assert metrics["actor/grad_norm"] >= 0.0
     assert run_figures({1: metrics})["weight_sync_s"] > 0.0  # the smoke on a GPU finds its figures
@@ -234,7 +234,8 @@ def test_the_run_goes_on_whatever_code_the_model_runs(tmp_path: Path) -> None:
 def make_model(folder: Path, name: str) -> Path:
     """Two layers of random weights over a published tokenizer, with rows that no token has, as the published ones have.
 
-    The largest tensor has 75 MiB. The weights are large enough that some tokens are far likelier than others.
+    The largest tensor has 75 MiB. The weights are large enough that some tokens are far likelier than others. As in a
+    published model, a row that no token has is unlikely: the engine leaves these rows out, the actor does not.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -247,7 +248,9 @@ def make_model(folder: Path, name: str) -> Path:
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     head = {"vocab_size": VOCABULARY, "tie_word_embeddings": False, "initializer_range": 0.3}
     config = AutoConfig.for_model(PACKAGES[name]["model_type"], **heads, **sizes, **ends, **head)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    torch.nn.init.zeros_(model.lm_head.weight.data[len(tokenizer) :])
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
