@@ -1,7 +1,8 @@
 """Rows of the parquet files that training reads, from questions with their gold answers, and the files themselves.
 
 A row has the columns that verl documents for RL data (prompt, data_source, reward_model, extra_info), plus `question`
-(the published prompt_key) and the agent loop that answers it.
+(the published prompt_key), the agent loop that answers it, and the supporting documents as `metadata`, as evaluation
+reads them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flashrag.errors import UserError
+from flashrag.metrics import named_support
 from flashrag.questions import Question
 from flashrag.system.files import staged
 
@@ -30,6 +32,7 @@ def qa_rows(
             "extra_info": {"id": question.id, "index": index, "split": split},
             "prompt": [{"role": "user", "content": question.question}],
             "agent_name": "search_agent",  # the name under which verl_search registers its agent loop
+            "metadata": named_support(question.metadata),
         }
         for index, question in enumerate(questions)
     ]
@@ -49,8 +52,20 @@ def write_parquet_files(rows_by_path: Mapping[Path, Sequence[Mapping[str, Any]]]
             if not rows:
                 raise UserError(f"no rows to write to {path}")
             try:
-                pq.write_table(pa.Table.from_pylist(list(rows)), files.enter_context(staged(path)))
+                table = pa.Table.from_pylist(list(rows))
+                pq.write_table(table.cast(_typed(table.schema)), files.enter_context(staged(path)))
             except OSError as error:
                 raise UserError(
                     f"cannot write {error.filename or path}: {error.strerror}; choose a writable folder"
                 ) from error
+
+
+def _typed(schema: Any) -> Any:
+    """The schema with texts in all of `metadata`: without it, a file in which no support is named has another one."""
+    import pyarrow as pa
+
+    column = schema.get_field_index("metadata")
+    if column < 0:
+        return schema
+    texts = pa.struct([(part.name, pa.list_(pa.string())) for part in schema.field(column).type])
+    return schema.set(column, pa.field("metadata", texts))

@@ -2,16 +2,17 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from flashrag.dataset import DATASETS, DatasetSettings, find_split, random_sample
 from flashrag.errors import UserError
+from flashrag.metrics import named_support
 from flashrag.preflight import PreflightFailed, error
-from flashrag.questions import Question, QuestionFile
+from flashrag.questions import Question, QuestionFile, parse_metadata
 from flashrag.system.arguments import flag, in_range
 
 SET = "set"  # in the metadata of a question: the one that it was read from
@@ -52,7 +53,18 @@ class QuestionSet:
         usual = DATASETS[self.name].evaluated_split if role == "dev" and self.name in DATASETS else role
         settings = DatasetSettings(data_dir=str(data_dir), dataset_name=self.name)
         path = self.path or find_split(settings, self.split or usual)
-        return QuestionFile.read(path, id_prefix=role, metadata_of=lambda _: {SET: self})
+        return QuestionFile.read(path, id_prefix=role, metadata_of=self._metadata)
+
+    def _metadata(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a record, what names its support alone: the rest of the metadata may be whole articles."""
+        metadata = parse_metadata(record)
+        try:
+            return {SET: self, **named_support(metadata)}
+        except (AttributeError, LookupError, TypeError, ValueError) as reason:
+            raise UserError(
+                f"metadata: its supporting documents cannot be read ({reason!r}); expected one of the shapes of "
+                "flashrag.metrics.supporting_titles, or none"
+            ) from reason
 
     def weighted(self, questions: Sequence[Question], seed: int) -> list[Question]:
         """Each question as often as the weight says; its fraction is a seeded sample: 2.5 takes half of them thrice."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashrag.episode import EndReason, Failure, Trajectory
+from flashrag.metrics import supporting_documents, supporting_titles
 from flashrag.questions import Question, read_questions, same_question_key
 from flashrag.system.json_lines import append_line
 from training import data_preprocess, data_preprocess_hpqa
@@ -75,6 +76,7 @@ def test_a_mix_names_the_set_of_each_row(data: Path, capsys: pytest.CaptureFixtu
         "extra_info": {"id": "train_0", "index": 12, "split": "train"},
         "prompt": [{"role": "user", "content": "Who?"}],
         "agent_name": "search_agent",
+        "metadata": {"golden_doc_ids": [], "supporting_titles": []},
     }
     assert questions(rows(data, "test")) == ["Who dug the canal?"]
     printed = capsys.readouterr().out
@@ -198,6 +200,32 @@ def test_held_out_questions_are_all_validated_on_and_never_trained_on(data: Path
     train, dev = prepared("--dev", f"cities={data / 'canals' / 'dev.jsonl'}")
     assert by_source(rows(data)) == {"cities": 16, "kings": 1}, "a set that --dev names is not divided"
     assert by_source(rows(data, "test")) == {"cities": 1, "kings": 3}
+
+
+def test_the_support_of_a_question_stays_and_is_read_by_the_evaluation(data: Path) -> None:
+    """In both shapes; a file in which no support is named has the same columns."""
+    named = [
+        {"question": "Who dug?", "answer": "Yi", "metadata": {"golden_doc_ids": [7], "supporting_titles": ["Canal"]}},
+        {"question": "Who led?", "answer": "Wu", "metadata": {"supporting_facts": [["Zhou", 1]], "context": ["long"]}},
+        {"question": "Who ate?", "answer": "Li"},
+    ]
+    own = write(data / "own.jsonl", named)
+    assert run(data, "--train", "cities", "--dev", f"own={own}") == 0
+    read = read_questions(data / "out" / "test.parquet")
+    assert [supporting_documents(question.metadata) for question in read] == [
+        ("id", {"7"}),
+        ("title", {"Zhou"}),
+        None,
+    ]
+    assert supporting_titles(read[0].metadata) == ("Canal",)
+    train, dev = (pq.read_schema(data / "out" / f"{name}.parquet") for name in ("train", "test"))
+    assert train == dev
+
+
+def test_support_that_cannot_be_read_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = write(data / "own.jsonl", [{"question": "Who?", "answer": "Yi", "metadata": {"supporting_facts": [3]}}])
+    assert run(data, "--train", "cities", "--dev", f"own={own}") == 2
+    assert f"{own} line 1: metadata: its supporting documents cannot be read" in capsys.readouterr().err
 
 
 def test_a_question_that_a_file_has_twice_is_not_held_out_and_trained_on(data: Path) -> None:

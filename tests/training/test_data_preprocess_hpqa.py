@@ -85,6 +85,7 @@ def test_official_train_and_hub_dev(tmp_path: Path) -> None:
         "extra_info": {"id": "5a7a06935542990000000001", "index": 1, "split": "train"},
         "prompt": [{"role": "user", "content": "Which river crosses city 1?"}],
         "agent_name": "search_agent",
+        "metadata": {"golden_doc_ids": [], "supporting_titles": []},
     }
     (dev_row,) = read(tmp_path, "test.parquet")
     assert dev_row["extra_info"] == {"id": "dev_0", "index": 0, "split": "dev"}

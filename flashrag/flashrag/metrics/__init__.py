@@ -20,6 +20,7 @@ from flashrag.metrics.answer import (
 from flashrag.metrics.retrieval import (
     answer_in_top_k,
     holds_answer,
+    named_support,
     support_coverage,
     supporting_documents,
     supporting_titles,
@@ -32,6 +33,7 @@ __all__ = [
     "exact_match",
     "f1_score",
     "holds_answer",
+    "named_support",
     "normalize_answer",
     "precision_score",
     "recall_score",

@@ -69,6 +69,16 @@ def supporting_titles(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, named)))
 
 
+def named_support(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The part of the metadata that names the support, for a record of its own: lists that may be empty.
+
+    >>> named_support({"supporting_facts": [["Wu", 0], ["Wu", 2]], "hops": 1})
+    {'golden_doc_ids': [], 'supporting_titles': ['Wu']}
+    """
+    ids = map(str, metadata.get("golden_doc_ids") or ())
+    return {"golden_doc_ids": list(ids), "supporting_titles": list(supporting_titles(metadata))}
+
+
 def support_coverage(metadata: Mapping[str, Any], ids: Collection[str], titles: Collection[str]) -> float | None:
     """Share of the supporting documents that any search retrieved; None if the metadata names none.
 
