@@ -1,6 +1,6 @@
 """One request for text: the reply of a model server, and which requests are tried again. Imports openai on call."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
@@ -26,13 +26,17 @@ class ScoredToken(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Text without the stop string that ended it; `tokens` is None where no log-probabilities came back."""
+    """Text without the stop string that ended it; `tokens` is None where no log-probabilities came back.
+
+    `stop` is that string, None if the text ended otherwise or the server does not tell.
+    """
 
     text: str
     finish_reason: str | None
     prompt_tokens: int
     completion_tokens: int
     tokens: tuple[ScoredToken, ...] | None = None
+    stop: str | None = None
 
 
 def first_choice(payload: Any) -> dict[str, Any]:
@@ -56,9 +60,21 @@ def end_of_stop(text: str, stops: Sequence[str]) -> int | None:
     return min(ends, default=None)
 
 
-def before_stop(text: str, stops: Sequence[str]) -> str:
-    """The text up to the first stop string in it."""
-    return text[: min((start for stop in stops if (start := text.find(stop)) >= 0), default=len(text))]
+def matched_stop(choice: Mapping[str, Any]) -> str | int | None:
+    """The stop string or token that ended a reply: vLLM's `stop_reason`, SGLang's `matched_stop`; no other tells it."""
+    matched: str | int | None = choice.get("stop_reason")
+    return choice.get("matched_stop") if matched is None else matched
+
+
+def split_at_stop(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """The text up to the first stop string in it, and that string; the whole text and None if it holds none.
+
+    >>> split_at_stop("King Wu; Question:", ["Question:", ";"])
+    ('King Wu', ';')
+    """
+    found = [(start, stop) for stop in stops if (start := text.find(stop)) >= 0]
+    start, stop = min(found, default=(len(text), None))
+    return text[:start], stop
 
 
 class JoinedChoice:
@@ -110,15 +126,15 @@ def read_completion(payload: Any, stops: Sequence[str] = ()) -> Completion:
     whole = choice.get("text")
     if whole is None:
         whole = (choice.get("message") or {}).get("content")
-    text, usage = before_stop(whole or "", stops), payload.get("usage") or {}
-    is_cut = len(text) < len(whole or "")
-    tokens = _scored_tokens(choice.get("logprobs") or {})
+    (text, missed), usage = split_at_stop(whole or "", stops), payload.get("usage") or {}
+    tokens, matched = _scored_tokens(choice.get("logprobs") or {}), matched_stop(choice)
     return Completion(
         text=text,
-        finish_reason="stop" if is_cut else choice.get("finish_reason"),
+        finish_reason="stop" if missed else choice.get("finish_reason"),
         prompt_tokens=usage.get("prompt_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,
-        tokens=_first_tokens(tokens, len(text)) if is_cut and tokens else tokens,
+        tokens=_first_tokens(tokens, len(text)) if missed and tokens else tokens,
+        stop=missed or (matched if isinstance(matched, str) else None),
     )
 
 

@@ -24,6 +24,7 @@ from flashrag.generator.completion import (
     Reply,
     end_of_stop,
     first_choice,
+    matched_stop,
     read_completion,
     with_retries,
 )
@@ -215,11 +216,7 @@ class OpenAICompletionGenerator:
                 self.token_id_origin = TokenIdOrigin.SERVER
             return self._until_stop(ids, choice.get("text"), dialect)
         self.token_id_origin = TokenIdOrigin.RE_TOKENISED
-        # vLLM calls it stop_reason, SGLang matched_stop; other servers say nothing.
-        matched = choice.get("stop_reason")
-        if matched is None:
-            matched = choice.get("matched_stop")
-        return self._encode_response(choice["text"], choice.get("finish_reason"), matched, dialect)
+        return self._encode_response(choice["text"], choice.get("finish_reason"), matched_stop(choice), dialect)
 
     def _until_stop(self, ids: Sequence[int], text: str | None, dialect: Dialect) -> list[int]:
         """The ids up to the one that completes a stop string, for servers that went on after it."""

@@ -31,6 +31,7 @@ from flashrag.prompts import Prompt
 # Tokens that passages must leave free for the response: enough for a sentence or a short answer.
 _ROOM_TOKENS = 256
 SHORT_ANSWER_TOKENS = 128
+MAX_BLANK_LINES = 4  # before a reply
 _PASSAGES = frozenset({"context", "paragraphs"})
 # What a server says of a reply that the model did not end: OpenAI's words, vLLM's for text that repeats itself.
 _END_REASONS = {
@@ -77,16 +78,29 @@ class Trace:
     ) -> Completion:
         """The text that continues a prompt; passages that do not fit are dropped, from the last on."""
         wanted = min(max_tokens or self._settings.max_response_tokens, self._settings.max_response_tokens)
-        ids: list[int] = []
         if self._generator.tokenizer is None:
             written = [{"role": "assistant", "content": prompt.written}] if prompt.written else []
             completion = await self._generator.chat([*prompt.messages, *written], wanted, stop, log_probs=log_probs)
+            self.count(completion.prompt_tokens, completion.completion_tokens)
         else:
-            ids = self._fitted_ids(prompt, wanted)
-            room = self._settings.generator_max_input_len - len(ids)
-            completion = await self._generator.complete(ids, min(wanted, room), stop, log_probs=log_probs)
-        self.count(completion.prompt_tokens or len(ids), completion.completion_tokens)
+            completion = await self._complete(self._fitted_ids(prompt, wanted), wanted, stop, log_probs)
         self._add(Segment(Source.MODEL, completion.text))
+        return completion
+
+    async def _complete(self, ids: list[int], wanted: int, stop: Sequence[str], log_probs: bool) -> Completion:
+        """The text that continues a prompt's ids. Where it ends with a line, this is the first that is not blank.
+
+        An instruct model that gets a plain prompt often begins with an empty line, at which the server stops.
+        """
+        tokenizer, limit = self._generator.tokenizer, self._settings.generator_max_input_len
+        for blank_lines_left in reversed(range(MAX_BLANK_LINES + 1)):
+            room = max(0, limit - len(ids))
+            completion: Completion = await self._generator.complete(ids, min(wanted, room), stop, log_probs=log_probs)
+            self.count(completion.prompt_tokens or len(ids), completion.completion_tokens)
+            line = completion.text + (completion.stop or "")
+            if not completion.stop or line.strip() or not blank_lines_left:
+                break
+            ids = [*ids, *tokenizer.encode(line, add_special_tokens=False)]
         return completion
 
     async def ask(self, prompt: Prompt) -> tuple[str, EndReason]:

@@ -386,9 +386,24 @@ async def test_a_text_ends_before_a_stop_that_the_server_missed(server: Server, 
     completion = await generator.complete([1], 20, ["</a>", "b"], log_probs=True)
     expected = (ScoredToken("King", -1.0), ScoredToken(" W", -2.0), ScoredToken("u</", -3.0))
     assert (completion.text, completion.finish_reason, completion.tokens) == ("King Wu", "stop", expected)
+    assert completion.stop == "</a>"
     server.choice = {"message": {"content": "Wu</a>"}, "finish_reason": "length"}
     completion = await generator.chat([{"role": "user", "content": "?"}], 20, ["</a>"])
     assert (completion.text, completion.finish_reason) == ("Wu", "stop")
+    await generator.aclose()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("told", "stop"),
+    [({"stop_reason": "\n"}, "\n"), ({"matched_stop": "\n"}, "\n"), ({"stop_reason": EOS}, None), ({}, None)],
+)
+async def test_the_stop_that_ended_a_text_is_the_one_that_the_server_tells(
+    server: Server, tokenizer: Any, told: dict[str, Any], stop: str | None
+):
+    generator = generator_for(server, tokenizer)
+    server.choice = {"text": "", "finish_reason": "stop", **told}
+    assert (await generator.complete([1], 20, ["\n"])).stop == stop
     await generator.aclose()
 
 

@@ -41,6 +41,7 @@ class Reply:
     text: str = ""
     tokens: Sequence[tuple[str, float]] = ()
     finish_reason: str = "stop"
+    stop: str | None = None  # the stop string at which it ended, as vLLM tells it
 
     def __post_init__(self) -> None:
         self.text = self.text or "".join(token for token, _ in self.tokens)
@@ -73,7 +74,8 @@ class ScriptedServer:
             self.asked.append(Asked(prompt, body.get("stop"), body["max_tokens"], body.get("logprobs")))
             reply = self.next_reply(prompt)
             choice: dict[str, Any] = {
-                "index": 0, "text": reply.text, "finish_reason": reply.finish_reason, "logprobs": None,
+                "index": 0, "text": reply.text, "finish_reason": reply.finish_reason, "stop_reason": reply.stop,
+                "logprobs": None,
             }  # fmt: skip
             if body.get("logprobs") and reply.tokens:
                 tokens, values = zip(*reply.tokens, strict=True)

@@ -13,7 +13,7 @@ from flashrag.document import Document, Hit
 from flashrag.episode import LiveSteps, Piece, Step, steps
 from flashrag.errors import GenerationError, SearchError, UserError
 from flashrag.pipeline import METHODS, SequentialPipeline
-from flashrag.pipeline.trace import PromptTooLong, end_reason_of
+from flashrag.pipeline.trace import MAX_BLANK_LINES, PromptTooLong, end_reason_of
 
 from .conftest import Reply
 
@@ -128,6 +128,43 @@ async def test_a_chat_server_gets_messages(make, server, question):
     ]
     assert (body["max_tokens"], body["temperature"], "continue_final_message" in body) == (50, 0.0, False)
     assert (trajectory.answer, trajectory.usage.prompt_tokens, trajectory.usage.completion_tokens) == ("King Wu", 11, 7)
+
+
+@pytest.mark.asyncio
+async def test_an_answer_begins_in_the_first_line_that_is_not_blank(make, server, question):
+    server.replies = [Reply("", stop="\n"), Reply(" ", stop="\n"), Reply("King Wu", stop="\n")]
+    trajectory = await make("zero-shot").answer(question)
+    first = server.asked[0].prompt
+    assert [asked.prompt for asked in server.asked] == [first, f"{first}\n", f"{first}\n \n"]
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "eos")
+    assert trajectory.usage.generator_calls == 3
+    assert trajectory.usage.prompt_tokens == sum(len(server.tokenizer.encode(asked.prompt)) for asked in server.asked)
+    assert [segment.text for segment in trajectory.segments] == ["King Wu"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("reply", "requests"),
+    [
+        (Reply("", stop="\n"), 1 + MAX_BLANK_LINES),
+        (Reply(""), 1),  # the model ended at once
+        (Reply("", stop="Intermediate answer:"), 1),
+        (Reply("", finish_reason="length"), 1),
+    ],
+)
+async def test_only_a_blank_line_is_skipped_and_not_for_ever(make, server, question, reply: Reply, requests: int):
+    server.replies = lambda _: reply
+    assert (await make("zero-shot").answer(question)).answer == ""
+    assert len(server.asked) == requests
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("method", ["ircot", "flare"])
+async def test_a_chain_of_thought_may_begin_with_a_blank_line(make, server, question, method: str):
+    sentence = [(" So the answer is: Wu.", -0.01)]
+    server.replies = [Reply("", stop="\n"), Reply(tokens=sentence, stop="\n")]
+    trajectory = await make(method).answer(question)
+    assert (trajectory.answer, trajectory.end_reason) == ("Wu", "answered")
 
 
 @pytest.mark.asyncio
