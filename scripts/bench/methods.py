@@ -14,6 +14,7 @@ if __name__ == "__main__":  # run as a script: imports start at the repository r
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from evaluation.command_line import load_settings, parse_command_line
+from evaluation.preflight import EvalFacts
 from evaluation.run_eval import main as evaluation
 from flashrag.config import read_yaml_mapping
 from flashrag.errors import ReSearchError, UserError, exit_on_user_error
@@ -30,6 +31,7 @@ MODEL_TOKENS = read_yaml_mapping(CONFIG)["generator_max_input_len"]
 EVERY = f"methods to evaluate: {', '.join(METHODS)} (default: all)"
 MODELS = "models to evaluate: base and trained are the demo's, others are NAME=FOLDER"
 PROMPTS = ("plain", "chat")
+NOT_STARTED = dict.fromkeys(("remote_retriever_url", "sgl_remote_url"), "http://127.0.0.1:1")
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,62 @@ def served(options: MethodsOptions, name: str, folder: Path) -> Iterator[str]:
         yield url
 
 
-def evaluate(settings: Mapping[str, object], methods: Sequence[str], given: Sequence[str]) -> Iterator[Path]:
-    """Run each method; yields the folders of the runs. `given` are the flags that the user added."""
+@dataclass(frozen=True)
+class Asking:
+    """The methods that one model answers by one kind of prompt, and the keys of their evaluations."""
+
+    model: str
+    settings: Mapping[str, object]
+    methods: Sequence[str]
+
+
+def flags_of(method: str, settings: Mapping[str, object], given: Sequence[str]) -> list[str]:
+    """The command line of one evaluation; `given` are the flags that the user added."""
+    keys = {"config_path": CONFIG, "method_name": method, **settings}
+    return [*(str(part) for key, value in keys.items() for part in (f"--{key}", value)), *given]
+
+
+def runnable(methods: Sequence[str], settings: Mapping[str, object], given: Sequence[str]) -> Iterator[str]:
+    """The methods that take this model, its prompt and these questions; of the others it is printed why not.
+
+    Raises `UserError` for settings or questions that cannot be read.
+    """
     for method in methods:
-        print(f"== {method} ({settings['save_note']})", flush=True)
-        keys = {"config_path": CONFIG, "method_name": method, **settings}
-        flags = [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
-        exit_code = evaluation([*flags, *given])
+        facts = EvalFacts(parse_command_line(flags_of(method, {**settings, **NOT_STARTED}, given)))
+        questions = facts.questions
+        try:
+            facts.pipeline.prepare(questions)
+        except UserError as reason:
+            print(f"== {method} ({settings['save_note']}) is left out: {reason}", flush=True)
+        else:
+            yield method
+
+
+def planned(options: MethodsOptions, given: Sequence[str]) -> list[Asking]:
+    """What will be evaluated, before a server starts; raises `UserError` if it is nothing."""
+    asked = {"dataset_name": "demo", "split": "dev", "data_dir": options.demo_dir / "data"}
+    asked = {"dataset_name": options.questions} if options.questions else asked
+    found = []
+    for name, folder in model_folders(options).items():
+        for prompt in options.prompts:
+            settings = {**asked, "generator_model": folder, "save_dir": options.out}
+            settings |= {"save_note": name if prompt == "plain" else f"{name}_chat"}
+            settings |= {"apply_chat": str(prompt == "chat").lower()}
+            found.append(Asking(name, settings, list(runnable(options.methods, settings, given))))
+    if not any(asking.methods for asking in found):
+        raise UserError("every method is left out, for the reasons above")
+    return found
+
+
+def evaluate(asking: Asking, served_at: Mapping[str, object], given: Sequence[str]) -> Iterator[Path]:
+    """Run each method; yields the folders of the runs."""
+    for method in asking.methods:
+        print(f"== {method} ({asking.settings['save_note']})", flush=True)
+        flags = flags_of(method, {**asking.settings, **served_at}, given)
+        exit_code = evaluation(flags)
         if exit_code not in (0, 1):  # 1: not one question was answered
             raise ReSearchError(f"{method} ended with exit code {exit_code}")
-        yield load_settings(parse_command_line([*flags, *given])).run_folder
+        yield load_settings(parse_command_line(flags)).run_folder
 
 
 @exit_on_user_error
@@ -95,18 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = MethodsOptions(**vars(values))
     if (options.questions is None) != (options.serving_config is None):
         raise UserError("--questions and --serving_config belong together: other questions need another corpus")
-    models, demo, folders = model_folders(options), DemoOptions(demo_dir=options.demo_dir), []
-    asked = {"dataset_name": "demo", "split": "dev", "data_dir": options.demo_dir / "data"}
-    asked = {"dataset_name": options.questions} if options.questions else asked
-    with our_server(options.serving_config or demo.serving_config, options.out / "logs") as retrieval:
-        for name, model in models.items():
+    plan, folders = planned(options, given), list[Path]()
+    config = options.serving_config or DemoOptions(demo_dir=options.demo_dir).serving_config
+    with our_server(config, options.out / "logs") as retrieval:
+        for name, model in model_folders(options).items():
+            askings = [asking for asking in plan if asking.model == name and asking.methods]
+            if not askings:
+                continue
             with served(options, name, model) as model_url:
                 served_at = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
-                for prompt in options.prompts:
-                    note = name if prompt == "plain" else f"{name}_chat"
-                    settings = {**asked, **served_at, "generator_model": model, "save_dir": options.out}
-                    settings |= {"save_note": note, "apply_chat": str(prompt == "chat").lower()}
-                    folders += evaluate(settings, options.methods, given)
+                for asking in askings:
+                    folders += evaluate(asking, served_at, given)
     return evaluation(["report", *map(str, folders), "--out", str(options.out / "report")])
 
 
