@@ -157,9 +157,15 @@ def test_without_a_gpu_all_of_it_lies_in_the_machine() -> None:
     assert found == Memory({}, {}, {
         "actor: weights, gradients, optimizer": 16_000_000,
         "engines: weights": 4_000_000,
-        "logits of a micro-batch": 8192 * 1000 * 8,
+        "activations and logits of a micro-batch": 8192 * 1000 * 8,
+        "processes": 4 * 2**30,
         "reference: weights": 4_000_000,
     }, None)  # fmt: skip
+    # In bfloat16: 24 layers and one of gradients, 896 wide and 4864 in between; 151,936 logits and their gradients.
+    found = training_memory(QWEN["0.5B"], composed("cpu", f"{ACTOR}.ppo_max_token_len_per_gpu=1000"))
+    assert found and found.host["activations and logits of a micro-batch"] == 1000 * 2 * (
+        25 * (10 * 896 + 4 * 4864) + 2 * 151_936
+    )
     assert training_memory(replace(facts, parameters=None), composed("demo")) is None
 
 

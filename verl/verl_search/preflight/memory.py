@@ -3,10 +3,11 @@
 On GPUs, by how verl 0.9.1 runs FSDP2 (workers/engine/fsdp): weights, gradients and Adam's moments are spread over all
 training processes; layers are gathered in bfloat16 when they compute; the reference policy, and what is offloaded, lies
 in the machine's memory; while answers are sampled, the engine has its share of the GPU and the gradients are gone.
-Without an accelerator all of it lies in the machine's memory.
+Without an accelerator all of it lies in the machine's memory, with the libraries of the processes.
 
 Weights, gradients and moments are exact for full training, activations and logits are estimates for transformers with
-gated layers. Not counted: LoRA's adapters, the masks of attention, the episodes themselves. Disk: sizes.py.
+gated layers. Not counted: LoRA's adapters, the masks of attention and, on a CPU, its scores, what the allocator keeps,
+the episodes themselves. Disk: sizes.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ FIXED_BYTES = 2 * 2**30  # of a GPU: the contexts of CUDA and NCCL, and what a s
 ENGINE_BYTES = 2 * 2**30  # of an engine's share: activations of a prefill, CUDA graphs
 USABLE = 0.95  # of a GPU's memory: the allocator's blocks leave gaps
 COMPUTE_BYTES = 2  # bfloat16
+CPU_PROCESSES_BYTES = 4 * 2**30  # the libraries of Ray's and verl's ten processes: 4.5 GB with SmolLM2-135M
 LOGIT_BYTES = 4 + 4  # in float32, and once more for their gradient
 FUSED_TOKENS, FUSED_COPIES = 512, 2  # verl's fused kernels: logits of so many tokens at a time, in so many copies more
 ACTOR, ROLLOUT, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model"))
@@ -82,11 +84,13 @@ def _on_a_cpu(model: ModelFacts, parameters: int, config: DictConfig) -> dict[st
     rollout, weight = config.actor_rollout_ref.rollout, weight_bytes(config)
     processes = config.trainer.nnodes * config.trainer.n_gpus_per_node
     engines = max(1, processes // rollout.tensor_model_parallel_size)
-    trained = parameters * (2 * weight + ADAM_BYTES)
+    trained, item = parameters * (2 * weight + ADAM_BYTES), BYTES.get(rollout.dtype, 2)
+    logits = token_budget(config) * (model.vocabulary or 0) * 2 * item  # with their gradient
     sizes = {
         "actor: weights, gradients, optimizer": trained,
-        "engines: weights": engines * parameters * BYTES.get(rollout.dtype, 2),
-        "logits of a micro-batch": processes * token_budget(config) * (model.vocabulary or 0) * LOGIT_BYTES,
+        "engines: weights": engines * parameters * item,
+        "activations and logits of a micro-batch": processes * (_activations(model, config, item) + logits),
+        "processes": CPU_PROCESSES_BYTES,
     }
     sizes |= {"reference: weights": parameters * weight} if has_reference(config) else {}
     critic = {"critic: weights, gradients, optimizer": trained}
@@ -107,24 +111,35 @@ def _critic(config: DictConfig, share: int) -> tuple[dict[str, int], dict[str, i
 
 
 def _computing(model: ModelFacts, parameters: int, config: DictConfig, flash_attn: bool) -> dict[str, int]:
-    """Of one process: two gathered layers and both ends of the model, each with its gradient; activations; logits.
+    """Of one process: two gathered layers and both ends of the model, each with its gradient; activations; logits."""
+    tokens, vocabulary = token_budget(config), model.vocabulary or 0
+    layers, hidden = _layers_and_hidden_size(model)
+    ends = (1 if model.language.get("tie_word_embeddings") else 2) * vocabulary * hidden
+    gathered = ends + 2 * (parameters - ends) // max(layers, 1)
+    fused = chosen_kernels(config.actor_rollout_ref.model, flash_attn).fused
+    return {
+        "gathered layers": 2 * COMPUTE_BYTES * gathered,
+        "activations": _activations(model, config, COMPUTE_BYTES),
+        "logits": (min(FUSED_TOKENS, tokens) * (1 + FUSED_COPIES) if fused else tokens) * vocabulary * LOGIT_BYTES,
+    }
+
+
+def _activations(model: ModelFacts, config: DictConfig, item: int) -> int:
+    """Those of a micro-batch, in numbers of `item` bytes.
 
     With gradient checkpointing a layer's input is kept, and one layer at a time is computed again: about 10 times the
     hidden size and 4 times that of the feed-forward layer, and the same for their gradients.
     """
-    tokens, vocabulary = token_budget(config), model.vocabulary or 0
-    layers, hidden = model.count("num_hidden_layers", "n_layer") or 0, model.count("hidden_size", "n_embd") or 0
+    tokens, (layers, hidden) = token_budget(config), _layers_and_hidden_size(model)
     inner = model.count("intermediate_size", "n_inner") or 4 * hidden
-    ends = (1 if model.language.get("tie_word_embeddings") else 2) * vocabulary * hidden
-    gathered = ends + 2 * (parameters - ends) // max(layers, 1)
-    layer = tokens * (10 * hidden + 4 * inner) * COMPUTE_BYTES
+    layer = tokens * (10 * hidden + 4 * inner) * item
     checkpointed = config.actor_rollout_ref.model.enable_gradient_checkpointing
-    fused = chosen_kernels(config.actor_rollout_ref.model, flash_attn).fused
-    return {
-        "gathered layers": 2 * COMPUTE_BYTES * gathered,
-        "activations": layers * tokens * hidden * COMPUTE_BYTES + 2 * layer if checkpointed else (layers + 1) * layer,
-        "logits": (min(FUSED_TOKENS, tokens) * (1 + FUSED_COPIES) if fused else tokens) * vocabulary * LOGIT_BYTES,
-    }
+    return layers * tokens * hidden * item + 2 * layer if checkpointed else (layers + 1) * layer
+
+
+def _layers_and_hidden_size(model: ModelFacts) -> tuple[int, int]:
+    """0 for one that the model's configuration does not tell."""
+    return model.count("num_hidden_layers", "n_layer") or 0, model.count("hidden_size", "n_embd") or 0
 
 
 def _of_a_machine(model: ModelFacts, parameters: int, config: DictConfig, offloaded: int, share: int) -> dict[str, int]:
