@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a script: imports start at the repository root
@@ -82,6 +83,7 @@ class Asking:
     """The methods that one model answers by one kind of prompt, and the keys of their evaluations."""
 
     model: str
+    folder: Path
     settings: Mapping[str, object]
     methods: Sequence[str]
 
@@ -118,8 +120,9 @@ def planned(options: MethodsOptions, given: Sequence[str]) -> list[Asking]:
             settings = {**asked, "generator_model": folder, "save_dir": options.out}
             settings |= {"save_note": name if prompt == "plain" else f"{name}_chat"}
             settings |= {"apply_chat": str(prompt == "chat").lower()}
-            found.append(Asking(name, settings, list(runnable(options.methods, settings, given))))
-    if not any(asking.methods for asking in found):
+            if methods := list(runnable(options.methods, settings, given)):
+                found.append(Asking(name, folder, settings, methods))
+    if not found:
         raise UserError("every method is left out, for the reasons above")
     return found
 
@@ -146,11 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan, folders = planned(options, given), list[Path]()
     config = options.serving_config or DemoOptions(demo_dir=options.demo_dir).serving_config
     with our_server(config, options.out / "logs") as retrieval:
-        for name, model in model_folders(options).items():
-            askings = [asking for asking in plan if asking.model == name and asking.methods]
-            if not askings:
-                continue
-            with served(options, name, model) as model_url:
+        for (name, folder), askings in groupby(plan, lambda asking: (asking.model, asking.folder)):
+            with served(options, name, folder) as model_url:
                 served_at = {"remote_retriever_url": retrieval.url, "sgl_remote_url": model_url}
                 for asking in askings:
                     folders += evaluate(asking, served_at, given)
