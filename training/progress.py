@@ -29,17 +29,23 @@ def step_line(step: int, total_steps: int | None, metrics: Mapping[str, Any]) ->
         for parts in (("old_log_prob", "ref", "values"), ("update_critic", "update_actor"))
     )
     of_total = f"/{total_steps}" if total_steps else ""
+    idle = idle_s(metrics)
     return (
         f"{step:>4}{of_total} | {metrics['critic/score/mean']:6.3f} | {metrics['rollout/em']:5.3f} | "
         f"{metrics['rollout/format_rate']:6.2f} | {metrics['rollout/searches']:8.2f} | "
         f"{metrics['rollout/response_tokens_sampled']:14.0f} + {metrics['rollout/response_tokens_spliced']:<7.0f} | "
-        f"{rollout_s:5.1f} ({idle_s(metrics):.1f}) / {log_prob_s:.1f} / {update_s:.1f} / "
+        f"{rollout_s:5.1f} ({'-' if idle is None else f'{idle:.1f}'}) / {log_prob_s:.1f} / {update_s:.1f} / "
         f"{metrics['timing_s/step']:.1f}"
     )
 
 
-def idle_s(metrics: Mapping[str, Any]) -> float:
-    """Seconds of the rollout phase in which no engine had work: each episode was searching or had not begun."""
+def idle_s(metrics: Mapping[str, Any]) -> float | None:
+    """Seconds of the rollout phase in which no engine had work: each episode was searching or had not begun.
+
+    None where groups were left out (`algorithm.filter_groups`): the engine's work on them is not known.
+    """
+    if any(metrics.get(f"training/filter_groups/{name}_samples") for name in ("evicted", "discarded_surplus")):
+        return None
     return max(0.0, metrics["timing_s/gen"] - metrics["rollout/engine_busy_s"])
 
 

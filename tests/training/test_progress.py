@@ -36,6 +36,13 @@ def test_the_engine_is_idle_while_no_episode_decodes() -> None:
     assert idle_s({**STEP, "rollout/engine_busy_s": 8.1}) == 0.0  # clocks of two processes
 
 
+def test_idle_time_is_not_told_where_an_engine_also_worked_on_groups_that_were_left_out() -> None:
+    left_out = {**STEP, "training/filter_groups/evicted_samples": 3}
+    assert idle_s(left_out) is None
+    assert "8.0 (-) / " in (step_line(1, 2, left_out) or "")
+    assert idle_s({**STEP, "training/filter_groups/discarded_surplus_samples": 0}) is not None
+
+
 def test_a_step_line_holds_the_figures() -> None:
     line = step_line(3, 40, STEP)
     assert line.startswith("   3/40 |  0.250 | 0.125 |   0.90 |     1.50 |")
