@@ -101,9 +101,9 @@ def runnable(methods: Sequence[str], settings: Mapping[str, object], given: Sequ
     """
     for method in methods:
         facts = EvalFacts(parse_command_line(flags_of(method, {**settings, **NOT_STARTED}, given)))
-        questions = facts.questions
+        _ = facts.questions
         try:
-            facts.pipeline.prepare(questions)
+            _ = facts.pipeline  # prepared, with stand-ins for the servers
         except UserError as reason:
             print(f"== {method} ({settings['save_note']}) is left out: {reason}", flush=True)
         else:
@@ -117,9 +117,13 @@ def planned(options: MethodsOptions, given: Sequence[str]) -> list[Asking]:
     found = []
     for name, folder in model_folders(options).items():
         for prompt in options.prompts:
-            settings = {**asked, "generator_model": folder, "save_dir": options.out}
-            settings |= {"save_note": name if prompt == "plain" else f"{name}_chat"}
-            settings |= {"apply_chat": str(prompt == "chat").lower()}
+            settings = {
+                **asked,
+                "generator_model": folder,
+                "save_dir": options.out,
+                "save_note": name if prompt == "plain" else f"{name}_chat",
+                "apply_chat": str(prompt == "chat").lower(),
+            }
             if methods := list(runnable(options.methods, settings, given)):
                 found.append(Asking(name, folder, settings, methods))
     if not found:
