@@ -316,7 +316,7 @@ def checkpoint_can_be_served(facts: EvalFacts) -> Iterator[Finding]:
         yield from examine(SERVER_RULES, facts.model_server)
     if (tokens := served_tokens(path)) < settings.generator_max_input_len:
         yield error(
-            f"generator_max_input_len={settings.generator_max_input_len}, but the model will be served with {tokens} "
+            f"generator_max_input_len={settings.generator_max_input_len}, but the model takes {tokens} "
             "tokens; lower generator_max_input_len, and max_response_tokens with it"
         )
 

@@ -44,8 +44,15 @@ def served(checkpoint: Path, settings: EvalSettings, command_line: CommandLine) 
 
 
 def server_options(model: Path, settings: EvalSettings, command_line: CommandLine) -> ModelServerOptions:
-    log_path = settings.save_dir / "model_server.log"
-    return ModelServerOptions(model, command_line.engine, dtype=command_line.dtype, log_path=log_path)
+    """Of a server whose context is the evaluation's, or the model's where that is shorter."""
+    assert command_line.auto_serve is not None, "asked for"
+    return ModelServerOptions(
+        model,
+        command_line.engine,
+        dtype=command_line.dtype,
+        context_length=min(settings.generator_max_input_len, served_tokens(command_line.auto_serve)),
+        log_path=settings.save_dir / "model_server.log",
+    )
 
 
 def served_precision(settings: EvalSettings, command_line: CommandLine) -> str | None:
@@ -75,9 +82,8 @@ def source_folder(path: Path) -> Path:
 
 
 def served_tokens(path: Path) -> int:
-    """The context with which the model will be served."""
-    positions = read_model_facts(source_folder(path), "--auto_serve").positions
-    return min(PUBLISHED_CONTEXT_TOKENS, positions or PUBLISHED_CONTEXT_TOKENS)
+    """The longest context with which the model can be served; the published one where its files do not tell."""
+    return read_model_facts(source_folder(path), "--auto_serve").positions or PUBLISHED_CONTEXT_TOKENS
 
 
 def exported_model(path: Path) -> Path:

@@ -37,7 +37,14 @@ from flashrag.episode import EpisodeCodec
 from flashrag.errors import exit_on_user_error
 from flashrag.generator import check_model_folder, eos_token_ids
 from flashrag.system.arguments import flag, in_range, parse_options
-from flashrag.system.engine import CACHE_BLOCK_TOKENS, ONE_PROCESS_EXECUTOR, vllm_environment
+from flashrag.system.engine import (
+    CACHE_BLOCK_TOKENS,
+    CPU_SEQUENCES,
+    ONE_PROCESS_EXECUTOR,
+    ModelServerOptions,
+    cpu_cache_bytes,
+    vllm_environment,
+)
 from scripts.bench.inputs import DemoOptions
 from scripts.bench.report import paired_rounds, print_report, ratios
 from scripts.bench.servers import our_server
@@ -45,6 +52,7 @@ from scripts.bench.transcripts import FORCED, TOP_N, ForcedTokens, Transcript, T
 from verl_search.composition import compose_config
 from verl_search.rollout.agent_loop import SearchAgentLoop
 
+MODEL_TOKENS = 2048
 RESPONSE_TOKENS = 1700
 GROUP_SIZE = 8  # trajectories that share a prompt, as in training
 PYTHON_CONCURRENCY = 256
@@ -71,7 +79,9 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(
-            model=str(model), dtype="float32", enforce_eager=True, max_num_seqs=64, max_model_len=2048,
+            model=str(model), dtype="float32", enforce_eager=True,
+            max_num_seqs=CPU_SEQUENCES, max_model_len=MODEL_TOKENS,
+            kv_cache_memory_bytes=cpu_cache_bytes(ModelServerOptions(model, context_length=MODEL_TOKENS)),
             distributed_executor_backend=ONE_PROCESS_EXECUTOR, block_size=CACHE_BLOCK_TOKENS,
             logits_processors=[f"{ForcedTokens.__module__}:{ForcedTokens.__name__}"],
         ))  # fmt: skip

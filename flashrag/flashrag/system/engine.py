@@ -16,7 +16,7 @@ from pathlib import Path
 from flashrag.errors import UserError
 from flashrag.generator import ModelFolder
 from flashrag.generator.server import SGLANG_RESERVED_TOKENS
-from flashrag.preflight import CHECK_HELP
+from flashrag.preflight import CHECK_HELP, Machine
 from flashrag.system.arguments import flag, in_range
 from flashrag.system.local_server import LOOPBACK
 from flashrag.system.machine import count_gpus, has_nvcc, kept_memory, waiting_threads
@@ -31,7 +31,8 @@ ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # Prefixes are cached by whole blocks. With vLLM's default on a CPU, 128 tokens, the next turn of a question computes 64
 # of its tokens again on average. 32 is the smallest block that vLLM's attention for CPUs prefers.
 CACHE_BLOCK_TOKENS = 32
-CPU_CACHE_GIB = 1  # for keys and values
+CPU_CACHE_PART, LEAST_CPU_CACHE_BYTES = 4, 2**30  # for keys and values: at most a 4th of the memory, at least 1 GiB
+CPU_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"  # a user's own size of it, which vLLM prefers to its option
 FLASHINFER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
 CPU_SEQUENCES = 64  # at once
 # Beside the environment of this process, where scripts/setup.sh puts it.
@@ -111,10 +112,23 @@ def sglang_command(options: ModelServerOptions, port: int) -> list[str]:
 
 def _cached_tokens(options: ModelServerOptions, context: int) -> int:
     """Tokens whose keys and values are kept: as many as the sequences at once can use, and the memory holds."""
-    item_bytes = 2 if options.dtype == "bfloat16" else 4
-    a_token = ModelFolder(options.model_path, "model_path").model.cache_bytes(1, item_bytes)
-    held = CPU_CACHE_GIB * 2**30 // a_token if a_token else CPU_SEQUENCES * context
+    a_token = _cache_bytes(options, 1)
+    held = cpu_cache_bytes(options) // a_token if a_token else CPU_SEQUENCES * context
     return max(context, min(held, CPU_SEQUENCES * context))
+
+
+def cpu_cache_bytes(options: ModelServerOptions) -> int:
+    """Memory on a CPU for keys and values: as much as all sequences at once can use, within a quarter of the machine's.
+
+    An engine that has less drops the beginning of an episode before its next turn, and computes it again.
+    """
+    wanted = CPU_SEQUENCES * _cache_bytes(options, context_tokens(options))
+    return max(LEAST_CPU_CACHE_BYTES, min(wanted, Machine.here().memory_bytes // CPU_CACHE_PART))
+
+
+def _cache_bytes(options: ModelServerOptions, tokens: int) -> int:
+    item_bytes = 4 if precision(options, on_cpu=True) == "float32" else 2
+    return ModelFolder(options.model_path, "model_path").model.cache_bytes(tokens, item_bytes)
 
 
 def sglang_environment() -> dict[str, str]:
@@ -144,6 +158,7 @@ def vllm_command(options: ModelServerOptions, port: int) -> list[str]:
     if vllm_is_for_cpus():
         command += ["--enforce-eager", "--max-num-seqs", str(CPU_SEQUENCES)]
         command += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR, "--block-size", str(CACHE_BLOCK_TOKENS)]
+        command += ["--kv-cache-memory-bytes", str(cpu_cache_bytes(options))]
     else:
         command += ["--tensor-parallel-size", str(tensor_parallel(options))]
     return [*command, "--dtype", precision(options, on_cpu=vllm_is_for_cpus()), *options.extra]
@@ -155,8 +170,8 @@ def vllm_is_for_cpus() -> bool:
 
 
 def vllm_environment() -> dict[str, str]:
-    """Send no usage statistics. On a CPU: room for keys and values, freed memory that is kept, and threads that are not
-    pinned, and soon sleep.
+    """Send no usage statistics. On a CPU: freed memory that is kept, and threads that are not pinned, and soon
+    sleep.
 
     On GPUs FlashInfer's sampler is left out where there is no nvcc, which compiles it at its first use.
     """
@@ -166,7 +181,6 @@ def vllm_environment() -> dict[str, str]:
     return {
         **private,
         "VLLM_TARGET_DEVICE": "cpu",
-        "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
         **waiting_threads(),

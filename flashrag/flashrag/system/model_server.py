@@ -6,6 +6,7 @@ with `--check` it prints what would run, and starts nothing. The engines are in 
 
 import contextlib
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -31,11 +32,12 @@ from flashrag.preflight import (
 )
 from flashrag.system.arguments import CommandParser
 from flashrag.system.engine import (
-    CPU_CACHE_GIB,
+    CPU_CACHE_VARIABLE,
     Engine,
     ModelServerOptions,
     chosen_engine,
     context_tokens,
+    cpu_cache_bytes,
     precision,
     sglang_command,
     sglang_environment,
@@ -128,6 +130,11 @@ class ModelServerFacts(MachineFacts, ModelFolder):
         """Keys and values of one sequence of the whole context."""
         return self.model.cache_bytes(self.context, self.item_bytes)
 
+    @fact
+    def cache_bytes(self) -> int:
+        """What the engine keeps for keys and values on a CPU."""
+        return cpu_cache_bytes(self.options)
+
 
 def engine(facts: ModelServerFacts) -> Iterator[Finding]:
     if not Path(facts.command[0]).is_file():
@@ -174,8 +181,8 @@ def gpus(facts: ModelServerFacts) -> Iterator[Finding]:
 
 
 def memory(facts: ModelServerFacts) -> Iterator[Finding]:
-    """Weights, and keys and values of the longest sequence; arguments after -- may change both."""
-    found = warning if facts.options.extra else error
+    """Weights, and keys and values of the longest sequence; arguments after -- and vLLM's variable may change both."""
+    found = warning if facts.options.extra or CPU_CACHE_VARIABLE in os.environ else error
     weights, sequence = facts.weight_bytes, facts.sequence_bytes
     if not facts.on_cpu:
         shared = facts.shared_by
@@ -187,17 +194,17 @@ def memory(facts: ModelServerFacts) -> Iterator[Finding]:
                 "--context_length"
             )
         return
-    if sequence > CPU_CACHE_GIB * GIB:
-        fits = facts.context * CPU_CACHE_GIB * GIB // sequence
+    kept = facts.cache_bytes
+    if sequence > kept:
         yield found(
             f"a sequence of {facts.context} tokens needs {gib(sequence)} for keys and values; the server keeps "
-            f"{gib(CPU_CACHE_GIB * GIB)}: give --context_length {fits} or less"
+            f"{gib(kept)}: give --context_length {facts.context * kept // sequence} or less"
         )
-    needed, there = weights + CPU_CACHE_GIB * GIB + CPU_ENGINE_BYTES, facts.machine.memory_bytes
+    needed, there = weights + kept + CPU_ENGINE_BYTES, facts.machine.memory_bytes
     if needed > there:
         yield found(
-            f"the model needs {gib(needed)} of memory ({gib(weights)} of weights in {facts.dtype}, {CPU_CACHE_GIB} GiB "
-            f"for keys and values, the engine); this machine has {gib(there)}: take a larger one, or a smaller model"
+            f"the model needs {gib(needed)} of memory ({gib(weights)} of weights in {facts.dtype}, {gib(kept)} for "
+            f"keys and values, the engine); this machine has {gib(there)}: take a larger one, or a smaller model"
         )
 
 
@@ -226,6 +233,11 @@ def _parameters(facts: ModelServerFacts) -> str:
     return f"{count} ({stored}, {gib(facts.model.weight_bytes)} of files)"
 
 
+def _keys_and_values(facts: ModelServerFacts) -> str:
+    sequence = f"{gib(facts.sequence_bytes)} for a sequence of {facts.context} tokens"
+    return f"{gib(facts.cache_bytes)} are kept, {sequence}" if facts.on_cpu else sequence
+
+
 PLAN: Plan[ModelServerFacts] = {
     "model": {
         "folder": lambda facts: str(facts.folder.absolute()),
@@ -243,7 +255,7 @@ PLAN: Plan[ModelServerFacts] = {
     },
     "memory": {
         "weights": lambda facts: gib(facts.weight_bytes),
-        "keys and values": lambda facts: f"{gib(facts.sequence_bytes)} for a sequence of {facts.context} tokens",
+        "keys and values": _keys_and_values,
         "this machine": lambda facts: f"{gib(facts.machine.memory_bytes)}, {facts.machine.cores} cores",
     },
     "versions": {

@@ -45,6 +45,13 @@ def test_an_engine_is_for_a_model_that_is_served_meanwhile(data_dir, tmp_path):
     assert parse_command_line(arguments(data_dir, tmp_path)).engine is None
 
 
+@pytest.mark.parametrize(("asked", "served"), [(640, 640), (8192, 2048)])
+def test_a_model_is_served_with_the_context_of_the_evaluation_or_its_own_shorter_one(data_dir, tmp_path, asked, served):
+    given = ["--generator_max_input_len", str(asked), "--auto_serve", str(BASE_MODEL)]
+    command_line = parse_command_line(arguments(data_dir, tmp_path, *given))
+    assert server_options(BASE_MODEL, check_auto_serve(command_line), command_line).context_length == served
+
+
 def test_a_model_folder_is_served_where_it_lies(tmp_path):
     assert exported_model(BASE_MODEL) == planned_model(BASE_MODEL) == BASE_MODEL
     actor = tmp_path / "global_step_5" / "actor"

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,35 @@ def test_sglang_on_a_cpu_is_told_by_its_environment(model_folder, monkeypatch, t
     assert (variables["SGLANG_USE_CPU_ENGINE"], variables["OMP_NUM_THREADS"]) == ("1", "1")
 
 
-def test_sglang_keeps_as_many_keys_and_values_on_a_cpu_as_the_memory_holds(model_folder):
+@pytest.fixture
+def memory(monkeypatch):
+    """`memory(GiB)`: that of the machine."""
+
+    def install(gib: float) -> None:
+        monkeypatch.setattr("flashrag.preflight.machine._memory_bytes", lambda: int(gib * 2**30))
+
+    return install
+
+
+def test_keys_and_values_of_all_sequences_at_once_have_room_within_a_quarter_of_the_memory(model_folder, memory):
+    # 2 x 4 heads x 32 x 4 layers x 4 bytes = 4096 bytes a token, 64 sequences of 8192 tokens: 2 GiB.
+    options = ModelServerOptions(model_folder)
+    memory(24)
+    assert engine.cpu_cache_bytes(options) == 2 * 2**30
+    assert engine.cpu_cache_bytes(replace(options, context_length=16384)) == 4 * 2**30
+    assert engine.cpu_cache_bytes(replace(options, context_length=16384, dtype="bfloat16")) == 2 * 2**30
+    assert engine.cpu_cache_bytes(replace(options, context_length=512)) == 2**30, "at least 1 GiB"
+    memory(6)
+    assert engine.cpu_cache_bytes(options) == 1.5 * 2**30
+    memory(2)
+    assert engine.cpu_cache_bytes(options) == 2**30
+
+
+def test_sglang_keeps_as_many_keys_and_values_on_a_cpu_as_the_memory_holds(model_folder, memory):
     def cached(context: int) -> int:
         return engine._cached_tokens(ModelServerOptions(model_folder), context)
 
-    # 2 x 4 heads x 32 x 4 layers x 4 bytes = 4096 bytes a token: 1 GiB holds 262144.
+    memory(4)  # of which a quarter holds 262144 tokens of 4096 bytes
     assert cached(8198) == 262144
     assert cached(300_000) == 300_000  # one sequence always fits; the memory rule refuses what does not
     config = json.loads((model_folder / "config.json").read_text())
@@ -70,11 +95,12 @@ def test_sglang_keeps_as_many_keys_and_values_on_a_cpu_as_the_memory_holds(model
 
 def test_vllm_computes_in_float32_on_a_cpu_and_in_bfloat16_on_gpus(model_folder, monkeypatch):
     monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: True)
-    on_cpu = vllm_command(ModelServerOptions(model_folder), 81)
+    on_cpu = vllm_command(ModelServerOptions(model_folder, context_length=512), 81)
     asked = vllm_command(ModelServerOptions(model_folder, dtype="bfloat16"), 81)
     assert asked[asked.index("--dtype") + 1] == "bfloat16"
     assert on_cpu[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     assert on_cpu[on_cpu.index("--dtype") + 1] == "float32"
+    assert on_cpu[on_cpu.index("--kv-cache-memory-bytes") + 1] == str(2**30)
     monkeypatch.setattr(engine, "vllm_is_for_cpus", lambda: False)
     monkeypatch.setattr(engine, "count_gpus", lambda: 1)
     on_gpu = vllm_command(ModelServerOptions(model_folder), 81)

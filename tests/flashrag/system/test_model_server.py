@@ -110,8 +110,9 @@ def test_a_log_that_cannot_be_written_is_refused(options, model_folder):
     assert "config.json is a file" in finding.message
 
 
-def test_keys_and_values_beyond_what_the_server_keeps_are_refused(options, model_folder):
-    # 2 x 32 heads x 128 x 4 layers x 4 bytes = 131,072 bytes a token; 1 GiB holds 8,192 of them.
+def test_keys_and_values_beyond_what_the_server_keeps_are_refused(options, model_folder, monkeypatch):
+    # 2 x 32 heads x 128 x 4 layers x 4 bytes = 131,072 bytes a token; 1 GiB, a quarter of the memory, holds 8,192.
+    monkeypatch.setattr("flashrag.preflight.machine._memory_bytes", lambda: 4 * GIB)
     configure(model_folder, num_key_value_heads=32, head_dim=128, max_position_embeddings=16384)
     assert found(options(context_length=8192)) == []
     (finding,) = found(options(context_length=8193))
@@ -120,6 +121,9 @@ def test_keys_and_values_beyond_what_the_server_keeps_are_refused(options, model
     assert finding.message.endswith("give --context_length 8192 or less")
     (finding,) = found(options(context_length=8193, extra=("--max-model-len", "64")))
     assert finding.severity is Severity.WARNING, "an argument of the engine may mend it"
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    (finding,) = found(options(context_length=8193))
+    assert finding.severity is Severity.WARNING, "vLLM's own variable may mend it"
 
 
 def test_a_model_larger_than_the_memory_is_refused(options, monkeypatch):
@@ -127,7 +131,7 @@ def test_a_model_larger_than_the_memory_is_refused(options, monkeypatch):
     monkeypatch.setattr(facts.__class__, "weight_bytes", facts.machine.memory_bytes)
     (finding,) = examine(RULES, facts)
     assert finding.rule == "server.memory"
-    assert "of weights in float32, 1 GiB for keys and values, the engine); this machine has" in finding.message
+    assert "of weights in float32, 1.0 GiB for keys and values, the engine); this machine has" in finding.message
 
 
 def test_gpus_are_shared_and_counted(options, gpus, monkeypatch):
