@@ -13,7 +13,6 @@ from flashrag.episode import ITERATIONS, EndReason, Trajectory
 from flashrag.errors import UserError
 from flashrag.generator import Completion, ScoredToken
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.trace import end_reason_of
 from flashrag.prompts import Prompt, PromptTemplate
 
 SENTENCE_TOKENS = 128
@@ -106,33 +105,40 @@ class FLAREPipeline(BasicPipeline):
     first writes a sentence without passages. If each of its tokens is likely enough (`flare_threshold`), the sentence
     stays. If not, the sentence without its unlikely tokens is the query (`flare_mask_threshold`; 0 keeps all tokens),
     and the model writes it again from the passages. The defaults are the paper's; FlashRAG uses one threshold of 0.2
-    for both. Raises `UserError` if the model server returns no log-probabilities.
+    for both. If no sentence gives an answer, a last prompt asks for it, with the passages that were found last.
+    Raises `UserError` if the model server returns no log-probabilities.
     """
 
     own_prompt = "reasoning"
 
     async def answer(self, question: Question) -> Trajectory:
-        settings, trace, sentences = self.settings, self.trace(question), list[str]()
+        settings, trace = self.settings, self.trace(question)
         stop, ahead = settings.answer_stops, settings.flare_look_ahead_tokens
-        reread = self.template.with_passages
-        assert reread is not None, "the file of a prompt was compared with our own"
+        sentences, found = list[str](), tuple[Document, ...]()
         for _ in range(settings.max_iterations):
-            written = " ".join(sentences)
-            prompt = self.template.fill(written=written, question=question.question)
+            prompt = self._prompt(question, (), sentences)
             completion = await trace.generate(prompt, stop=stop, max_tokens=ahead, log_probs=True)
             tokens = _sentence_tokens(completion)
             if any(math.exp(token.log_prob) < settings.flare_threshold for token in tokens):
                 query = _masked(tokens, settings.flare_mask_threshold) or question.question
-                documents = await trace.search(query)
-                prompt = reread.fill(documents, written, question=question.question)
+                found = await trace.search(query)
+                prompt = self._prompt(question, found, sentences)
                 completion = await trace.generate(prompt, stop=stop, max_tokens=ahead)
-            sentence = first_sentence(completion.text)
-            sentences.append(sentence.strip())
+            sentence = first_sentence(completion.text).strip()
+            if not sentence:
+                break
+            sentences.append(sentence)
             if answer := marked_answer(sentence):
                 return trace.of_text(answer, EndReason.ANSWERED)
-            if not sentence.strip():
-                return trace.of_text(_last(sentences), end_reason_of(completion.finish_reason))
-        return trace.of_text(_last(sentences), ITERATIONS)
+        prompt = self._prompt(question, found, [*sentences, ANSWER_CUE])
+        completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
+        return trace.of_text(cued_answer(completion.text), ITERATIONS)
+
+    def _prompt(self, question: Question, documents: Sequence[Document], sentences: Sequence[str]) -> Prompt:
+        reading = self.template.with_passages
+        assert reading is not None, "the file of a prompt was compared with our own"
+        template = reading if documents else self.template
+        return template.fill(documents, " ".join(sentences), question=question.question)
 
 
 def _sentence_tokens(completion: Completion) -> list[ScoredToken]:
@@ -154,11 +160,6 @@ def _sentence_tokens(completion: Completion) -> list[ScoredToken]:
 def _masked(tokens: Sequence[ScoredToken], threshold: float) -> str:
     """The sentence without its unlikely tokens."""
     return "".join(token.text for token in tokens if math.exp(token.log_prob) >= threshold).strip()
-
-
-def _last(sentences: Sequence[str]) -> str:
-    """The last sentence that is not empty: the answer of a chain that marks none."""
-    return next((sentence for sentence in reversed(sentences) if sentence), "")
 
 
 def marked_answer(text: str) -> str | None:

@@ -334,9 +334,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_a_checkpoint_is_looked_at_before_it_is_served(facts_of: Callable[..., EvalFacts], checkpoint: Path):
     keys: dict[str, Any] = {"generator_model": None}
     facts = facts_of(keys, "--auto_serve", str(checkpoint.parent))
-    check_one(
-        found(facts), "error", "auto_serve", "the model takes 2048 tokens; lower generator_max_input"
-    )
+    check_one(found(facts), "error", "auto_serve", "the model takes 2048 tokens; lower generator_max_input")
     keys |= {"generator_max_input_len": 2048, "max_response_tokens": 1024, "max_result_tokens": 500}
     facts = facts_of(keys, "--auto_serve", str(checkpoint.parent))
     assert found(facts) == []

@@ -80,13 +80,19 @@ async def test_thresholds_are_settings(make, server, index, question, values, qu
 
 
 @pytest.mark.asyncio
-async def test_a_chain_without_an_answer_ends_with_its_last_sentence(make, server, question):
-    server.replies = [SURE, Reply("", finish_reason="stop")]
+async def test_a_chain_without_an_answer_is_asked_for_it_with_the_passages_found_last(make, server, question):
+    cued = f"{ASKS} Zhou is old. So the answer is:"
+    server.replies = [SURE, Reply("", finish_reason="stop"), " King Wu. He was"]
     trajectory = await make("flare").answer(question)
-    assert (trajectory.answer, trajectory.end_reason) == ("Zhou is old.", "eos")
-    server.replies = [SURE] * 3
-    trajectory = await make("flare", max_iterations=3).answer(question)
-    assert (trajectory.answer, trajectory.end_reason) == ("Zhou is old.", "iterations")
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "iterations")
+    assert server.asked[-1].prompt.endswith(cued)
+    assert "[1]" not in server.asked[-1].prompt
+    unsure = sentence((" Tang", 0.3), (".", 0.9))
+    server.replies = [unsure, " Zhou is old.", " King Wu."]
+    trajectory = await make("flare", max_iterations=1).answer(question)
+    assert (trajectory.answer, trajectory.end_reason) == ("King Wu", "iterations")
+    assert server.asked[-1].prompt.endswith(cued)
+    assert "[2] Zhou dynasty: The Zhou dynasty followed the Shang.\n\nQuestion: Who" in server.asked[-1].prompt
 
 
 @pytest.mark.asyncio
