@@ -2,6 +2,7 @@
 
 import bisect
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ from flashrag.dataset import Question
 from flashrag.document import Passage
 from flashrag.episode import Trajectory
 from flashrag.errors import ReSearchError, UserError
-from flashrag.metrics import supporting_titles
+from flashrag.metrics import named_support, supporting_titles
 from flashrag.pipeline.basic import BasicPipeline
 from flashrag.pipeline.trace import Trace
+
+LOOKED_THROUGH = 100  # passages among which a title is looked for: many begin with the same word
 
 
 class RandomPipeline(BasicPipeline):
@@ -47,7 +50,8 @@ class OraclePassagesPipeline(BasicPipeline):
     """Answers from the passages that the data set itself names as support, by the prompt of naive RAG.
 
     The passages come from a question's metadata, in the formats of HotpotQA (both), 2WikiMultihopQA and MuSiQue. If the
-    metadata names only titles, a search for each title gives the first passage with exactly that title.
+    metadata names only titles, a search for each title gives the passages with exactly that title: those with a named
+    id (`golden_doc_ids`), or else the first.
     """
 
     own_prompt = "with_passages"
@@ -65,18 +69,22 @@ class OraclePassagesPipeline(BasicPipeline):
         if documents:
             trace.give(documents)
         else:
-            documents = await _looked_up(supporting_titles(question.metadata), trace)
+            documents = await _looked_up(question.metadata, trace)
         if not documents:
             raise NoSupport(f"question {question.id}: its metadata names no supporting passage that could be found")
         prompt = self.template.fill(documents, question=question.question)
         return trace.of_text(*await trace.ask(prompt))
 
 
-async def _looked_up(titles: Sequence[str], trace: Trace) -> tuple[Passage, ...]:
-    found = []
-    for title in titles:
-        matches = (d for d in await trace.search(title) if d.title.casefold() == title.casefold())
-        found += [document for document in [next(matches, None)] if document is not None]
+async def _looked_up(metadata: Mapping[str, Any], trace: Trace) -> tuple[Passage, ...]:
+    found, ids = list[Passage](), set(named_support(metadata)["golden_doc_ids"])
+    for title in supporting_titles(metadata):
+        started = time.perf_counter()
+        hits = await trace.find(title, LOOKED_THROUGH)
+        titled = [passage for passage in hits if passage.title.casefold() == title.casefold()]
+        chosen = [passage for passage in titled if passage.id in ids] or titled[:1]
+        trace.give(tuple(chosen), title, time.perf_counter() - started)
+        found += chosen
     return tuple(found)
 
 

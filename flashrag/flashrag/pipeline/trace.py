@@ -119,11 +119,11 @@ class Trace:
         self.give(passages, query, time.perf_counter() - started)
         return passages
 
-    async def find(self, query: str) -> tuple[Passage, ...]:
+    async def find(self, query: str, count: int | None = None) -> tuple[Passage, ...]:
         """`search` without recording the call, because an episode records its own. Raises `SearchError`."""
         assert self._retriever is not None, "a pipeline that searches has a retriever"
         self._searches += 1
-        hits = await self._retriever.search_scored(query, self._settings.retrieval_topk)
+        hits = await self._retriever.search_scored(query, count or self._settings.retrieval_topk)
         return tuple(map(Passage.of, hits))
 
     def give(self, passages: tuple[Passage, ...], query: str = "", latency_s: float = 0.0) -> None:
