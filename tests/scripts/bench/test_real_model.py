@@ -12,19 +12,22 @@ from flashrag.episode import ToolCall, Trajectory
 from scripts.bench.real_model import main
 
 
-def write_evaluation(folder: Path, right: int) -> None:
-    """Ten questions, of which a search found the answer of the first four, and so many were answered rightly."""
+def write_evaluation(folder: Path, right: int, method: str = "research", apply_chat: bool = True) -> None:
+    """Ten questions, of which a search found the answer of the first four, and so many were answered rightly; one was
+    answered with nothing.
+    """
     folder.mkdir(parents=True)
     lines = []
     for number in range(10):
         call = ToolCall("who", (Passage("p", "Wu was here." if number < 4 else "Nobody.", 1.0),))
-        answer, metrics = "Wu" if number < right else "Li", {"em": float(number < right)}
+        answer, metrics = "Wu" if number < right else "Li" * (number < 9), {"em": float(number < right)}
         trajectory = Trajectory(str(number), "Who?", ("Wu",), answer, calls=(call,), metrics=metrics)
         lines.append(trajectory.to_json() + b"\n")
     (folder / "items.jsonl").write_bytes(b"".join(lines))
     share: dict[str, Any] = {"mean": right / 10, "low": 0.0, "high": 1.0}
-    usage = {"searches": 1.0, "completion_tokens": 80.0}
+    usage = {"searches": 1.0, "completion_tokens": 80.0, "generator_calls": 2.0}
     summary = {"n": 10, "metrics": dict.fromkeys(("em", "f1", "acc"), share), "usage": usage, "format_rate": 0.9}
+    summary |= {"method": method, "n_failed": 0, "prompt": {"apply_chat": apply_chat} if method != "random" else None}
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -74,6 +77,23 @@ def test_evaluations_stand_beside_the_warm_start_s_and_curves_are_drawn(
     printed = capsys.readouterr().out
     assert "| seed0 | nq | 10 | 30.0 | 0.0 | 100.0 | +20.0 | 0.5000 |" in printed
     assert printed.endswith("nq: EM +25.0 points in the mean of the seeds (2)\n"), "a control is no seed"
+
+
+def test_methods_have_a_table_in_their_order_with_the_plain_prompt_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, methods, out = tmp_path / "recipe", tmp_path / "methods", tmp_path / "out"
+    write_evaluation(folder / "before" / "nq" / "test_research", right=1)
+    write_evaluation(methods / "a", right=3, method="random")
+    write_evaluation(methods / "b", right=2, method="naive", apply_chat=True)
+    write_evaluation(methods / "c", right=1, method="naive", apply_chat=False)
+    assert main(["--folder", str(folder), "--methods", str(methods), "--out", str(out)]) == 0
+    found = [(row["method"], row["prompt"], row["em"], row["empty"]) for row in rows(out / "methods.csv")]
+    assert found == [("naive", "plain", "0.1", "0.1"), ("naive", "chat", "0.2", "0.1"), ("random", "", "0.3", "0.1")]
+    printed = capsys.readouterr().out
+    assert "| naive | chat | 10 | 0 | 20.0 | 0.0 | 100.0 | 20.0 | 20.0 | 10.0 | 1.00 | 2.0 | 80 |" in printed
+    assert main(["--folder", str(folder), "--methods", str(folder)]) == 2
+    assert "holds no evaluation; scripts/bench/methods.py makes them" in capsys.readouterr().err
 
 
 def test_a_folder_without_evaluations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
