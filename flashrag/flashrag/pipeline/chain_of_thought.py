@@ -134,7 +134,7 @@ class FLAREPipeline(BasicPipeline):
         completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
         return trace.of_text(cued_answer(completion.text), ITERATIONS)
 
-    def _prompt(self, question: Question, documents: Sequence[Document], sentences: Sequence[str]) -> Prompt:
+    def _prompt(self, question: Question, documents: tuple[Document, ...], sentences: Sequence[str]) -> Prompt:
         reading = self.template.with_passages
         assert reading is not None, "the file of a prompt was compared with our own"
         template = reading if documents else self.template
