@@ -2,8 +2,8 @@
 
 import bisect
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flashrag.dataset import Question
@@ -12,7 +12,7 @@ from flashrag.episode import Trajectory
 from flashrag.errors import ReSearchError, UserError
 from flashrag.metrics import named_support, supporting_titles
 from flashrag.pipeline.basic import BasicPipeline
-from flashrag.pipeline.trace import Trace
+from flashrag.pipeline.trace import Passages, Trace
 
 LOOKED_THROUGH = 100  # passages among which a title is looked for: many begin with the same word
 
@@ -76,16 +76,17 @@ class OraclePassagesPipeline(BasicPipeline):
         return trace.of_text(*await trace.ask(prompt))
 
 
-async def _looked_up(metadata: Mapping[str, Any], trace: Trace) -> tuple[Passage, ...]:
-    found, ids = list[Passage](), set(named_support(metadata)["golden_doc_ids"])
-    for title in supporting_titles(metadata):
-        started = time.perf_counter()
-        hits = await trace.find(title, LOOKED_THROUGH)
-        titled = [passage for passage in hits if passage.title.casefold() == title.casefold()]
-        chosen = [passage for passage in titled if passage.id in ids] or titled[:1]
-        trace.give(tuple(chosen), title, time.perf_counter() - started)
-        found += chosen
+async def _looked_up(metadata: Mapping[str, Any], trace: Trace) -> Passages:
+    support, found = named_support(metadata), list[Passage]()
+    for title in support["supporting_titles"]:
+        found += await trace.search(title, LOOKED_THROUGH, partial(_named, title, support["golden_doc_ids"]))
     return tuple(found)
+
+
+def _named(title: str, ids: Sequence[str], passages: Passages) -> Passages:
+    """Those with this title and one of the ids, or else the first with the title."""
+    titled = tuple(passage for passage in passages if passage.title.casefold() == title.casefold())
+    return tuple(passage for passage in titled if passage.id in ids) or titled[:1]
 
 
 def supporting_passages(metadata: Mapping[str, Any]) -> tuple[Passage, ...]:

@@ -5,7 +5,7 @@ All write the chain in rounds, at most `max_iterations`, and find its sentences 
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from flashrag.dataset import Question
 from flashrag.document import Document
@@ -13,6 +13,7 @@ from flashrag.episode import ITERATIONS, EndReason, Trajectory
 from flashrag.errors import UserError
 from flashrag.generator import Completion, ScoredToken
 from flashrag.pipeline.basic import BasicPipeline
+from flashrag.pipeline.trace import Trace
 from flashrag.prompts import Prompt, PromptTemplate
 
 SENTENCE_TOKENS = 128
@@ -47,7 +48,7 @@ class IRCOTPipeline(BasicPipeline):
         found = {document.id: document for document in await trace.search(question.question)}
         stop = self.settings.answer_stops
         for rounds_left in reversed(range(self.settings.max_iterations)):
-            prompt = _prompt(self.template, question, found, thoughts)
+            prompt = _prompt(self.template, question, tuple(found.values())[:MAX_PASSAGES], thoughts)
             completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
             thought = first_sentence(completion.text).strip()
             if not thought:
@@ -58,14 +59,20 @@ class IRCOTPipeline(BasicPipeline):
             if rounds_left:
                 for document in await trace.search(thought):
                     found.setdefault(document.id, document)
-        prompt = _prompt(self.template, question, found, [*thoughts, ANSWER_CUE])
-        completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
-        return trace.of_text(cued_answer(completion.text), ITERATIONS)
+        documents = tuple(found.values())[:MAX_PASSAGES]
+        return await _cued(trace, _prompt(self.template, question, documents, [*thoughts, ANSWER_CUE]), stop)
 
 
-def _prompt(template: PromptTemplate, question: Question, found: Mapping[str, Document], thoughts: list[str]) -> Prompt:
-    documents = tuple(found.values())[:MAX_PASSAGES]
-    return template.fill(documents, " ".join(thoughts), question=question.question)
+def _prompt(
+    template: PromptTemplate, question: Question, documents: tuple[Document, ...], sentences: Sequence[str]
+) -> Prompt:
+    return template.fill(documents, " ".join(sentences), question=question.question)
+
+
+async def _cued(trace: Trace, prompt: Prompt, stop: Sequence[str]) -> Trajectory:
+    """The end of a chain that gave no answer: the reply to a prompt that ends in the cue."""
+    completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
+    return trace.of_text(cued_answer(completion.text), ITERATIONS)
 
 
 class SelfAskPipeline(BasicPipeline):
@@ -116,13 +123,13 @@ class FLAREPipeline(BasicPipeline):
         stop, ahead = settings.answer_stops, settings.flare_look_ahead_tokens
         sentences, found = list[str](), tuple[Document, ...]()
         for _ in range(settings.max_iterations):
-            prompt = self._prompt(question, (), sentences)
+            prompt = _prompt(self.template, question, (), sentences)
             completion = await trace.generate(prompt, stop=stop, max_tokens=ahead, log_probs=True)
             tokens = _sentence_tokens(completion)
             if any(math.exp(token.log_prob) < settings.flare_threshold for token in tokens):
                 query = _masked(tokens, settings.flare_mask_threshold) or question.question
                 found = await trace.search(query)
-                prompt = self._prompt(question, found, sentences)
+                prompt = _prompt(self._reading(found), question, found, sentences)
                 completion = await trace.generate(prompt, stop=stop, max_tokens=ahead)
             sentence = first_sentence(completion.text).strip()
             if not sentence:
@@ -130,15 +137,13 @@ class FLAREPipeline(BasicPipeline):
             sentences.append(sentence)
             if answer := marked_answer(sentence):
                 return trace.of_text(answer, EndReason.ANSWERED)
-        prompt = self._prompt(question, found, [*sentences, ANSWER_CUE])
-        completion = await trace.generate(prompt, stop=stop, max_tokens=SENTENCE_TOKENS)
-        return trace.of_text(cued_answer(completion.text), ITERATIONS)
+        return await _cued(trace, _prompt(self._reading(found), question, found, [*sentences, ANSWER_CUE]), stop)
 
-    def _prompt(self, question: Question, documents: tuple[Document, ...], sentences: Sequence[str]) -> Prompt:
+    def _reading(self, documents: tuple[Document, ...]) -> PromptTemplate:
+        """The template for these passages, of which there may be none."""
         reading = self.template.with_passages
         assert reading is not None, "the file of a prompt was compared with our own"
-        template = reading if documents else self.template
-        return template.fill(documents, " ".join(sentences), question=question.question)
+        return reading if documents else self.template
 
 
 def _sentence_tokens(completion: Completion) -> list[ScoredToken]:

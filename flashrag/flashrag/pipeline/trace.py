@@ -1,7 +1,7 @@
 """The trace of one question: every request for it goes through the trace, which records it for the trajectory."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ from flashrag.generator import Completion
 from flashrag.metrics import supporting_documents
 from flashrag.pipeline.settings import PipelineSettings
 from flashrag.prompts import Prompt
+
+Passages = tuple[Passage, ...]
 
 # Tokens that passages must leave free for the response: enough for a sentence or a short answer.
 _ROOM_TOKENS = 256
@@ -112,21 +114,23 @@ class Trace:
         completion = await self.generate(prompt, stop=self._settings.answer_stops, max_tokens=max_tokens)
         return completion.text.strip(), end_reason_of(completion.finish_reason)
 
-    async def search(self, query: str) -> tuple[Passage, ...]:
-        """The passages for a query. Raises `SearchError`."""
+    async def search(
+        self, query: str, count: int | None = None, choose: Callable[[Passages], Passages] = tuple
+    ) -> Passages:
+        """The passages for a query, or those that are chosen of `count`. Raises `SearchError`."""
         query, started = query[:MAX_QUERY_CHARS], time.perf_counter()
-        passages = await self.find(query)
+        passages = choose(await self.find(query, count))
         self.give(passages, query, time.perf_counter() - started)
         return passages
 
-    async def find(self, query: str, count: int | None = None) -> tuple[Passage, ...]:
+    async def find(self, query: str, count: int | None = None) -> Passages:
         """`search` without recording the call, because an episode records its own. Raises `SearchError`."""
         assert self._retriever is not None, "a pipeline that searches has a retriever"
         self._searches += 1
         hits = await self._retriever.search_scored(query, count or self._settings.retrieval_topk)
         return tuple(map(Passage.of, hits))
 
-    def give(self, passages: tuple[Passage, ...], query: str = "", latency_s: float = 0.0) -> None:
+    def give(self, passages: Passages, query: str = "", latency_s: float = 0.0) -> None:
         """Record passages that the model is given; `query` is empty if no search found them."""
         self._calls.append(ToolCall(query, passages, latency_s))
         self._add(Segment(Source.RESULT, "", call=len(self._calls) - 1))

@@ -127,8 +127,7 @@ def cpu_cache_bytes(options: ModelServerOptions) -> int:
 
 
 def _cache_bytes(options: ModelServerOptions, tokens: int) -> int:
-    item_bytes = 4 if precision(options, on_cpu=True) == "float32" else 2
-    return ModelFolder(options.model_path, "model_path").model.cache_bytes(tokens, item_bytes)
+    return ModelFolder(options.model_path, "model_path").model.cache_bytes(tokens, item_bytes(options, on_cpu=True))
 
 
 def sglang_environment() -> dict[str, str]:
@@ -191,6 +190,11 @@ def vllm_environment() -> dict[str, str]:
 def precision(options: ModelServerOptions, *, on_cpu: bool) -> str:
     """Float32 on a CPU, where both engines give the same answers in it; bfloat16 on GPUs, as published."""
     return options.dtype or ("float32" if on_cpu else "bfloat16")
+
+
+def item_bytes(options: ModelServerOptions, *, on_cpu: bool) -> int:
+    """Of a number in the engine."""
+    return 4 if precision(options, on_cpu=on_cpu) == "float32" else 2
 
 
 def served_name(options: ModelServerOptions) -> str:

@@ -38,6 +38,7 @@ from flashrag.system.engine import (
     chosen_engine,
     context_tokens,
     cpu_cache_bytes,
+    item_bytes,
     precision,
     sglang_command,
     sglang_environment,
@@ -112,7 +113,7 @@ class ModelServerFacts(MachineFacts, ModelFolder):
     @fact
     def item_bytes(self) -> int:
         """Of a number in the engine."""
-        return 4 if self.dtype == "float32" else 2
+        return item_bytes(self.options, on_cpu=self.on_cpu)
 
     @fact
     def dtype(self) -> str:
