@@ -1,6 +1,5 @@
 """What the sampler refuses to train on."""
 
-import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,18 +137,26 @@ def test_filtered_groups_are_replaced_by_ones_to_learn_from(monkeypatch: pytest.
 
 
 @pytest.mark.filterwarnings(DEPRECATED)
-def test_a_step_that_finds_nothing_to_learn_from_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, count = FakeQueue(), itertools.count()
+def test_a_step_that_finds_nothing_to_learn_from_takes_what_comes_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, refills = FakeQueue(), []
 
     def refill(prompts: int) -> None:
-        for _ in range(prompts):
-            queue.finish(f"equal{next(count)}", 0.0, 0.0)
+        refills.append(prompts)
+        for number in range(prompts):
+            queue.finish(f"equal{len(refills)}-{number}", 0.0, 0.0)
 
     refill(2)
     limit = "algorithm.filter_groups.max_num_gen_batches=3"
     buffer = make_buffer(queue, monkeypatch, refill, "algorithm.filter_groups.enable=true", limit)
-    with pytest.raises(StopTraining, match="8 more prompts were needed for one step"):
-        buffer.sample(1, "train", 2)
+    batch, metrics = buffer.sample(1, "train", 2)
+    assert {key.split("_")[0] for key in batch.keys} == {"equal4-0", "equal4-1"}
+    assert metrics["training/filter_groups/evicted_samples"] == 6
+    assert metrics["rollout/zero_variance_share"] == 1.0
+    assert sum(refills[1:]) == 6  # three batches of two
+    # The bound is that of one step: the next one filters again.
+    refills.clear()
+    refill(2)
+    assert buffer.sample(2, "train", 2)[1]["training/filter_groups/evicted_samples"] == 6
 
 
 @pytest.mark.filterwarnings(DEPRECATED)

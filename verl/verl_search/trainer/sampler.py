@@ -4,9 +4,11 @@ Extends upstream's replay buffer. A rollout that raised, a worker that died and 
 run (stopping.py); upstream would pad the batch instead. The tensors in the TransferQueue are compared with the tokens
 that the engine sampled, and the step's search metrics join the trainer's own. `algorithm.filter_groups` (DAPO: groups
 of equal reward are left out and replaced, arXiv 2503.14476) is upstream's feature; upstream passes it only to its own
-buffer, so this one does the same, with a bound.
+buffer, so this one does the same, with a bound: once a step has asked for so many more groups, it takes what comes.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +42,7 @@ class SearchReplayBuffer(ReplayBuffer):
         self.max_failed_share = float(sampler_kwargs["max_failed_share"])
         self._submit = refill_fn
         self._refilled = 0
-        self._max_refills = filter_groups["max_num_gen_batches"] * batch_size
+        self._most_refilled = filter_groups["max_num_gen_batches"] * batch_size or math.inf
         self._workers = WorkerWatch(())
 
     def watch(self, workers: Sequence[Any]) -> None:
@@ -48,14 +50,14 @@ class SearchReplayBuffer(ReplayBuffer):
         self._workers = WorkerWatch(workers)
 
     def _refill(self, num_prompts: int) -> None:
-        """Generate more prompts; raises `StopTraining` where a step would need more than its bound."""
         self._refilled += num_prompts
-        if 0 < self._max_refills < self._refilled:
-            raise StopTraining(
-                f"{self._refilled} more prompts were needed for one step than its batch: nearly all groups have equal "
-                "rewards (algorithm.filter_groups.max_num_gen_batches bounds this)"
-            )
         self._submit(num_prompts)
+
+    def _dapo_filtered_keys(self, partition_id: str) -> tuple[set[str], Counter]:
+        """The finished groups to leave out, and how many at which reward; none from the step's bound on."""
+        if self._refilled >= self._most_refilled:
+            return set(), Counter()
+        return super()._dapo_filtered_keys(partition_id)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Upstream's sampling; raises `StopTraining` when a rollout raised or too many searches failed."""
