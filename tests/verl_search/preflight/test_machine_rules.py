@@ -244,7 +244,7 @@ def test_memory_of_the_machine() -> None:
     assert on_a_cpu() == []
     ((severity, message),) = on_a_cpu(machine=replace(GOOD, memory_bytes=2**26))
     assert severity is Severity.WARNING
-    assert "at least 4.1 GiB of memory on paper, this machine has 64 MiB" in message
+    assert "at least 6.6 GiB of memory on paper, this machine has 64 MiB" in message
     assert message.endswith("or lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu")
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from flashrag.generator import ModelFacts
 from tests.verl_search.composing import composed
-from verl_search.preflight.memory import Memory, lacking_bytes, training_memory, what_fits
+from verl_search.platform.cpu import DEFAULT_KV_CACHE_GIB
+from verl_search.preflight.memory import CPU_CACHE_BYTES, Memory, lacking_bytes, training_memory, what_fits
 
 ACTOR, ROLLOUT, REF, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref", "model"))
 GB = 10**9
@@ -156,15 +157,27 @@ def test_without_a_gpu_all_of_it_lies_in_the_machine() -> None:
     found = training_memory(facts, composed("demo"))
     assert found == Memory({}, {}, {
         "actor: weights, gradients, optimizer": 16_000_000,
-        "engines: weights": 4_000_000,
+        "engines: weights and cache": 4_000_000 + 2**30,
         "activations and logits of a micro-batch": 8192 * 1000 * 8,
-        "processes": 4 * 2**30,
+        "processes": 11 * 2**29,
         "reference: weights": 4_000_000,
     }, None)  # fmt: skip
-    # In bfloat16: 24 layers and one of gradients, 896 wide and 4864 in between; 151,936 logits and their gradients.
-    found = training_memory(QWEN["0.5B"], composed("cpu", f"{ACTOR}.ppo_max_token_len_per_gpu=1000"))
+    assert int(DEFAULT_KV_CACHE_GIB) * 2**30 == CPU_CACHE_BYTES
+    # In bfloat16: 24 layers and one of gradients, 896 wide and 4864 in between; in 24 layers the scores of 14 heads to
+    # a sequence of 30 tokens; 151,936 logits and their gradients.
+    sizes = ["data.max_prompt_length=10", "data.max_response_length=20", f"{ACTOR}.ppo_max_token_len_per_gpu=1000"]
+    found = training_memory(QWEN["0.5B"], composed("cpu", *sizes))
     assert found and found.host["activations and logits of a micro-batch"] == 1000 * 2 * (
+        25 * (10 * 896 + 4 * 4864) + 24 * 14 * 30 + 2 * 151_936
+    )
+    # In float32 no scores; with checkpointing those of one layer.
+    found = training_memory(QWEN["0.5B"], composed("cpu", *sizes, f"{ROLLOUT}.dtype=float32"))
+    assert found and found.host["activations and logits of a micro-batch"] == 1000 * 4 * (
         25 * (10 * 896 + 4 * 4864) + 2 * 151_936
+    )
+    found = training_memory(QWEN["0.5B"], composed("cpu", *sizes, f"{MODEL}.enable_gradient_checkpointing=true"))
+    assert found and found.host["activations and logits of a micro-batch"] == 1000 * 2 * (
+        24 * 896 + 2 * (10 * 896 + 4 * 4864) + 14 * 30 + 2 * 151_936
     )
     assert training_memory(replace(facts, parameters=None), composed("demo")) is None
 

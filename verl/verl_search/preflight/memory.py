@@ -6,8 +6,8 @@ in the machine's memory; while answers are sampled, the engine has its share of 
 Without an accelerator all of it lies in the machine's memory, with the libraries of the processes.
 
 Weights, gradients and moments are exact for full training, activations and logits are estimates for transformers with
-gated layers. Not counted: LoRA's adapters, the masks of attention and, on a CPU, its scores, what the allocator keeps,
-the episodes themselves. Disk: sizes.py.
+gated layers. Not counted: LoRA's adapters, the masks of attention, what the allocator keeps (on a CPU a fifth of all:
+13.0 GiB on paper and 16.4 in use with SmolLM2-135M), the episodes themselves. Disk: sizes.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,8 @@ FIXED_BYTES = 2 * 2**30  # of a GPU: the contexts of CUDA and NCCL, and what a s
 ENGINE_BYTES = 2 * 2**30  # of an engine's share: activations of a prefill, CUDA graphs
 USABLE = 0.95  # of a GPU's memory: the allocator's blocks leave gaps
 COMPUTE_BYTES = 2  # bfloat16
-CPU_PROCESSES_BYTES = 4 * 2**30  # the libraries of Ray's and verl's ten processes: 4.5 GB with SmolLM2-135M
+CPU_PROCESSES_BYTES = 11 * 2**29  # the libraries of Ray's and verl's ten processes: 5.9 GB with SmolLM2-135M
+CPU_CACHE_BYTES = 2**30  # of an engine: DEFAULT_KV_CACHE_GIB (platform/cpu.py), whose import takes seconds
 LOGIT_BYTES = 4 + 4  # in float32, and once more for their gradient
 FUSED_TOKENS, FUSED_COPIES = 512, 2  # verl's fused kernels: logits of so many tokens at a time, in so many copies more
 ACTOR, ROLLOUT, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model"))
@@ -86,10 +87,11 @@ def _on_a_cpu(model: ModelFacts, parameters: int, config: DictConfig) -> dict[st
     engines = max(1, processes // rollout.tensor_model_parallel_size)
     trained, item = parameters * (2 * weight + ADAM_BYTES), BYTES.get(rollout.dtype, 2)
     logits = token_budget(config) * (model.vocabulary or 0) * 2 * item  # with their gradient
+    computing = _activations(model, config, item) + _scores(model, config, item) + logits
     sizes = {
         "actor: weights, gradients, optimizer": trained,
-        "engines: weights": engines * parameters * item,
-        "activations and logits of a micro-batch": processes * (_activations(model, config, item) + logits),
+        "engines: weights and cache": engines * (parameters * item + CPU_CACHE_BYTES),
+        "activations and logits of a micro-batch": processes * computing,
         "processes": CPU_PROCESSES_BYTES,
     }
     sizes |= {"reference: weights": parameters * weight} if has_reference(config) else {}
@@ -135,6 +137,19 @@ def _activations(model: ModelFacts, config: DictConfig, item: int) -> int:
     layer = tokens * (10 * hidden + 4 * inner) * item
     checkpointed = config.actor_rollout_ref.model.enable_gradient_checkpointing
     return layers * tokens * hidden * item + 2 * layer if checkpointed else (layers + 1) * layer
+
+
+def _scores(model: ModelFacts, config: DictConfig, item: int) -> int:
+    """Those of attention on a CPU, at most: of each token to one sequence, in every layer that is kept.
+
+    platform/shared_prefix.py writes them out in bfloat16; in float32 the kernel keeps none.
+    """
+    checkpointed, layers = (
+        config.actor_rollout_ref.model.enable_gradient_checkpointing,
+        _layers_and_hidden_size(model)[0],
+    )
+    scores = (model.count("num_attention_heads", "n_head") or 0) * token_budget(config) * sequence_tokens(config)
+    return (1 if checkpointed else layers) * scores * item if item == COMPUTE_BYTES else 0
 
 
 def _layers_and_hidden_size(model: ModelFacts) -> tuple[int, int]:
