@@ -4,9 +4,10 @@ Registered last, so verl's own detection finds it only without an accelerator. R
 `ray.init(num_gpus=N)` gives N of them. Does not cover: the patches that upstream needs on a CPU (upstream.py).
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +38,15 @@ def _memory_info(*_: Any) -> tuple[int, int]:
     return memory.available, memory.total
 
 
+def _return_freed_memory() -> None:
+    """Give the system what this process has freed, where the C library can do it (glibc).
+
+    Else the blocks of an update's micro-batches, which differ in size, stay between each other's gaps.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _nothing(*_: Any, **__: Any) -> None:
     return None
 
@@ -47,10 +57,11 @@ def _device_module() -> ModuleType:
     vars(module).update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
     in_use = ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved")
     vars(module).update(dict.fromkeys(in_use, _memory_in_use))
-    ignored = ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "set_device", "synchronize")
+    ignored = ("ipc_collect", "reset_peak_memory_stats", "set_device", "synchronize")
     vars(module).update(dict.fromkeys(ignored, _nothing))
     vars(module).update(
         mem_get_info=_memory_info,
+        empty_cache=_return_freed_memory,
         get_device_name=lambda *_: "CPU",
         current_device=lambda: "cpu",
         device_count=lambda: 1,
@@ -83,8 +94,9 @@ class PlatformCPU(PlatformBase):
         torch.manual_seed(seed)
 
     manual_seed_all = manual_seed
-    # There is one device, whose work is complete when its call returns, and whose allocator has no settings or cache.
-    set_device = synchronize = set_allocator_settings = empty_cache = staticmethod(_nothing)
+    empty_cache = staticmethod(_return_freed_memory)
+    # There is one device, whose work is complete when its call returns, and whose allocator has no settings.
+    set_device = synchronize = set_allocator_settings = staticmethod(_nothing)
     profiler_start = profiler_stop = cudart = staticmethod(_nothing)
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
