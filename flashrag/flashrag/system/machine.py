@@ -43,7 +43,8 @@ def kept_memory() -> dict[str, str]:
     """Variables for processes that compute on a CPU: glibc keeps the memory that one operation frees for the next.
 
     Otherwise it gives each large block back to the kernel, which fills the next one with zeros: a tenth of the time of
-    an evaluation of SmolLM2. A process then holds what it needed at most. No variables if one of them is set.
+    an evaluation of SmolLM2. A process then holds what it needed at most, until it calls malloc_trim. No variables
+    if one of them is set.
     """
     return {} if any(map(os.environ.get, ALLOCATOR)) else dict(ALLOCATOR)
 

@@ -39,9 +39,9 @@ def _memory_info(*_: Any) -> tuple[int, int]:
 
 
 def _return_freed_memory() -> None:
-    """Give the system what this process has freed, where the C library can do it (glibc).
+    """Give the system what this process has freed and keeps (flashrag.system.kept_memory), where glibc is in use.
 
-    Else the blocks of an update's micro-batches, which differ in size, stay between each other's gaps.
+    verl calls it when an update's weights go to the engine: they take turns with the memory, too.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
