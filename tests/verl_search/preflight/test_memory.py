@@ -6,8 +6,7 @@ import pytest
 
 from flashrag.generator import ModelFacts
 from tests.verl_search.composing import composed
-from verl_search.platform.cpu import DEFAULT_KV_CACHE_GIB
-from verl_search.preflight.memory import CPU_CACHE_BYTES, Memory, lacking_bytes, training_memory, what_fits
+from verl_search.preflight.memory import Memory, lacking_bytes, training_memory, what_fits
 
 ACTOR, ROLLOUT, REF, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref", "model"))
 GB = 10**9
@@ -162,7 +161,6 @@ def test_without_a_gpu_all_of_it_lies_in_the_machine() -> None:
         "processes": 11 * 2**29,
         "reference: weights": 4_000_000,
     }, None)  # fmt: skip
-    assert int(DEFAULT_KV_CACHE_GIB) * 2**30 == CPU_CACHE_BYTES
     # In bfloat16: 24 layers and one of gradients, 896 wide and 4864 in between; in 24 layers the scores of 14 heads to
     # a sequence of 30 tokens; 151,936 logits and their gradients.
     sizes = ["data.max_prompt_length=10", "data.max_response_length=20", f"{ACTOR}.ppo_max_token_len_per_gpu=1000"]
