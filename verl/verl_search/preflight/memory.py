@@ -6,8 +6,8 @@ in the machine's memory; while answers are sampled, the engine has its share of 
 Without an accelerator all of it lies in the machine's memory, with the libraries of the processes.
 
 Weights, gradients and moments are exact for full training, activations and logits are estimates for transformers with
-gated layers. Not counted: LoRA's adapters, the masks of attention, what the allocator keeps (on a CPU a fifth of all:
-13.0 GiB on paper and 16.4 in use with SmolLM2-135M), the episodes themselves. Disk: sizes.py.
+gated layers. Not counted: LoRA's adapters, the masks of attention, what the allocator keeps, the episodes themselves;
+docs/checks.md says how much that is on a CPU. Disk: sizes.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -144,12 +144,12 @@ def _scores(model: ModelFacts, config: DictConfig, item: int) -> int:
 
     platform/shared_prefix.py writes them out in bfloat16; in float32 the kernel keeps none.
     """
-    checkpointed, layers = (
-        config.actor_rollout_ref.model.enable_gradient_checkpointing,
-        _layers_and_hidden_size(model)[0],
-    )
-    scores = (model.count("num_attention_heads", "n_head") or 0) * token_budget(config) * sequence_tokens(config)
-    return (1 if checkpointed else layers) * scores * item if item == COMPUTE_BYTES else 0
+    if item != COMPUTE_BYTES:
+        return 0
+    layers, _ = _layers_and_hidden_size(model)
+    kept = 1 if config.actor_rollout_ref.model.enable_gradient_checkpointing else layers
+    heads = model.count("num_attention_heads", "n_head") or 0
+    return kept * heads * token_budget(config) * sequence_tokens(config) * item
 
 
 def _layers_and_hidden_size(model: ModelFacts) -> tuple[int, int]:
