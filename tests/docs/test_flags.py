@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from flashrag.pipeline import METHODS
+from flashrag.preflight import Severity, examine
 from flashrag.prompts import choose_prompt
 from rag_serving.settings import read_settings
 from tests.docs.pages import ROOT, Block, Command, blocks, commands, inline_code
@@ -23,6 +24,7 @@ from tests.test_commands import parser_of
 from training.launch import hydra_overrides, is_whole_path, parse_flags
 from training.recipe import chosen_recipe, read_recipe
 from verl_search.composition import compose_config
+from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.settings import SearchSettings
 from verl_search.trainer.alarm_watch import configured_rules
 
@@ -39,7 +41,7 @@ OPTIONS = [
 ]
 REQUIRED = [
     *("--actor_model_path", "m", "--search_url", "http://127.0.0.1:8000", "--save_path", "s"),
-    *("--train_data_path", "t", "--dev_data_path", "d"),
+    *("--train_data_path", "t.parquet", "--dev_data_path", "d.parquet"),
 ]
 RUN_SH, DEMO = "training.launch", "training.demo.run"
 
@@ -135,7 +137,9 @@ def test_a_command_that_is_not_run_here_has_a_program_that_knows_its_arguments(
         if block.page == command.page and (named := re.match(r"# (\w+\.yaml)\b", block.text)):
             (tmp_path / named.group(1)).write_text(block.text)
     monkeypatch.chdir(tmp_path)
-    assert configured_rules(compose(arguments))
+    config = compose(arguments)
+    assert configured_rules(config)
+    assert [finding.message for finding in examine(SETTINGS_RULES, config) if finding.severity is Severity.ERROR] == []
 
 
 @pytest.mark.parametrize("text", INLINE)

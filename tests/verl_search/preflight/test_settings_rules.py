@@ -73,6 +73,17 @@ def findings(*overrides: str, config: str = "research") -> list[tuple[str, Sever
             [f"{ROLLOUT}.n=1", "algorithm.adv_estimator=rloo"],
             "n=1: rloo compares the answers to one question",
         ),
+        (
+            "results",
+            ["search.mask_results=false", f"{CORRECTION}.bypass_mode=true"],
+            "bypass_mode=True needs; add algorithm.rollout_correction.bypass_mode=false",
+        ),
+        (
+            "results",
+            ["search.mask_results=false", f"{CORRECTION}.rollout_is=token"],
+            "rollout_is=token needs; add algorithm.rollout_correction.rollout_is=null",
+        ),
+        ("stops", [f"{ROLLOUT}.name=sglang"], "set actor_rollout_ref.rollout.skip_tokenizer_init=false"),
         ("losses", [f"{LOSS}.loss_mode=dro"], "policy_loss.dro_beta=None: the loss dro needs a number above 0"),
         ("losses", [f"{LOSS}.loss_mode=bypass_mode"], "add algorithm.rollout_correction.bypass_mode=true"),
         (

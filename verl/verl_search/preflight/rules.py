@@ -11,7 +11,6 @@ import httpx
 
 from flashrag.client import SearchControl, check_addresses, different_questions, server_findings
 from flashrag.episode import prompt_note
-from flashrag.errors import UserError
 from flashrag.generator import MODEL_RULES, ModelFolder, can_be_trained
 from flashrag.metrics import score_answer
 from flashrag.preflight import (
@@ -38,7 +37,6 @@ from verl_search.preflight.facts import MODEL_KEY, Asked, TrainingFacts
 from verl_search.preflight.machine_rules import HARDWARE_RULES
 from verl_search.preflight.settings_rules import SETTINGS_RULES
 from verl_search.preflight.sizes import bucket_megabytes, checkpoint_bytes, has_critic, kept_checkpoints
-from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer.alarm_watch import configured_rules
 from verl_search.trainer.run_folder import kept_setting, last_step, noted_step
 
@@ -285,21 +283,6 @@ def cache_can_be_written(facts: TrainingFacts) -> Iterator[Finding]:
         )
 
 
-def variant_is_possible(facts: TrainingFacts) -> None:
-    rollout, correction = facts.config.actor_rollout_ref.rollout, facts.config.algorithm.rollout_correction
-    if rollout.name not in ENGINES:
-        raise UserError(f"actor_rollout_ref.rollout.name={rollout.name!r} is not one of {', '.join(ENGINES)}")
-    if rollout.name == "sglang" and rollout.skip_tokenizer_init:
-        raise UserError(
-            "SGLang stops at </search> only with a tokenizer: set actor_rollout_ref.rollout.skip_tokenizer_init=false"
-        )
-    if not facts.settings.mask_results and (correction.bypass_mode or correction.rollout_is or correction.rollout_rs):
-        raise UserError(
-            "search.mask_results=false trains on tokens that no engine gave a probability, which "
-            "algorithm.rollout_correction.{bypass_mode,rollout_is,rollout_rs} would need: leave these as they are"
-        )
-
-
 def ray_has_room_for_sockets(facts: TrainingFacts) -> Iterator[Finding]:
     yield from socket_folder(facts.ray_folder, RAY_SOCKET_NAME, "Ray", "RAY_TMPDIR")
 
@@ -334,7 +317,6 @@ TRAINING_RULES: dict[str, Rule[TrainingFacts]] = {
     "machine.sockets": ray_has_room_for_sockets,
     **HARDWARE_RULES,
     **MACHINE_RULES,
-    "config.variant": variant_is_possible,
 }
 
 

@@ -25,6 +25,7 @@ from verl_search.preflight.batch_rules import (
 )
 from verl_search.preflight.facts import question_paths
 from verl_search.preflight.upstream_settings import added_settings, settings_without_effect
+from verl_search.rollout.sampling import ENGINES
 
 COUNTS = (
     "data.train_batch_size",
@@ -98,6 +99,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     f"{ACTOR}.policy_loss.loss_mode": (*_LOSSES, "llds"),
     f"{ACTOR}.policy_loss.llds_base": _LOSSES,
     "algorithm.adv_estimator": ESTIMATORS,
+    f"{ROLLOUT}.name": ENGINES,
     f"{ROLLOUT}.dtype": ("bfloat16", "float32", "float16"),
     f"{ACTOR}.optim.lr_scheduler_type": ("constant", "cosine"),
     "algorithm.kl_ctrl.type": ("fixed", "adaptive"),
@@ -216,6 +218,23 @@ def probabilities(config: DictConfig) -> Iterator[Finding]:
         )
 
 
+def results(config: DictConfig) -> Iterator[Finding]:
+    correction = config.algorithm.rollout_correction
+    for name in () if config.search.mask_results else ("bypass_mode", "rollout_is", "rollout_rs"):
+        if correction[name]:
+            key = f"algorithm.rollout_correction.{name}"
+            yield error(
+                f"search.mask_results=false trains on tokens that no engine gave a probability, which {key}="
+                f"{correction[name]} needs; add {key}={'false' if name == 'bypass_mode' else 'null'}"
+            )
+
+
+def stops(config: DictConfig) -> Iterator[Finding]:
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.name == "sglang" and rollout.skip_tokenizer_init:
+        yield error(f"SGLang stops at </search> only with a tokenizer: set {ROLLOUT}.skip_tokenizer_init=false")
+
+
 def determinism(config: DictConfig) -> Iterator[Finding]:
     if config.actor_rollout_ref.rollout.full_determinism and config.search.seed is None:
         yield error(
@@ -289,6 +308,8 @@ SETTINGS_RULES: dict[str, Rule[DictConfig]] = {
     "settings.losses": _once_counts_hold(losses),
     "settings.critic": _once_counts_hold(critic),
     "settings.probabilities": probabilities,
+    "settings.results": results,
+    "settings.stops": stops,
     "settings.micro-batching": micro_batching_agrees,
     "settings.determinism": determinism,
     "settings.resuming": resuming,
