@@ -25,6 +25,8 @@ _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(: .*|$)")
 # Ray puts the traceback of the other process between its own and the exception.
 _OF_RAY = ("ray.exceptions.RayTaskError(", "ray::")
 _DEAD_ACTOR = re.compile(r"\bpid: (\d+)")
+# As the raylet of Ray 2.60 tells it, once a minute.
+_KILLED_BY_RAY = re.compile(r"(\d+) Workers \(tasks / actors\) killed due to memory pressure")
 _BEGINNING = "Traceback (most recent call last):"
 
 
@@ -113,8 +115,21 @@ def _describe(save_path: Path, log_path: Path, log_start: int, returncode: int, 
         yield f"it began in {cause.process or 'the trainer'} with: {cause.told}"
     around = cause.around if cause else log.splitlines()[-TAIL_LINES:]
     yield from (f"    {line}" for line in around)
+    if memory := memory_ran_out(log):
+        yield memory
     yield what_a_repeat_does(save_path)
     yield f"The whole log: {log_path}"
+
+
+def memory_ran_out(log: str) -> str:
+    """A sentence about the processes that Ray ended because the machine's memory was full; "" if it ended none."""
+    ended = sum(int(count) for count in _KILLED_BY_RAY.findall(log))
+    if not ended:
+        return ""
+    return (
+        f"Ray ended {ended} processes, because the machine's memory was nearly full: end what else runs there, or give "
+        "the run less to hold; --check tells what it needs."
+    )
 
 
 def _short(reason: str) -> str:

@@ -10,8 +10,8 @@ from typing import NoReturn, Protocol
 
 from flashrag.errors import EXIT_USER_ERROR, UserError
 from flashrag.system.machine import kept_memory, waiting_threads
-from flashrag.system.processes import start_process
-from training.failure import describe_failure
+from flashrag.system.processes import read_log, start_process
+from training.failure import describe_failure, memory_ran_out
 from training.progress import NoticePrinter, ProgressPrinter, SilencePrinter
 from verl_search.main_ppo import EXAMINED_VARIABLE
 from verl_search.trainer.run_folder import METRICS_FOLDER, forget_end, read_end
@@ -114,6 +114,8 @@ def raise_end(save_path: Path, log_path: Path, log_start: int, returncode: int) 
     if end is not None and end.exit_code == EXIT_USER_ERROR:
         raise UserError(end.reason)
     if end is not None and end.exit_code == EXIT_STOPPED:
-        raise StopTraining(f"{end.reason}\nThe trainer's log is {log_path}.")
+        memory = memory_ran_out(read_log(log_path, log_start))
+        told = (end.reason, *filter(None, [memory]), f"The trainer's log is {log_path}.")
+        raise StopTraining("\n".join(told))
     reason = "" if end is None else end.reason
     raise TrainingFailed(describe_failure(save_path, log_path, log_start, returncode, reason))

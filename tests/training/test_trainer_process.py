@@ -43,6 +43,17 @@ def test_a_trainer_that_left_no_note_is_reported_by_its_own_part_of_the_log(tmp_
     ]
 
 
+def test_memory_that_ran_out_is_told_with_either_end(tmp_path: Path) -> None:
+    # As Ray 2.60 printed it beside an evaluation that took the rest of the memory.
+    killed = (
+        "(raylet) [2026-11-27 19:26:18,909 E 7 7] 4 Workers (tasks / actors) killed due to memory pressure (OOM), 0"
+    )
+    ended = "Ray ended 4 processes, because the machine's memory was nearly full: "
+    stopped = report(tmp_path, f"{killed}\n", StopTraining("the engine is dead"))
+    assert [line.startswith(ended) for line in stopped.splitlines()] == [False, True, False]
+    assert report(tmp_path, f"{killed}\n", TrainingFailed("OSError: x")).count(ended) == 1
+
+
 def test_a_note_needs_a_folder(tmp_path: Path) -> None:
     write_end(tmp_path / "missing", StopTraining("why"))
     assert list(tmp_path.iterdir()) == []
