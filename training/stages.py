@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
-from flashrag.errors import ReSearchError, UserError, did_you_mean, without_passwords
+from flashrag.errors import EXIT_USER_ERROR, ReSearchError, UserError, did_you_mean, without_passwords
 from flashrag.preflight import (
     CHECK_HELP,
     MACHINE_RULES,
@@ -156,7 +156,12 @@ class PathFacts(MachineFacts):
         return "seconds" in self.notes.get(name, {})
 
     def note(self, name: str, **values: object) -> None:
-        notes = {**self.notes, name: {"command": without_passwords(self.commands[name]), **values}}
+        self._write({**self.notes, name: {"command": without_passwords(self.commands[name]), **values}})
+
+    def forget(self, name: str) -> None:
+        self._write({noted: note for noted, note in self.notes.items() if noted != name})
+
+    def _write(self, notes: Mapping[str, Mapping[str, object]]) -> None:
         write_text(self.folder / NOTES, json.dumps(notes, indent=1) + "\n")
 
 
@@ -248,6 +253,23 @@ def run_stage(name: str, command: str) -> None:
         raise StageFailed(name, exit_code)
 
 
+@contextmanager
+def noted(facts: PathFacts, name: str) -> Iterator[None]:
+    """Note a stage as begun, and after the block as done. If it refuses its command, another may take its place."""
+    is_new = name not in facts.notes
+    facts.note(name)
+    started = time.monotonic()
+    try:
+        yield
+    except StageFailed as failed:
+        if is_new and failed.exit_code == EXIT_USER_ERROR:
+            facts.forget(name)
+        raise
+    seconds = round(time.monotonic() - started, 1)
+    facts.note(name, seconds=seconds)
+    print(f"== {name}: {seconds:.0f} s", flush=True)
+
+
 def run_stages(facts: PathFacts) -> None:
     """All stages that are not done, in order; raises `UserError` where another command works in the folder."""
     facts.folder.mkdir(parents=True, exist_ok=True)
@@ -263,14 +285,10 @@ def run_stages(facts: PathFacts) -> None:
                 print(f"{title}: done before", flush=True)
                 continue
             print(f"{title}\n{without_passwords(command)}", flush=True)
-            facts.note(name)
             if SEARCH_URL in command and not url:
                 url = held.enter_context(retrieval_server(facts.server, facts.folder))
-            started = time.monotonic()
-            run_stage(name, command.replace(SEARCH_URL, url))
-            seconds = round(time.monotonic() - started, 1)
-            facts.note(name, seconds=seconds)
-            print(f"== {name}: {seconds:.0f} s", flush=True)
+            with noted(facts, name):
+                run_stage(name, command.replace(SEARCH_URL, url))
 
 
 def whole_path(recipe: Recipe, argv: Sequence[str], read_training: Callable[[Sequence[str]], DictConfig]) -> int:

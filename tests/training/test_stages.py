@@ -118,13 +118,23 @@ def test_a_folder_takes_one_command_at_a_time(tmp_path: Path) -> None:
 
 
 def test_what_was_begun_goes_on_with_the_same_command_only(tmp_path: Path) -> None:
-    small = recipe(("run", "python {output_dir}/late.py {given}"))
+    small = recipe(("run", "python -c 'exit(1)' {given}"))
     with pytest.raises(StageFailed):
         run_stages(facts(tmp_path, small, "http://me:secret@host/1"))
     assert "secret" not in (tmp_path / "out" / "stages.json").read_text()
     assert examine(RULES, facts(tmp_path, small, "http://me:secret@host/1")) == []
     (finding,) = examine(RULES, facts(tmp_path, small, "http://me:secret@host/2"))
     assert finding.message.endswith("give another --output_dir")
+
+
+def test_a_stage_that_refused_its_command_takes_another(tmp_path: Path) -> None:
+    small = recipe(("data", WRITE + " {output_dir}/log data"), ("run", "python -c 'exit({given})'"))
+    with pytest.raises(StageFailed, match="ended with exit code 2"):
+        run_stages(facts(tmp_path, small, "2"))
+    assert list(facts(tmp_path, small).notes) == ["data"]
+    with pytest.raises(StageFailed, match="ended with exit code 1"):
+        run_stages(facts(tmp_path, small, "1"))
+    assert list(facts(tmp_path, small).notes) == ["data", "run"]
 
 
 def test_an_interrupted_stage_ends_what_it_started(tmp_path: Path) -> None:
