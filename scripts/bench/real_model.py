@@ -8,7 +8,7 @@ evaluations and of the methods are printed as Markdown.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -120,9 +120,18 @@ class Evaluation(NamedTuple):
         return {**row, "gain": compared.difference.mean, "p": compared.p_value}
 
 
+def complete(summaries: Iterable[Path]) -> Iterator[Path]:
+    """The folders of the evaluations that have asked all their questions; the others are named and left out."""
+    for path in sorted(summaries):
+        if missing := read_json(path)["n_missing"]:
+            print(f"left out, {missing} questions are to be asked: {path.parent}")
+        else:
+            yield path.parent
+
+
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     """The figures of every evaluation in the recipe's folder, set by set; raises `UserError` where there is none."""
-    places = [path.parent for path in folder.glob(f"*/*/*/{SUMMARY_FILE}")]
+    places = complete(folder.glob(f"*/*/*/{SUMMARY_FILE}"))
     found = sorted(Evaluation(place.parts[-3], place.parts[-2], place) for place in places)
     if not found:
         raise UserError(f"--folder {folder} holds no evaluation; bash training/run.sh --recipe smollm2-nq makes them")
@@ -136,9 +145,9 @@ def read_methods(folder: Path) -> list[dict[str, Any]]:
     prompt first; raises `UserError` where there is none.
     """
     rows = []
-    for path in sorted(folder.glob(f"*/{SUMMARY_FILE}")):
-        summary = read_json(path)
-        empty = [not trajectory.answer for trajectory in read_items(path.parent)]
+    for place in complete(folder.glob(f"*/{SUMMARY_FILE}")):
+        summary = read_json(place / SUMMARY_FILE)
+        empty = [not trajectory.answer for trajectory in read_items(place)]
         asked = summary.get("prompt")  # None for `random`, which asks nothing
         rows.append({
             "method": summary["method"],

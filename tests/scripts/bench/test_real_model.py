@@ -12,7 +12,9 @@ from flashrag.episode import ToolCall, Trajectory
 from scripts.bench.real_model import main
 
 
-def write_evaluation(folder: Path, right: int, method: str = "research", apply_chat: bool = True) -> None:
+def write_evaluation(
+    folder: Path, right: int, method: str = "research", apply_chat: bool = True, missing: int = 0
+) -> None:
     """Ten questions, of which a search found the answer of the first four, and so many were answered rightly; one was
     answered with nothing.
     """
@@ -27,7 +29,12 @@ def write_evaluation(folder: Path, right: int, method: str = "research", apply_c
     share: dict[str, Any] = {"mean": right / 10, "low": 0.0, "high": 1.0}
     usage = {"searches": 1.0, "completion_tokens": 80.0, "generator_calls": 2.0}
     summary = {"n": 10, "metrics": dict.fromkeys(("em", "f1", "acc"), share), "usage": usage, "format_rate": 0.9}
-    summary |= {"method": method, "n_failed": 0, "prompt": {"apply_chat": apply_chat} if method != "random" else None}
+    summary |= {
+        "method": method,
+        "n_failed": 0,
+        "n_missing": missing,
+        "prompt": {"apply_chat": apply_chat} if method != "random" else None,
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -87,10 +94,12 @@ def test_methods_have_a_table_in_their_order_with_the_plain_prompt_first(
     write_evaluation(methods / "a", right=3, method="random")
     write_evaluation(methods / "b", right=2, method="naive", apply_chat=True)
     write_evaluation(methods / "c", right=1, method="naive", apply_chat=False)
+    write_evaluation(methods / "d", right=0, method="ircot", missing=7)
     assert main(["--folder", str(folder), "--methods", str(methods), "--out", str(out)]) == 0
     found = [(row["method"], row["prompt"], row["em"], row["empty"]) for row in rows(out / "methods.csv")]
     assert found == [("naive", "plain", "0.1", "0.1"), ("naive", "chat", "0.2", "0.1"), ("random", "", "0.3", "0.1")]
     printed = capsys.readouterr().out
+    assert f"left out, 7 questions are to be asked: {methods}/d\n" in printed
     assert "| naive | chat | 10 | 0 | 20.0 | 0.0 | 100.0 | 20.0 | 20.0 | 10.0 | 1.00 | 2.0 | 80 |" in printed
     assert main(["--folder", str(folder), "--methods", str(folder)]) == 2
     assert "holds no evaluation; scripts/bench/methods.py makes them" in capsys.readouterr().err
