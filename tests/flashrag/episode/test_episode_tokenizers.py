@@ -215,7 +215,7 @@ EXAMPLES = [
 ]
 test_an_episode_is_exact = pytest.mark.asyncio(cases(SMALL, 120, EPISODES, EXAMPLES)(an_episode_is_exact))
 test_an_episode_is_exact_in_a_published_vocabulary = pytest.mark.timeout(600)(
-    pytest.mark.asyncio(cases(PUBLISHED, 1500, EPISODES, EXAMPLES)(an_episode_is_exact))
+    pytest.mark.asyncio(cases(PUBLISHED, 2000, EPISODES, EXAMPLES)(an_episode_is_exact))
 )
 
 

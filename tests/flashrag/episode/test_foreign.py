@@ -207,7 +207,7 @@ QUESTION = st.lists(
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=800)
 @given(parts=QUESTION, apply_chat=st.booleans())
 def test_a_question_is_text_and_comes_back(models: Models, model: str, parts: list[str | int], apply_chat: bool):
     tokenizer, strings = models[model], controls(model)
