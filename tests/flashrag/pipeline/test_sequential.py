@@ -9,6 +9,11 @@ PASSAGES = (
     Passage("1", '"King Wu of Zhou"\nKing Wu was the first king of Zhou.', 1.0),
     Passage("2", '"Zhou dynasty"\nThe Zhou dynasty followed the Shang.', 0.5),
 )
+EXAMPLES = (
+    "Question: Which river flows through Paris?\nAnswer: Seine\n\n"
+    "Question: When was the Eiffel Tower completed?\nAnswer: 1889\n\n"
+    "Question: Who wrote the novel Ulysses?\nAnswer: James Joyce\n\n"
+)
 
 
 @pytest.mark.asyncio
@@ -22,7 +27,7 @@ async def test_naive_rag_searches_with_the_question_and_answers_from_the_passage
         "Reply with the answer alone, in as few words as possible.\n\n"
         "[1] King Wu of Zhou: King Wu was the first king of Zhou.\n"
         "[2] Zhou dynasty: The Zhou dynasty followed the Shang.\n\n"
-        "Question: Who was the first king of Zhou?\n"
+        f"{EXAMPLES}Question: Who was the first king of Zhou?\n"
         "Answer:"
     )
     assert (asked.stop, asked.max_tokens) == (["\n"], 128)
@@ -41,7 +46,7 @@ async def test_naive_rag_searches_with_the_question_and_answers_from_the_passage
 
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("chat_template")
-async def test_an_instruct_model_gets_the_same_words_in_its_chat_template(make, server, index, question):
+async def test_an_instruct_model_is_told_in_its_chat_template_and_shown_no_examples(make, server, index, question):
     server.replies = ["King Wu"]
     index.passages = {question.question: []}
     await make("naive", apply_chat=True).answer(question)
@@ -62,7 +67,7 @@ async def test_zero_shot_asks_the_model_alone(make, server, index, question):
     trajectory = await make("zero-shot").answer(question)
     assert [asked.prompt for asked in server.asked] == [
         "Answer the question from what you know. Reply with the answer alone, in as few words as possible."
-        "\n\nQuestion: Who was the first king of Zhou?\nAnswer:"
+        f"\n\n{EXAMPLES}Question: Who was the first king of Zhou?\nAnswer:"
     ]
     assert index.queries == []
     assert [step.kind for step in steps(trajectory)] == ["generation", "answer"]
