@@ -163,7 +163,8 @@ async def test_searches_given_up_leave_their_connections_to_others(server: Serve
         await asyncio.gather(*cancelled, return_exceptions=True)
         server.delay_s = 0.0
         assert all(isinstance(error, SearchError) for error in failed)
-        assert all(task.cancelled() for task in cancelled)
+        # On a busy machine some have timed out by then.
+        assert all(task.cancelled() or isinstance(task.exception(), SearchError) for task in cancelled)
         assert [len(await client.search("q")) for _ in range(5)] == [2] * 5
 
 
