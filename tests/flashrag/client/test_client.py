@@ -153,8 +153,9 @@ async def test_a_server_that_does_not_answer_is_timed_out(server: Server):
 
 @pytest.mark.asyncio
 async def test_searches_given_up_leave_their_connections_to_others(server: Server):
-    server.delay_s = 0.3
-    async with RetrievalClient(server.url, timeout_s=0.1, max_attempts=1, max_connections=2) as client:
+    server.delay_s = 1.5
+    # Long enough that none times out before it is cancelled, on a busy machine, too.
+    async with RetrievalClient(server.url, timeout_s=1.0, max_attempts=1, max_connections=2) as client:
         failed = await asyncio.gather(*(client.search("q") for _ in range(20)), return_exceptions=True)
         cancelled = [asyncio.create_task(client.search("q")) for _ in range(20)]
         await asyncio.sleep(0.05)
@@ -163,8 +164,7 @@ async def test_searches_given_up_leave_their_connections_to_others(server: Serve
         await asyncio.gather(*cancelled, return_exceptions=True)
         server.delay_s = 0.0
         assert all(isinstance(error, SearchError) for error in failed)
-        # On a busy machine some have timed out by then.
-        assert all(task.cancelled() or isinstance(task.exception(), SearchError) for task in cancelled)
+        assert all(task.cancelled() for task in cancelled)
         assert [len(await client.search("q")) for _ in range(5)] == [2] * 5
 
 

@@ -55,6 +55,7 @@ async def test_titles_alone_are_looked_up(make, server, index):
     trajectory = await make("oracle-passages").answer(question)
     assert index.queries == ["Zhou Dynasty", "Lost"]
     assert "possible.\n\n[1] Zhou dynasty: yes\n\nQuestion: " in server.asked[0].prompt
+    assert server.asked[0].prompt.endswith("\n\nQuestion: Who?\nAnswer:")
     assert [passage.id for step in steps(trajectory) for passage in step.passages] == ["2"]
     lost = Question("q", "Who?", ("Wu",), {"supporting": ["Lost"]})
     with pytest.raises(NoSupport, match="question q: its metadata names no supporting passage that could be found"):
@@ -69,10 +70,12 @@ async def test_an_id_chooses_among_the_passages_of_a_title_however_many_come_bef
     metadata = {"golden_doc_ids": ["77"], "supporting_titles": ["Zhou dynasty"]}
     trajectory = await make("oracle-passages", retrieval_topk=2).answer(Question("q", "Who?", ("Wu",), metadata))
     assert "possible.\n\n[1] Zhou dynasty: yes\n\nQuestion: " in server.asked[0].prompt
+    assert server.asked[0].prompt.endswith("\n\nQuestion: Who?\nAnswer:")
     assert trajectory.usage.searches == 1
     elsewhere = {**metadata, "golden_doc_ids": ["of another corpus"]}
     await make("oracle-passages").answer(Question("q", "Who?", ("Wu",), elsewhere))
     assert "possible.\n\n[1] Zhou dynasty: no\n\nQuestion: " in server.asked[1].prompt
+    assert server.asked[1].prompt.endswith("\n\nQuestion: Who?\nAnswer:")
 
 
 @pytest.mark.asyncio
