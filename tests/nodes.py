@@ -21,6 +21,8 @@ from flashrag.system.processes import start_process, stop_process, tail
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
 TOKEN = "the-clusters-token"
 PATIENCE = {"RAY_raylet_start_wait_time_s": "120"}  # two cores may have much else to do
+# Ray counts a node that has died as living for minutes, in place of seconds: what is seen cannot depend on that moment.
+LATE = {"RAY_health_check_failure_threshold": "100"}
 STARTED = "Ray runtime started"
 BINARY = Path(sys.executable).with_name("ray")
 
@@ -74,7 +76,7 @@ def _start(folder: Path, node: str, address: str, *arguments: str) -> Popen:
     home = folder / node
     home.mkdir()
     clean = ["env", "-i", f"--chdir={home}", f"PATH={os.environ['PATH']}", f"HOME={home}"]
-    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **PATIENCE}
+    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **PATIENCE, **LATE}
     clean += [f"{name}={value}" for name, value in settings.items()]
     start = [str(BINARY), "start", "--block", "--disable-usage-stats", f"--node-ip-address={address}"]
     return start_process([*clean, *start, f"--temp-dir={home}", *arguments], folder / f"{node}.log")

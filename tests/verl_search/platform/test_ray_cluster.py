@@ -51,17 +51,22 @@ def no_ray_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Control(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):
-    """A cluster's control service, as far as it tells its nodes."""
+    """A cluster's control service, as far as it tells its nodes, each of which takes connections at a port."""
 
-    def __init__(self, nodes: list[Node], token: str | None):
+    def __init__(self, nodes: list[Node], token: str | None, port: int):
         self.nodes = nodes
         self.token = token
+        self.port = port
 
     def GetAllNodeInfo(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002
         if self.token and ("authorization", f"Bearer {self.token}") not in context.invocation_metadata():
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
         nodes = [
-            gcs_pb2.GcsNodeInfo(node_manager_address=node.address, resources_total={"GPU": node.gpus, "CPU": node.cpus})
+            gcs_pb2.GcsNodeInfo(
+                node_manager_address=node.address,
+                node_manager_port=self.port,
+                resources_total={"GPU": node.gpus, "CPU": node.cpus},
+            )
             for node in self.nodes
         ]
         return gcs_service_pb2.GetAllNodeInfoReply(node_info_list=nodes)
@@ -69,14 +74,17 @@ class Control(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):
 
 @contextmanager
 def cluster(*nodes: Node, token: str | None = None) -> Iterator[RayChoice]:
+    """A cluster whose nodes take connections at `OWN_ADDRESS`, and nowhere else."""
     server = grpc.server(ThreadPoolExecutor(1))
-    gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(Control(list(nodes), token), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield RayChoice(f"127.0.0.1:{port}", "RAY_ADDRESS")
-    finally:
-        server.stop(None).wait()
+    with socket.create_server((OWN_ADDRESS, 0)) as raylet:
+        control = Control(list(nodes), token, raylet.getsockname()[1])
+        gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(control, server)
+        port = server.add_insecure_port(f"{OWN_ADDRESS}:0")
+        server.start()
+        try:
+            yield RayChoice(f"{OWN_ADDRESS}:{port}", "RAY_ADDRESS")
+        finally:
+            server.stop(None).wait()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +173,18 @@ def test_a_cluster_with_room_is_joined_past_any_proxy(monkeypatch: pytest.Monkey
         assert check_ray(choice, NEEDS) == [node]
 
 
+def test_a_node_that_has_just_died_is_told_though_ray_still_counts_it():
+    with cluster(Node(OWN_ADDRESS, 1, 16), Node("127.0.0.3", 1, 16)) as choice:
+        with pytest.raises(
+            UserError, match=r"counts 127\.0\.0\.3 as living, but nothing answers there; start Ray on it"
+        ):
+            check_ray(choice, NEEDS)
+        with pytest.raises(
+            UserError, match=r"has 1 nodes with 1 GPUs .*16 CPUs in all \(127\.0\.0\.3 does not answer\);"
+        ):
+            check_ray(choice, NEEDS._replace(nodes=2))
+
+
 @pytest.mark.parametrize(
     ("nodes", "needed", "message"),
     [
@@ -178,6 +198,11 @@ def test_a_cluster_with_room_is_joined_past_any_proxy(monkeypatch: pytest.Monkey
         ([Node(OWN_ADDRESS, 8, 24)] * 2, Needs(2, 8, 54), "needs 2 and 54.*--num-gpus=8 --num-cpus=27"),
         ([Node(OWN_ADDRESS, 1, 2)], NEEDS, "--num-gpus=1 --num-cpus=8"),
         ([Node(OWN_ADDRESS, 8, 64), Node("10.9.9.9", 4, 64)], Needs(2, 8, 1), "has 1 nodes with 8 GPUs"),
+        (
+            [Node(OWN_ADDRESS, 1, 4), Node("10.9.9.9", 1, 64, answers=False)],
+            NEEDS,
+            "and 4 CPUs in all .10.9.9.9 does not",
+        ),
         ([Node("198.51.100.7", 8, 64)], NEEDS, "this machine is no node of .*`ray start --address=10.0.0.1:6379` here"),
         ([], NEEDS, "this machine is no node of"),
     ],

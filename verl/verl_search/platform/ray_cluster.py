@@ -12,7 +12,8 @@ import gc
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from flashrag.system.network import direct_environment, is_this_machine, parse_a
 OWN, ANY = "local", "auto"  # Ray's words
 ADDRESS_KEY, ADDRESS_VARIABLE = "ray_kwargs.ray_init.address", "RAY_ADDRESS"
 TIMEOUT_S = 5.0
+CONNECT_S = 2.0  # to one node
 # verl's placement groups reserve 3 CPUs for each training process, the TransferQueue one for its controller and each
 # storage unit. Each actor beside them (task runner, agent loops, rollout servers) needs one that is free to be placed.
 CPUS_PER_PROCESS, CPUS_BESIDE = 3, 4
@@ -72,11 +74,12 @@ class Needs(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A living node of a cluster."""
+    """A node that a cluster counts as living, and whether it answers: Ray finds a dead one late."""
 
     address: str
     gpus: float
     cpus: float
+    answers: bool = True
 
 
 def configured_ray(config: DictConfig) -> RayChoice:
@@ -135,7 +138,7 @@ def check_ray_address(address: str, source: str) -> None:
 
 
 def check_ray(choice: RayChoice, needed: Needs) -> list[Node]:
-    """The nodes of the chosen cluster; raises `UserError` if it does not answer, refuses us, or has too little room.
+    """The nodes of the chosen cluster; raises `UserError` if it does not answer, refuses us, or fails `check_nodes`.
 
     A Ray of the run's own needs a place for its token, and has no nodes yet.
     """
@@ -169,25 +172,40 @@ def check_own_token(environ: Mapping[str, str]) -> None:
         )
 
 
-def check_nodes(nodes: Iterable[Node], choice: RayChoice, needed: Needs) -> None:
-    """Raise `UserError` unless this machine is one of the nodes, and they have what the run needs.
+def check_nodes(nodes: Sequence[Node], choice: RayChoice, needed: Needs) -> None:
+    """Raise `UserError` unless this machine is one of the nodes, all answer, and they have what the run needs.
 
-    Ray would wait for ever for processors that no node has.
+    Ray would wait for ever for processors that no node has, and start processes on a node that has just died.
     """
-    nodes = list(nodes)
     where = f"the Ray cluster at {choice.source}={choice.address}"
     if not any(is_this_machine(node.address) for node in nodes):
         raise UserError(f"this machine is no node of {where}; run `ray start --address={choice.address}` here first")
+    answering = [node for node in nodes if node.answers]
+    silent = ", ".join(node.address for node in nodes if not node.answers)
     gpus, of_node = needed.gpus_per_node, CPUS_PER_PROCESS * needed.gpus_per_node
-    able = sum(node.gpus >= gpus and node.cpus >= of_node for node in nodes)
-    cpus = sum(node.cpus for node in nodes)
+    able = sum(node.gpus >= gpus and node.cpus >= of_node for node in answering)
+    cpus = sum(node.cpus for node in answering)
     if able < needed.nodes or cpus < needed.cpus:
         raise UserError(
             f"{where} has {able} nodes with {gpus} GPUs (without accelerators: slots for training processes) and "
-            f"{of_node} CPUs, and {cpus:g} CPUs in all; the run needs {needed.nodes} and {needed.cpus}. Start nodes "
-            f"with `ray start --num-gpus={gpus} --num-cpus={-(-needed.cpus // needed.nodes)}` (these are not threads), "
+            f"{of_node} CPUs, and {cpus:g} CPUs in all{silent and f' ({silent} does not answer)'}; the run needs "
+            f"{needed.nodes} and {needed.cpus}. Start nodes with "
+            f"`ray start --num-gpus={gpus} --num-cpus={-(-needed.cpus // needed.nodes)}` (these are not threads), "
             "or change trainer.n_gpus_per_node and trainer.nnodes"
         )
+    if silent:
+        raise UserError(
+            f"{where} counts {silent} as living, but nothing answers there; start Ray on it again, or repeat the "
+            "command in a minute or two, when Ray has dropped it"
+        )
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether a node takes connections; Ray itself waits for many seconds before it calls one dead."""
+    with suppress(OSError):
+        socket.create_connection((address, port), CONNECT_S).close()
+        return True
+    return False
 
 
 def collect_rarely() -> None:
@@ -259,7 +277,7 @@ def _found(choice: RayChoice) -> str:
 
 
 def _living_nodes(address: str, choice: RayChoice, remedy: str) -> list[Node]:
-    """The cluster's living nodes, from its control service; raises `UserError` if it refuses, or is something else."""
+    """What the cluster's control service counts as living; raises `UserError` if it refuses, or is something else."""
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
     from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
@@ -280,7 +298,12 @@ def _living_nodes(address: str, choice: RayChoice, remedy: str) -> list[Node]:
             f"{choice.source}={choice.address} answers, but not as a Ray cluster ({error.code().name}); {remedy}"
         ) from error
     return [
-        Node(node.node_manager_address, node.resources_total.get("GPU", 0.0), node.resources_total.get("CPU", 0.0))
+        Node(
+            node.node_manager_address,
+            node.resources_total.get("GPU", 0.0),
+            node.resources_total.get("CPU", 0.0),
+            answers(node.node_manager_address, node.node_manager_port),
+        )
         for node in answer.node_info_list
     ]
 

@@ -4,9 +4,7 @@ Does not cover: which cluster a run joins, and what is asked of it before `ray.i
 """
 
 import os
-import socket
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -17,10 +15,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flashrag.errors import UserError
 from flashrag.system.network import interface_of
-from verl_search.platform.ray_cluster import FOLDER_VARIABLE, collect_rarely, private_variables
+from verl_search.platform.ray_cluster import FOLDER_VARIABLE, answers, collect_rarely, private_variables
 
 ANSWER_S = 120.0
-CONNECT_S = 2.0
 QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}  # that of every run of verl
 RUNNER = {"name": "SearchTaskRunner", "namespace": "verl_search"}  # ours, there before the queue is
 NOT_ALONE = (
@@ -69,15 +66,10 @@ def living_nodes() -> list[dict[str, Any]]:
 
 
 def silent_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The addresses of those nodes that do not answer; Ray itself waits for many seconds before it calls one dead."""
-    return [node["NodeManagerAddress"] for node in nodes if not _answers(node)]
-
-
-def _answers(node: Mapping[str, Any]) -> bool:
-    with suppress(OSError):
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), CONNECT_S).close()
-        return True
-    return False
+    """The addresses of those nodes that do not answer."""
+    return [
+        node["NodeManagerAddress"] for node in nodes if not answers(node["NodeManagerAddress"], node["NodeManagerPort"])
+    ]
 
 
 def check_alone() -> None:
