@@ -130,8 +130,15 @@ def serve() -> Iterator[Callable[[Any], str]]:
 
 
 @pytest.fixture
-def closed_url() -> str:
-    """An address at which nothing listens."""
-    from flashrag.system.local_server import LOOPBACK, free_port
+def closed_port() -> Iterator[int]:
+    """A port at which nothing listens but what the test starts there: it is held, so that nobody else gets it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server of the test may bind it, too
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
-    return f"http://{LOOPBACK}:{free_port()}"
+
+@pytest.fixture
+def closed_url(closed_port: int) -> str:
+    """An address at which nothing listens."""
+    return f"http://127.0.0.1:{closed_port}"

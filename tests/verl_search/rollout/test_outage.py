@@ -59,7 +59,7 @@ def run_with_client(port: int, max_outage_s: float, work: Callable[[RetrievalCli
     asyncio.run(run())
 
 
-def test_searches_wait_for_the_server_and_go_on(unused_tcp_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_searches_wait_for_the_server_and_go_on(closed_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     printed: list[str] = []
 
     async def work(client: RetrievalClient, outage: Outage) -> None:
@@ -75,7 +75,7 @@ def test_searches_wait_for_the_server_and_go_on(unused_tcp_port: int, capsys: py
         before = [clock() for clock in clocks]
         await asyncio.sleep(0.2)
         assert [clock() for clock in clocks] == before  # they stand still
-        async with served(unused_tcp_port):
+        async with served(closed_port):
             found = await asyncio.gather(*searches)
         assert found == [[Document("1", f"about q{i}")] for i in range(20)]
         # The 0.2 s of the outage, at least, are not on the clocks of the episodes; those of the real search are.
@@ -84,7 +84,7 @@ def test_searches_wait_for_the_server_and_go_on(unused_tcp_port: int, capsys: py
         await asyncio.sleep(0.05)
         assert clocks[0]() - first >= 0.05  # they run again
 
-    run_with_client(unused_tcp_port, 60.0, work)
+    run_with_client(closed_port, 60.0, work)
     lines = ("".join(printed) + capsys.readouterr().out).splitlines()
     assert all(line.startswith(NOTICE) for line in lines)
     assert "no retrieval server answers" in lines[0]
@@ -92,34 +92,34 @@ def test_searches_wait_for_the_server_and_go_on(unused_tcp_port: int, capsys: py
     assert len(lines) < 10  # one watch for all of them, and it backs off
 
 
-def test_the_server_dies_between_two_searches_and_comes_back(unused_tcp_port: int) -> None:
+def test_the_server_dies_between_two_searches_and_comes_back(closed_port: int) -> None:
     async def work(client: RetrievalClient, outage: Outage) -> None:
         clock = EpisodeClock()
-        async with served(unused_tcp_port):
+        async with served(closed_port):
             assert await outage.wait_out(lambda: client.search("one"), clock) == [Document("1", "about one")]
         second = asyncio.create_task(outage.wait_out(lambda: client.search("two"), clock))
         await asyncio.sleep(0.3)
-        async with served(unused_tcp_port):
+        async with served(closed_port):
             assert await second == [Document("1", "about two")]
 
-    run_with_client(unused_tcp_port, 60.0, work)
+    run_with_client(closed_port, 60.0, work)
 
 
 def test_a_search_that_fails_on_a_healthy_server_is_its_own_failure(
-    unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
+    closed_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(client: RetrievalClient, outage: Outage) -> None:
         clock = EpisodeClock()
-        async with served(unused_tcp_port):
+        async with served(closed_port):
             with pytest.raises(SearchError, match="of no use"):
                 await outage.wait_out(lambda: client.search("broken"), clock)
         assert time.monotonic() - clock() < 1e-3  # its time counts
 
-    run_with_client(unused_tcp_port, 60.0, work)
+    run_with_client(closed_port, 60.0, work)
     assert capsys.readouterr().out == ""
 
 
-def test_an_outage_that_lasts_too_long_stops_the_run_and_no_sooner(unused_tcp_port: int) -> None:
+def test_an_outage_that_lasts_too_long_stops_the_run_and_no_sooner(closed_port: int) -> None:
     async def work(client: RetrievalClient, outage: Outage) -> None:
         began = time.monotonic()
         searches = [outage.wait_out(lambda: client.search("q"), EpisodeClock()) for _ in range(3)]
@@ -130,17 +130,17 @@ def test_an_outage_that_lasts_too_long_stops_the_run_and_no_sooner(unused_tcp_po
         (reason,) = {str(error) for error in ended}
         assert "no retrieval server was healthy for 2 s (search.max_outage_s)" in reason
 
-    run_with_client(unused_tcp_port, 2.0, work)
+    run_with_client(closed_port, 2.0, work)
 
 
-def test_a_cancelled_search_leaves_the_others_waiting(unused_tcp_port: int) -> None:
+def test_a_cancelled_search_leaves_the_others_waiting(closed_port: int) -> None:
     async def work(client: RetrievalClient, outage: Outage) -> None:
         gone, stays = (
             asyncio.create_task(outage.wait_out(lambda: client.search("q"), EpisodeClock())) for _ in range(2)
         )
         await asyncio.sleep(0.3)
         gone.cancel()
-        async with served(unused_tcp_port):
+        async with served(closed_port):
             assert await stays == [Document("1", "about q")]
 
-    run_with_client(unused_tcp_port, 60.0, work)
+    run_with_client(closed_port, 60.0, work)
