@@ -127,22 +127,24 @@ def test_several_nodes_need_a_cluster():
     assert choose_ray({"RAY_ADDRESS": "head:6379"}, None, 2).joins
 
 
-def test_a_dead_address_is_refused_at_once():
-    choice = RayChoice(f"127.0.0.1:{free_port()}", "RAY_ADDRESS")
+def test_a_dead_address_is_refused_at_once(closed_port: int):
+    choice = RayChoice(f"127.0.0.1:{closed_port}", "RAY_ADDRESS")
     started = time.monotonic()
     with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS={choice.address} .*unset it"):
         check_ray(choice, NEEDS)
     assert time.monotonic() - started < 2
 
 
-def test_a_left_behind_address_file_is_refused_for_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_left_behind_address_file_is_refused_for_auto(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
+):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # whatever else runs on the machine
     auto = choose_ray({"RAY_ADDRESS": "auto"}, None, 1)
     with pytest.raises(UserError, match="RAY_ADDRESS=auto, but no Ray cluster runs on this machine"):
         check_ray(auto, NEEDS)
     (tmp_path / "ray").mkdir()
-    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port}")
     with pytest.raises(UserError, match="no Ray cluster answers at RAY_ADDRESS=auto"):
         check_ray(auto, NEEDS)
 
