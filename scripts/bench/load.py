@@ -66,6 +66,12 @@ class Load:
         return uvloop.run(_measured(url, list(zip(bodies, due_s, strict=True)), len(bodies), keep_every))
 
 
+async def _until(due: float) -> None:
+    """Wait for this `time.perf_counter`, and not less: uvloop's timers may fire more than a millisecond early."""
+    while (left_s := due - time.perf_counter()) > 0:
+        await asyncio.sleep(left_s)
+
+
 async def _measured(url: str, requests: Sequence[tuple[bytes | None, Any]], clients: int, keep_every: int) -> Traffic:
     """Each of `clients` sends the next request, when it is due, as soon as its last one is answered."""
     latency_ms, status = np.zeros(len(requests)), np.full(len(requests), UNANSWERED)
@@ -74,7 +80,7 @@ async def _measured(url: str, requests: Sequence[tuple[bytes | None, Any]], clie
     async def client() -> None:
         for number, (body, due_s) in numbered:
             due = time.perf_counter() if due_s is None else started + due_s
-            await asyncio.sleep(due - time.perf_counter())
+            await _until(due)
             with suppress(aiohttp.ClientError, TimeoutError, OSError):
                 async with session.request("GET" if body is None else "POST", url, data=body) as response:
                     content = await response.read()

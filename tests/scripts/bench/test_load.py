@@ -5,9 +5,10 @@ import time
 
 import numpy as np
 import pytest
+import uvloop
 from fastapi import FastAPI, Request, Response
 
-from scripts.bench.load import UNANSWERED, Load, Traffic
+from scripts.bench.load import UNANSWERED, Load, Traffic, _until
 from scripts.bench.servers import in_own_process
 
 
@@ -21,7 +22,7 @@ def url(serve):
         body = await request.body()
         if body == b"slow":
             time.sleep(0.3)
-        await asyncio.sleep(0.02)
+        await _until(time.perf_counter() + 0.02)
         return Response(body, status_code=429 if body == b"busy" else 200)
 
     @app.get("/health")
@@ -53,6 +54,18 @@ def test_a_request_without_a_body_is_a_get(url):
     traffic = Load().open_loop(f"{url}/health", [None] * 10, due_s=np.arange(10) * 0.05)
     assert traffic.count() == {200: 10}
     assert traffic.seconds >= 0.45
+
+
+def test_nothing_is_sent_before_it_is_due():
+    async def early_s(delay_s: float) -> float:
+        due = time.perf_counter() + delay_s
+        await _until(due)
+        return due - time.perf_counter()
+
+    async def earliest_s() -> float:
+        return max(await asyncio.gather(*(early_s(number / 1e4) for number in range(200))))
+
+    assert uvloop.run(earliest_s()) <= 0  # asyncio.sleep ends up to 1.4 ms early there
 
 
 def test_no_answer_is_counted_as_such(closed_url):
