@@ -23,6 +23,7 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
 from flashrag.errors import UserError
 from tests.browser import find_chromium, open_browser
+from tests.ports import held_port
 
 if TYPE_CHECKING:
     import uvicorn
@@ -131,11 +132,9 @@ def serve() -> Iterator[Callable[[Any], str]]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port at which nothing listens but what the test starts there: it is held, so that nobody else gets it."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server of the test may bind it, too
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+    """A port at which nothing listens but what the test starts there."""
+    with held_port() as port:
+        yield port
 
 
 @pytest.fixture

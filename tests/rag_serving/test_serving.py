@@ -339,10 +339,10 @@ async def ask_until(over: threading.Event, url: str, expected: dict[str, list[Do
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
-def test_clients_that_retry_lose_nothing_over_restarts(site, signal_number, code):
+def test_clients_that_retry_lose_nothing_over_restarts(site, closed_port, signal_number, code):
     retriever = load_retriever_from(check_assets(read_settings(site.config)))
     expected = {query: retriever.search(query, 5) for query in ("radioactivity", "Italy", "capital", "oddity", "zebra")}
-    over, port = threading.Event(), free_port()
+    over, port = threading.Event(), closed_port
     with ThreadPoolExecutor(1) as thread:
         asking = thread.submit(lambda: asyncio.run(ask_until(over, f"http://127.0.0.1:{port}", expected)))
         try:

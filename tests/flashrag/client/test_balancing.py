@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 import uvicorn
@@ -13,15 +14,15 @@ from fastapi import FastAPI, Request, Response
 from flashrag.client import RetrievalClient
 from flashrag.document import Document
 from flashrag.errors import SearchError
-from flashrag.system.local_server import free_port
+from tests.ports import held_port
 
 
 class Replica:
     """A retrieval server whose documents carry its name; it can stop, and start again on the same port."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, port: int) -> None:
         self.name = name
-        self.port = free_port()
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.server: uvicorn.Server | None = None
         self.reset()
@@ -74,12 +75,13 @@ class Replica:
 
 @pytest.fixture(scope="module")
 def three() -> Iterator[list[Replica]]:
-    some = [Replica(name) for name in "abc"]
-    yield some
-    for replica in some:
-        replica.ask_to_stop()
-    for replica in some:
-        replica.stop()
+    with ExitStack() as ports:
+        some = [Replica(name, ports.enter_context(held_port())) for name in "abc"]
+        yield some
+        for replica in some:
+            replica.ask_to_stop()
+        for replica in some:
+            replica.stop()
 
 
 @pytest.fixture

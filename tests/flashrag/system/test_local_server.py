@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from flashrag.errors import UserError
-from flashrag.system.local_server import LOOPBACK, ServerFailed, check_port, free_port, listening_socket, serving
+from flashrag.system.local_server import LOOPBACK, ServerFailed, check_port, listening_socket, serving
 
 # Answers /health with 503 for a moment, as a server that is still loading does.
 LOADING_SERVER = """
@@ -24,33 +24,32 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
-def test_the_block_begins_when_the_server_is_healthy_and_ends_with_its_process(tmp_path):
-    port = free_port()
-    url = f"http://{LOOPBACK}:{port}"
-    with serving([sys.executable, "-c", LOADING_SERVER, str(port)], url, tmp_path / "log") as process:
+def test_the_block_begins_when_the_server_is_healthy_and_ends_with_its_process(tmp_path, closed_port):
+    url = f"http://{LOOPBACK}:{closed_port}"
+    with serving([sys.executable, "-c", LOADING_SERVER, str(closed_port)], url, tmp_path / "log") as process:
         assert httpx.get(f"{url}/health").status_code == 200
     assert process.poll() is not None
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
 
 
-def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
+def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path, closed_url):
     command = [sys.executable, "-c", "raise SystemExit('no such model')"]
     started = time.monotonic()
     with (
         pytest.raises(ServerFailed, match=r"(?s)exit code 1.*no such model"),
-        serving(command, f"http://{LOOPBACK}:{free_port()}", tmp_path / "log"),
+        serving(command, closed_url, tmp_path / "log"),
     ):
         pass
     assert time.monotonic() - started < 30
 
 
-def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path):
+def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path, closed_url):
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     started = time.monotonic()
     with (
         pytest.raises(ServerFailed, match="no healthy server"),
-        serving(command, f"http://{LOOPBACK}:{free_port()}", tmp_path / "log", timeout_s=1.0),
+        serving(command, closed_url, tmp_path / "log", timeout_s=1.0),
     ):
         pass
     assert time.monotonic() - started < 30

@@ -13,7 +13,6 @@ import pytest
 import ray
 from fastapi import FastAPI, Response
 
-from flashrag.system.local_server import free_port
 from verl_search.rollout.sampling import ENGINES
 from verl_search.trainer import watch as worker_watch
 from verl_search.trainer.stopping import StopTraining
@@ -53,7 +52,7 @@ def test_a_killed_worker_stops_the_run(workers: list) -> None:
 
 
 def test_a_replica_that_is_gone_or_says_so_is_dead(
-    serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch, closed_port: int
 ) -> None:
     def replica(status: int, delay_s: float = 0.0) -> str:
         app = FastAPI()
@@ -67,7 +66,7 @@ def test_a_replica_that_is_gone_or_says_so_is_dead(
 
     monkeypatch.setattr(worker_watch, "HEALTH_TIMEOUT_S", 0.5)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # which is not asked
-    well, slow, dead, gone = replica(200), replica(200, delay_s=1.0), replica(503), f"127.0.0.1:{free_port()}"
+    well, slow, dead, gone = replica(200), replica(200, delay_s=1.0), replica(503), f"127.0.0.1:{closed_port}"
     assert dead_replicas("vllm", [well, slow, dead, gone]) == [dead, gone]
     assert dead_replicas("sglang", [well, slow, dead, gone]) == [gone]  # its /health is not asked
 
