@@ -24,13 +24,12 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
-def test_the_block_begins_when_the_server_is_healthy_and_ends_with_its_process(tmp_path, closed_port):
-    url = f"http://{LOOPBACK}:{closed_port}"
-    with serving([sys.executable, "-c", LOADING_SERVER, str(closed_port)], url, tmp_path / "log") as process:
-        assert httpx.get(f"{url}/health").status_code == 200
+def test_the_block_begins_when_the_server_is_healthy_and_ends_with_its_process(tmp_path, closed_port, closed_url):
+    with serving([sys.executable, "-c", LOADING_SERVER, str(closed_port)], closed_url, tmp_path / "log") as process:
+        assert httpx.get(f"{closed_url}/health").status_code == 200
     assert process.poll() is not None
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url)
+        httpx.get(closed_url)
 
 
 def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path, closed_url):
